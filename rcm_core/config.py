@@ -1,0 +1,236 @@
+"""Typed, frozen parameters: every section of params.yaml is a class here, checked at the door.
+
+A stage reads the section of its own name (the method's own keys are checked by the method's ``Config``).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from rcm_core.errors import InputError, nearest
+from rcm_core.registry import find
+
+
+class Section(BaseModel):
+    """Frozen, complete, no unknown key, no silent conversion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+S = TypeVar("S", bound=Section)
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class MiniTraining(Section):
+    """How the embedded teacher is built and trained (ignored for a teacher that is given)."""
+
+    layers: Count
+    heads: Count
+    head_dim: Annotated[int, Field(ge=8, multiple_of=2)]
+    ffn_dim: Count
+    text_dim: Count
+    text_length: Count
+    steps: Count
+    batch: Count
+    lr: Positive
+    ema: Share
+    condition_dropout: Share
+    checkpoint_every: Count
+    workers: Count = 1
+    threads: Count = 2
+
+
+class Gate(Section):
+    """What a trained teacher must reach before anything is distilled from it."""
+
+    judge_accuracy: Share
+    teacher_accuracy: Share
+    samples: Count
+
+
+class TeacherSection(Section):
+    """``teacher:`` which diffusion model is distilled, and how it is sampled."""
+
+    source: str
+    """``mini`` (trained here), a folder, or ``s3://bucket/prefix``; diffusers layout."""
+    family: str
+    data: str
+    """Benchmark (``rcm_core/data/<name>.py``): real images, splits, judge."""
+    shape: tuple[Count, Count, Count, Count]
+    """Latent channels, frames, height, width."""
+    guidance: Annotated[float, Field(ge=1)]
+    steps: Count
+    shift: Positive
+    solver: Literal["euler", "unipc"]
+    negative_prompt: str
+    licence: str
+    mini: MiniTraining | None
+    gate: Gate | None
+    seed: int
+    device: Literal["auto", "cpu", "cuda"]
+
+
+class PromptsSection(Section):
+    """``prompts:`` one text file per split, a prompt per line."""
+
+    train: str
+    validation: str
+    test: str
+
+
+class TrajectoriesSection(Section):
+    """``trajectories:`` what the teacher generates for training."""
+
+    samples: Count
+    shard_size: Count
+    routes: bool
+    """Also keep every state, angle and velocity of the route."""
+    target: str | None
+    """None: in the stage's folder; else a folder or ``s3://bucket/prefix`` that holds the shards."""
+    endpoint: str | None
+    """S3 endpoint for ``target`` (None: the provider's own)."""
+    seed: int
+    device: Literal["auto", "cpu", "cuda"]
+
+
+class LearningRates(Section):
+    student: Positive
+    fake: Positive
+
+
+class TrainSection(Section):
+    """``train:`` everything about training that is not the method."""
+
+    iterations: Count
+    batch: Count
+    """Samples per iteration over all ranks and accumulation steps."""
+    accumulate: Count
+    lr: LearningRates
+    lr_warmup: Annotated[int, Field(ge=0)]
+    betas: tuple[Share, Share]
+    weight_decay: Annotated[float, Field(ge=0)]
+    ema_lengths: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...]
+    """Relative lengths of the power-function EMA profiles."""
+    candidate_every: Count
+    """Iterations between candidate checkpoints (every EMA length is one candidate)."""
+    checkpoint_every: Count
+    log_every: Count
+    tangent: Literal["exact", "semi", "discrete"]
+    tangent_fallback: bool
+    """Step down exact -> semi -> discrete when too many samples are not finite."""
+    max_nonfinite: Share
+    """Largest share of samples that may be left out over the last 100 iterations."""
+    workers: Count
+    threads: Count
+    max_failures: Annotated[int, Field(ge=0)]
+    seed: int
+    device: Literal["auto", "cpu", "cuda"]
+
+
+class SelectSection(Section):
+    """``select:`` how a candidate is chosen, on the validation split alone."""
+
+    samples: Count
+    steps: tuple[Count, ...]
+    metric: Literal["frechet", "frechet_teacher", "accuracy"]
+    bootstrap: Count
+    seed: int
+    device: Literal["auto", "cpu", "cuda"]
+
+
+class EvaluateSection(Section):
+    """``evaluate:`` the protocol of the reported numbers, on the test split alone."""
+
+    samples: Count
+    steps: tuple[Count, ...]
+    diversity_prompts: Count
+    diversity_samples: Count
+    timing_samples: Count
+    bootstrap: Count
+    seed: int
+    device: Literal["auto", "cpu", "cuda"]
+
+
+class ReportSection(Section):
+    title: str
+    prompts: Count
+    """Rows of the side-by-side grid."""
+
+
+class PublishSection(Section):
+    name: str
+    target: str | None
+    """Also copied to ``<target>/<name>/<version>``: a folder or ``s3://bucket/prefix``."""
+    endpoint: str | None
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    teacher: TeacherSection
+    prompts: PromptsSection
+    trajectories: TrajectoriesSection
+    method: dict[str, Any]
+    train: TrainSection
+    select: SelectSection
+    evaluate: EvaluateSection
+    report: ReportSection
+    publish: PublishSection
+
+
+def load_params(path: Path) -> Params:
+    """Reads and checks ``path``; InputError names the first bad key, what it holds and what is expected."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; run from the project root, or `dvc exp run`")
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {error}") from error
+    params = check(Params, raw, str(path))
+    method = dict(params.method)
+    module = find("methods", str(method.pop("name", "")))
+    check(module.Config, method, f"{path}: method")
+    find("models", params.teacher.family)
+    find("data", params.teacher.data)
+    return params
+
+
+def check(section: type[S], raw: Any, where: str) -> S:
+    """``raw`` as a ``section``; YAML lists become tuples, integers are accepted for floats."""
+    if not isinstance(raw, dict):
+        raise InputError(f"{where}: expected keys and values, got {type(raw).__name__}")
+    try:
+        return section.model_validate_json(json.dumps(raw))
+    except ValidationError as error:
+        errors = error.errors()
+        first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+        raise InputError(f"{where}: {_sentence(section, first)}") from error
+
+
+def _sentence(section: type[Section], error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        owner: Any = section
+        for part in error["loc"][:-1]:
+            owner = _field_section(owner, str(part))
+        names = list(owner.model_fields) if owner else []
+        hint = nearest(str(error["loc"][-1]), names)
+        return f"unknown key {key!r}{hint}; known here: {', '.join(names)}"
+    if error["type"] == "missing":
+        return f"key {key!r} is missing; add it (conf/ has its default)"
+    return f"{key} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _field_section(owner: Any, name: str) -> Any:
+    field = owner.model_fields.get(name) if owner else None
+    if field is None:
+        return None
+    options = [field.annotation, *getattr(field.annotation, "__args__", ())]
+    return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)

@@ -1,0 +1,136 @@
+"""The interfaces of rcm-distill in one file: read this first.
+
+Notation (docs/maths.md): ``t`` is the TrigFlow angle in [0, pi/2], ``x`` the noisy state, ``x0`` data, ``z`` unit
+noise, ``F`` the velocity dx/dt. Tensors are ``[B, C, T, H, W]`` for states and ``[B]`` for angles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+Condition = Mapping[str, Tensor]
+"""What a network is conditioned on, by name; every tensor has the batch as its first dimension."""
+
+Velocity = Callable[[Tensor, Tensor, Condition], Tensor]
+"""``F(x, t, condition)``: how every network is seen above ``models``; ``x`` [B, ...], ``t`` [B]."""
+
+
+class Parameterisation(Protocol):
+    """How one network speaks TrigFlow."""
+
+    def to_network(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Network input and network time for state ``x`` at angle ``t``."""
+        ...
+
+    def velocity(self, x: Tensor, t: Tensor, output: Tensor) -> Tensor:
+        """``F`` from the network's ``output`` at state ``x`` and angle ``t``."""
+        ...
+
+
+class Codec(Protocol):
+    """Text to condition, latents to pixels; never loaded in training."""
+
+    def encode_text(self, prompts: Sequence[str]) -> Condition: ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels in [0, 1], ``[B, C, T, H, W]``."""
+        ...
+
+
+class Family(Protocol):
+    """What a file in ``rcm_core/models`` provides (as module-level names)."""
+
+    blocks: tuple[str, ...]
+    """Class names of the submodules that are sharded and checkpointed as units."""
+
+    def load_network(self, folder: Path) -> nn.Module:
+        """The network of the diffusers pipeline in ``folder``, float32, total or a ValueError."""
+        ...
+
+    def parameterisation(self, folder: Path) -> Parameterisation: ...
+
+    def call(self, network: nn.Module, x: Tensor, time: Tensor, condition: Condition) -> Tensor: ...
+
+    def load_codec(self, folder: Path) -> Codec: ...
+
+
+class Batch(NamedTuple):
+    """A pure function of (seed, step, rank)."""
+
+    condition: Condition
+    negative: Condition
+    x0: Tensor
+
+
+class Update(NamedTuple):
+    """One backward pass: whose parameters it moves, the scalar loss, detached scalars for the log."""
+
+    role: str
+    loss: Tensor
+    scalars: dict[str, Tensor]
+
+
+class Method(Protocol):
+    """A file in ``rcm_core/methods`` has ``Config`` (pydantic) and ``build(config) -> Method``."""
+
+    roles: frozenset[str]
+    """Networks it trains: "student", "fake"."""
+
+    needs: frozenset[str]
+    """What it needs of a source: "x0", "condition"."""
+
+    def student_update(self, step: int) -> bool:
+        """Whether step ``step`` (from 0) moves the student; EMA counts these."""
+        ...
+
+    def updates(
+        self, nets: Mapping[str, Velocity], batch: Batch, step: int, rng: torch.Generator
+    ) -> Iterator[Update]:
+        """Losses of step ``step``. ``nets`` has "student", "teacher" (guided, no gradient) and, if trained, "fake"."""
+        ...
+
+
+class TrainContext(Protocol):
+    """What a training loop sees of the cluster."""
+
+    rank: int
+    world: int
+
+    def resume(self) -> Path | None:
+        """Folder of the newest complete checkpoint of this run, or None."""
+        ...
+
+    def report(self, scalars: Mapping[str, float], checkpoint: Path | None, step: int) -> None:
+        """Called by every rank together; ``checkpoint`` is this rank's folder (merged over the ranks)."""
+        ...
+
+
+class Executor(Protocol):
+    """Where work runs; infra has one for Ray and one in-process."""
+
+    def map(
+        self, function: Callable[[Item], Result], items: Sequence[Item], label: str
+    ) -> Iterator[Result]:
+        """Results in the order of completion; a lost worker is retried, an exception of ``function`` is raised."""
+        ...
+
+    def train(
+        self,
+        loop: Callable[[TrainContext, dict[str, Any]], None],
+        spec: dict[str, Any],
+        *,
+        state: Path,
+        workers: int,
+        threads: int,
+        device: str,
+    ) -> None:
+        """Runs ``loop(context, spec)`` on ``workers`` ranks; live state and checkpoints lie in ``state``."""
+        ...

@@ -1,0 +1,26 @@
+"""The folder is the registry: ``find("methods", "rcm")`` is the module ``rcm_core.methods.rcm``."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+from rcm_core.errors import InputError, nearest
+
+
+def available(kind: str) -> list[str]:
+    """Names of the implementations of ``kind`` (a subpackage of rcm_core), sorted."""
+    package = importlib.import_module(f"rcm_core.{kind}")
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__))
+
+
+def find(kind: str, name: str) -> ModuleType:
+    """The module that implements ``name``; InputError names the nearest one if there is none."""
+    names = available(kind)
+    if name not in names:
+        noun = {"methods": "method", "models": "family", "data": "data set"}.get(kind, kind)
+        raise InputError(
+            f"unknown {noun} {name!r}{nearest(name, names)}; available: {', '.join(names)}"
+        )
+    return importlib.import_module(f"rcm_core.{kind}.{name}")

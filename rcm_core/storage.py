@@ -1,0 +1,116 @@
+"""Atomic files and checksums, local or s3:// (fsspec); a half-written file is never seen under its name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from rcm_core.errors import InputError
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_folder(folder: Path) -> str:
+    """Hex digest of all files below ``folder``: names and bytes, whatever the order on disk."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that becomes ``path`` (fsync, rename) if the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that replaces ``path`` if the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Sorted, indented, ending in a newline: the same value is the same bytes."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, made_by: str) -> Any:
+    """The JSON in ``path``; InputError names the stage that writes it."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; make it with `dvc repro {made_by}`")
+    return json.loads(path.read_text())
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """InputError if fewer than ``needed`` bytes are free where ``folder`` is or will be."""
+    existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise InputError(
+            f"no space: {folder} needs {needed / 2**20:.1f} MiB and {free / 2**20:.1f} MiB are free;"
+            " free some, or choose another target"
+        )
+
+
+def filesystem(url: str, endpoint: str | None) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The fsspec file system of ``url`` and the path in it, after one real request.
+
+    Credentials come from the environment (AWS_ACCESS_KEY_ID, ...). InputError if it cannot be reached or refuses us.
+    """
+    if not url.startswith("s3://"):
+        return fsspec.filesystem("file"), str(Path(url).absolute())
+    from botocore.exceptions import BotoCoreError
+
+    system = fsspec.filesystem(
+        "s3",
+        endpoint_url=endpoint,
+        config_kwargs={"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 2}},
+    )
+    path = url.removeprefix("s3://").rstrip("/")
+    bucket = path.split("/")[0]
+    where = f"s3://{bucket} at {endpoint or 'the default endpoint'}"
+    try:
+        system.ls(bucket, refresh=True)
+    except PermissionError as error:
+        raise InputError(
+            f"{where} refused the credentials ({error}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        ) from error
+    except FileNotFoundError as error:
+        raise InputError(f"bucket {where} does not exist; create it or name another") from error
+    except (OSError, BotoCoreError) as error:
+        raise InputError(f"{where} cannot be reached ({error}); check the endpoint") from error
+    return system, path

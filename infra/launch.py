@@ -1,0 +1,123 @@
+"""Runs one stage: ``python -m infra.launch <stage> [--params params.yaml]`` (the command of dvc.yaml)."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+from infra.state import held, state_home, state_root
+from rcm_core.config import load_params
+from rcm_core.errors import InputError, nearest
+from rcm_core.protocols import Item, Result, TrainContext
+from rcm_core.registry import available
+
+BAD_INPUT = 2
+
+
+class LazyExecutor:
+    """The executor that ``RCM_EXECUTOR`` names (ray | local), started when a stage first uses it."""
+
+    def __init__(self, workspace: Path) -> None:
+        self.workspace = workspace
+        self.state_root = state_root(workspace)
+        self._started: Any = None
+
+    def __enter__(self) -> LazyExecutor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._started is not None:
+            self._started.close()
+
+    def map(
+        self, function: Callable[[Item], Result], items: Sequence[Item], label: str, *, device: str = "cpu"
+    ) -> Iterator[Result]:
+        if not items:
+            return iter(())
+        return self._executor().map(function, items, label, device=device)
+
+    def train(
+        self,
+        loop: Callable[[TrainContext, dict[str, Any]], None],
+        spec: dict[str, Any],
+        *,
+        state: Path,
+        workers: int,
+        threads: int,
+        device: str,
+        max_failures: int = 0,
+    ) -> None:
+        self._executor().train(
+            loop,
+            spec,
+            state=state,
+            workers=workers,
+            threads=threads,
+            device=device,
+            max_failures=max_failures,
+        )
+
+    def _executor(self) -> Any:
+        if self._started is None:
+            self._started = _start(os.environ.get("RCM_EXECUTOR", "ray"), self.workspace)
+        return self._started
+
+
+def _start(name: str, workspace: Path) -> Any:
+    if name == "local":
+        from infra.local import LocalExecutor
+
+        return LocalExecutor(workspace)
+    if name == "ray":
+        from infra.ray.executor import RayExecutor
+
+        return RayExecutor(workspace)
+    raise InputError(f"RCM_EXECUTOR = {name!r}: expected ray or local")
+
+
+def run_stage(stage: str, params: Path, workspace: Path) -> None:
+    """Runs ``rcm_core.stages.<stage>`` on ``params`` in ``workspace``, alone in it."""
+    names = available("stages")
+    if stage not in names:
+        raise InputError(f"unknown stage {stage!r}{nearest(stage, names)}; available: {', '.join(names)}")
+    checked = load_params(params)
+    module = importlib.import_module(f"rcm_core.stages.{stage}")
+    lock = state_home(workspace) / "locks" / f"{workspace.name}-{stage}"
+    with held(lock), LazyExecutor(workspace) as executor:
+        module.run(checked, workspace, executor)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0, 2 for bad input (one sentence on stderr), 130 or 143 when interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m infra.launch", description=__doc__)
+    parser.add_argument("stage")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    options = parser.parse_args(arguments)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    signal.signal(signal.SIGTERM, _interrupted)
+    signal.signal(signal.SIGINT, _interrupted)
+    try:
+        run_stage(options.stage, options.params, Path.cwd())
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    """Unwinds the stage (temporary files go, Ray stops) and ends with the shell's status for the signal."""
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""The executor that needs no cluster: everything in this process, one item after another."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from infra.state import held, state_root
+from rcm_core.device import resolve_device
+from rcm_core.errors import InputError
+from rcm_core.protocols import Item, Result, TrainContext
+from rcm_core.storage import atomic_folder
+
+KEPT = 2
+
+
+class LocalContext:
+    """Rank 0 of 1; checkpoints are whole folders ``step_00000010`` below ``state``."""
+
+    rank = 0
+    world = 1
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+
+    def resume(self) -> Path | None:
+        steps = self._checkpoints()
+        return steps[-1] if steps else None
+
+    def report(self, scalars: Mapping[str, float], checkpoint: Path | None, step: int) -> None:  # noqa: ARG002
+        if checkpoint is None:
+            return
+        with atomic_folder(self.state / f"step_{step:08d}") as folder:
+            shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
+        for old in self._checkpoints()[:-KEPT]:
+            shutil.rmtree(old)
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(self.state.glob("step_*"))
+
+
+class LocalExecutor:
+    """``rcm_core.protocols.Executor`` in this process (tests, ``RCM_EXECUTOR=local``)."""
+
+    def __init__(self, workspace: Path) -> None:
+        self.state_root = state_root(workspace)
+
+    def map(
+        self,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        label: str,  # noqa: ARG002
+        *,
+        device: str = "cpu",
+    ) -> Iterator[Result]:
+        resolve_device(device)
+        for item in items:
+            with _threads(1):
+                result = function(item)
+            yield result
+
+    def train(
+        self,
+        loop: Callable[[TrainContext, dict[str, Any]], None],
+        spec: dict[str, Any],
+        *,
+        state: Path,
+        workers: int,
+        threads: int,
+        device: str,
+        max_failures: int = 0,  # noqa: ARG002
+    ) -> None:
+        if workers != 1:
+            raise InputError(
+                f"workers = {workers}: the local executor has one; set workers: 1 or unset RCM_EXECUTOR"
+            )
+        resolve_device(device)
+        folder = state / "local"
+        with held(state), _threads(threads), _process_group():
+            folder.mkdir(parents=True, exist_ok=True)
+            loop(LocalContext(folder), spec)
+
+    def close(self) -> None:
+        """Nothing is left open."""
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _process_group() -> Iterator[None]:
+    """A group of one, so that sharding code runs as it does on many ranks."""
+    if dist.is_initialized():
+        yield
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    os.environ.setdefault("LOCAL_RANK", "0")
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

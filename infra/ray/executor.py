@@ -1,0 +1,226 @@
+"""Ray as ``rcm_core.protocols.Executor``: tasks for ``map``, Ray Train for ``train``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from infra.ray.environment import prepare
+from infra.state import held, state_root
+from rcm_core.device import resolve_device
+from rcm_core.errors import InputError
+from rcm_core.protocols import Item, Result, TrainContext
+
+LOCAL: dict[str, Any] = {"address": "local", "object_store_memory": 200 * 2**20}
+LOST_WORKERS = 3
+KEPT = 2
+
+
+def cores() -> int:
+    """CPUs that a local Ray offers: those of this process, and two at least (threads may share a core)."""
+    return max(2, len(os.sched_getaffinity(0)))
+
+
+class RayExecutor:
+    """Connects to the Ray at ``RAY_ADDRESS``, or starts a local one that ends with this process."""
+
+    def __init__(self, workspace: Path) -> None:
+        prepare(workspace)
+        import ray
+
+        self.workspace = workspace
+        self.state_root = state_root(workspace)
+        self.address = os.environ.get("RAY_ADDRESS")
+        where = {"address": self.address} if self.address else LOCAL | {"num_cpus": cores()}
+        on_terminate = signal.getsignal(signal.SIGTERM)
+        try:
+            ray.init(**where, log_to_driver=False, logging_level=logging.WARNING)
+        except (ConnectionError, ValueError) as error:
+            if not self.address:
+                raise
+            raise InputError(
+                f"RAY_ADDRESS = {self.address}: no Ray answers there; start it, or unset RAY_ADDRESS"
+                " and a local one is started"
+            ) from error
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_terminate)  # ray.init puts its own in place
+
+    def close(self) -> None:
+        """Leaves the cluster; a Ray that was started here ends."""
+        import ray
+
+        ray.shutdown()
+
+    def map(
+        self,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        label: str,
+        *,
+        device: str = "cpu",
+    ) -> Iterator[Result]:
+        import ray
+
+        gpus = self._gpus(device)
+        self._require(label, cpus=1, gpus=gpus)
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=LOST_WORKERS)(_call)
+        shared = ray.put((function, str(self.workspace)))
+        waiting = [task.remote(shared, item) for item in items]
+        try:
+            while waiting:
+                done, waiting = ray.wait(waiting, num_returns=1)
+                yield _result(done[0], label)
+        finally:
+            for left in waiting:
+                ray.cancel(left, force=True)
+
+    def train(
+        self,
+        loop: Callable[[TrainContext, dict[str, Any]], None],
+        spec: dict[str, Any],
+        *,
+        state: Path,
+        workers: int,
+        threads: int,
+        device: str,
+        max_failures: int = 0,
+    ) -> None:
+        from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        from infra.ray.training import Failures, run_rank
+
+        gpus = self._gpus(device)
+        self._require(f"training with {workers} x {threads} threads", workers * threads, workers * gpus)
+        state = state.absolute()
+        state.mkdir(parents=True, exist_ok=True)
+        log = state / "log.txt"
+        trainer = TorchTrainer(
+            run_rank,
+            train_loop_config={
+                "loop": loop,
+                "spec": spec,
+                "threads": threads,
+                "workspace": str(self.workspace),
+                "log": str(log),
+            },
+            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu=bool(gpus),
+                resources_per_worker={"CPU": threads, **({"GPU": gpus} if gpus else {})},
+            ),
+            run_config=RunConfig(
+                name=state.name,
+                storage_path=str(state.parent),
+                failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=1),
+                checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
+                callbacks=[Failures(log)],
+            ),
+        )
+        with held(state):
+            _fit(trainer, log)
+
+    def _gpus(self, device: str) -> int:
+        """GPUs per task or rank; a cluster's GPUs count even if this process sees none."""
+        import ray
+
+        present = ray.cluster_resources().get("GPU", 0) >= 1
+        if device == "cuda" and not present:
+            resolve_device(device)
+            raise InputError("device cuda was asked for, but Ray has no GPU; start Ray with --num-gpus")
+        return 1 if present and device != "cpu" else 0
+
+    def _require(self, what: str, cpus: int, gpus: int) -> None:
+        import ray
+
+        total = ray.cluster_resources()
+        have = {"CPU": int(total.get("CPU", 0)), "GPU": int(total.get("GPU", 0))}
+        for kind, needed in (("CPU", cpus), ("GPU", gpus)):
+            if needed > have[kind]:
+                where = f"the Ray at {self.address}" if self.address else "this machine's Ray"
+                raise InputError(
+                    f"{what} needs {needed} {kind}s and {where} has {have[kind]}; ask for fewer workers or"
+                    f" threads, or start Ray with --num-{kind.lower()}s {needed}"
+                )
+
+
+def _call(shared: tuple[Callable[[Item], Result], str], item: Item) -> Result:
+    """Runs on a Ray worker: one thread, so that results do not depend on the machine's cores."""
+    import torch
+
+    function, workspace = shared
+    os.chdir(workspace)
+    torch.set_num_threads(1)
+    return function(item)
+
+
+def _result(reference: Any, label: str) -> Any:
+    import ray
+    from ray.exceptions import RayTaskError, WorkerCrashedError
+
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise error.cause from error
+    except WorkerCrashedError as error:
+        raise RuntimeError(
+            f"{label}: a worker died {LOST_WORKERS + 1} times on the same item (out of memory?)"
+        ) from error
+
+
+def _fit(trainer: Any, log: Path) -> None:
+    """``trainer.fit()`` with the run's log on our output.
+
+    It runs beside the main thread because Ray would otherwise take over SIGINT and leave it changed.
+    """
+    ended: list[BaseException | None] = []
+    done = threading.Event()
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+            ended.append(None)
+        except BaseException as error:
+            ended.append(error)
+        finally:
+            done.set()
+
+    log.touch()
+    with log.open() as lines:
+        lines.seek(0, os.SEEK_END)
+        threading.Thread(target=fit, daemon=True, name="ray-train").start()
+        while not done.wait(0.1):
+            _forward(lines)
+        _forward(lines)
+    _raise(ended[0])
+
+
+def _forward(lines: Any) -> None:
+    text = lines.read()
+    if text:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def _raise(failure: BaseException | None) -> None:
+    """The loop's own exception where there is one, else what Ray says."""
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
+
+    from infra.ray.training import original, summary
+
+    if failure is None:
+        return
+    if isinstance(failure, ControllerError) and isinstance(failure.controller_failure, InputError):
+        raise failure.controller_failure from failure
+    if isinstance(failure, WorkerGroupError):
+        ranks = sorted(failure.worker_failures.items())
+        lost = "; ".join(f"rank {rank}: {summary(error)}" for rank, error in ranks)
+        raise RuntimeError(f"training failed ({lost})") from original(ranks[0][1])
+    raise failure

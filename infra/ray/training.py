@@ -1,0 +1,76 @@
+"""What runs on a training worker and its controller: the loop in a context that speaks Ray Train."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import Checkpoint, UserCallback
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+
+from rcm_core.errors import InputError
+
+
+class RayContext:
+    """One rank of a Ray Train worker group, as ``rcm_core.protocols.TrainContext``."""
+
+    def __init__(self, opened: ExitStack) -> None:
+        context = ray.train.get_context()
+        self.rank = context.get_world_rank()
+        self.world = context.get_world_size()
+        self._opened = opened
+
+    def resume(self) -> Path | None:
+        checkpoint = ray.train.get_checkpoint()
+        return None if checkpoint is None else Path(self._opened.enter_context(checkpoint.as_directory()))
+
+    def report(self, scalars: Mapping[str, float], checkpoint: Path | None, step: int) -> None:
+        ray.train.report(
+            dict(scalars),
+            checkpoint=None if checkpoint is None else Checkpoint.from_directory(checkpoint),
+            checkpoint_dir_name=None if checkpoint is None else f"step_{step:08d}",
+        )
+
+
+def run_rank(job: dict[str, Any]) -> None:
+    """Runs ``job["loop"](context, job["spec"])``; what rank 0 prints goes to the run's log."""
+    os.chdir(job["workspace"])
+    torch.set_num_threads(job["threads"])
+    with ExitStack() as opened:
+        context = RayContext(opened)
+        if context.rank == 0:
+            log = opened.enter_context(Path(job["log"]).open("a", buffering=1))
+            opened.enter_context(redirect_stdout(log))
+        job["loop"](context, job["spec"])
+
+
+class Failures(UserCallback):
+    """Ray restarts lost workers; bad input would fail the same way again, so it ends the run at once."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:  # noqa: ARG002
+        for failure in worker_exceptions.values():
+            cause = original(failure)
+            if isinstance(cause, InputError):
+                raise cause
+        lost = ", ".join(f"rank {rank} ({summary(e)})" for rank, e in sorted(worker_exceptions.items()))
+        with self.log.open("a") as log:
+            log.write(f"lost {lost}; continuing from the newest checkpoint if attempts are left\n")
+
+
+def original(failure: BaseException) -> BaseException:
+    """The exception that the loop raised, out of Ray's wrapping."""
+    return failure._base_exc if isinstance(failure, UserExceptionWithTraceback) else failure
+
+
+def summary(failure: BaseException) -> str:
+    """One line about a rank's failure."""
+    cause = original(failure)
+    return f"{type(cause).__name__}: {str(cause).strip().splitlines()[0]}" if str(cause) else repr(cause)

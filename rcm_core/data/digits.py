@@ -1,0 +1,33 @@
+"""``digits``: one real handwritten digit per image; the prompt names it.
+
+A data module provides ``classes``, ``images(split)``, ``label(prompt)`` and ``prompts_for(label, prompts)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from rcm_core.scans import named_digit, scans
+
+classes = 10
+
+
+def images(split: str) -> tuple[Tensor, Tensor]:
+    """Pixels in [-1, 1], float32 ``[N, C=1, T=1, H=8, W=8]``, and labels 0..9, int64 ``[N]``.
+
+    ``split`` is "train" (1,197 scans), "validation" (200) or "test" (400); InputError otherwise.
+    """
+    pixels, labels = scans(split)
+    return pixels[:, None, None], labels
+
+
+def label(prompt: str) -> int:
+    """The digit that ``prompt`` asks for; InputError if it names none or several."""
+    return named_digit(prompt)
+
+
+def prompts_for(wanted: int, prompts: Sequence[str]) -> list[str]:
+    """Those of ``prompts`` that ask for the label ``wanted``, in their order."""
+    return [prompt for prompt in prompts if label(prompt) == wanted]

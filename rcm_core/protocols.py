@@ -51,6 +51,10 @@ class Family(Protocol):
     blocks: tuple[str, ...]
     """Class names of the submodules that are sharded and checkpointed as units."""
 
+    def check_folder(self, folder: Path) -> None:
+        """InputError unless ``folder`` is a whole pipeline of this family; reads no weights."""
+        ...
+
     def load_network(self, folder: Path) -> nn.Module:
         """The network of the diffusers pipeline in ``folder``, float32, total or a ValueError."""
         ...
@@ -79,7 +83,7 @@ class Update(NamedTuple):
 
 
 class Method(Protocol):
-    """A file in ``rcm_core/methods`` has ``Config`` (pydantic) and ``build(config) -> Method``."""
+    """A file in ``rcm_core/methods`` has ``Config`` (pydantic) and ``build(config, tangent) -> Method``."""
 
     roles: frozenset[str]
     """Networks it trains: "student", "fake"."""
@@ -116,10 +120,21 @@ class TrainContext(Protocol):
 class Executor(Protocol):
     """Where work runs; infra has one for Ray and one in-process."""
 
+    state_root: Path
+    """Below it lies live state (unfinished shards, checkpoints), keyed by fingerprint; outside every stage's outs."""
+
     def map(
-        self, function: Callable[[Item], Result], items: Sequence[Item], label: str
+        self,
+        function: Callable[[Item], Result],
+        items: Sequence[Item],
+        label: str,
+        *,
+        device: str = "cpu",
     ) -> Iterator[Result]:
-        """Results in the order of completion; a lost worker is retried, an exception of ``function`` is raised."""
+        """Results in the order of completion; a lost worker is retried, an exception of ``function`` is raised.
+
+        Each call has one thread, the workspace as its folder and, if ``device`` resolves to cuda, a GPU of its own.
+        """
         ...
 
     def train(
@@ -131,6 +146,11 @@ class Executor(Protocol):
         workers: int,
         threads: int,
         device: str,
+        max_failures: int = 0,
     ) -> None:
-        """Runs ``loop(context, spec)`` on ``workers`` ranks; live state and checkpoints lie in ``state``."""
+        """Runs ``loop(context, spec)`` on ``workers`` ranks; live state and checkpoints lie in ``state``.
+
+        Lost ranks are restarted ``max_failures`` times from the newest checkpoint. Called again with the same
+        ``state`` (after a kill, say) it resumes; two processes never hold one state.
+        """
         ...

@@ -1,0 +1,7 @@
+"""Kernels, each beside its plain-torch reference. No configuration, no environment variables, no replacement
+on import.
+"""
+
+from rcm_kernels.attention_jvp import attention, attention_jvp
+
+__all__ = ["attention", "attention_jvp"]

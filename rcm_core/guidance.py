@@ -1,0 +1,39 @@
+"""Classifier-free guidance, written once: F_null + s (F_cond - F_null), so that s = 1 means none (E11)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rcm_core.errors import InputError
+from rcm_core.protocols import Condition, Velocity
+
+
+@dataclass(frozen=True)
+class Guided:
+    """A Velocity that calls ``velocity`` once on both conditions, a batch of 2B (Ho and Salimans, arXiv
+    2207.12598).
+    """
+
+    velocity: Velocity
+    scale: float
+    negative: Condition
+    """The null condition, of the same names and shapes as the condition."""
+
+    def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        if self.scale == 1:
+            return self.velocity(x, t, condition)
+        both = _concatenate(condition, self.negative)
+        conditional, null = self.velocity(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
+        return null + self.scale * (conditional - null)
+
+
+def _concatenate(condition: Condition, negative: Condition) -> Condition:
+    if condition.keys() != negative.keys():
+        raise InputError(
+            f"the condition holds {sorted(condition)} and the negative condition {sorted(negative)}; "
+            "encode both with the same codec"
+        )
+    return {name: torch.cat([value, negative[name]]) for name, value in condition.items()}

@@ -1,0 +1,46 @@
+"""The continuous-time consistency loss (sCM, Lu and Song 2024, arXiv 2410.11081; rCM, arXiv 2510.08431)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rcm_core.trigflow import per_sample
+
+WarmupForm = Literal["rcm", "scm"]
+
+
+def consistency_tangent(
+    F_student: Tensor, F_teacher: Tensor, J: Tensor, x: Tensor, t: Tensor, r: float, form: WarmupForm = "rcm"
+) -> Tensor:
+    """The direction g in which the student's velocity should move, ``[B, ...]`` float64.
+
+    ``J`` = cos t sin t dF/dt along the teacher's ODE (E16). At warm-up ``r`` = 1 both forms are cos t df/dt
+    (E17); before that "scm" scales the whole sin t bracket (E18), "rcm" follows the released code of rCM
+    (E19).
+    """
+    state = x.double()
+    cos, sin = per_sample(t.cos(), state), per_sample(t.sin(), state)
+    error, jvp = F_student.double() - F_teacher.double(), J.double()
+    if form == "scm":
+        return -cos.square() * error - r * (cos * sin * state + jvp)
+    return -cos * (1 - (r * sin).square()).sqrt() * error - (r * cos * sin * state + jvp)
+
+
+def normalise_tangent(g: Tensor, c: float = 0.1) -> Tensor:
+    """g / (||g|| + c), the norm over all elements of a sample, float64 (E20)."""
+    g = g.double()
+    return g / (per_sample(tangent_norm(g), g) + c)
+
+
+def tangent_norm(g: Tensor) -> Tensor:
+    """``[B]`` norms of ``g`` before normalisation: the progress metric of consistency training."""
+    return g.double().flatten(1).norm(dim=1)
+
+
+def consistency_loss(F: Tensor, g: Tensor) -> Tensor:
+    """``[B]``: sum of (F - sg[F] - g)^2; its value is ||g||^2, its gradient -2 g (E21)."""
+    target = (F.detach() + g).detach().to(torch.promote_types(F.dtype, torch.float32))
+    return (F - target).square().flatten(1).sum(1)

@@ -72,7 +72,7 @@ class Judge:
 
     def features(self, pixels: Tensor) -> np.ndarray:
         """Hidden features, float64 ``[N, 64]``."""
-        return self._run(pixels, nn.Sequential(*self._network[:-1])).double().numpy()
+        return self._run(pixels, nn.Sequential(*list(self._network)[:-1])).double().numpy()
 
     def correct(self, pixels: Tensor, prompts: Sequence[str]) -> np.ndarray:
         """Whether the judge sees in each sample what its prompt asks for, bool ``[N]``."""
@@ -124,7 +124,8 @@ def unit_range(pixels: Tensor) -> Tensor:
 def judge_for(data: str) -> Judge:
     """The judge of the benchmark ``rcm_core/data/<data>.py``.
 
-    Trained once per process, from the same address, so always to the same weights. InputError for an unknown benchmark.
+    Trained once per process, from the same address, so always to the same weights.
+    InputError for an unknown benchmark.
     """
     return _trained(data)
 

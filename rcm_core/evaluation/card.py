@@ -1,0 +1,67 @@
+"""The model card of a published student: what it is, how to use it, how good it is, where it comes from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def model_card(facts: dict[str, Any], quality: dict[str, Any], name: str) -> str:
+    """Markdown with the YAML header that model hubs read; the same facts give the same text."""
+    teacher = facts["teacher"]
+    shown = [
+        row for row in ("teacher", "teacher_1", *(f"student_{s}" for s in facts["steps"])) if row in quality
+    ]
+    columns = ("frechet", "accuracy", "precision", "recall", "diversity")
+    table = "\n".join(
+        f"| {row} | " + " | ".join(_cell(quality[row][column]) for column in columns) + " |" for row in shown
+    )
+    height, width = 8 * facts["shape"][2], 8 * facts["shape"][3]
+    frames = 4 * (facts["shape"][1] - 1) + 1
+    return f"""---
+license: {teacher["licence"].lower()}
+library_name: diffusers
+tags: [few-step, distillation, {facts["method"]["name"]}]
+---
+
+# {name} {facts["version"]}
+
+A student that samples in {", ".join(map(str, facts["steps"]))} steps, distilled by {facts["method"]["name"]} from the
+teacher `{teacher["source"]}` ({teacher["steps"]} steps with guidance {teacher["guidance"]:g}, which is
+{2 * teacher["steps"]} network calls) with rcm-distill.
+
+## Use
+
+    import rcm_core  # pip install rcm-distill: the scheduler class
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained("this folder")
+    pipe("a prompt", num_inference_steps=1, guidance_scale=1.0, height={height}, width={width}, num_frames={frames},
+         max_sequence_length={facts.get("text_length", 512)})
+
+or `rcm sample --model "this folder" --prompt "a prompt" --steps 1 --out sample.png`. Guidance is distilled in: keep
+`guidance_scale=1.0`.
+
+## Quality
+
+On held-out prompts and images; 95 % bootstrap intervals in brackets. Frechet distance: lower is better.
+
+| sampler | {" | ".join(columns)} |
+|---|{"---|" * len(columns)}
+{table}
+
+Protocol `{quality["protocol"]["hash"][:12]}`: {quality["protocol"]["description"]}
+
+## Lineage
+
+| | |
+|---|---|
+| teacher | `{teacher["source"]}`, content hash `{teacher["hash"]}`, licence {teacher["licence"]} |
+| benchmark | {teacher["data"]} |
+| method | `{facts["method"]}` |
+| checkpoint | {facts["choice"]["name"]} (chosen on the validation split) |
+| version | `{facts["version"]}`: hash of the weights and configuration in this folder |
+"""
+
+
+def _cell(estimate: dict[str, Any]) -> str:
+    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"

@@ -1,0 +1,53 @@
+"""Diversity within a prompt: how much samples of one prompt differ; higher is more diverse.
+
+The Vendi score is the effective number of distinct samples: the exponential of the entropy of the
+eigenvalues of K/n, with K the cosine kernel of the features; n samples that have nothing in common score n,
+n copies of one score 1.
+
+Source: Friedman and Dieng, "The Vendi score", arXiv 2210.02410.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+def vendi(groups: np.ndarray) -> float:
+    """Mean over prompts of the Vendi score of the features ``groups`` [P, S, D]."""
+    ones = np.ones((1, *groups.shape[:2]), dtype=np.int64)
+    return float(vendi_replicates(groups, ones)[0])
+
+
+def vendi_replicates(groups: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The score of ``R`` weighted copies: sample (p, s) occurs ``counts[r, p, s]`` times; float64 ``[R]``.
+
+    A sample that occurs c times has weight c/S on both sides of the kernel, which has the same eigenvalues
+    as c copies.
+    """
+    unit = torch.nn.functional.normalize(torch.from_numpy(groups).double(), dim=-1)
+    kernel = unit @ unit.transpose(1, 2)
+    weights = torch.from_numpy(counts).double()
+    roots = (weights / weights.sum(-1, keepdim=True)).sqrt()
+    share = torch.linalg.eigvalsh(roots[..., :, None] * kernel * roots[..., None, :]).clamp_min(0)
+    scores: np.ndarray = torch.special.entr(share).sum(-1).exp().mean(-1).numpy()
+    return scores
+
+
+def pairwise(groups: np.ndarray) -> float:
+    """Mean over prompts of the mean RMS difference between two of the samples ``groups`` [P, S, D]."""
+    ones = np.ones((1, *groups.shape[:2]), dtype=np.int64)
+    return float(pairwise_replicates(groups, ones)[0])
+
+
+def pairwise_replicates(groups: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The same of ``R`` weighted copies; a sample and its own copy are no pair; float64 ``[R]``."""
+    points = torch.from_numpy(groups).double()
+    distance = (
+        torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist") / points.shape[-1] ** 0.5
+    )
+    weights = torch.from_numpy(counts).double()
+    pairs = weights.sum(-1).square() - weights.square().sum(-1)
+    total = torch.einsum("rps,pst,rpt->rp", weights, distance, weights)
+    distances: np.ndarray = (total / pairs).mean(-1).numpy()
+    return distances

@@ -1,0 +1,95 @@
+"""How sure a number is: 95 % intervals by resampling the generated samples.
+
+An interval is for the score *expected at this number of samples*, against this fixed set of real images: the
+Frechet distance of n samples is biased upwards by O(1/n), and resamples of a sample are biased once more, so
+the replicates' own mean m* is taken out (a basic bootstrap interval, centred):
+
+    [v - (q97.5 - m*), v - (q2.5 - m*)]
+
+which always brackets the value v. Rows of one table share n and the real images, so they may be compared.
+On Gaussian features it covers at 0.93 to 0.98, widest where the distance is nearly all bias (tests).
+
+Source: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapters 10 and 13; half-samples:
+Shao and Wu, Annals of Statistics 17 (1989).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+
+from rcm_core.rng import address
+
+Z95 = 1.959964
+"""Two-sided 95 % quantile of the normal distribution."""
+
+
+class Estimate(TypedDict):
+    """A number, its 95 % interval and the number of samples it rests on; the form of every number in JSON."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class Bootstrap(NamedTuple):
+    """How often and from which seed samples are drawn again."""
+
+    resamples: int
+    seed: int
+
+
+def counts(n: int, bootstrap: Bootstrap, *where: int | str) -> np.ndarray:
+    """How often each of ``n`` samples occurs in each bootstrap resample, int64 ``[R, n]``; rows sum to n."""
+    drawn: np.ndarray = _rng(bootstrap, where).multinomial(n, np.full(n, 1 / n), size=bootstrap.resamples)
+    return drawn
+
+
+def halves(n: int, bootstrap: Bootstrap, *where: int | str) -> np.ndarray:
+    """Random halves of ``n`` samples, bool ``[R, n]``.
+
+    A half-sample spreads like a bootstrap resample, sigma^2 (1/(n/2) - 1/n) = sigma^2/n, and holds no sample
+    twice: what a metric of nearest neighbours needs.
+    """
+    order = _rng(bootstrap, where).random((bootstrap.resamples, n)).argsort(1)
+    return order < n // 2
+
+
+def estimate(value: float, replicates: np.ndarray, n: int, bounds: tuple[float, float]) -> Estimate:
+    """``value`` with the centred interval from its ``replicates`` [R], cut to ``bounds``."""
+    low, high = np.quantile(replicates - replicates.mean(), (0.025, 0.975))
+    return {
+        "value": float(value),
+        "low": float(np.clip(min(value - high, value), *bounds)),
+        "high": float(np.clip(max(value - low, value), *bounds)),
+        "n": n,
+    }
+
+
+def share(flags: np.ndarray, replicates: np.ndarray) -> Estimate:
+    """The mean of ``flags`` [N] with its interval; where all agree no resample differs, and Wilson's bound
+    is taken.
+    """
+    n, value = len(flags), float(np.mean(flags, dtype=np.float64))
+    result = estimate(value, replicates, n, (0.0, 1.0))
+    if value in (0.0, 1.0):
+        margin = Z95**2 / (n + Z95**2)
+        result["low"], result["high"] = max(0.0, value - margin), min(1.0, value + margin)
+    return result
+
+
+def exact(value: float, n: int) -> Estimate:
+    """A number that is counted, not sampled."""
+    return {"value": value, "low": value, "high": value, "n": n}
+
+
+def mean(values: np.ndarray, bootstrap: Bootstrap, *where: int | str) -> Estimate:
+    """The mean of ``values`` [N] with its interval, as for times per sample."""
+    drawn = counts(len(values), bootstrap, *where)
+    return estimate(float(values.mean()), drawn @ values / len(values), len(values), (-np.inf, np.inf))
+
+
+def _rng(bootstrap: Bootstrap, where: tuple[int | str, ...]) -> np.random.Generator:
+    return np.random.default_rng(address(bootstrap.seed, "bootstrap", *where))

@@ -55,7 +55,7 @@ def score_one(
     reference: np.ndarray,
     bootstrap: Bootstrap,
 ) -> Estimate:
-    """One number alone, for selection: "accuracy", "frechet", "frechet_teacher" (to ``reference`` [M, 64])."""
+    """One number alone, as selection needs it; both Frechet distances are to ``reference`` [M, 64]."""
     with one_thread():
         if metric == "accuracy":
             return accuracy_estimate(judge.correct(samples, prompts), bootstrap)

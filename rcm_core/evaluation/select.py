@@ -80,7 +80,7 @@ def _reason(
     rival = means[ranked[1]]
     near = [c for c in ranked[1:] if means[c]["low"] <= best["high"] and means[c]["high"] >= best["low"]]
     many = (
-        f"the intervals of {len(near)} others overlap with its own"
+        f"the interval of {len(near)} of the others overlaps with its own"
         if near
         else "no other's interval reaches it"
     )

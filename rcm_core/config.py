@@ -6,14 +6,11 @@ A stage reads the section of its own name (the method's own keys are checked by 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rcm_core.errors import InputError, nearest
-from rcm_core.registry import find
 
 
 class Section(BaseModel):
@@ -40,7 +37,7 @@ class MiniTraining(Section):
     steps: Count
     batch: Count
     lr: Positive
-    ema: Share
+    ema_length: Annotated[float, Field(gt=0, lt=0.28)]
     condition_dropout: Share
     checkpoint_every: Count
     workers: Count = 1
@@ -60,6 +57,10 @@ class TeacherSection(Section):
 
     source: str
     """``mini`` (trained here), a folder, or ``s3://bucket/prefix``; diffusers layout."""
+    hash: str | None
+    """Content hash that ``source`` must have; a new one (watch-teacher sets it) makes DVC fetch the teacher again."""
+    endpoint: str | None
+    """S3 endpoint for ``source`` (None: the provider's own)."""
     family: str
     data: str
     """Benchmark (``rcm_core/data/<name>.py``): real images, splits, judge."""
@@ -139,6 +140,8 @@ class SelectSection(Section):
 
     samples: Count
     steps: tuple[Count, ...]
+    angles: tuple[Annotated[float, Field(gt=0, lt=1.5708)], ...]
+    """The student's sampler: TrigFlow angles after the first, which is pi/2; descending."""
     metric: Literal["frechet", "frechet_teacher", "accuracy"]
     bootstrap: Count
     seed: int
@@ -183,23 +186,6 @@ class Params(Section):
     evaluate: EvaluateSection
     report: ReportSection
     publish: PublishSection
-
-
-def load_params(path: Path) -> Params:
-    """Reads and checks ``path``; InputError names the first bad key, what it holds and what is expected."""
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; run from the project root, or `dvc exp run`")
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {error}") from error
-    params = check(Params, raw, str(path))
-    method = dict(params.method)
-    module = find("methods", str(method.pop("name", "")))
-    check(module.Config, method, f"{path}: method")
-    find("models", params.teacher.family)
-    find("data", params.teacher.data)
-    return params
 
 
 def check(section: type[S], raw: Any, where: str) -> S:

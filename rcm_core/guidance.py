@@ -20,7 +20,7 @@ class Guided:
     velocity: Velocity
     scale: float
     negative: Condition
-    """The null condition, of the same names and shapes as the condition."""
+    """The null condition, of the same names as the condition; a batch of 1 serves every sample."""
 
     def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         if self.scale == 1:
@@ -36,4 +36,4 @@ def _concatenate(condition: Condition, negative: Condition) -> Condition:
             f"the condition holds {sorted(condition)} and the negative condition {sorted(negative)}; "
             "encode both with the same codec"
         )
-    return {name: torch.cat([value, negative[name]]) for name, value in condition.items()}
+    return {name: torch.cat([value, negative[name].expand_as(value)]) for name, value in condition.items()}

@@ -1,0 +1,70 @@
+"""Which source files a module's behaviour depends on: its static import closure inside the project."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOTS = ("rcm_core", "rcm_kernels")
+
+
+@cache
+def source_of(module: str) -> Path | None:
+    """The file of ``module``, or None if there is no such module."""
+    try:
+        spec = find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec and spec.origin else None
+
+
+@cache
+def tree_of(module: str) -> ast.Module | None:
+    """The parsed file of ``module``."""
+    path = source_of(module)
+    return ast.parse(path.read_text()) if path else None
+
+
+def imports_of(module: str, choices: Mapping[str, str]) -> set[str]:
+    """Project modules that ``module`` imports anywhere in its file, the packages above them, and what it finds.
+
+    ``find("methods", ...)`` (rcm_core/registry.py) counts as an import of the method in ``choices["methods"]``.
+    """
+    tree = tree_of(module)
+    names: set[str] = set()
+    for node in ast.walk(tree) if tree else ():
+        match node:
+            case ast.Import():
+                names.update(alias.name for alias in node.names)
+            case ast.ImportFrom(module=str(package), level=0):
+                names.update([package, *(f"{package}.{alias.name}" for alias in node.names)])
+            case ast.Call(func=ast.Name(id="find"), args=[ast.Constant(value=kind), *_]):
+                names.add(f"rcm_core.{kind}.{choices[kind]}")
+    parts = [name.split(".") for name in names if name.split(".")[0] in ROOTS]
+    packages = {".".join(p[: i + 1]) for p in parts for i in range(len(p))}
+    return {name for name in packages if source_of(name) is not None}
+
+
+def closure(module: str, choices: Mapping[str, str]) -> dict[str, Path]:
+    """``module`` and all project modules it can reach, with their files, when ``choices`` are made."""
+    reached: dict[str, Path] = {}
+    queue = [module]
+    while queue:
+        name = queue.pop()
+        path = source_of(name)
+        if name not in reached and path is not None:
+            reached[name] = path
+            queue.extend(imports_of(name, choices))
+    return reached
+
+
+def code_hash(module: str, choices: Mapping[str, str]) -> str:
+    """Hex digest of all files in the closure of ``module``."""
+    digest = hashlib.sha256()
+    for name, path in sorted(closure(module, choices).items()):
+        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,93 @@
+"""``mini``: a miniature Wan pipeline in diffusers layout, built from nothing; its network is trained by the teacher stage.
+
+The text encoder is a small UMT5 encoder with fixed random weights: an injective enough map from words to vectors for a
+closed vocabulary, and the same module, tokenizer and files that a Wan2.1 folder has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rcm_core.pixels import PixelSpace
+
+
+def build_network(channels: int, heads: int, head_dim: int, layers: int, ffn_dim: int, text_dim: int) -> nn.Module:
+    """An untrained diffusers WanTransformer3DModel (1.2 M parameters at 4 x 32, 4 layers)."""
+    from diffusers import WanTransformer3DModel
+
+    network: nn.Module = WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=heads,
+        attention_head_dim=head_dim,
+        in_channels=channels,
+        out_channels=channels,
+        text_dim=text_dim,
+        freq_dim=128,
+        ffn_dim=ffn_dim,
+        num_layers=layers,
+        rope_max_seq_len=64,
+    )
+    return network
+
+
+def build_tokenizer(prompts: Sequence[str], length: int) -> Any:
+    """A lower-casing word tokenizer over the words of ``prompts``; other words are ``<unk>``."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = sorted({word for prompt in prompts for word in prompt.lower().split()})
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=length,
+    )
+
+
+def build_text_encoder(vocabulary: int, text_dim: int) -> nn.Module:
+    """A frozen two-layer UMT5 encoder with weights drawn from the current torch seed."""
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    config = UMT5Config(
+        vocab_size=vocabulary, d_model=text_dim, d_kv=16, d_ff=2 * text_dim, num_layers=2, num_heads=4,
+        dropout_rate=0.0, pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    encoder: nn.Module = UMT5EncoderModel(config).eval().requires_grad_(False)
+    return encoder
+
+
+def save_pipeline(
+    folder: Path, shape: Sequence[int], prompts: Sequence[str], settings: Any, shift: float, seed: int
+) -> None:
+    """Writes an untrained pixel-space Wan pipeline into ``folder`` (model_index.json; the VAE's place is taken by PixelSpace).
+
+    ``settings`` is ``config.MiniTraining``; weights are a function of ``seed``.
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
+
+    tokenizer = build_tokenizer(prompts, settings.text_length)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder = build_text_encoder(len(tokenizer), settings.text_dim)
+        network = build_network(
+            shape[0], settings.heads, settings.head_dim, settings.layers, settings.ffn_dim, settings.text_dim
+        )
+    pipeline = WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=encoder,
+        vae=PixelSpace(shape[0], (0.0,) * shape[0], (1.0,) * shape[0]),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
+        transformer=network,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)

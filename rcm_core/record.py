@@ -1,0 +1,117 @@
+"""What a stage leaves behind about itself, and the live state it may resume from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import resource
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rcm_core.closure import code_hash
+from rcm_core.config import Params, Section
+from rcm_core.errors import InputError
+from rcm_core.storage import read_json, sha256, sha256_folder, write_json
+
+PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy", "pandas", "scikit-learn", "ray", "rcm-distill")
+
+
+def hash_inputs(workspace: Path, inputs: list[str]) -> dict[str, str]:
+    """Content hash of each input path (relative to ``workspace``); InputError if one is missing."""
+    hashes = {}
+    for name in inputs:
+        path = workspace / name
+        if not path.exists():
+            raise InputError(f"{name} does not exist; make it with `dvc repro`")
+        hashes[name] = sha256_folder(path) if path.is_dir() else sha256(path)
+    return hashes
+
+
+def choices_of(params: Params) -> dict[str, str]:
+    """Which of the implementations in each registry folder these parameters use."""
+    return {"methods": params.method["name"], "models": params.teacher.family, "data": params.teacher.data}
+
+
+def fingerprint(stage: str, params: Params, parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """Key of a stage's live state: its parameters, its inputs, its code."""
+    code = code_hash(f"rcm_core.stages.{stage}", choices_of(params))
+    text = json.dumps([stage, parameters, inputs, code], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def dump(**sections: Section | Mapping[str, Any]) -> dict[str, Any]:
+    """Sections as plain JSON values."""
+    return {k: v.model_dump(mode="json") if isinstance(v, Section) else dict(v) for k, v in sections.items()}
+
+
+@contextmanager
+def recorded(
+    stage: str, workspace: Path, parameters: dict[str, Any], inputs: Mapping[str, str], seed: int | None, device: str
+) -> Iterator[dict[str, Any]]:
+    """Writes ``runs/<stage>/record.json`` when the block ends well; the block may add to what it yields."""
+    extra: dict[str, Any] = {}
+    started = time.perf_counter()
+    yield extra
+    usage = [resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    peak = max(*usage, extra.pop("peak_memory_bytes", 0))
+    record = {
+        "stage": stage,
+        "parameters": parameters,
+        "inputs": dict(inputs),
+        "commit": commit(workspace),
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+        "seed": seed,
+        "device": device,
+        "machine": f"{platform.machine()} {platform.system()}",
+        "seconds": round(time.perf_counter() - started, 3),
+        "peak_memory_bytes": peak,
+        **extra,
+    }
+    write_json(workspace / "runs" / stage / "record.json", record)
+
+
+def version(package: str) -> str | None:
+    """The installed version, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def commit(workspace: Path) -> str | None:
+    """The code's commit (``-dirty`` if tracked files differ from it), or None outside git."""
+    command = ["git", "-C", str(workspace), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
+def live_state(root: Path, stage: str, key: str) -> Path:
+    """The folder of a stage's live state; made, or reused if it belongs to exactly this fingerprint.
+
+    Raises InputError if the folder says that it was started with another one.
+    """
+    folder = root / f"{stage}-{key}"
+    owner = folder / "fingerprint.json"
+    if owner.exists():
+        found = read_json(owner, stage)
+        if found != {"stage": stage, "fingerprint": key}:
+            raise InputError(
+                f"{folder} was started with {found}, but this run is {stage}-{key};"
+                f" it is not resumed: remove {folder} to start again"
+            )
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(owner, {"stage": stage, "fingerprint": key})
+    return folder
+
+
+def clear_state(folder: Path) -> None:
+    """Removes live state once the stage's outs are complete."""
+    shutil.rmtree(folder, ignore_errors=True)

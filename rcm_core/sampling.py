@@ -1,0 +1,157 @@
+"""Samples of teachers and students for every stage: each is a function of its seed and id, whatever the batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rcm_core.denoiser import Denoiser, load_denoiser
+from rcm_core.device import resolve_device
+from rcm_core.errors import InputError
+from rcm_core.guidance import Guided
+from rcm_core.protocols import Codec, Condition, Family
+from rcm_core.registry import find
+from rcm_core.rng import generator
+from rcm_core.samplers.few_step import sample_student
+from rcm_core.samplers.ode import sample_teacher
+from rcm_core.storage import read_json
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A resolved teacher: where its pipeline lies and how it is sampled (``runs/teacher/teacher.json``)."""
+
+    folder: str
+    family: str
+    shape: tuple[int, ...]
+    guidance: float
+    steps: int
+    shift: float
+    solver: str
+    negative_prompt: str
+
+    @classmethod
+    def read(cls, workspace: Path) -> Teacher:
+        """From the teacher stage's outputs."""
+        facts = read_json(workspace / "runs/teacher/teacher.json", "teacher")
+        keys = ("family", "guidance", "steps", "shift", "solver", "negative_prompt")
+        folder = str(workspace / "runs/teacher/pipeline")
+        return cls(folder, shape=tuple(facts["shape"]), **{k: facts[k] for k in keys})
+
+
+@dataclass(frozen=True)
+class Job:
+    """One batch of samples: ``ids[i]`` addresses the noise of ``prompts[i]``."""
+
+    teacher: Teacher
+    prompts: tuple[str, ...]
+    ids: tuple[int, ...]
+    seed: int
+    steps: int
+    network: str | None = None
+    """Folder of a student's transformer; None samples the teacher itself, guided."""
+    angles: tuple[float, ...] = ()
+    """The student's angles after pi/2."""
+    device: str = "cpu"
+
+
+def split_jobs(whole: Job, size: int) -> list[Job]:
+    """``whole`` in jobs of at most ``size`` samples."""
+    starts = range(0, len(whole.ids), size)
+    return [replace(whole, prompts=whole.prompts[i : i + size], ids=whole.ids[i : i + size]) for i in starts]
+
+
+@lru_cache(maxsize=2)
+def network_of(folder: str, family: str, transformer: str | None, device: str) -> Denoiser:
+    """The denoiser of a pipeline folder, with the network of the folder ``transformer`` instead if given."""
+    module: Family = find("models", family)  # type: ignore[assignment]
+    place = resolve_device(device)
+    if transformer is None:
+        return load_denoiser(Path(folder), module).to(place).requires_grad_(False)
+    network = module.load_network(Path(transformer).parent)
+    return Denoiser(network, module, module.parameterisation(Path(folder))).to(place).requires_grad_(False)
+
+
+@lru_cache(maxsize=2)
+def codec_of(folder: str, family: str) -> Codec:
+    """The text encoder and VAE of a pipeline folder."""
+    codec: Codec = find("models", family).load_codec(Path(folder))
+    return codec
+
+
+def noise(seed: int, ids: tuple[int, ...], draws: int, shape: tuple[int, ...]) -> Tensor:
+    """Unit noise [draws, B, *shape]; the first draw of an id is the same for every ``draws``."""
+    rows = []
+    for identity in ids:
+        rng = generator(seed, "noise", identity)
+        rows.append(torch.stack([torch.randn(shape, generator=rng) for _ in range(draws)]))
+    return torch.stack(rows, dim=1)
+
+
+def conditions(teacher: Teacher, prompts: tuple[str, ...], device: torch.device) -> Condition:
+    """Encoded prompts; every distinct prompt is encoded once."""
+    distinct = sorted(set(prompts))
+    encoded = codec_of(teacher.folder, teacher.family).encode_text(distinct)
+    rows = torch.tensor([distinct.index(p) for p in prompts])
+    return {name: value[rows].to(device) for name, value in encoded.items()}
+
+
+def guided(teacher: Teacher, device: str) -> Guided:
+    """The teacher's guided velocity."""
+    place = resolve_device(device)
+    negative = conditions(teacher, (teacher.negative_prompt,), place)
+    return Guided(network_of(teacher.folder, teacher.family, None, device), teacher.guidance, negative)
+
+
+@torch.no_grad()
+def sample(job: Job) -> Tensor:
+    """Latents [B, C, T, H, W], float32 on the CPU."""
+    device = resolve_device(job.device)
+    condition = conditions(job.teacher, job.prompts, device)
+    draws = 1 if job.network is None else job.steps
+    z = noise(job.seed, job.ids, draws, job.teacher.shape).to(device)
+    if job.network is None:
+        velocity = guided(job.teacher, job.device)
+        x0 = sample_teacher(
+            velocity, z[0], condition, steps=job.steps, shift=job.teacher.shift, solver=job.teacher.solver
+        )
+    else:
+        student = network_of(job.teacher.folder, job.teacher.family, job.network, job.device)
+        x0 = sample_student(student, z, condition, student_angles(job.angles, job.steps))
+    return x0.float().cpu()
+
+
+def student_angles(angles: tuple[float, ...], steps: int) -> tuple[float, ...]:
+    """pi/2 and the first ``steps - 1`` of ``angles``; InputError if there are too few."""
+    if steps > len(angles) + 1:
+        raise InputError(f"{steps} steps asked for, but the sampler has {len(angles) + 1} angles; extend select.angles")
+    return (torch.pi / 2, *angles)[:steps]
+
+
+def decode(job: Job, latents: Tensor) -> Tensor:
+    """Pixels in [0, 1], [B, C, T, H, W]."""
+    return codec_of(job.teacher.folder, job.teacher.family).decode(latents)
+
+
+def sample_pixels(job: Job) -> Tensor:
+    """Pixels of ``job``'s samples; what executors map over."""
+    return decode(job, sample(job))
+
+
+def sample_pipeline(folder: Path, prompts: list[str], steps: int, seed: int) -> Tensor:
+    """Pixels [N, C, T, H, W] in [0, 1] from a published student; sample i has the noise of (seed, i).
+
+    Raises InputError if ``folder`` is not a published student.
+    """
+    facts: Any = read_json(folder / "student.json", "publish")
+    teacher = Teacher(
+        str(folder), facts["family"], tuple(facts["shape"]), guidance=1.0, steps=steps, shift=1.0, solver="euler",
+        negative_prompt="",
+    )  # fmt: skip
+    network, ids = str(folder / "transformer"), tuple(range(len(prompts)))
+    return sample_pixels(Job(teacher, tuple(prompts), ids, seed, steps, network, tuple(facts["angles"])))

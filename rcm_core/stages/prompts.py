@@ -1,0 +1,41 @@
+"""prompts: train, validation and test prompts, disjoint and hashed; ``runs/prompts/{prompts.parquet,prompts.json}``."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+
+from rcm_core.config import Params
+from rcm_core.prompts import SPLITS, read_prompts, refuse_overlap
+from rcm_core.protocols import Executor
+from rcm_core.record import dump, hash_inputs, recorded
+from rcm_core.registry import find
+from rcm_core.storage import atomic, write_json
+
+STAGE = "prompts"
+
+
+def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: ARG001 - nothing to distribute
+    """Checks the prompt files and writes one table and the hash of every split."""
+    files = {split: str(getattr(params.prompts, split)) for split in SPLITS}
+    splits = {split: read_prompts(workspace / name) for split, name in files.items()}
+    refuse_overlap(splits)
+    data = find("data", params.teacher.data)
+    rows = [
+        {"split": split, "prompt": prompt, "label": data.label(prompt)}
+        for split, prompts in splits.items()
+        for prompt in prompts
+    ]
+    inputs = hash_inputs(workspace, list(files.values()))
+    with recorded(STAGE, workspace, dump(prompts=params.prompts), inputs, None, "cpu"):
+        out = workspace / "runs" / STAGE
+        with atomic(out / "prompts.parquet") as temporary:
+            pd.DataFrame(rows).to_parquet(temporary, index=False)
+        facts = {
+            split: {"count": len(prompts), "sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest()}
+            for split, prompts in splits.items()
+        }
+        write_json(out / "prompts.json", facts)
+

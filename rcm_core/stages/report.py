@@ -1,0 +1,30 @@
+"""report: one self-contained page from the JSON and samples of the other stages; ``runs/report/report.html``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rcm_core.config import Params
+from rcm_core.protocols import Executor
+from rcm_core.record import dump, hash_inputs, recorded
+from rcm_core.storage import atomic
+
+STAGE = "report"
+INPUTS = [
+    "runs/teacher/teacher.json",
+    "runs/train/curves.csv",
+    "runs/select/selection.json",
+    "runs/evaluate/metrics.json",
+    "runs/evaluate/samples",
+]
+
+
+def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: ARG001 - nothing to distribute
+    """Renders the page and the series that `dvc plots` shows."""
+    from rcm_core.evaluation.report import render
+
+    inputs = hash_inputs(workspace, INPUTS)
+    with recorded(STAGE, workspace, dump(report=params.report), inputs, None, "cpu"):
+        page = render(workspace / "runs", params.report.title, params.report.prompts)
+        with atomic(workspace / "runs" / STAGE / "report.html") as temporary:
+            temporary.write_text(page, encoding="utf-8")

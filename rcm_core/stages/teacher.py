@@ -1,0 +1,139 @@
+"""teacher: resolves a teacher reference, or trains the embedded one; ``runs/teacher/{pipeline,teacher.json}``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rcm_core.config import Params, TeacherSection
+from rcm_core.errors import InputError
+from rcm_core.evaluation.judge import judge_for
+from rcm_core.models import mini
+from rcm_core.prompts import cycle, read_prompts
+from rcm_core.protocols import Executor
+from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
+from rcm_core.registry import find
+from rcm_core.sampling import Job, Teacher, sample_pixels, split_jobs
+from rcm_core.storage import atomic_folder, filesystem, require_space, sha256_folder, write_json
+from rcm_core.training import pretrain
+from rcm_core.usage import peak_memory
+
+STAGE = "teacher"
+GATE_BATCH = 100
+
+
+def run(params: Params, workspace: Path, executor: Executor) -> None:
+    """Leaves a diffusers pipeline folder and what is known of it; InputError if it misses its gate."""
+    section = params.teacher
+    parameters = dump(teacher=section)
+    inputs = hash_inputs(workspace, [params.prompts.train, params.prompts.validation])
+    out = workspace / "runs" / STAGE
+    with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device) as extra:
+        state = live_state(executor.state_root, STAGE, fingerprint(STAGE, params, parameters, inputs))
+        pipeline = state / "pipeline"
+        if section.source == "mini":
+            _train_mini(section, read_prompts(workspace / params.prompts.train), state, executor)
+        else:
+            _fetch(section, pipeline)
+        find("models", section.family).check_folder(pipeline)
+        facts = _facts(section, pipeline)
+        facts["gate"] = _gate(section, facts, state, read_prompts(workspace / params.prompts.validation), executor)
+        out.mkdir(parents=True, exist_ok=True)
+        with atomic_folder(out / "pipeline") as folder:
+            shutil.copytree(pipeline, folder, dirs_exist_ok=True)
+        write_json(out / "teacher.json", facts)
+        extra["peak_memory_bytes"] = peak_memory(state)
+    clear_state(state)
+
+
+def _train_mini(section: TeacherSection, prompts: list[str], state: Path, executor: Executor) -> None:
+    settings, pipeline = section.mini, state / "pipeline"
+    if settings is None:
+        raise InputError("teacher.source is mini but teacher.mini is null; take conf/teacher/mini.yaml as it is")
+    if not pipeline.exists():
+        with atomic_folder(pipeline) as folder:
+            mini.save_pipeline(folder, section.shape, prompts, settings, section.shift, section.seed)
+    candidates = state / "candidates"
+    spec = {
+        "teacher": section.model_dump(mode="json"),
+        "prompts": prompts,
+        "pipeline": str(pipeline),
+        "candidates": str(candidates),
+        "state": str(state),
+        "threads": settings.threads,
+    }
+    executor.train(
+        pretrain.loop, spec, state=state, workers=settings.workers, threads=settings.threads, max_failures=3,
+        device=section.device,
+    )  # fmt: skip
+    trained = candidates / f"step_{settings.steps:06d}-ema_{settings.ema_length:g}" / "transformer"
+    with atomic_folder(pipeline / "transformer") as folder:
+        shutil.copytree(trained, folder, dirs_exist_ok=True)
+
+
+def _fetch(section: TeacherSection, pipeline: Path) -> None:
+    """A copy of the referenced pipeline folder, so that what was distilled is what is kept."""
+    system, root = filesystem(section.source, section.endpoint)
+    if not system.isdir(root):
+        raise InputError(
+            f"teacher.source {section.source!r} is neither 'mini' nor a folder that exists;"
+            " give a folder or s3:// prefix in diffusers layout"
+        )
+    files = system.find(root, detail=True)
+    require_space(pipeline.parent, 2 * sum(int(f["size"] or 0) for f in files.values()))
+    with atomic_folder(pipeline) as folder:
+        for name in sorted(files):
+            target = folder / name.removeprefix(root).lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            system.get_file(name, str(target))
+
+
+def _facts(section: TeacherSection, pipeline: Path) -> dict[str, Any]:
+    digest = sha256_folder(pipeline)
+    if section.hash is not None and section.hash != digest:
+        raise InputError(
+            f"the teacher at {section.source} has content hash {digest}, teacher.hash expects {section.hash};"
+            " it changed meanwhile: set teacher.hash to the new one, or to null"
+        )
+    keys = ("source", "family", "data", "guidance", "steps", "shift", "solver", "negative_prompt", "licence")
+    return {"hash": digest, "shape": list(section.shape), **{k: getattr(section, k) for k in keys}}
+
+
+def _gate(
+    section: TeacherSection, facts: dict[str, Any], state: Path, prompts: list[str], executor: Executor
+) -> dict[str, Any] | None:
+    """Accuracy of judge and teacher; InputError if one is below what ``teacher.gate`` asks."""
+    gate = section.gate
+    if gate is None:
+        return None
+    judge = judge_for(section.data)
+    judged = judge.accuracy_on("test")
+    if judged < gate.judge_accuracy:
+        raise InputError(
+            f"the judge recognises {judged:.1%} of the held-out real images, teacher.gate.judge_accuracy asks for"
+            f" {gate.judge_accuracy:.1%}; its verdicts would mean nothing: mend the judge or the data"
+        )
+    keys = ("family", "guidance", "steps", "shift", "solver", "negative_prompt")
+    teacher = Teacher(str(state / "pipeline"), shape=section.shape, **{k: facts[k] for k in keys})
+    asked = cycle(prompts, gate.samples)
+    job = Job(teacher, asked, tuple(range(gate.samples)), section.seed, section.steps, device=section.device)
+    jobs = split_jobs(job, GATE_BATCH)
+    results = executor.map(_correct, [(j, section.data) for j in jobs], "gate", device=section.device)
+    accuracy = sum(results) / gate.samples
+    print(f"teacher: {accuracy:.1%} of {gate.samples} guided {section.steps}-step samples recognised", flush=True)
+    if accuracy < gate.teacher_accuracy:
+        raise InputError(
+            f"the teacher shows what the prompt asks for in {accuracy:.1%} of {gate.samples} samples,"
+            f" teacher.gate.teacher_accuracy asks for {gate.teacher_accuracy:.1%};"
+            " train it longer (teacher.mini.steps) before distilling it"
+        )
+    return {"judge_accuracy": judged, "teacher_accuracy": accuracy}
+
+
+def _correct(item: tuple[Job, str]) -> int:
+    job, data = item
+    torch.set_num_threads(1)
+    return int(judge_for(data).correct(sample_pixels(job), job.prompts).sum())

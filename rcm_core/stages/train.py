@@ -1,0 +1,65 @@
+"""train: the student's candidates; ``runs/train/{candidates/<name>/transformer,curves.csv}``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from rcm_core.config import Params
+from rcm_core.errors import InputError
+from rcm_core.protocols import Executor
+from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
+from rcm_core.storage import atomic, atomic_folder, require_space
+from rcm_core.training import distill
+from rcm_core.training.log import Curves
+from rcm_core.training.source import TrajectorySource
+from rcm_core.usage import peak_memory
+
+STAGE = "train"
+
+
+def run(params: Params, workspace: Path, executor: Executor) -> None:
+    """Trains, or resumes exactly this training; the candidates appear when the last step is done."""
+    section = params.train
+    parameters = dump(train=section, method=params.method)
+    inputs = hash_inputs(workspace, ["runs/teacher/pipeline", "runs/teacher/teacher.json", "runs/trajectories/manifest.parquet"])
+    distill.settings_of(section).per_rank(section.workers)
+    method = distill.build_method(params.method, section.tangent)
+    distill.refuse_impossible(method, TrajectorySource.provides)
+    with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device) as extra:
+        state = live_state(executor.state_root, STAGE, fingerprint(STAGE, params, parameters, inputs))
+        require_space(state, _size(params, workspace))
+        spec = {
+            "params": params.model_dump(mode="json"),
+            "workspace": str(workspace),
+            "state": str(state),
+            "cache": str(executor.state_root / "cache"),
+        }
+        executor.train(
+            distill.loop, spec, state=state, workers=section.workers, threads=section.threads,
+            max_failures=section.max_failures, device=section.device,
+        )  # fmt: skip
+        _write(workspace / "runs" / STAGE, state)
+        extra["peak_memory_bytes"] = peak_memory(state)
+        extra["method"] = params.method["name"]
+    clear_state(state)
+
+
+def _size(params: Params, workspace: Path) -> int:
+    """Bytes for the candidates (twice: live and final) and three checkpoints of weights, moments and EMA."""
+    section = params.train
+    weights = sum(f.stat().st_size for f in (workspace / "runs/teacher/pipeline/transformer").glob("*.safetensors"))
+    lengths = len(section.ema_lengths)
+    candidates = 2 * lengths * -(-section.iterations // section.candidate_every)
+    return weights * (candidates + 3 * (6 + lengths))
+
+
+def _write(out: Path, state: Path) -> None:
+    finished = state / "curves.json"
+    if not finished.is_file():
+        raise InputError(f"{state} holds no finished training; remove it and run `dvc repro train` again")
+    with atomic_folder(out / "candidates") as folder:
+        shutil.copytree(state / "candidates", folder, dirs_exist_ok=True)
+    with atomic(out / "curves.csv") as temporary:
+        Curves(**json.loads(finished.read_text())).write(temporary)

@@ -1,0 +1,146 @@
+"""trajectories: what the teacher generates for training; ``runs/trajectories/{manifest.parquet,store.json,shards/}``."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rcm_core.config import Params, TrajectoriesSection
+from rcm_core.errors import InputError
+from rcm_core.prompts import load_split
+from rcm_core.protocols import Executor
+from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
+from rcm_core.rng import address
+from rcm_core.sampling import Job, Teacher, conditions, guided, noise, sample
+from rcm_core.samplers.ode import sample_route
+from rcm_core.storage import atomic, atomic_folder, require_space
+from rcm_core.trajectory_store import (
+    MANIFEST,
+    Place,
+    finished,
+    shard_name,
+    write_manifest,
+    write_shard,
+    write_store,
+)
+
+STAGE = "trajectories"
+MAX_NONFINITE = 0.01
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One shard: which samples, and where it goes."""
+
+    place: Place
+    name: str
+    job: Job
+    routes: bool
+
+
+def run(params: Params, workspace: Path, executor: Executor) -> None:
+    """Generates the missing shards, then the manifest; a shard that is whole is never made twice."""
+    section, teacher = params.trajectories, Teacher.read(workspace)
+    parameters = dump(trajectories=section)
+    inputs = hash_inputs(workspace, ["runs/teacher/pipeline", "runs/teacher/teacher.json", "runs/prompts/prompts.parquet"])
+    key = fingerprint(STAGE, params, parameters, inputs)
+    with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device):
+        state = live_state(executor.state_root, STAGE, key)
+        place = Place(str(state / "shards") if section.target is None else f"{section.target}/{key}", section.endpoint)
+        if "://" not in place.url:
+            require_space(Path(place.url), _size(section, teacher))
+        place.open()
+        jobs = _jobs(section, teacher, load_split(workspace, "train"), place)
+        shards = []
+        for facts in executor.map(make_shard, jobs, "trajectories", device=section.device):
+            shards.append(facts)
+            print(f"trajectories: {len(shards)}/{len(jobs)} shards", flush=True)
+        _refuse_nonfinite(shards, section.samples)
+        _write(workspace / "runs" / STAGE, section, teacher, place, shards)
+    clear_state(state)
+
+
+def _jobs(section: TrajectoriesSection, teacher: Teacher, prompts: list[str], place: Place) -> list[ShardJob]:
+    jobs = []
+    for index, first in enumerate(range(0, section.samples, section.shard_size)):
+        ids = tuple(range(first, min(first + section.shard_size, section.samples)))
+        # prompts rotate with the epoch over them, so that every prompt meets every phrase of noise addresses
+        asked = tuple(prompts[address(section.seed, "prompt", i) % len(prompts)] for i in ids)
+        job = Job(teacher, asked, ids, section.seed, teacher.steps, device=section.device)
+        jobs.append(ShardJob(place, shard_name(index), job, section.routes))
+    return jobs
+
+
+def make_shard(item: ShardJob) -> dict[str, Any]:
+    """Facts of the shard: the finished one's if its bytes are what they should be, else of a new one."""
+    known = finished(item.place, item.name)
+    if known is not None:
+        return known
+    job = item.job
+    tensors = _route(job) if item.routes else {"x0": sample(job)}
+    condition = conditions(job.teacher, job.prompts, torch.device("cpu"))
+    tensors |= {f"condition.{name}": value.contiguous() for name, value in condition.items()}
+    keep = torch.isfinite(tensors["x0"].flatten(1)).all(dim=1)
+    kept = [int(i) for i in torch.nonzero(keep).flatten()]
+    facts = {
+        "samples": [job.ids[i] for i in kept],
+        "prompts": [job.prompts[i] for i in kept],
+        "nonfinite": len(job.ids) - len(kept),
+    }
+    return write_shard(item.place, item.name, {k: v[keep].contiguous() for k, v in tensors.items()}, facts)
+
+
+@torch.no_grad()
+def _route(job: Job) -> dict[str, Tensor]:
+    """Every state, angle and guided velocity of the teacher's route, [B, K, ...], and its end."""
+    z = noise(job.seed, job.ids, 1, job.teacher.shape)[0]
+    condition = conditions(job.teacher, job.prompts, torch.device("cpu"))
+    velocity = guided(job.teacher, job.device)
+    teacher = job.teacher
+    route = sample_route(velocity, z, condition, steps=job.steps, shift=teacher.shift, solver=teacher.solver)
+    angles = route.t.float().expand(len(job.ids), -1)
+    return {"x0": route.x0, "route.x": route.x.transpose(0, 1), "route.t": angles, "route.v": route.F.transpose(0, 1)}
+
+
+def _size(section: TrajectoriesSection, teacher: Teacher) -> int:
+    """Bytes that the shards need, twice over for the copy that becomes the output."""
+    states = 1 + (2 * teacher.steps if section.routes else 0)
+    text = 1024 * 4 * 512
+    return 2 * section.samples * (4 * math.prod(teacher.shape) * states + text // 16)
+
+
+def _refuse_nonfinite(shards: list[dict[str, Any]], samples: int) -> None:
+    lost = sum(int(s["nonfinite"]) for s in shards)
+    if lost:
+        print(f"trajectories: {lost} of {samples} samples are not finite and were left out", flush=True)
+    if lost > MAX_NONFINITE * samples:
+        raise InputError(
+            f"{lost} of {samples} teacher samples are not finite, more than {MAX_NONFINITE:.0%};"
+            " check the teacher, its guidance and its shift before distilling it"
+        )
+
+
+def _write(
+    out: Path, section: TrajectoriesSection, teacher: Teacher, place: Place, shards: list[dict[str, Any]]
+) -> None:
+    from safetensors.torch import save_file
+
+    out.mkdir(parents=True, exist_ok=True)
+    negative = conditions(teacher, (teacher.negative_prompt,), torch.device("cpu"))
+    with atomic(out / "negative.safetensors") as temporary:
+        save_file({f"condition.{k}": v.contiguous() for k, v in negative.items()}, temporary)
+    if section.target is None:
+        with atomic_folder(out / "shards") as folder:
+            for facts in shards:
+                shutil.copyfile(Path(place.url) / facts["shard"], folder / facts["shard"])
+    write_store(out, "shards" if section.target is None else place.url, place.endpoint)
+    write_manifest(out / MANIFEST, shards)
+    if section.target is not None:
+        system, root = place.open()
+        system.put_file(str(out / MANIFEST), f"{root}/{MANIFEST}")

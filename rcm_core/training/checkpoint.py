@@ -1,0 +1,82 @@
+"""Full-state checkpoints by torch DCP, and candidate networks in diffusers layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.tensor import DTensor
+
+from rcm_core.storage import atomic_folder, write_json
+from rcm_core.training.ema import PowerEMA
+
+
+def gather(
+    nets: Mapping[str, nn.Module], optimisers: Mapping[str, torch.optim.Optimizer], ema: PowerEMA
+) -> dict[str, Any]:
+    """The tensors of the whole training state; under FSDP every rank holds its shards."""
+    return {
+        "nets": {role: get_model_state_dict(net) for role, net in nets.items()},
+        "optimisers": {role: get_optimizer_state_dict(nets[role], o) for role, o in optimisers.items()},
+        "ema": ema.state_dict(),
+    }
+
+
+def save(folder: Path, state: dict[str, Any], progress: dict[str, Any], rank: int) -> None:
+    """Writes this rank's part of ``state`` into ``folder``, and on rank 0 ``progress`` (plain JSON values)."""
+    dcp.save(state, checkpoint_id=folder)
+    if rank == 0:
+        write_json(folder / "progress.json", progress)
+
+
+def load(
+    folder: Path,
+    nets: Mapping[str, nn.Module],
+    optimisers: Mapping[str, torch.optim.Optimizer],
+    ema: PowerEMA,
+) -> dict[str, Any]:
+    """Restores everything from ``folder``, resharding if the number of ranks changed; returns the saved progress.
+
+    Loading is total: DCP raises on a key that is missing.
+    """
+    state = gather(nets, optimisers, ema)
+    dcp.load(state, checkpoint_id=folder)
+    for role, net in nets.items():
+        set_model_state_dict(net, state["nets"][role])
+    for role, optimiser in optimisers.items():
+        set_optimizer_state_dict(nets[role], optimiser, state["optimisers"][role])
+    ema.load_state_dict(state["ema"])
+    progress: dict[str, Any] = json.loads((folder / "progress.json").read_text())
+    return progress
+
+
+def full_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Unsharded contiguous CPU copies; a collective under FSDP, so every rank calls it."""
+    return {
+        name: (t.full_tensor() if isinstance(t, DTensor) else t).detach().cpu().contiguous().clone()
+        for name, t in tensors.items()
+    }
+
+
+def write_network(folder: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """``folder`` becomes a diffusers model folder: config.json and safetensors with ``weights``."""
+    names = set(network.state_dict())
+    if names != set(weights):
+        raise ValueError(
+            f"weights of {folder} differ from the network's in {sorted(names ^ set(weights))[:3]}; pass all of them"
+        )
+    with atomic_folder(folder) as temporary:
+        network.save_config(temporary)  # type: ignore[operator]
+        save_file(dict(weights), temporary / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})

@@ -1,0 +1,45 @@
+"""Ordinary flow matching with condition dropout: how the embedded teacher is trained; a method like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rcm_core.protocols import Batch, Condition, Update, Velocity
+from rcm_core.trigflow import angle_from_flow_time, conditional_velocity, diffuse, per_sample
+
+
+@dataclass(frozen=True)
+class FlowMatching:
+    """Rectified-flow regression ``|u - (z - x0)|^2`` at logit-normal times (E8), regressed through F."""
+
+    condition_dropout: float
+    roles = frozenset({"student"})
+    needs = frozenset({"x0", "condition"})
+
+    def student_update(self, step: int) -> bool:  # noqa: ARG002 - every step moves the network
+        """Always."""
+        return True
+
+    def updates(
+        self, nets: Mapping[str, Velocity], batch: Batch, step: int, rng: torch.Generator  # noqa: ARG002
+    ) -> Iterator[Update]:
+        """One update: the mean squared error of the rectified-flow velocity."""
+        x0 = batch.x0
+        z = torch.randn(x0.shape, generator=rng, device=x0.device)
+        t = angle_from_flow_time(torch.sigmoid(torch.randn(len(x0), generator=rng, device=x0.device)))
+        drop = torch.rand(len(x0), generator=rng, device=x0.device) < self.condition_dropout
+        condition = replace_rows(batch.condition, batch.negative, drop)
+        F = nets["student"](diffuse(x0, z, t), t, condition)
+        # u = (cos t + sin t) F - (cos t - sin t) x: an error of F is an error of u times 1 / (cos t + sin t)
+        error = per_sample(t.cos() + t.sin(), x0) * (F - conditional_velocity(x0, z, t))
+        loss = error.square().mean()
+        yield Update("student", loss, {"loss": loss.detach()})
+
+
+def replace_rows(condition: Condition, other: Condition, rows: Tensor) -> Condition:
+    """``condition`` with ``other`` (batch 1 or B) where ``rows`` [B] is true."""
+    return {name: torch.where(per_sample(rows, value).bool(), other[name], value) for name, value in condition.items()}

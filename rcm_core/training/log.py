@@ -1,0 +1,51 @@
+"""Training curves: averages over windows of steps, kept in the checkpoint so that a resumed run writes the same file."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+COLUMNS = ("step", "loss", "tangent_norm", "nonfinite", "fake_loss", "dmd_gradient")
+
+
+@dataclass
+class Curves:
+    """Closed rows, and sums and counts of the open window."""
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, scalars: Mapping[str, float]) -> None:
+        """Adds one step; a scalar that a step does not have does not count."""
+        for name, value in scalars.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def close(self, step: int) -> dict[str, float]:
+        """Ends the window at ``step``: means, and the sum for ``nonfinite``."""
+        row = {
+            name: total if name == "nonfinite" else total / self.counts[name] for name, total in self.sums.items()
+        }
+        self.rows.append({"step": step, **row})
+        self.sums, self.counts = {}, {}
+        return row
+
+    def line(self, step: int, iterations: int, rate: float, scalars: Mapping[str, float]) -> str:
+        """One line for the terminal."""
+        shown = "  ".join(f"{name} {scalars[name]:.4g}" for name in COLUMNS[1:] if name in scalars)
+        return f"step {step}/{iterations}  {shown}  {rate:.0f} samples/s"
+
+    def state(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    def write(self, path: Path) -> None:
+        """A CSV with the columns of ``COLUMNS``; a scalar that a window lacks is an empty cell."""
+        with path.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({k: f"{v:.8g}" if k != "step" else int(v) for k, v in row.items()} for row in self.rows)

@@ -1,0 +1,80 @@
+"""Trains the embedded teacher's network by flow matching; a loop for ``Executor.train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rcm_core.config import TeacherSection
+from rcm_core.denoiser import load_denoiser
+from rcm_core.device import resolve_device
+from rcm_core.protocols import Condition, TrainContext
+from rcm_core.registry import find
+from rcm_core.training.flow_matching import FlowMatching
+from rcm_core.training.parallel import shard
+from rcm_core.training.source import ImageSource
+from rcm_core.training.trainer import LoopSettings, Trainer
+from rcm_core.usage import write_usage
+
+
+def settings_of(section: TeacherSection) -> LoopSettings:
+    """The loop's settings; the last EMA is the only candidate."""
+    mini = section.mini
+    if mini is None:
+        raise ValueError("teacher.mini is null; only the embedded teacher is trained")
+    return LoopSettings(
+        iterations=mini.steps,
+        batch=mini.batch,
+        accumulate=1,
+        lr={"student": mini.lr},
+        lr_warmup=20,
+        lr_decay=True,
+        betas=(0.9, 0.99),
+        weight_decay=0.01,
+        ema_lengths=(mini.ema_length,),
+        candidate_every=mini.steps,
+        checkpoint_every=mini.checkpoint_every,
+        log_every=100,
+        max_nonfinite=0.0,
+        seed=section.seed,
+    )
+
+
+def image_source(section: TeacherSection, prompts: list[str], folder: Path, device: torch.device) -> ImageSource:
+    """Training images of ``section.data`` with the prompts that name their labels."""
+    data = find("data", section.data)
+    images, labels = data.images("train")
+    codec = find("models", section.family).load_codec(folder)
+    encoded: Condition = codec.encode_text([*prompts, section.negative_prompt])
+    table = {k: v[:-1].to(device) for k, v in encoded.items()}
+    negative = {k: v[-1:].to(device) for k, v in encoded.items()}
+    named = torch.tensor([data.label(p) for p in prompts])
+    choices = [torch.nonzero(named == label).flatten() for label in labels]
+    batch = settings_of(section).batch
+    return ImageSource(images.to(device), choices, table, negative, batch, section.seed)
+
+
+def loop(context: TrainContext, spec: dict[str, Any]) -> None:
+    """``spec``: teacher (section), prompts, pipeline, candidates, state, threads."""
+    torch.set_num_threads(spec["threads"])
+    section = TeacherSection.model_validate(spec["teacher"], strict=False)
+    device = resolve_device(section.device)
+    folder = Path(spec["pipeline"])
+    student = load_denoiser(folder, find("models", section.family)).to(device).train()  # type: ignore[arg-type]
+    shard(student, context.world, device)
+    mini = section.mini
+    assert mini is not None  # settings_of has refused it before
+    trainer = Trainer(
+        nets={"student": student},
+        velocities={"student": student},
+        build_method=lambda tangent: FlowMatching(mini.condition_dropout),
+        source=image_source(section, spec["prompts"], folder, device),
+        settings=settings_of(section),
+        context=context,
+        device=device,
+        candidates=Path(spec["candidates"]),
+    )
+    trainer.run()
+    write_usage(Path(spec["state"]), context.rank, device)

@@ -1,0 +1,69 @@
+"""Where batches come from: each is a function of (seed, step, part), so resuming needs no saved iterator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from rcm_core.protocols import Batch, Condition
+from rcm_core.rng import generator
+from rcm_core.trajectory_store import Store
+
+
+class Order:
+    """An endless shuffled order over ``count`` samples, reshuffled every epoch."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed = count, seed
+        self.permutation = lru_cache(maxsize=2)(self._permutation)
+
+    def _permutation(self, epoch: int) -> Tensor:
+        return torch.randperm(self.count, generator=generator(self.seed, "order", epoch))
+
+    def indices(self, first: int, size: int) -> list[int]:
+        """Sample indices at positions ``first .. first + size`` of the order."""
+        return [int(self.permutation(p // self.count)[p % self.count]) for p in range(first, first + size)]
+
+
+class TrajectorySource:
+    """Teacher-made latents and their text embeddings from a ``Store``."""
+
+    provides = frozenset({"x0", "condition"})
+
+    def __init__(self, store: Store, global_batch: int, seed: int, device: torch.device) -> None:
+        self.store, self.global_batch, self.device = store, global_batch, device
+        self.order = Order(len(store), seed)
+        self.negative = {k.removeprefix("condition."): v.to(device) for k, v in store.negative.items()}
+
+    def batch(self, step: int, part: int, size: int) -> Batch:
+        """Part ``part`` of the global batch of ``step``: [size, ...] tensors."""
+        indices = self.order.indices(step * self.global_batch + part * size, size)
+        samples = [self.store.sample(i) for i in indices]
+        stacked = {name: torch.stack([s[name] for s in samples]).to(self.device) for name in self.store.names}
+        condition = {k.removeprefix("condition."): v for k, v in stacked.items() if k.startswith("condition.")}
+        return Batch(condition, self.negative, stacked["x0"])
+
+
+class ImageSource:
+    """Real images with a random one of their label's prompts, for training the embedded teacher."""
+
+    provides = frozenset({"x0", "condition"})
+
+    def __init__(
+        self, images: Tensor, choices: Sequence[Tensor], table: Condition, negative: Condition, batch: int, seed: int
+    ) -> None:
+        """``choices[i]`` holds the rows of ``table`` (encoded prompts) that describe image ``i``."""
+        self.images, self.choices, self.table, self.negative = images, choices, table, negative
+        self.global_batch, self.seed = batch, seed
+        self.order = Order(len(images), seed)
+
+    def batch(self, step: int, part: int, size: int) -> Batch:
+        """Part ``part`` of the global batch of ``step``."""
+        indices = self.order.indices(step * self.global_batch + part * size, size)
+        draws = torch.rand(size, generator=generator(self.seed, "prompt", step, part))
+        rows = torch.stack([self.choices[i][int(d * len(self.choices[i]))] for i, d in zip(indices, draws)])
+        condition = {name: value[rows] for name, value in self.table.items()}
+        return Batch(condition, self.negative, self.images[indices])

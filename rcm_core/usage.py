@@ -1,0 +1,24 @@
+"""Peak memory of worker processes, handed to the stage's record."""
+
+from __future__ import annotations
+
+import json
+import resource
+from pathlib import Path
+
+import torch
+
+from rcm_core.storage import write_json
+
+
+def write_usage(state: Path, rank: int, device: torch.device) -> None:
+    """Writes this rank's peak memory (resident, or allocated on the GPU) into the live state."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+    write_json(state / f"usage-{rank}.json", {"peak_memory_bytes": peak})
+
+
+def peak_memory(state: Path) -> int:
+    """The largest peak of all ranks, 0 if none was written."""
+    return max((json.loads(p.read_text())["peak_memory_bytes"] for p in state.glob("usage-*.json")), default=0)

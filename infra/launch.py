@@ -12,21 +12,25 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from infra.lifeline import Lifeline, connect
 from infra.state import held, state_home, state_root
-from rcm_core.config import load_params
 from rcm_core.errors import InputError, nearest
+from rcm_core.params import load_params
 from rcm_core.protocols import Item, Result, TrainContext
 from rcm_core.registry import available
 
 BAD_INPUT = 2
+COMPUTING = ("teacher", "trajectories", "train", "select", "evaluate")
+"""Stages that use the cluster; their flow run's Ray starts while they import."""
 
 
 class LazyExecutor:
     """The executor that ``RCM_EXECUTOR`` names (ray | local), started when a stage first uses it."""
 
-    def __init__(self, workspace: Path) -> None:
+    def __init__(self, workspace: Path, line: Lifeline | None) -> None:
         self.workspace = workspace
         self.state_root = state_root(workspace)
+        self._line = line
         self._started: Any = None
 
     def __enter__(self) -> LazyExecutor:
@@ -68,11 +72,11 @@ class LazyExecutor:
 
     def _executor(self) -> Any:
         if self._started is None:
-            self._started = _start(os.environ.get("RCM_EXECUTOR", "ray"), self.workspace)
+            self._started = _start(os.environ.get("RCM_EXECUTOR", "ray"), self.workspace, self._line)
         return self._started
 
 
-def _start(name: str, workspace: Path) -> Any:
+def _start(name: str, workspace: Path, line: Lifeline | None) -> Any:
     if name == "local":
         from infra.local import LocalExecutor
 
@@ -80,7 +84,7 @@ def _start(name: str, workspace: Path) -> Any:
     if name == "ray":
         from infra.ray.executor import RayExecutor
 
-        return RayExecutor(workspace)
+        return RayExecutor(workspace, line.address() if line else os.environ.get("RAY_ADDRESS"))
     raise InputError(f"RCM_EXECUTOR = {name!r}: expected ray or local")
 
 
@@ -90,9 +94,12 @@ def run_stage(stage: str, params: Path, workspace: Path) -> None:
     if stage not in names:
         raise InputError(f"unknown stage {stage!r}{nearest(stage, names)}; available: {', '.join(names)}")
     checked = load_params(params)
+    line = connect()
+    if line and stage in COMPUTING:
+        line.ask()
     module = importlib.import_module(f"rcm_core.stages.{stage}")
     lock = state_home(workspace) / "locks" / f"{workspace.name}-{stage}"
-    with held(lock), LazyExecutor(workspace) as executor:
+    with held(lock), LazyExecutor(workspace, line) as executor:
         module.run(checked, workspace, executor)
 
 

@@ -17,7 +17,8 @@ from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.protocols import Item, Result, TrainContext
 
-LOCAL: dict[str, Any] = {"address": "local", "object_store_memory": 200 * 2**20}
+OBJECT_STORE = 200 * 2**20
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
 LOST_WORKERS = 3
 KEPT = 2
 
@@ -27,29 +28,50 @@ def cores() -> int:
     return max(2, len(os.sched_getaffinity(0)))
 
 
+def start_local(workspace: Path) -> str:
+    """Starts a Ray on loopback that ends with this process; returns its address."""
+    prepare(workspace)
+    import ray
+
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    context = ray.init("local", num_cpus=cores(), object_store_memory=OBJECT_STORE, **QUIET)
+    _restore(on_terminate)
+    return context.address_info["gcs_address"]
+
+
+def connect(workspace: Path, address: str) -> None:
+    """Joins the Ray at ``address``; InputError if none answers."""
+    prepare(workspace)
+    import ray
+
+    on_terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address, **QUIET)
+    except (ConnectionError, ValueError) as error:
+        raise InputError(
+            f"RAY_ADDRESS = {address}: no Ray answers there; start it, or unset RAY_ADDRESS and a local one"
+            " is started"
+        ) from error
+    _restore(on_terminate)
+
+
+def _restore(on_terminate: Any) -> None:
+    """``ray.init`` puts its own SIGTERM handler in place (possible in the main thread only)."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_terminate)
+
+
 class RayExecutor:
-    """Connects to the Ray at ``RAY_ADDRESS``, or starts a local one that ends with this process."""
+    """Uses the Ray at ``address``, or a local one that ends with this process."""
 
-    def __init__(self, workspace: Path) -> None:
-        prepare(workspace)
-        import ray
-
+    def __init__(self, workspace: Path, address: str | None) -> None:
         self.workspace = workspace
         self.state_root = state_root(workspace)
-        self.address = os.environ.get("RAY_ADDRESS")
-        where = {"address": self.address} if self.address else LOCAL | {"num_cpus": cores()}
-        on_terminate = signal.getsignal(signal.SIGTERM)
-        try:
-            ray.init(**where, log_to_driver=False, logging_level=logging.WARNING)
-        except (ConnectionError, ValueError) as error:
-            if not self.address:
-                raise
-            raise InputError(
-                f"RAY_ADDRESS = {self.address}: no Ray answers there; start it, or unset RAY_ADDRESS"
-                " and a local one is started"
-            ) from error
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_terminate)  # ray.init puts its own in place
+        self.address = address
+        if address:
+            connect(workspace, address)
+        else:
+            start_local(workspace)
 
     def close(self) -> None:
         """Leaves the cluster; a Ray that was started here ends."""

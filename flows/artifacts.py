@@ -1,0 +1,62 @@
+"""What a run shows on its Prefect page: progress, the table of numbers, samples, where the report is."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
+
+METRICS = Path("runs/evaluate/metrics.json")
+SAMPLES = Path("runs/report/samples.png")
+
+
+def start_progress(key: str, what: str) -> UUID:
+    """A progress bar at 0 %."""
+    identity = create_progress_artifact(progress=0.0, key=key, description=what)
+    assert isinstance(identity, UUID)
+    return identity
+
+
+def set_progress(identity: UUID, done: int, total: int, what: str) -> None:
+    update_progress_artifact(artifact_id=identity, progress=100.0 * done / total, description=what)
+
+
+def publish_results(folder: Path, report: Path) -> None:
+    """Table, samples and report of a finished run in ``folder``."""
+    if (folder / METRICS).is_file():
+        table = metric_table(json.loads((folder / METRICS).read_text()))
+        create_markdown_artifact(table, key="metrics", description="Numbers with 95 % intervals")
+    if (folder / SAMPLES).is_file():
+        picture = base64.b64encode((folder / SAMPLES).read_bytes()).decode()
+        create_markdown_artifact(
+            f"![samples](data:image/png;base64,{picture})", key="samples", description="Teacher and student"
+        )
+    create_link_artifact(report.as_uri(), link_text=str(report), key="report", description="The whole report")
+
+
+def metric_table(metrics: dict[str, Any]) -> str:
+    """Markdown: a row per sampler, a column per metric, each ``value (low - high)``."""
+    rows = {name: row for name, row in metrics.items() if name != "protocol" and isinstance(row, dict)}
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    lines = [
+        "| | " + " | ".join(c.replace("_", " ") for c in columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for name, row in rows.items():
+        cells = [_cell(row[c]) if c in row else "" for c in columns]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(number: dict[str, float]) -> str:
+    value, low, high = (f"{number[key]:.4g}" for key in ("value", "low", "high"))
+    return value if low == high else f"{value} ({low} - {high})"

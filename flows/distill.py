@@ -1,0 +1,50 @@
+"""The flow ``rcm-distill``: the eight stages in order."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
+
+from flows.artifacts import publish_results, set_progress, start_progress
+from flows.tasks import STAGES, run_stage
+from infra.params import compose, load, teacher_override
+from infra.ray.cluster import shared_cluster
+from infra.workspace import environment, finish, opened
+
+
+@flow(name="rcm-distill")
+def rcm_distill(
+    overrides: list[str] | None = None,
+    teacher: str | None = None,
+    name: str | None = None,
+    in_place: bool = False,
+) -> str:
+    """One re-distillation; returns the report's path.
+
+    overrides: as after ``dvc exp run -S``, e.g. ``["method=scm", "train.batch=32"]``.
+    teacher: a name in conf/teacher, a folder, or ``s3://bucket/prefix``; None: what the parameters say.
+    name: of the run and of the DVC experiment it ends as; None: the flow run's.
+    in_place: work in the project's own folder instead of a git worktree.
+    """
+    logger = get_run_logger()
+    changes = [*(overrides or []), *([teacher_override(Path.cwd(), teacher)] if teacher else [])]
+    run = name or f"{flow_run.get_name()}-{str(flow_run.get_id())[:4]}"
+    with opened(Path.cwd(), run, in_place) as space:
+        logger.info("run %s works in %s", run, space.path)
+        params = compose(space.path, changes) if changes else load(space.path)
+        plain = environment(space, {})
+        progress = start_progress("progress", run)
+        with shared_cluster(space.path, plain) as cluster:
+            for number, stage in enumerate(STAGES):
+                set_progress(progress, number, len(STAGES), stage)
+                # A teacher that others may change is looked at every time; DVC sees the hash that comes out.
+                again = stage == "teacher" and params.teacher.source != "mini"
+                run_stage(stage, space, plain | cluster, force=again)
+        set_progress(progress, len(STAGES), len(STAGES), "done")
+        publish_results(space.path, space.report)
+        finish(space)
+    logger.info("report: %s", space.report)
+    return os.fspath(space.report)

@@ -1,0 +1,32 @@
+"""Lets ``prefect`` find our local server, and ``prefect deployment run rcm-distill`` complete the name.
+
+Active where ``[plugins] enabled = true`` (prefect.toml in the project) or with PREFECT_PLUGINS_ENABLED=1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect.plugins import HookContext, SetupResult, register_hook
+
+from infra.prefect.server import known_api_url
+
+
+@register_hook
+def setup_environment(*, ctx: HookContext) -> SetupResult | None:
+    """A deployment called like its flow may be named once; without an API setting our own server is used."""
+    from prefect.client.orchestration._deployments.client import DeploymentAsyncClient, DeploymentClient
+
+    for client in (DeploymentClient, DeploymentAsyncClient):
+        client.read_deployment_by_name = _completing(client.read_deployment_by_name)
+    url = known_api_url(Path.cwd()) if ctx.api_url is None else None
+    return SetupResult(env={"PREFECT_API_URL": url}) if url else None
+
+
+def _completing(read: Callable[..., Any]) -> Callable[..., Any]:
+    def read_deployment_by_name(self: Any, name: str) -> Any:
+        return read(self, name if "/" in name else f"{name}/{name}")
+
+    return read_deployment_by_name

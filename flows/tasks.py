@@ -1,0 +1,106 @@
+"""A stage as a Prefect task: one ``dvc repro --single-item``, its lines in the run's log."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, State
+
+from infra.workspace import Workspace
+from rcm_core.errors import InputError
+
+STAGES = ("teacher", "prompts", "trajectories", "train", "select", "evaluate", "report", "publish")
+GRACE_SECONDS = 20
+RETRY_DELAYS = (5.0, 30.0)
+BAD_INPUT = "exited with 2"
+"""How DVC reports the exit status that ``infra.launch`` gives to bad input."""
+
+SKIPPED = re.compile(r"^Stage '.*' (didn't change, skipping|is cached - skipping run)")
+HINTS = re.compile(
+    r"|To track the changes with git, run:|\tgit add .*|To enable auto staging, run:"
+    r"|\tdvc config core.autostage true|Use `dvc push` .*|Data and pipelines are up to date\."
+    r"|(Generating|Updating) lock file 'dvc.lock'"
+)
+
+
+def worth_retrying(task: Any, task_run: Any, state: State[Any]) -> bool:  # noqa: ARG001
+    """Bad input fails the same way again."""
+    return not isinstance(state.result(raise_on_failure=False), InputError)
+
+
+@task(
+    task_run_name="{stage}",
+    retries=len(RETRY_DELAYS),
+    retry_delay_seconds=list(RETRY_DELAYS),
+    retry_condition_fn=worth_retrying,
+    cache_policy=NO_CACHE,
+)
+def run_stage(stage: str, space: Workspace, env: Mapping[str, str], force: bool = False) -> State[None]:
+    """Brings ``stage`` up to date; the state is named Skipped if DVC had nothing to do.
+
+    Raises InputError with the stage's own sentence for bad input, RuntimeError for any other failure.
+    """
+    logger = get_run_logger()
+    skipped, complaint = False, ""
+
+    def note(line: str) -> None:
+        nonlocal skipped, complaint
+        if HINTS.fullmatch(line):
+            return
+        skipped = skipped or bool(SKIPPED.match(line))
+        if line.startswith("error: "):
+            complaint = line.removeprefix("error: ")
+        elif BAD_INPUT in line:
+            complaint = complaint or line
+        logger.info("%s", line)
+
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage, *(["--force"] if force else [])]
+    lines: list[str] = []
+    status = stream(command, space, env, lambda line: (lines.append(line), note(line))[1])
+    if status == 0:
+        return Completed(name="Skipped") if skipped else Completed()
+    if complaint and any(BAD_INPUT in line for line in lines):
+        raise InputError(complaint)
+    raise RuntimeError(f"stage {stage} failed (status {status}); its last lines are above")
+
+
+def stream(command: list[str], space: Workspace, env: Mapping[str, str], each: Callable[[str], None]) -> int:
+    """Runs ``command`` in ``space``, calls ``each`` for every line as it comes; returns its exit status.
+
+    If the block is left early (cancellation) the whole group is asked to end, then made to.
+    """
+    process = subprocess.Popen(
+        command,
+        cwd=space.path,
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            each(line.rstrip())
+        return process.wait()
+    finally:
+        if process.poll() is None:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.communicate(timeout=GRACE_SECONDS)  # until the last of the group has closed our pipe
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()

@@ -1,0 +1,45 @@
+"""A stage's line to its flow run: asks for Ray's address, and ends the stage if the run is gone."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import socket
+import threading
+
+CLUSTER = "RCM_CLUSTER"
+
+
+class Lifeline:
+    """Connection to the keeper named by ``RCM_CLUSTER`` (``infra.ray.cluster``)."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._socket = socket.create_connection((host, int(port)))
+        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._asked = False
+        threading.Thread(target=self._listen, daemon=True, name="lifeline").start()
+
+    def ask(self) -> None:
+        """Lets Ray start while this process imports what it needs."""
+        self._asked = True
+        self._socket.sendall(b"?")
+
+    def address(self) -> str:
+        """Ray's address."""
+        if not self._asked:
+            self.ask()
+        return self._answers.get()
+
+    def _listen(self) -> None:
+        lines = self._socket.makefile()
+        for line in lines:
+            self._answers.put(line.strip())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def connect() -> Lifeline | None:
+    """The line to our flow run, or None if this process is not part of one."""
+    address = os.environ.get(CLUSTER)
+    return Lifeline(address) if address else None

@@ -1,0 +1,70 @@
+"""params.yaml from conf/ and overrides, by DVC's own Hydra composition (as ``dvc exp run -S`` does it).
+
+``python -m infra.params [override ...]`` composes in the current folder and checks the result.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rcm_core.config import Params
+from rcm_core.errors import InputError, nearest
+from rcm_core.params import load_params
+
+PLACE = "params.yaml"
+
+
+def compose(workspace: Path, overrides: Sequence[str]) -> Params:
+    """Writes ``params.yaml`` of ``workspace``; unknown groups and keys are refused and nothing is written."""
+    from dvc.utils.hydra import compose_and_dump
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    conf = workspace.absolute() / "conf"
+    _check_groups(conf, overrides)
+    with tempfile.TemporaryDirectory(dir=workspace, prefix=".params-") as folder:
+        composed = Path(folder) / PLACE
+        try:
+            compose_and_dump(composed, str(conf), None, "config", str(workspace), list(overrides))
+        except (HydraException, OmegaConfBaseException) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"overrides {' '.join(overrides)!r} do not fit conf/: {reason}") from error
+        params = load_params(composed)
+        composed.replace(workspace / PLACE)
+    return params
+
+
+def load(workspace: Path) -> Params:
+    """``params.yaml`` of ``workspace`` as it is."""
+    return load_params(workspace / PLACE)
+
+
+def teacher_override(workspace: Path, teacher: str) -> str:
+    """``teacher`` as an override: the name of a file in conf/teacher, else the source of the teacher."""
+    known = (workspace / "conf" / "teacher" / f"{teacher}.yaml").is_file()
+    return f"teacher={teacher}" if known else f"teacher.source={teacher}"
+
+
+def _check_groups(conf: Path, overrides: Sequence[str]) -> None:
+    for override in overrides:
+        key, found, value = override.partition("=")
+        if not found:
+            raise InputError(f"override {override!r}: expected key=value, as in method=scm or train.batch=32")
+        group = conf / key
+        if group.is_dir():
+            names = sorted(p.stem for p in group.glob("*.yaml"))
+            if value not in names:
+                raise InputError(
+                    f"unknown {key} {value!r}{nearest(value, names)}; available: {', '.join(names)}"
+                )
+
+
+if __name__ == "__main__":
+    try:
+        compose(Path.cwd(), sys.argv[1:])
+    except InputError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)

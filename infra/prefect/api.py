@@ -1,0 +1,103 @@
+"""The little of Prefect's REST API that we use (the package itself is imported by flows alone)."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+from rcm_core.errors import InputError
+
+FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+class Api:
+    """A Prefect server at ``url`` (``http://host:port/api``)."""
+
+    def __init__(self, url: str, key: str | None = None) -> None:
+        self.url = url.rstrip("/")
+        self._headers = {"Content-Type": "application/json"}
+        if key:
+            self._headers["Authorization"] = f"Bearer {key}"
+
+    def get(self, path: str) -> Any:
+        return self._ask("GET", path, None)
+
+    def post(self, path: str, body: Any) -> Any:
+        return self._ask("POST", path, body)
+
+    def healthy(self) -> bool:
+        """Whether a Prefect server answers (anything else that listens there does not count)."""
+        try:
+            return bool(self.get("/health") is True)
+        except (OSError, ValueError, InputError):
+            return False
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        return dict(self.get(f"/deployments/name/{name}"))
+
+    def start(self, deployment: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        """A new run of the deployment called ``flow/name``."""
+        identity = self.deployment(deployment)["id"]
+        return dict(self.post(f"/deployments/{identity}/create_flow_run", {"parameters": parameters}))
+
+    def run(self, identity: str) -> dict[str, Any]:
+        return dict(self.get(f"/flow_runs/{identity}"))
+
+    def logs(self, identity: str, offset: int) -> list[dict[str, Any]]:
+        """Log lines of a run from number ``offset`` on, oldest first, at most 200."""
+        query = {
+            "logs": {"flow_run_id": {"any_": [identity]}},
+            "sort": "TIMESTAMP_ASC",
+            "offset": offset,
+            "limit": 200,
+        }
+        return list(self.post("/logs/filter", query))
+
+    def stages(self, identity: str) -> list[dict[str, Any]]:
+        """The run's task runs."""
+        query = {"flow_runs": {"id": {"any_": [identity]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        return list(self.post("/task_runs/filter", query))
+
+    def unfinished(self, deployment: str) -> list[dict[str, Any]]:
+        """Runs of a deployment that have begun and not ended."""
+        query = {
+            "deployments": {"id": {"any_": [self.deployment(deployment)["id"]]}},
+            "flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}},
+        }
+        return list(self.post("/flow_runs/filter", query))
+
+    def missed(self, before: str) -> list[dict[str, Any]]:
+        """Scheduled runs that should have begun before ``before`` (ISO time)."""
+        query = {
+            "flow_runs": {
+                "state": {"type": {"any_": ["SCHEDULED"]}},
+                "expected_start_time": {"before_": before},
+            }
+        }
+        return list(self.post("/flow_runs/filter", query))
+
+    def set_state(self, identity: str, kind: str, message: str) -> None:
+        state = {"type": kind, "name": kind.title(), "message": message}
+        self.post(f"/flow_runs/{identity}/set_state", {"state": state})
+
+    def online_workers(self, pool: str) -> list[dict[str, Any]]:
+        """Workers of a pool that were heard of lately; empty if there is no such pool."""
+        if not self.has_pool(pool):
+            return []
+        workers = self.post(f"/work_pools/{pool}/workers/filter", {})
+        return [w for w in workers if w["status"] == "ONLINE"]
+
+    def has_pool(self, pool: str) -> bool:
+        return bool(self.post("/work_pools/filter", {"work_pools": {"name": {"any_": [pool]}}}))
+
+    def _ask(self, verb: str, path: str, body: Any) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, self._headers, method=verb)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            said = error.read().decode(errors="replace")[:300]
+            raise InputError(f"{verb} {self.url}{path}: status {error.code} ({said})") from error

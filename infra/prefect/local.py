@@ -1,0 +1,160 @@
+"""``rcm distill``: the deployment on a local Prefect, followed to its end."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from infra.prefect.api import FINAL, Api
+from infra.prefect.server import Local, api, deploy, ensure_server, ensure_worker
+
+DEPLOYMENT = "rcm-distill/rcm-distill"
+STAGES = 8
+POLL_SECONDS = 0.5
+CANCEL_SECONDS = 60
+OWN_NOISE = re.compile(
+    r"(Beginning flow run|Finished in state|Created task run|Executing|View at|Task run .* received)"
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    run: str
+    state: str
+    message: str
+    page: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """A server with a worker, and which of them are ours to end when we are interrupted."""
+
+    root: Path
+    url: str
+    server: bool
+    worker: bool
+
+    def stop(self) -> None:
+        local = Local(self.root)
+        if self.worker:
+            local.worker.stop()
+        if self.server:
+            local.server.stop()
+
+
+@contextmanager
+def prefect_up(root: Path) -> Iterator[Started]:
+    """Server, worker and deployments; if the block is interrupted, what was started for it ends."""
+    started = Started(root, "", server=False, worker=False)
+    local = Local(root)
+    before = {daemon.name: daemon.running() is not None for daemon in (local.server, local.worker)}
+    try:
+        url, server = ensure_server(root)
+        started = Started(root, url, server, worker=False)
+        if server:
+            _skip_missed(api(url))
+        started = Started(root, url, server, ensure_worker(root, url))
+        deploy(root, url)
+        yield started
+    except (KeyboardInterrupt, SystemExit):
+        # An interrupt may come before the assignment above: what was not there before is ours.
+        Started(root, started.url, not before["server"], not before["worker"]).stop()
+        raise
+
+
+def distill(root: Path, overrides: Sequence[str], teacher: str | None) -> Outcome:
+    """Runs the deployment in the project's own folder and shows its lines; interrupted, it is cancelled."""
+    with prefect_up(root) as started:
+        server = api(started.url)
+        if started.worker:
+            for run in server.unfinished(DEPLOYMENT):
+                server.set_state(run["id"], "CRASHED", "its worker is gone")
+        parameters = {"overrides": list(overrides), "teacher": teacher, "in_place": True}
+        run = server.start(DEPLOYMENT, parameters)
+        page = f"{started.url.removesuffix('/api')}/runs/flow-run/{run['id']}"
+        print(f"Prefect: {page}", flush=True)
+        try:
+            ended = follow(server, run["id"])
+        except (KeyboardInterrupt, SystemExit):
+            print("cancelling the run ...", file=sys.stderr, flush=True)
+            cancel(server, run["id"])
+            raise
+        return Outcome(run["id"], ended["state"]["type"], ended["state"]["message"] or "", page)
+
+
+def follow(server: Api, identity: str) -> dict[str, Any]:
+    """Shows the run's lines and progress until it ends; returns it."""
+    with _display() as (line, done):
+        seen = 0
+        while True:
+            run = server.run(identity)
+            while batch := server.logs(identity, seen):
+                seen += len(batch)
+                for entry in batch:
+                    if text := _text(entry):
+                        line(text)
+            done(sum(s["state_type"] == "COMPLETED" for s in server.stages(identity)))
+            if run["state"]["type"] in FINAL:
+                return run
+            time.sleep(POLL_SECONDS)
+
+
+def cancel(server: Api, identity: str) -> None:
+    """Asks for the run to be cancelled and waits until its processes are gone."""
+    run = server.run(identity)
+    if run["state"]["type"] in FINAL:
+        return
+    server.set_state(identity, "CANCELLING", "interrupted")
+    limit = time.monotonic() + CANCEL_SECONDS
+    while server.run(identity)["state"]["type"] not in FINAL and time.monotonic() < limit:
+        time.sleep(POLL_SECONDS)
+
+
+def complaint(message: str) -> str | None:
+    """The sentence of an InputError in a state's message, if that is what ended the run."""
+    _, found, sentence = message.partition("InputError: ")
+    return sentence.strip() if found else None
+
+
+def _skip_missed(server: Api) -> None:
+    """Runs that were due while the server was off are not made up for; the next ones are."""
+    for run in server.missed(datetime.now(UTC).isoformat()):
+        server.set_state(run["id"], "CANCELLED", "due while the server was off")
+
+
+def _text(entry: dict[str, Any]) -> str:
+    """What to show of a log entry: no bookkeeping of Prefect's, no traceback (the page has both)."""
+    message = str(entry["message"])
+    if OWN_NOISE.match(message):
+        return ""
+    return message.split("\nTraceback", 1)[0].rstrip() if entry["level"] >= 40 else message.rstrip()
+
+
+@contextmanager
+def _display() -> Iterator[tuple[Any, Any]]:
+    """Two functions: show a line, show how many stages are done."""
+    if not sys.stdout.isatty():
+        yield (lambda text: print(text, flush=True)), (lambda _: None)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("stages"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns) as progress:
+        bar = progress.add_task("stages", total=STAGES)
+
+        def line(text: str) -> None:
+            progress.console.print(text, markup=False, highlight=False)
+
+        def done(number: int) -> None:
+            progress.update(bar, completed=number)
+
+        yield line, done

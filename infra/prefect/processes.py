@@ -1,0 +1,112 @@
+"""Long-lived processes that we start, remember and end: Prefect's server and worker."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from rcm_core.storage import write_json
+
+GRACE_SECONDS = 15
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """A process in a session of its own; ``<name>.json`` (record) and ``<name>.log`` in ``folder``."""
+
+    folder: Path
+    name: str
+
+    @property
+    def record(self) -> Path:
+        return self.folder / f"{self.name}.json"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"{self.name}.log"
+
+    def running(self) -> psutil.Process | None:
+        """The process, if it still is the one that was started (numbers are used again)."""
+        if not self.record.is_file():
+            return None
+        known = json.loads(self.record.read_text())
+        try:
+            process = psutil.Process(known["pid"])
+            same = process.create_time() == known["created"] and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return None
+        return process if same else None
+
+    def facts(self) -> dict[str, str]:
+        """What ``start`` was told to remember; empty if the process is gone."""
+        return dict(json.loads(self.record.read_text())["facts"]) if self.running() else {}
+
+    def start(
+        self, command: Sequence[str], cwd: Path, env: Mapping[str, str], facts: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        """Starts ``command``, its output in the log, and remembers it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                list(command),
+                cwd=cwd,
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            created = psutil.Process(process.pid).create_time()
+            write_json(self.record, {"pid": process.pid, "created": created, "facts": dict(facts)})
+        except BaseException:  # an interrupt, too, must not leave a process that nobody knows of
+            process.kill()
+            raise
+        return process
+
+    def stop(self) -> bool:
+        """Ends the process and all that it started; False if there is none."""
+        process = self.running()
+        if process is not None:
+            end_tree(process)
+        self.record.unlink(missing_ok=True)
+        return process is not None
+
+    def last_words(self) -> str:
+        """The end of the log, for an error message."""
+        lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.is_file() else []
+        return " | ".join(line.strip() for line in lines[-3:])
+
+
+def end_tree(process: psutil.Process) -> None:
+    """SIGTERM to ``process``, then to what is left of its descendants, then SIGKILL."""
+    try:
+        family = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for members, number in ((family[:1], signal.SIGTERM), (family, signal.SIGTERM), (family, signal.SIGKILL)):
+        for member in members:
+            if member.is_running():
+                _signal(member, number)
+        _, family = psutil.wait_procs(family, timeout=GRACE_SECONDS)
+        if not family:
+            return
+
+
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return
+
+
+def python_command(*module: str) -> list[str]:
+    """Our own Python running a module."""
+    return [sys.executable, "-m", *module]

@@ -1,0 +1,164 @@
+"""A Prefect server and worker on this machine: those that run already, or our own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.prefect.api import Api
+from infra.prefect.processes import Daemon, python_command
+from infra.state import state_home
+from rcm_core.errors import InputError
+
+POOL = "rcm-pool"
+PORT = "RCM_PREFECT_PORT"
+START_SECONDS = 180
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Local:
+    """Where the server and the worker of the project at ``root`` keep their data."""
+
+    root: Path
+
+    @property
+    def home(self) -> Path:
+        return state_home(self.root) / "prefect"
+
+    @property
+    def server(self) -> Daemon:
+        return Daemon(self.home, "server")
+
+    @property
+    def worker(self) -> Daemon:
+        return Daemon(self.home, "worker")
+
+    def environment(self, url: str) -> dict[str, str]:
+        """For every Prefect process of ours: our data folder, our packages, nothing sent anywhere."""
+        ours = os.pathsep.join([str(self.root), str(self.root / "kernels")])
+        return os.environ | {
+            "PREFECT_HOME": str(self.home),
+            "PREFECT_API_URL": url,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+            "DO_NOT_TRACK": "1",
+            "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
+            "PREFECT_PLUGINS_ENABLED": "false",
+            "PYTHONPATH": ours,
+            "PYTHONUNBUFFERED": "1",
+        }
+
+
+def known_api_url(folder: Path) -> str | None:
+    """The address of the project's own server, if it runs."""
+    return Local(folder).server.facts().get("url")
+
+
+def ensure_server(root: Path) -> tuple[str, bool]:
+    """The API's address, and whether the server was started for it.
+
+    ``PREFECT_API_URL`` if set, else 127.0.0.1 at ``RCM_PREFECT_PORT`` (4200). InputError if the former does
+    not answer or the latter belongs to something that is not Prefect.
+    """
+    given = os.environ.get("PREFECT_API_URL")
+    if given:
+        if not api(given).healthy():
+            raise InputError(
+                f"PREFECT_API_URL = {given}: no Prefect server answers there; start it or unset it"
+            )
+        return given, False
+    local = Local(root)
+    url = local.server.facts().get("url") or f"http://127.0.0.1:{_port()}/api"
+    if Api(url).healthy():
+        return url, False
+    port = int(url.rpartition(":")[2].removesuffix("/api"))
+    if _taken(port) and not local.server.running():
+        raise InputError(
+            f"port {port} is taken by something that is not a Prefect server; end that,"
+            f" or set {PORT} to a free port"
+        )
+    if not local.server.running():
+        arguments = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
+        env = local.environment(url)
+        started = local.server.start(python_command("prefect", *arguments), root, env, {"url": url})
+        _wait(lambda: Api(url).healthy(), started, local.server, "Prefect's server")
+    return url, True
+
+
+def ensure_worker(root: Path, url: str) -> bool:
+    """A worker that takes runs from our pool; whether it was started for it."""
+    local = Local(root)
+    if api(url).online_workers(POOL) and (local.worker.running() or not local.worker.record.exists()):
+        return False
+    if local.worker.running():
+        return False
+    arguments = ["worker", "start", "--pool", POOL, "--type", "process", "--limit", "1"]
+    started = local.worker.start(
+        python_command("prefect", *arguments), root, local.environment(url), {"url": url}
+    )
+    _wait(lambda: api(url).has_pool(POOL), started, local.worker, "Prefect's worker")
+    return True
+
+
+def deploy(root: Path, url: str) -> None:
+    """Everything in prefect.yaml: deployments, schedules, triggers, limits."""
+    command = python_command("prefect", "--no-prompt", "deploy", "--all")
+    env = Local(root).environment(url)
+    answer = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise RuntimeError(
+            f"`prefect deploy --all` failed: {(answer.stderr or answer.stdout).strip()[-800:]}"
+        )
+
+
+def stop(root: Path) -> list[str]:
+    """Ends our worker (with what it runs) and our server; the names of those that ran."""
+    local = Local(root)
+    return [daemon.name for daemon in (local.worker, local.server) if daemon.stop()]
+
+
+def api(url: str) -> Api:
+    return Api(url, os.environ.get("PREFECT_API_KEY"))
+
+
+def _port() -> int:
+    text = os.environ.get(PORT, "4200")
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise InputError(f"{PORT} = {text!r}: expected a port number, 1 to 65535")
+    return int(text)
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
+def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], daemon: Daemon, what: str) -> None:
+    """Until ``ready``; RuntimeError with the log's last lines if the process ends first or takes too long."""
+    limit = time.monotonic() + START_SECONDS
+    while not ready():
+        if _ended(process) or time.monotonic() > limit:
+            words = daemon.last_words()
+            daemon.stop()
+            raise RuntimeError(f"{what} did not come up: {words} (whole log: {daemon.log})")
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    """Waits a moment for the process to end."""
+    try:
+        process.wait(POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    return True

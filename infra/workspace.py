@@ -1,0 +1,109 @@
+"""Where a run works: the project itself, or a git worktree of its own that shares DVC's cache."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.state import held, state_home
+from rcm_core.errors import InputError
+
+REPORT = Path("runs/report/report.html")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A checkout that one run has to itself."""
+
+    root: Path
+    """The project."""
+    path: Path
+    """Where its stages run: ``root``, or a worktree of it."""
+    name: str
+
+    @property
+    def own(self) -> bool:
+        return self.path != self.root
+
+    @property
+    def report(self) -> Path:
+        """Where the report stays when the run has ended."""
+        if self.own:
+            return state_home(self.root) / "reports" / f"{self.name}.html"
+        return self.path / REPORT
+
+
+@contextmanager
+def opened(root: Path, name: str, in_place: bool) -> Iterator[Workspace]:
+    """The workspace of run ``name``, held until the end; a worktree that a failed run left is used again."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise InputError(
+            f"run name {name!r}: expected letters, digits, dot, dash, underscore, as in nightly-3"
+        )
+    if in_place:
+        with held(state_home(root) / "locks" / "workspace"):
+            yield Workspace(root, root, name)
+        return
+    path = state_home(root) / "worktrees" / name
+    with held(path):
+        _add_worktree(root, path)
+        yield Workspace(root, path, name)
+
+
+def finish(space: Workspace) -> None:
+    """Keeps what a run in a worktree leaves: its report, and the run as a DVC experiment."""
+    if not space.own:
+        return
+    if (space.path / REPORT).is_file():
+        space.report.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(space.path / REPORT, space.report)
+    dvc(space, "exp", "save", "--force", "--name", space.name)
+    _git(space.root, "worktree", "remove", "--force", str(space.path))
+
+
+def environment(space: Workspace, extra: Mapping[str, str]) -> dict[str, str]:
+    """For the commands of ``space``: our Python first on PATH, its own packages, lines as they come."""
+    ours = [str(space.path), str(space.path / "kernels")]
+    return os.environ | {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONPATH": os.pathsep.join(ours),
+        "PYTHONUNBUFFERED": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "RCM_HOME": str(state_home(space.root)),
+        **extra,
+    }
+
+
+def dvc(space: Workspace, *arguments: str) -> str:
+    """Output of a DVC command in ``space``; RuntimeError with what it said if it fails."""
+    return _run([sys.executable, "-m", "dvc", *arguments], space.path, environment(space, {}))
+
+
+def _add_worktree(root: Path, path: Path) -> None:
+    if not path.exists():
+        _git(root, "worktree", "prune")
+        _git(root, "worktree", "add", "--detach", str(path), "HEAD")
+    local = root / ".dvc" / "config.local"
+    if local.is_file():
+        shutil.copy2(local, path / ".dvc" / "config.local")
+    main = Workspace(root, root, "")
+    dvc(Workspace(root, path, ""), "config", "--local", "cache.dir", dvc(main, "cache", "dir").strip())
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return _run(["git", *arguments], root, dict(os.environ))
+
+
+def _run(command: list[str], folder: Path, env: dict[str, str]) -> str:
+    answer = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        said = (answer.stderr or answer.stdout).strip()
+        raise RuntimeError(f"`{' '.join(command[-5:])}` failed in {folder}: {said}")
+    return answer.stdout

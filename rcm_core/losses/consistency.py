@@ -24,9 +24,11 @@ def consistency_tangent(
     state = x.double()
     cos, sin = per_sample(t.cos(), state), per_sample(t.sin(), state)
     error, jvp = F_student.double() - F_teacher.double(), J.double()
+    drift = cos * sin * state
     if form == "scm":
-        return -cos.square() * error - r * (cos * sin * state + jvp)
-    return -cos * (1 - (r * sin).square()).sqrt() * error - (r * cos * sin * state + jvp)
+        return -(cos.square() * error + r * (drift + jvp))
+    share = torch.sqrt(1.0 - (r * sin).square())
+    return -(cos * share * error + r * drift + jvp)
 
 
 def normalise_tangent(g: Tensor, c: float = 0.1) -> Tensor:
@@ -37,7 +39,7 @@ def normalise_tangent(g: Tensor, c: float = 0.1) -> Tensor:
 
 def tangent_norm(g: Tensor) -> Tensor:
     """``[B]`` norms of ``g`` before normalisation: the progress metric of consistency training."""
-    return g.double().flatten(1).norm(dim=1)
+    return g.double().flatten(1).square().sum(1).sqrt()
 
 
 def consistency_loss(F: Tensor, g: Tensor) -> Tensor:

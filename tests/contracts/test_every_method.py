@@ -132,7 +132,7 @@ def test_every_tangent_gives_nearly_the_same_step(name, tangent):
 @pytest.mark.parametrize("where", ["x0", "teacher"])
 @pytest.mark.parametrize("step", [0, 1, 150, 151])
 def test_a_sample_that_is_not_finite_is_counted_and_changes_nothing_else(name, where, step):
-    """Its row may hold anything: the others' gradient is finite, and the count says one sample was left out."""
+    """Its row may hold anything: the others' gradient is finite and one sample is counted as left out."""
     method, nets = build(name), networks()
     data = batch(step)
     if where == "x0":

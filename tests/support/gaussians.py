@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class Mixture:
         return self.means[which] + self.std * noise
 
     def _posterior(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of x = alpha x0 + sigma eps: responsibilities [B, K, 1], deviations [B, K, D], variances [B, 1, 1]."""
+        """Of x = alpha x0 + sigma eps: responsibilities [B, K, 1], deviations [B, K, D], variances."""
         alpha, sigma = alpha.reshape(-1, 1, 1), sigma.reshape(-1, 1, 1)
         deviation = x[:, None] - alpha * self.means
         variance = (alpha * self.std) ** 2 + sigma**2
@@ -48,7 +49,7 @@ class Mixture:
         share, deviation, variance = self._posterior(x, t.cos(), t.sin())
         return -(share * deviation / variance).sum(1)
 
-    def velocity(self, x: Tensor, t: Tensor, condition: object = None) -> Tensor:  # noqa: ARG002
+    def velocity(self, x: Tensor, t: Tensor, condition: object = None) -> Tensor:
         """E[cos t z - sin t x0 | x]: the perfect teacher."""
         cos, sin = t.cos().to(x.dtype), t.sin().to(x.dtype)
         noise, clean = self.noise(x, cos, sin), self.denoise(x, cos, sin)
@@ -65,7 +66,7 @@ class Gaussian:
     def mixture(self) -> Mixture:
         return Mixture(torch.ones(1, dtype=self.mean.dtype), self.mean[None], self.std)
 
-    def velocity(self, x: Tensor, t: Tensor, condition: object = None) -> Tensor:  # noqa: ARG002
+    def velocity(self, x: Tensor, t: Tensor, condition: object = None) -> Tensor:
         return self.mixture().velocity(x, t)
 
     def deviation(self, t: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ class Gaussian:
         centred = x - per_sample(t.cos(), x) * self.mean
         return per_sample(s.cos(), x) * self.mean + ratio * centred
 
-    def consistency_velocity(self, x: Tensor, t: Tensor, condition: object = None) -> Tensor:  # noqa: ARG002
+    def consistency_velocity(self, x: Tensor, t: Tensor, condition: object = None) -> Tensor:
         """The F whose clean prediction is the exact consistency function; for t well above 0 (divides by sin
         t).
         """
@@ -111,13 +112,13 @@ class Perceptron(nn.Module):
         super().__init__()
         rng = torch.Generator().manual_seed(seed)
         sizes = [dimension + 4, width, width, width, dimension]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         with torch.no_grad():
             for layer in self.layers:
                 layer.weight.normal_(0, layer.in_features**-0.5, generator=rng)
                 layer.bias.zero_()
 
-    def forward(self, x: Tensor, t: Tensor, condition: object = None) -> Tensor:  # noqa: ARG002
+    def forward(self, x: Tensor, t: Tensor, condition: object = None) -> Tensor:
         t = t.to(x.dtype)[:, None]
         h = torch.cat([x, t.cos(), t.sin(), (2 * t).cos(), (2 * t).sin()], 1)
         for layer in self.layers[:-1]:

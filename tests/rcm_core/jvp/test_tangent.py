@@ -14,17 +14,17 @@ T = torch.linspace(0.0, math.pi / 2, 24, dtype=torch.float64)
 F_TEACHER = TEACHER.velocity(X, T)
 
 
-def J(kind: str) -> torch.Tensor:
+def scaled_derivative(kind: str) -> torch.Tensor:
     return consistency_jvp(STUDENT, X, T, {}, F_TEACHER, kind)[1]
 
 
 @pytest.mark.parametrize(("kind", "equation"), [("semi", "E22"), ("discrete", "E23")])
 def test_e22_e23_differences_approach_the_exact_tangent_at_first_order(kind, equation, monkeypatch):
-    exact = J("exact")
+    exact = scaled_derivative("exact")
     errors = []
     for h in (1e-2, 1e-3, 1e-4):
         monkeypatch.setattr(tangent, "ANGLE_STEP", h)
-        errors.append(float((J(kind) - exact).abs().max()))
+        errors.append(float((scaled_derivative(kind) - exact).abs().max()))
     assert 8 < errors[0] / errors[1] < 12, equation
     assert 8 < errors[1] / errors[2] < 12, equation
     # at the published step the error is h times half a second derivative

@@ -134,7 +134,7 @@ def test_e21_loss_moves_the_velocity_along_the_tangent_and_nothing_else():
 
 
 def test_descending_the_loss_descends_the_consistency_error(parts):
-    """One gradient step on F moves f(x, t) towards the clean prediction of the neighbouring, cleaner state."""
+    """One gradient step on F moves f(x, t) towards that of the neighbouring, cleaner state."""
     F, F_teacher, J = parts
     g = consistency_tangent(F, F_teacher, J, X, T, 1.0)
     derivative = along_the_ode(lambda x, t: predict_x0(x, t, STUDENT(x, t)))

@@ -14,7 +14,7 @@ ANGLES = (math.pi / 2, 1.3, 1.0, 0.6)
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
 def test_e28_exact_consistency_function_gives_the_exact_distribution(steps):
-    """For a Gaussian the sampler is affine in its noise: mean and covariance follow without drawing a sample."""
+    """For a Gaussian the sampler is affine in its noise: mean and covariance need no samples."""
 
     def run(noise: torch.Tensor) -> torch.Tensor:
         return sample_student(GAUSSIAN.consistency_velocity, noise[:, None], {}, ANGLES[:steps])[0]

@@ -91,7 +91,7 @@ def test_state_of_other_lengths_is_refused():
 
 
 def test_length_without_a_profile_is_refused():
-    with pytest.raises(InputError, match="below 0.28"):
+    with pytest.raises(InputError, match="choose one below"):
         PowerEMA(nn.Linear(1, 1), [0.5])
 
 

@@ -1,4 +1,4 @@
-"""What every metric keeps: identical sets score best, the order of samples does not matter, weights are copies."""
+"""What every metric keeps: identical sets score best, order does not matter, weights are copies."""
 
 from __future__ import annotations
 

@@ -1,0 +1,208 @@
+"""Charts as inline SVG that takes its colours from the page, in light and dark."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from io import StringIO
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from rcm_core.evaluation.report.run_folder import Curve, Run, Sampler
+
+INK, MUTED, LINE = "#010101", "#020202", "#030303"
+TEACHER, STUDENT, RAW = "#040404", "#050505", "#060606"
+PAGE_COLOURS = {
+    INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)",
+    TEACHER: "var(--teacher)", STUDENT: "var(--student)", RAW: "var(--raw)",
+}  # fmt: skip
+SERIES = (STUDENT, TEACHER, RAW, MUTED)
+STYLE = {
+    "svg.fonttype": "none", "svg.hashsalt": "rcm-distill", "font.size": 9.5, "text.color": INK,
+    "axes.edgecolor": LINE, "axes.labelcolor": MUTED, "axes.titlecolor": INK, "axes.titlesize": 10.5,
+    "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 10,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
+    "axes.grid": True, "grid.color": LINE, "grid.linewidth": 0.7, "axes.axisbelow": True,
+    "xtick.color": MUTED, "ytick.color": MUTED, "xtick.major.size": 0, "ytick.major.size": 0,
+    "xtick.minor.size": 0, "ytick.minor.size": 0, "legend.frameon": False, "lines.linewidth": 1.8,
+}  # fmt: skip
+METRICS = (
+    ("frechet", "Fréchet to real images ↓"),
+    ("frechet_teacher", "Fréchet to teacher ↓"),
+    ("accuracy", "Accuracy ↑"),
+    ("precision", "Precision ↑"),
+    ("recall", "Recall ↑"),
+    ("diversity", "Diversity ↑"),
+)
+METRIC_WORDS = {
+    "frechet": "Fréchet distance", "frechet_teacher": "Fréchet to teacher", "accuracy": "accuracy",
+}  # fmt: skip
+CURVES = {
+    "loss": ("Student loss", False),
+    "tangent_norm": ("Tangent norm", True),
+    "fake_loss": ("Fake-score loss", True),
+    "dmd_gradient": ("Distribution-matching gradient", True),
+    "nonfinite": ("Samples left out as not finite", False),
+}
+
+
+def cost_and_quality(run: Run) -> str:
+    """Frechet distance over seconds per sample, both with intervals: the trade that distillation is about."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 3.4), layout="constrained")
+        axes = figure.add_subplot()
+        for sampler in run.samplers:
+            cost, quality = (run.metrics[sampler.key][key] for key in ("seconds_per_sample", "frechet"))
+            x, y = cost["value"] * 1e3, quality["value"]
+            kind, steps = sampler.name.split(", ")
+            axes.errorbar(
+                x, y, xerr=_bars([cost], 1e3), yerr=_bars([quality]), fmt="o", markersize=8,
+                color=_colour(sampler), elinewidth=1.6, label=kind,
+            )  # fmt: skip
+            axes.annotate(
+                steps, (x, quality["high"]), xytext=(0, 5), textcoords="offset points",
+                color=INK, fontsize=9, ha="center",
+            )  # fmt: skip
+        axes.set(xscale="log", xlabel="milliseconds per sample", ylabel="Fréchet distance")
+        axes.margins(x=0.08, y=0.15)
+        axes.set_ylim(bottom=0)
+        _plain_numbers(axes.xaxis)
+        _legend_once(axes)
+        return _svg(figure)
+
+
+def intervals(run: Run) -> str:
+    """Every metric of every sampler with its interval."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 4.4), layout="constrained")
+        grid = figure.subplots(2, 3, sharey=True)
+        rows = range(len(run.samplers))[::-1]
+        for axes, (key, title) in zip(grid.flat, METRICS):
+            for y, sampler in zip(rows, run.samplers):
+                estimate = run.metrics[sampler.key][key]
+                axes.errorbar(
+                    estimate["value"], y, xerr=_bars([estimate]), fmt="o", markersize=6,
+                    color=_colour(sampler), elinewidth=2,
+                )  # fmt: skip
+            axes.axvline(
+                run.metrics["teacher"][key]["value"], color=TEACHER, linewidth=1, linestyle=(0, (3, 3))
+            )
+            axes.set_title(title)
+            axes.set_yticks(list(rows), [s.name for s in run.samplers])
+            axes.grid(axis="y", visible=False)
+            axes.margins(y=0.15)
+        return _svg(figure)
+
+
+def training(curves: dict[str, Curve]) -> str:
+    """Loss, tangent norm and whatever else the method logged, over iterations."""
+    shown = [(name, *CURVES[name]) for name in CURVES if name in curves and any(v for _, v in curves[name])]
+    if not shown:
+        return '<p class="note">Training left no curve.</p>'
+    with matplotlib.rc_context(STYLE):
+        columns = min(2, len(shown))
+        rows = -(-len(shown) // columns)
+        figure = Figure(figsize=(9.6, 2.6 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes, (name, title, logarithmic) in zip(grid.flat, shown):
+            steps, values = zip(*curves[name])
+            axes.plot(steps, values, color=STUDENT)
+            if logarithmic and min(values) > 0:
+                axes.set_yscale("log")
+                _plain_numbers(axes.yaxis)
+            axes.set_title(title)
+            axes.set_xlabel("iteration")
+        for axes in list(grid.flat)[len(shown) :]:
+            axes.set_visible(False)
+        return _svg(figure)
+
+
+def candidates(selection: dict[str, Any]) -> str:
+    """Score of every candidate over training, per step count and in the mean, one line per EMA length."""
+    lengths = sorted({c["ema"] for c in selection["candidates"]})
+    panels = [("score", "Mean"), *((str(s), f"{s} step{'s' if s > 1 else ''}") for s in selection["steps"])]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 2.9), layout="constrained")
+        grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)
+        for axes, (key, title) in zip(grid.flat, panels):
+            for length, colour in zip(lengths, SERIES * len(lengths)):
+                _candidate_line(axes, selection["candidates"], key, length, colour)
+            _mark_choice(axes, selection, key)
+            axes.set_title(title)
+            axes.set_xlabel("iteration")
+        grid[0, 0].set_ylabel(METRIC_WORDS[selection["metric"]])
+        grid[0, 0].legend(fontsize=8.5)
+        return _svg(figure)
+
+
+def _candidate_line(
+    axes: Axes, every: Sequence[dict[str, Any]], key: str, length: float, colour: str
+) -> None:
+    points = sorted((c["step"], i) for i, c in enumerate(every) if c["ema"] == length)
+    estimates = [_estimate(every[i], key) for _, i in points]
+    axes.errorbar(
+        [step for step, _ in points], [e["value"] for e in estimates], yerr=_bars(estimates),
+        color=colour, marker="o", markersize=4, elinewidth=1.2, label=f"EMA {length:g}",
+    )  # fmt: skip
+
+
+def _mark_choice(axes: Axes, selection: dict[str, Any], key: str) -> None:
+    chosen = next(c for c in selection["candidates"] if c["name"] == selection["choice"]["name"])
+    axes.plot(
+        chosen["step"], _estimate(chosen, key)["value"], "o", markersize=13, markerfacecolor="none",
+        markeredgecolor=INK, markeredgewidth=1.4, label="chosen",
+    )  # fmt: skip
+
+
+def _estimate(candidate: dict[str, Any], key: str) -> dict[str, Any]:
+    found: dict[str, Any] = candidate["score"] if key == "score" else candidate["scores"][key]
+    return found
+
+
+def _bars(estimates: Sequence[dict[str, Any]], unit: float = 1.0) -> list[list[float]]:
+    below = [(e["value"] - e["low"]) * unit for e in estimates]
+    return [below, [(e["high"] - e["value"]) * unit for e in estimates]]
+
+
+def _plain_numbers(axis: XAxis | YAxis) -> None:
+    """1, 2, 5, 10 instead of powers on a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _legend_once(axes: Axes) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    first = dict(zip(names[::-1], handles[::-1]))
+    ordered = list(dict.fromkeys(names))
+    axes.legend([first[name] for name in ordered], ordered, loc="upper right", fontsize=9)
+
+
+def _colour(sampler: Sampler) -> str:
+    return STUDENT if sampler.student else TEACHER if sampler.key == "teacher" else RAW
+
+
+def _svg(figure: Figure) -> str:
+    """Inline SVG without prologue, metadata and name spaces, which HTML does not need."""
+    figure.patch.set_alpha(0)
+    for axes in figure.axes:
+        axes.patch.set_alpha(0)
+    stream = StringIO()
+    figure.savefig(
+        stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+    )
+    text = stream.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
+    text = re.sub(r"(font: [^;\"']*?px )[^;\"]*", r"\1system-ui, sans-serif", text)
+    text = re.sub(
+        r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", re.sub(r' height="[^"]*pt"', "", text, count=1), count=1
+    )
+    for placeholder, colour in PAGE_COLOURS.items():
+        text = text.replace(placeholder, colour)
+    return text

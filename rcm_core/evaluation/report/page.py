@@ -1,0 +1,108 @@
+"""The page: verdict, samples, numbers, how the student was trained and chosen, where it comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rcm_core.evaluation.report import figures, tables
+from rcm_core.evaluation.report.headline import cards, header
+from rcm_core.evaluation.report.run_folder import Run, read_run
+from rcm_core.evaluation.report.samples import PER_CELL, grid
+from rcm_core.evaluation.report.style import STYLE
+from rcm_core.evaluation.report.words import escape
+
+
+def render(runs: Path, title: str, prompts: int) -> str:
+    """``report.html`` of the run in ``runs``, with ``prompts`` rows of samples.
+
+    The same files give the same bytes; nothing is fetched when the page is opened. InputError names a
+    file that is missing or does not fit.
+    """
+    run = read_run(runs)
+    panels = (
+        header(run, title), cards(run), _samples(run, prompts), _numbers(run), _training(run),
+        _selection(run), _lineage(run), _protocol(run),
+    )  # fmt: skip
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(panels)
+        + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _panel(title: str, note: str, *content: str) -> str:
+    return (
+        f'<section class="panel"><h2>{escape(title)}</h2><p class="note">{escape(note)}</p>'
+        f"{''.join(content)}</section>"
+    )
+
+
+def _figure(svg: str, caption: str) -> str:
+    words = escape(caption)
+    return f'<figure role="img" aria-label="{words}">{svg}<figcaption>{words}</figcaption></figure>'
+
+
+def _samples(run: Run, prompts: int) -> str:
+    note = (
+        f"The first {PER_CELL} samples of each prompt, not picked. Prompts were not seen in training;"
+        " along a row every sampler starts from the same noise."
+    )
+    return _panel("Samples, side by side", note, f'<div class="scroll">{grid(run, prompts)}</div>')
+
+
+def _numbers(run: Run) -> str:
+    note = "Against held-out real images and prompts, with 95 % intervals. Arrows say which way is better."
+    return _panel(
+        "How good, how fast",
+        note,
+        f'<div class="scroll">{tables.results(run)}</div>',
+        _figure(
+            figures.cost_and_quality(run),
+            "Fréchet distance to held-out real images over the time for a sample.",
+        ),
+        _figure(
+            figures.intervals(run), "Every metric with its 95 % interval; the dashed line is the teacher."
+        ),
+    )
+
+
+def _training(run: Run) -> str:
+    note = (
+        "Averages over the iterations between two points; the tangent norm is taken before it is normalised."
+    )
+    return _panel(
+        "Training", note, _figure(figures.training(run.curves), "What training logged, over iterations.")
+    )
+
+
+def _selection(run: Run) -> str:
+    many = len(run.selection["candidates"])
+    return _panel(
+        "Choice of the student",
+        run.selection["reason"],
+        _figure(
+            figures.candidates(run.selection),
+            "Every candidate on the validation split; the ring is the choice.",
+        ),
+        f"<details{' open' if many <= 12 else ''}><summary>All {many} candidates</summary>"
+        f'<div class="scroll">{tables.candidates(run.selection)}</div></details>',
+    )
+
+
+def _lineage(run: Run) -> str:
+    note = "Everything that this student is a function of, and what it cost."
+    return _panel(
+        "Lineage", note, f'<div class="scroll">{tables.stages(run.records)}</div>', tables.lineage(run)
+    )
+
+
+def _protocol(run: Run) -> str:
+    protocol = run.metrics["protocol"]
+    return _panel(
+        "Protocol",
+        str(protocol["description"]),
+        f'<p class="note">Protocol hash <code>{escape(str(protocol["hash"]))}</code>. An interval is for the'
+        " score expected at this number of samples against these real images.</p>",
+    )

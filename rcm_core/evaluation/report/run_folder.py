@@ -1,0 +1,112 @@
+"""What the report reads: the JSON, curves and samples that the stages left in ``runs/``."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rcm_core.errors import InputError
+from rcm_core.storage import read_json
+
+STAGES = ("teacher", "prompts", "trajectories", "train", "select", "evaluate")
+Curve = list[tuple[float, float]]
+
+
+class Sampler(NamedTuple):
+    """One row of the results: a network and its number of steps."""
+
+    key: str
+    """As in metrics.json: "teacher", "teacher_1", "student_4"."""
+    name: str
+    steps: int
+    student: bool
+
+
+class Run(NamedTuple):
+    """A finished run, up to evaluate."""
+
+    teacher: dict[str, Any]
+    selection: dict[str, Any]
+    metrics: dict[str, Any]
+    samplers: list[Sampler]
+    """The teacher, then the students from most to fewest steps, then the undistilled teacher."""
+    samples: dict[str, Tensor]
+    """Pixels in [0, 1], ``[N, C, T, H, W]``, by sampler key."""
+    prompts: list[str]
+    curves: dict[str, Curve]
+    """(step, value) pairs by column; columns without a value are left out."""
+    records: dict[str, dict[str, Any]]
+
+
+def read_run(runs: Path) -> Run:
+    """Reads the folder ``runs``; InputError names a file that is missing, unreadable or does not fit."""
+    folder = runs / "evaluate/samples"
+    teacher = read_json(runs / "teacher/teacher.json", "teacher")
+    metrics = read_json(runs / "evaluate/metrics.json", "evaluate")
+    prompts = read_json(folder / "prompts.json", "evaluate")
+    samplers = _samplers(metrics, teacher["steps"])
+    return Run(
+        teacher=teacher,
+        selection=read_json(runs / "select/selection.json", "select"),
+        metrics=metrics,
+        samplers=samplers,
+        samples={s.key: _pixels(folder / f"{s.key}.safetensors", len(prompts)) for s in samplers},
+        prompts=prompts,
+        curves=_curves(runs / "train/curves.csv"),
+        records=_records(runs),
+    )
+
+
+def counted(steps: int) -> str:
+    """ "1 step", "4 steps"."""
+    return f"{steps} step" if steps == 1 else f"{steps} steps"
+
+
+def _samplers(metrics: dict[str, Any], teacher_steps: int) -> list[Sampler]:
+    def counts(prefix: str) -> list[int]:
+        return sorted(
+            (int(key.removeprefix(prefix)) for key in metrics if key.startswith(prefix)), reverse=True
+        )
+
+    return [
+        Sampler("teacher", f"Teacher, {counted(teacher_steps)}", teacher_steps, False),
+        *(Sampler(f"student_{s}", f"Student, {counted(s)}", s, True) for s in counts("student_")),
+        *(Sampler(f"teacher_{s}", f"Not distilled, {counted(s)}", s, False) for s in counts("teacher_")),
+    ]
+
+
+def _records(runs: Path) -> dict[str, dict[str, Any]]:
+    paths = {stage: runs / stage / "record.json" for stage in STAGES}
+    return {stage: read_json(path, stage) for stage, path in paths.items() if path.is_file()}
+
+
+def _pixels(path: Path, expected: int) -> Tensor:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; make it with `dvc repro evaluate`")
+    try:
+        pixels: Tensor = load_file(path)["pixels"]
+    except (SafetensorError, KeyError) as error:
+        raise InputError(f"{path} holds no readable tensor 'pixels'; run `dvc repro -f evaluate`") from error
+    if pixels.ndim != 5 or len(pixels) != expected:
+        raise InputError(
+            f"{path} holds pixels {list(pixels.shape)} for {expected} prompts; expected"
+            " [prompts, C, T, H, W]; run `dvc repro -f evaluate`"
+        )
+    return pixels
+
+
+def _curves(path: Path) -> dict[str, Curve]:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; make it with `dvc repro train`")
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    if not rows:
+        return {}
+    names = [name for name in rows[0] if name != "step"]
+    curves = {name: [(float(row["step"]), float(row[name])) for row in rows if row[name]] for name in names}
+    return {name: curve for name, curve in curves.items() if curve}

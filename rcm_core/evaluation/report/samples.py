@@ -1,0 +1,73 @@
+"""Samples side by side: one row per prompt, one column per sampler, the same noise along a row."""
+
+from __future__ import annotations
+
+import base64
+from io import BytesIO
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rcm_core.errors import InputError
+from rcm_core.evaluation.report.run_folder import Run
+from rcm_core.evaluation.report.words import escape
+
+PER_CELL = 4
+SMALLEST, LARGEST = 32, 192
+"""Sides in pixels: smaller samples are enlarged without smoothing, larger ones are shrunk."""
+FRAME_MILLISECONDS = 180
+
+
+def grid(run: Run, rows: int) -> str:
+    """A table of ``rows`` prompts, spread evenly over the prompts that were sampled."""
+    distinct = list(dict.fromkeys(run.prompts))
+    shown = [distinct[i * len(distinct) // min(rows, len(distinct))] for i in range(min(rows, len(distinct)))]
+    head = "".join(f'<th scope="col" class="{_kind(s.key)}">{escape(s.name)}</th>' for s in run.samplers)
+    body = "".join(_row(run, prompt) for prompt in shown)
+    head = f'<thead><tr><th scope="col">Prompt</th>{head}</tr></thead>'
+    return f'<table class="samples">{head}<tbody>{body}</tbody></table>'
+
+
+def _row(run: Run, prompt: str) -> str:
+    chosen = [i for i, p in enumerate(run.prompts) if p == prompt][:PER_CELL]
+    cells = []
+    for sampler in run.samplers:
+        tiles = "".join(
+            f'<img src="{picture(run.samples[sampler.key][i])}" alt="{escape(f"{sampler.name}: {prompt}")}">'
+            for i in chosen
+        )
+        cells.append(f'<td class="{_kind(sampler.key)}"><div class="tiles">{tiles}</div></td>')
+    return f'<tr><th scope="row">{escape(prompt)}</th>{"".join(cells)}</tr>'
+
+
+def _kind(key: str) -> str:
+    return "student" if key.startswith("student") else "teacher" if key == "teacher" else "raw"
+
+
+def picture(pixels: Tensor) -> str:
+    """``[C, T, H, W]`` in [0, 1] as a data URI: a PNG for one frame, an endless GIF for several."""
+    if pixels.shape[0] not in (1, 3):
+        raise InputError(f"samples have {pixels.shape[0]} channels; a picture has 1 (grey) or 3 (RGB)")
+    values = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 3, 0).squeeze(-1).contiguous()
+    frames = [_fit(Image.fromarray(frame.numpy())) for frame in values]
+    stream = BytesIO()
+    if len(frames) == 1:
+        frames[0].save(stream, "PNG", optimize=True)
+        return _uri("image/png", stream)
+    frames[0].save(
+        stream, "GIF", save_all=True, append_images=frames[1:], duration=FRAME_MILLISECONDS, loop=0
+    )
+    return _uri("image/gif", stream)
+
+
+def _fit(image: Image.Image) -> Image.Image:
+    factor = -(-SMALLEST // min(image.size))
+    if factor > 1:
+        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    image.thumbnail((LARGEST, LARGEST))
+    return image
+
+
+def _uri(kind: str, stream: BytesIO) -> str:
+    return f"data:{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"

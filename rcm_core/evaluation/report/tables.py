@@ -1,0 +1,131 @@
+"""Tables: results, candidates, lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rcm_core.evaluation.report.run_folder import Run, counted
+from rcm_core.evaluation.report.words import data_size, duration, escape, interval, number, per_sample
+
+COLUMNS = (
+    ("frechet", "Fréchet ↓", "to held-out real images"),
+    ("frechet_teacher", "Fréchet ↓", "to the teacher's samples"),
+    ("accuracy", "Accuracy ↑", "prompt recognised"),
+    ("precision", "Precision ↑", "inside the real manifold"),
+    ("recall", "Recall ↑", "real manifold covered"),
+    ("diversity", "Diversity ↑", "Vendi score per prompt"),
+)
+
+
+def results(run: Run) -> str:
+    """Every sampler's numbers with their 95 % intervals."""
+    head = "".join(f'<th scope="col">{title}<small>{what}</small></th>' for _, title, what in COLUMNS)
+    body = []
+    for sampler in run.samplers:
+        row = run.metrics[sampler.key]
+        cells = "".join(_cell(number(row[key]["value"]), interval(row[key])) for key, _, _ in COLUMNS)
+        time = row["seconds_per_sample"]
+        spread = f"{per_sample(time['low'])} – {per_sample(time['high'])}"
+        calls = f"<td><b>{row['network_calls']['value']:g}</b></td>"
+        kind = ' class="student"' if sampler.student else ""
+        name = f'<th scope="row">{escape(sampler.name)}<small>n = {row["frechet"]["n"]:,}</small></th>'
+        body.append(f"<tr{kind}>{name}{cells}{calls}{_cell(per_sample(time['value']), spread)}</tr>")
+    return (
+        f'<table class="numbers"><thead><tr><th scope="col">Sampler</th>{head}'
+        '<th scope="col">Calls<small>of the network</small></th>'
+        '<th scope="col">Time ↓<small>per sample</small></th>'
+        f"</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    )
+
+
+def candidates(selection: dict[str, Any]) -> str:
+    """Every candidate's score; the chosen one is marked."""
+    steps = [str(step) for step in selection["steps"]]
+    head = "".join(f'<th scope="col">{s} step{"s" if s != "1" else ""}</th>' for s in steps)
+    body = []
+    for candidate in selection["candidates"]:
+        chosen = candidate["name"] == selection["choice"]["name"]
+        cells = "".join(
+            _cell(number(e["value"]), interval(e))
+            for e in (candidate["score"], *(candidate["scores"][s] for s in steps))
+        )
+        mark = '<span class="mark">chosen</span>' if chosen else ""
+        body.append(
+            f'<tr{" class=student" if chosen else ""}><th scope="row">{escape(candidate["name"])}{mark}</th>'
+            f"<td>{candidate['step']:,}</td><td>{candidate['ema']:g}</td>{cells}</tr>"
+        )
+    return (
+        '<table class="numbers"><thead><tr><th scope="col">Candidate</th><th scope="col">Iteration</th>'
+        f'<th scope="col">EMA</th><th scope="col">Mean</th>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table>"
+    )
+
+
+def stages(records: dict[str, dict[str, Any]]) -> str:
+    """Wall time, memory, device and seed of every stage."""
+    longest = max((record["seconds"] for record in records.values()), default=1.0) or 1.0
+    body = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>'
+        f'<td class="bar"><i style="width:{100 * record["seconds"] / longest:.1f}%"></i></td>'
+        f"<td>{duration(record['seconds'])}</td><td>{data_size(record['peak_memory_bytes'])}</td>"
+        f"<td>{_plain(record['device'])}</td><td>{_plain(record['seed'])}</td></tr>"
+        for name, record in records.items()
+    )
+    total = duration(sum(record["seconds"] for record in records.values()))
+    return (
+        '<table class="numbers stages"><thead><tr><th scope="col">Stage</th><th></th>'
+        '<th scope="col">Time</th>'
+        '<th scope="col">Peak memory</th><th scope="col">Device</th><th scope="col">Seed</th></tr></thead>'
+        f'<tbody>{body}</tbody><tfoot><tr><th scope="row">All</th><td></td><td>{total}</td>'
+        "<td></td><td></td><td></td></tr></tfoot></table>"
+    )
+
+
+def lineage(run: Run) -> str:
+    """Where the student comes from: teacher, method and its parameters, code, versions."""
+    teacher, train = run.teacher, run.records.get("train", {})
+    parameters = train.get("parameters", {})
+    method = dict(parameters.get("method", {}))
+    gate = teacher.get("gate") or {}
+    settings = f"guidance {teacher['guidance']:g}, shift {teacher['shift']:g}"
+    sampled = f"{teacher['solver']}, {counted(teacher['steps'])}, {settings}"
+    blocks = [
+        _facts("Teacher", [
+            ("Source", teacher["source"]), ("Family", teacher["family"]), ("Licence", teacher["licence"]),
+            ("Benchmark", teacher["data"]), ("Sampling", sampled),
+            ("Shape", " × ".join(map(str, teacher["shape"]))),
+            *((f"Gate: {key.replace('_', ' ')}", f"{value:.3f}") for key, value in sorted(gate.items())),
+            ("Content hash", teacher["hash"]),
+        ]),
+        _facts(f"Method: {method.pop('name', 'not recorded')}", sorted(method.items())),
+        _facts("Training", sorted(parameters.get("train", {}).items())),
+        _facts("Code", [("Commit", _one(run, "commit")), *sorted((train.get("versions") or {}).items())]),
+    ]  # fmt: skip
+    return f'<div class="facts">{"".join(blocks)}</div>'
+
+
+def _one(run: Run, key: str) -> str:
+    values = list(dict.fromkeys(str(record[key]) for record in run.records.values()))
+    return ", ".join(values) if values else "not recorded"
+
+
+def _facts(title: str, facts: Iterable[tuple[str, Any]]) -> str:
+    rows = "".join(
+        f"<dt>{escape(key.replace('_', ' '))}</dt><dd>{_plain(value)}</dd>" for key, value in facts
+    )
+    return f"<section><h3>{escape(title)}</h3><dl>{rows}</dl></section>"
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{escape(str(k))} {_plain(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(_plain(v) for v in value)
+    return escape(f"{value:g}" if isinstance(value, float) else str(value))
+
+
+def _cell(value: str, spread: str) -> str:
+    return f"<td><b>{value}</b><small>{spread}</small></td>"

@@ -1,0 +1,44 @@
+"""Numbers and text as they appear on the page."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+__all__ = ["data_size", "duration", "escape", "interval", "number", "per_sample"]
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent where that is readable."""
+    size = abs(value)
+    if size >= 1e5 or 0 < size < 1e-4:
+        return f"{value:.2e}"
+    if 0 < size < 0.1:
+        return f"{value:.3g}"
+    return f"{value:,.{3 if size < 1 else 2 if size < 10 else 1 if size < 100 else 0}f}"
+
+
+def per_sample(seconds: float) -> str:
+    """Seconds for one sample, in the unit that suits."""
+    if seconds >= 1:
+        return f"{number(seconds)} s"
+    return f"{number(seconds * 1e3)} ms" if seconds >= 1e-4 else f"{number(seconds * 1e6)} µs"
+
+
+def duration(seconds: float) -> str:
+    """Wall-clock time of a stage."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
+
+
+def data_size(count: float) -> str:
+    """Bytes, in binary units."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def interval(estimate: dict[str, Any], unit: float = 1.0) -> str:
+    """The 95 % interval."""
+    return f"{number(estimate['low'] * unit)} – {number(estimate['high'] * unit)}"

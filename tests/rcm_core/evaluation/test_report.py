@@ -1,0 +1,222 @@
+"""The report of a small made-up run: complete, self-contained, escaped, deterministic."""
+
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from rcm_core.errors import InputError
+from rcm_core.evaluation.report import render
+from rcm_core.evaluation.report.samples import picture
+from rcm_core.evaluation.report.words import duration, number, per_sample
+from rcm_core.evaluation.select import Candidate, choose
+from rcm_core.evaluation.statistics import Estimate, exact
+from rcm_core.storage import write_json
+
+TITLE = "A <b>made-up</b> & tested run"
+VOID = {"meta", "img", "br", "path", "use", "rect", "circle", "line", "polyline", "polygon"}
+
+
+def about(value: float, width: float) -> Estimate:
+    return {"value": value, "low": value - width, "high": value + width, "n": 60}
+
+
+def row(frechet: float, accuracy: float, calls: int, seconds: float) -> dict[str, Any]:
+    return {
+        "frechet": about(frechet, 0.2), "frechet_teacher": about(frechet - 0.6, 0.2),
+        "accuracy": about(accuracy, 0.008), "precision": about(0.93, 0.02), "recall": about(0.81, 0.03),
+        "diversity": about(1.9, 0.05), "network_calls": exact(calls, 60),
+        "seconds_per_sample": about(seconds, seconds / 20),
+    }  # fmt: skip
+
+
+def made_up_selection() -> dict[str, Any]:
+    scores = {
+        Candidate(f"step_{step:06d}-ema_{ema:.2f}", step, ema): {
+            str(steps): about(1.4 + 300 / step + 4 * ema / steps, 0.15) for steps in (1, 2, 4)
+        }
+        for step in (300, 600, 900)
+        for ema in (0.05, 0.1)
+    }
+    return choose(scores, "frechet", (1, 2, 4)) | {"angles": [1.5, 1.2, 0.8]}
+
+
+def record(stage: str, seconds: float) -> dict[str, Any]:
+    parameters = {"train": {"iterations": 900, "lr": {"student": 2e-4, "fake": 2e-4}, "tangent": "exact"}}
+    method = {"method": {"name": "rcm", "student_every": 5, "fixed_times": None, "p_mean": -0.8}}
+    return {
+        "stage": stage, "parameters": parameters | method, "inputs": {"runs/teacher/teacher.json": "ab" * 32},
+        "commit": "0123abc" * 5, "versions": {"torch": "2.13.0", "ray": None}, "seed": 0, "device": "cpu",
+        "seconds": seconds, "peak_memory_bytes": 700 * 2**20,
+    }  # fmt: skip
+
+
+def made_up_run(
+    runs: Path, shape: tuple[int, ...], prompts: list[str], pixels: torch.Tensor | None = None
+) -> Path:
+    """A folder ``runs`` with the files that the report reads."""
+    write_json(runs / "teacher/teacher.json", {
+        "hash": "5f" * 32, "family": "wan", "licence": "Apache-2.0", "source": "mini",
+        "guidance": 2.0, "steps": 50, "shift": 3.0, "solver": "euler", "negative_prompt": "", "shape": list(shape), "data": "digits",
+        "gate": {"judge_accuracy": 0.98, "teacher_accuracy": 0.99},
+    })  # fmt: skip
+    metrics = {
+        "teacher": row(1.8, 0.995, 100, 0.05), "teacher_1": row(4.5, 0.99, 2, 0.001),
+        "student_1": row(2.2, 0.99, 1, 0.0005), "student_2": row(2.0, 0.992, 2, 0.001),
+        "student_4": row(1.85, 0.994, 4, 0.002),
+    }  # fmt: skip
+    protocol = {"hash": "c0" * 32, "description": "60 samples for 6 held-out prompts."}
+    write_json(runs / "evaluate/metrics.json", metrics | {"protocol": protocol})
+    write_json(runs / "evaluate/samples/prompts.json", prompts)
+    rng = torch.Generator().manual_seed(0)
+    real = pixels if pixels is not None else torch.rand(len(prompts), *shape, generator=rng)
+    for key in metrics:
+        noisy = (real + 0.05 * torch.randn(real.shape, generator=rng)).clamp(0, 1)
+        save_file({"pixels": noisy.contiguous()}, runs / f"evaluate/samples/{key}.safetensors")
+    write_json(runs / "select/selection.json", made_up_selection())
+    curve = [
+        f"{s},{3 - s / 600:.4f},{60 * np.exp(-s / 400):.4f},0,{0.9 + 90 / s:.4f}," for s in range(50, 901, 50)
+    ]
+    (runs / "train").mkdir(parents=True)
+    header = "step,loss,tangent_norm,nonfinite,fake_loss,dmd_gradient"
+    (runs / "train/curves.csv").write_text("\n".join([header, *curve]) + "\n")
+    for stage, seconds in (("teacher", 172.4), ("trajectories", 44.0), ("train", 231.9), ("evaluate", 31.0)):
+        write_json(runs / stage / "record.json", record(stage, seconds))
+    return runs
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    return made_up_run(tmp_path / "runs", (1, 1, 8, 8), [f"the digit {i % 6}" for i in range(60)])
+
+
+class Page(HTMLParser):
+    """Text, attributes and balance of the tags."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.links: list[str] = []
+        self.pictures: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in ("href", "src", "xlink:href", "srcset", "action", "data", "poster"):
+                (self.pictures if tag == "img" else self.links).append(value or "")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_page_is_well_formed_and_says_what_it_must(runs: Path) -> None:
+    page = Page(render(runs, TITLE, 6))
+    text = " ".join(" ".join(page.text).split())
+    assert page.open == []
+    for words in (
+        TITLE, "the digit 5", "Teacher, 50 steps", "Student, 1 step", "Not distilled, 1 step", "100", "1.03",
+        "95 %", "step_000900-ema_0.05", "chosen", "5f" * 32, "c0" * 32, "60 samples for 6 held-out prompts.",
+        "Apache-2.0", "0123abc" * 5, "2.13.0", "student every", "3 min 52 s", "700 MiB", "Tangent norm",
+    ):  # fmt: skip
+        assert words in text, words
+    assert len(page.pictures) == 6 * 5 * 4
+
+
+def test_page_fetches_nothing(runs: Path) -> None:
+    html = render(runs, TITLE, 3)
+    page = Page(html)
+    assert all(source.startswith("data:image/") for source in page.pictures)
+    assert all(link.startswith("#") for link in page.links)
+    without_data = re.sub(r'"data:[^"]*"', "", html)
+    assert not re.search(r"(https?:)?//[\w.]+\.\w|@import|url\((?!#)|<script|<link", without_data)
+
+
+def test_page_is_a_function_of_its_files(runs: Path, tmp_path: Path) -> None:
+    again = made_up_run(tmp_path / "again", (1, 1, 8, 8), [f"the digit {i % 6}" for i in range(60)])
+    assert render(runs, TITLE, 4) == render(again, TITLE, 4)
+
+
+def test_text_of_a_run_is_never_markup(tmp_path: Path) -> None:
+    attack = '"><script>alert(1)</script>'
+    runs = made_up_run(tmp_path / "runs", (1, 1, 8, 8), [attack] * 4)
+    html = render(runs, attack, 1)
+    assert "<script" not in html
+    assert attack in " ".join(Page(html).text)
+
+
+def test_clips_move(tmp_path: Path) -> None:
+    runs = made_up_run(tmp_path / "runs", (3, 5, 8, 12), ["a red 3 moving left"] * 4)
+    pictures = Page(render(runs, "clips", 1)).pictures
+    clip = Image.open(BytesIO(base64.b64decode(pictures[0].removeprefix("data:image/gif;base64,"))))
+    assert clip.n_frames == 5
+    assert clip.size == (48, 32)
+
+
+def test_small_pictures_are_enlarged_exactly_and_large_ones_shrunk() -> None:
+    pixels = torch.linspace(0, 1, 64).reshape(1, 1, 8, 8)
+    image = np.asarray(Image.open(BytesIO(base64.b64decode(picture(pixels).split(",")[1]))))
+    assert image.shape == (32, 32)
+    assert np.array_equal(image[::4, ::4], (pixels[0, 0] * 255).round().byte().numpy())
+    assert np.array_equal(image, image[::4, ::4].repeat(4, 0).repeat(4, 1))
+    large = Image.open(BytesIO(base64.b64decode(picture(torch.rand(3, 1, 400, 200)).split(",")[1])))
+    assert large.size == (96, 192)
+
+
+def test_training_without_curves_is_said(runs: Path) -> None:
+    (runs / "train/curves.csv").write_text("step,loss,tangent_norm,nonfinite,fake_loss,dmd_gradient\n")
+    assert "Training left no curve" in render(runs, TITLE, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("teacher/teacher.json", "teacher"), ("train/curves.csv", "train"),
+        ("select/selection.json", "select"), ("evaluate/metrics.json", "evaluate"), ("evaluate/samples/student_2.safetensors", "evaluate"),
+    ],
+)  # fmt: skip
+def test_a_missing_file_is_named_with_the_stage_that_makes_it(runs: Path, name: str, stage: str) -> None:
+    (runs / name).unlink()
+    with pytest.raises(InputError, match=f"{Path(name).name}.*dvc repro {stage}"):
+        render(runs, TITLE, 1)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not safetensors at all"])
+def test_damaged_samples_are_named(runs: Path, damage: bytes) -> None:
+    (runs / "evaluate/samples/teacher.safetensors").write_bytes(damage)
+    with pytest.raises(InputError, match=r"teacher\.safetensors.*dvc repro -f evaluate"):
+        render(runs, TITLE, 1)
+
+
+def test_samples_of_other_prompts_are_refused(runs: Path) -> None:
+    write_json(runs / "evaluate/samples/prompts.json", ["the digit 1"])
+    with pytest.raises(InputError, match="for 1 prompts"):
+        render(runs, TITLE, 1)
+
+
+def test_numbers_are_readable() -> None:
+    shown = [number(v) for v in (0, 0.00012, 0.0123, 0.5, 1.234, 45.67, 1234.5, 1e7)]
+    assert shown == ["0.000", "0.00012", "0.0123", "0.500", "1.23", "45.7", "1,234", "1.00e+07"]
+    assert [per_sample(s) for s in (2.0, 0.0512, 4e-5)] == ["2.00 s", "51.2 ms", "40.0 µs"]
+    assert [duration(s) for s in (4.25, 65, 3725)] == ["4.2 s", "1 min 05 s", "1 h 02 min"]

@@ -19,7 +19,7 @@ class Denoiser(nn.Module):
         self.parameterisation = parameterisation
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """``F`` at state ``x`` [B, ...] and angle ``t`` [B] (E5)."""
+        """``F`` at state ``x`` [B, ...] and angle ``t`` [B] (E7, E8)."""
         inputs, time = self.parameterisation.to_network(x, t)
         output = self.family.call(self.network, inputs, time, condition)
         return self.parameterisation.velocity(x, t, output)

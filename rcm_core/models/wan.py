@@ -76,7 +76,7 @@ def refuse_other_family(folder: Path) -> None:
 
 
 def parameterisation(folder: Path) -> Parameterisation:  # noqa: ARG001 - every Wan pipeline has the same one
-    """Rectified flow with network time 1000 tau (E4, E5)."""
+    """Rectified flow with network time 1000 tau (E7, E8)."""
     return RectifiedFlow(time_scale=1000.0)
 
 

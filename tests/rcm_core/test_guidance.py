@@ -40,6 +40,14 @@ def test_one_network_call_of_twice_the_batch_and_none_wasted_without_guidance(pr
     assert unguided.sizes == [3]
 
 
+def test_one_negative_row_stands_for_the_batch(problem):
+    x, t, condition, negative = problem
+    row = {"text": negative["text"][:1]}
+    whole = {"text": row["text"].expand(3, 2)}
+    found = Guided(Recorder(), 2.0, row)(x, t, condition)
+    assert torch.equal(found, Guided(Recorder(), 2.0, whole)(x, t, condition))
+
+
 def test_conditions_of_different_names_are_refused(problem):
     x, t, condition, _ = problem
     with pytest.raises(InputError, match="negative condition \\['label'\\]"):

@@ -79,4 +79,7 @@ def write_network(folder: Path, network: nn.Module, weights: Mapping[str, Tensor
         )
     with atomic_folder(folder) as temporary:
         network.save_config(temporary)  # type: ignore[operator]
+        config = json.loads((temporary / "config.json").read_text())
+        config.pop("_name_or_path", None)  # where this machine loaded it from is not part of the network
+        write_json(temporary / "config.json", config)
         save_file(dict(weights), temporary / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})

@@ -1,0 +1,34 @@
+"""Fixtures that many tests share."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import prepare, run_all, tiny_values
+
+from infra.local import LocalExecutor
+
+
+@pytest.fixture
+def values() -> dict[str, Any]:
+    """Small parameters, to be changed at will."""
+    return tiny_values()
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which all eight stages have run in this process; to be read, not changed."""
+    folder = tmp_path_factory.mktemp("tiny")
+    run_all(folder, prepare(folder, tiny_values()), LocalExecutor(folder))
+    return folder
+
+
+@pytest.fixture
+def workspace(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny run that a test may spoil."""
+    folder = tmp_path / "workspace"
+    shutil.copytree(tiny_run, folder, ignore=shutil.ignore_patterns(".rcm"))
+    return folder

@@ -11,7 +11,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from rcm_core.evaluation.report.run_folder import Curve, Run, Sampler
 
@@ -79,7 +80,7 @@ def cost_and_quality(run: Run) -> str:
 def intervals(run: Run) -> str:
     """Every metric of every sampler with its interval."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 4.4), layout="constrained")
+        figure = Figure(figsize=(9.6, 4.4), layout=_roomy())
         grid = figure.subplots(2, 3, sharey=True)
         rows = range(len(run.samplers))[::-1]
         for axes, (key, title) in zip(grid.flat, METRICS):
@@ -96,6 +97,7 @@ def intervals(run: Run) -> str:
             axes.set_yticks(list(rows), [s.name for s in run.samplers])
             axes.grid(axis="y", visible=False)
             axes.margins(y=0.15)
+            axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         return _svg(figure)
 
 
@@ -105,9 +107,9 @@ def training(curves: dict[str, Curve]) -> str:
     if not shown:
         return '<p class="note">Training left no curve.</p>'
     with matplotlib.rc_context(STYLE):
-        columns = min(2, len(shown))
+        columns = 2 if len(shown) in (2, 4) else min(3, len(shown))
         rows = -(-len(shown) // columns)
-        figure = Figure(figsize=(9.6, 2.6 * rows), layout="constrained")
+        figure = Figure(figsize=(9.6, 2.6 * rows), layout=_roomy())
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes, (name, title, logarithmic) in zip(grid.flat, shown):
             steps, values = zip(*curves[name])
@@ -127,7 +129,7 @@ def candidates(selection: dict[str, Any]) -> str:
     lengths = sorted({c["ema"] for c in selection["candidates"]})
     panels = [("score", "Mean"), *((str(s), f"{s} step{'s' if s > 1 else ''}") for s in selection["steps"])]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 2.9), layout="constrained")
+        figure = Figure(figsize=(9.6, 2.9), layout=_roomy())
         grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)
         for axes, (key, title) in zip(grid.flat, panels):
             for length, colour in zip(lengths, SERIES * len(lengths)):
@@ -135,6 +137,7 @@ def candidates(selection: dict[str, Any]) -> str:
             _mark_choice(axes, selection, key)
             axes.set_title(title)
             axes.set_xlabel("iteration")
+            axes.margins(x=0.1)
         grid[0, 0].set_ylabel(METRIC_WORDS[selection["metric"]])
         grid[0, 0].legend(fontsize=8.5)
         return _svg(figure)
@@ -155,7 +158,7 @@ def _mark_choice(axes: Axes, selection: dict[str, Any], key: str) -> None:
     chosen = next(c for c in selection["candidates"] if c["name"] == selection["choice"]["name"])
     axes.plot(
         chosen["step"], _estimate(chosen, key)["value"], "o", markersize=13, markerfacecolor="none",
-        markeredgecolor=INK, markeredgewidth=1.4, label="chosen",
+        markeredgecolor=INK, markeredgewidth=1.4, label="chosen", clip_on=False,
     )  # fmt: skip
 
 
@@ -167,6 +170,10 @@ def _estimate(candidate: dict[str, Any], key: str) -> dict[str, Any]:
 def _bars(estimates: Sequence[dict[str, Any]], unit: float = 1.0) -> list[list[float]]:
     below = [(e["value"] - e["low"]) * unit for e in estimates]
     return [below, [(e["high"] - e["value"]) * unit for e in estimates]]
+
+
+def _roomy() -> ConstrainedLayoutEngine:
+    return ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, wspace=0.04, hspace=0.06)
 
 
 def _plain_numbers(axis: XAxis | YAxis) -> None:

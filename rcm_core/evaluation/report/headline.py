@@ -15,10 +15,11 @@ def header(run: Run, title: str) -> str:
     train = run.records.get("train", {}).get("parameters", {})
     method = escape(train.get("method", {}).get("name", "distillation"))
     calls = row["teacher"]["network_calls"]["value"]
-    counts = " or ".join(str(student.steps) for student in students[::-1])
+    counts = _either([str(student.steps) for student in students[::-1]])
     return (
         f'<header><h1>{escape(title)}</h1><p class="lead">'
-        f"A teacher that needs <b>{counted(run.teacher['steps'])} and {calls:g} network calls</b> for a sample became a student that needs <b>{counts}</b>: by {method}, on"
+        f"A teacher that needs <b>{counted(run.teacher['steps'])} and {calls:g} network calls</b>"
+        f" for a sample became a student that needs <b>{counts}</b>: by {method}, on"
         f" {escape(run.teacher['data'].replace('_', ' '))}. With {counted(fastest.steps)} it is"
         f" <b>{number(_speed(run, fastest))} times as fast</b>, and in"
         f" <b>{100 * row[fastest.key]['accuracy']['value']:.1f} %</b> of its samples an independent"
@@ -34,6 +35,10 @@ def cards(run: Run) -> str:
         shown += [_ratio_card(run, most, "frechet", "Fréchet distance"), _speed_card(run, most, False)]
     shown += [_accuracy_card(run, fewest), _ratio_card(run, fewest, "diversity", "Diversity")]
     return f'<div class="cards">{"".join(shown)}</div>'
+
+
+def _either(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def _students(run: Run) -> list[Sampler]:

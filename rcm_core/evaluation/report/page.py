@@ -7,7 +7,7 @@ from pathlib import Path
 from rcm_core.evaluation.report import figures, tables
 from rcm_core.evaluation.report.headline import cards, header
 from rcm_core.evaluation.report.run_folder import Run, read_run
-from rcm_core.evaluation.report.samples import PER_CELL, grid
+from rcm_core.evaluation.report.samples import grid, per_cell
 from rcm_core.evaluation.report.style import STYLE
 from rcm_core.evaluation.report.words import escape
 
@@ -46,7 +46,7 @@ def _figure(svg: str, caption: str) -> str:
 
 def _samples(run: Run, prompts: int) -> str:
     note = (
-        f"The first {PER_CELL} samples of each prompt, not picked. Prompts were not seen in training;"
+        f"The first {per_cell(run)} samples of each prompt, not picked. Prompts were not seen in training;"
         " along a row every sampler starts from the same noise."
     )
     return _panel("Samples, side by side", note, f'<div class="scroll">{grid(run, prompts)}</div>')

@@ -13,7 +13,6 @@ from rcm_core.errors import InputError
 from rcm_core.evaluation.report.run_folder import Run
 from rcm_core.evaluation.report.words import escape
 
-PER_CELL = 4
 SMALLEST, LARGEST = 32, 192
 """Sides in pixels: smaller samples are enlarged without smoothing, larger ones are shrunk."""
 FRAME_MILLISECONDS = 180
@@ -21,16 +20,32 @@ FRAME_MILLISECONDS = 180
 
 def grid(run: Run, rows: int) -> str:
     """A table of ``rows`` prompts, spread evenly over the prompts that were sampled."""
-    distinct = list(dict.fromkeys(run.prompts))
-    shown = [distinct[i * len(distinct) // min(rows, len(distinct))] for i in range(min(rows, len(distinct)))]
+    shown = spread(list(dict.fromkeys(run.prompts)), rows)
+    wide = " wide" if _is_wide(run) else ""
     head = "".join(f'<th scope="col" class="{_kind(s.key)}">{escape(s.name)}</th>' for s in run.samplers)
     body = "".join(_row(run, prompt) for prompt in shown)
     head = f'<thead><tr><th scope="col">Prompt</th>{head}</tr></thead>'
-    return f'<table class="samples">{head}<tbody>{body}</tbody></table>'
+    return f'<table class="samples{wide}">{head}<tbody>{body}</tbody></table>'
+
+
+def per_cell(run: Run) -> int:
+    """How many samples of a prompt are shown per sampler: as many as five columns have room for."""
+    return 3 if _is_wide(run) else 4
+
+
+def spread(prompts: list[str], rows: int) -> list[str]:
+    """``rows`` of ``prompts``, evenly spread, at a drifting place, for lists have regular patterns."""
+    stride = max(1, len(prompts) // rows)
+    return [prompts[i * stride + i % stride] for i in range(min(rows, len(prompts)))]
+
+
+def _is_wide(run: Run) -> bool:
+    height, width = run.samples["teacher"].shape[-2:]
+    return width > height
 
 
 def _row(run: Run, prompt: str) -> str:
-    chosen = [i for i, p in enumerate(run.prompts) if p == prompt][:PER_CELL]
+    chosen = [i for i, p in enumerate(run.prompts) if p == prompt][: per_cell(run)]
     cells = []
     for sampler in run.samplers:
         tiles = "".join(

@@ -57,6 +57,7 @@ thead small { white-space: normal; line-height: 1.3; }
 .tiles { display: flex; gap: 3px; }
 .tiles img { image-rendering: pixelated; height: 40px; width: auto; border-radius: 4px; display: block;
   background: var(--line); }
+.wide .tiles img { height: 32px; }
 .stages .bar { width: 36%; vertical-align: middle; }
 .stages .bar i { display: block; height: 9px; border-radius: 5px; background: var(--teacher);
   min-width: 3px; }
@@ -64,7 +65,7 @@ figure { margin: 18px 0 0; }
 figure svg { width: 100%; height: auto; display: block; }
 figure + figure { margin-top: 30px; }
 figcaption { color: var(--muted); font-size: 0.86rem; margin-top: 8px; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(290px, 1fr)); gap: 26px 40px;
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(400px, 1fr)); gap: 30px 44px;
   margin-top: 18px; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 3px 16px; margin: 0; font-size: 0.88rem; }
 dt { color: var(--muted); }

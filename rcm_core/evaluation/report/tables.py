@@ -100,9 +100,15 @@ def lineage(run: Run) -> str:
         ]),
         _facts(f"Method: {method.pop('name', 'not recorded')}", sorted(method.items())),
         _facts("Training", sorted(parameters.get("train", {}).items())),
-        _facts("Code", [("Commit", _one(run, "commit")), *sorted((train.get("versions") or {}).items())]),
+        _facts("Code", [("Commit", _one(run, "commit")), *_versions(train)]),
     ]  # fmt: skip
     return f'<div class="facts">{"".join(blocks)}</div>'
+
+
+def _versions(record: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (name, version or "not installed") for name, version in sorted(record.get("versions", {}).items())
+    ]
 
 
 def _one(run: Run, key: str) -> str:
@@ -111,9 +117,7 @@ def _one(run: Run, key: str) -> str:
 
 
 def _facts(title: str, facts: Iterable[tuple[str, Any]]) -> str:
-    rows = "".join(
-        f"<dt>{escape(key.replace('_', ' '))}</dt><dd>{_plain(value)}</dd>" for key, value in facts
-    )
+    rows = "".join(f"<dt>{escape(key)}</dt><dd>{_plain(value)}</dd>" for key, value in facts)
     return f"<section><h3>{escape(title)}</h3><dl>{rows}</dl></section>"
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from rcm_core.errors import InputError
 from rcm_core.evaluation.report import render
-from rcm_core.evaluation.report.samples import picture
+from rcm_core.evaluation.report.samples import picture, spread
 from rcm_core.evaluation.report.words import duration, number, per_sample
 from rcm_core.evaluation.select import Candidate, choose
 from rcm_core.evaluation.statistics import Estimate, exact
@@ -67,7 +67,8 @@ def made_up_run(
     """A folder ``runs`` with the files that the report reads."""
     write_json(runs / "teacher/teacher.json", {
         "hash": "5f" * 32, "family": "wan", "licence": "Apache-2.0", "source": "mini",
-        "guidance": 2.0, "steps": 50, "shift": 3.0, "solver": "euler", "negative_prompt": "", "shape": list(shape), "data": "digits",
+        "guidance": 2.0, "steps": 50, "shift": 3.0, "solver": "euler", "negative_prompt": "",
+        "shape": list(shape), "data": "digits",
         "gate": {"judge_accuracy": 0.98, "teacher_accuracy": 0.99},
     })  # fmt: skip
     metrics = {
@@ -136,9 +137,10 @@ def test_page_is_well_formed_and_says_what_it_must(runs: Path) -> None:
     text = " ".join(" ".join(page.text).split())
     assert page.open == []
     for words in (
-        TITLE, "the digit 5", "Teacher, 50 steps", "Student, 1 step", "Not distilled, 1 step", "100", "1.03",
+        TITLE, "the digit 5", "needs 1, 2 or 4",
+        "Teacher, 50 steps", "Student, 1 step", "Not distilled, 1 step", "100", "1.03",
         "95 %", "step_000900-ema_0.05", "chosen", "5f" * 32, "c0" * 32, "60 samples for 6 held-out prompts.",
-        "Apache-2.0", "0123abc" * 5, "2.13.0", "student every", "3 min 52 s", "700 MiB", "Tangent norm",
+        "Apache-2.0", "0123abc" * 5, "2.13.0", "student_every", "3 min 52 s", "700 MiB", "Tangent norm",
     ):  # fmt: skip
         assert words in text, words
     assert len(page.pictures) == 6 * 5 * 4
@@ -174,6 +176,15 @@ def test_clips_move(tmp_path: Path) -> None:
     assert clip.size == (48, 32)
 
 
+def test_prompts_are_spread_over_a_regular_list() -> None:
+    shown = spread(
+        [f"{digit} {way}" for digit in range(10) for way in ("right", "left") for _ in range(3)], 10
+    )
+    assert [words[0] for words in shown] == list("0123456789")
+    assert {words[2:] for words in shown} == {"right", "left"}
+    assert spread(["a", "b"], 5) == ["a", "b"]
+
+
 def test_small_pictures_are_enlarged_exactly_and_large_ones_shrunk() -> None:
     pixels = torch.linspace(0, 1, 64).reshape(1, 1, 8, 8)
     image = np.asarray(Image.open(BytesIO(base64.b64decode(picture(pixels).split(",")[1]))))
@@ -193,7 +204,8 @@ def test_training_without_curves_is_said(runs: Path) -> None:
     ("name", "stage"),
     [
         ("teacher/teacher.json", "teacher"), ("train/curves.csv", "train"),
-        ("select/selection.json", "select"), ("evaluate/metrics.json", "evaluate"), ("evaluate/samples/student_2.safetensors", "evaluate"),
+        ("select/selection.json", "select"), ("evaluate/metrics.json", "evaluate"),
+        ("evaluate/samples/student_2.safetensors", "evaluate"),
     ],
 )  # fmt: skip
 def test_a_missing_file_is_named_with_the_stage_that_makes_it(runs: Path, name: str, stage: str) -> None:

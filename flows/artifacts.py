@@ -15,7 +15,8 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-METRICS = Path("runs/evaluate/metrics.json")
+from infra.summary import METRICS, cell
+
 SAMPLES = Path("runs/report/samples.png")
 
 
@@ -52,11 +53,6 @@ def metric_table(metrics: dict[str, Any]) -> str:
         "|---" * (len(columns) + 1) + "|",
     ]
     for name, row in rows.items():
-        cells = [_cell(row[c]) if c in row else "" for c in columns]
+        cells = [cell(row.get(c)) for c in columns]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _cell(number: dict[str, float]) -> str:
-    value, low, high = (f"{number[key]:.4g}" for key in ("value", "low", "high"))
-    return value if low == high else f"{value} ({low} - {high})"

@@ -10,6 +10,11 @@ from typing import Any
 from rcm_core.errors import InputError
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+TOO_BUSY = 503
+
+
+class UnreachableError(InputError):
+    """The server does not answer (now)."""
 
 
 class Api:
@@ -31,7 +36,7 @@ class Api:
         """Whether a Prefect server answers (anything else that listens there does not count)."""
         try:
             return bool(self.get("/health") is True)
-        except (OSError, ValueError, InputError):
+        except (ValueError, InputError):
             return False
 
     def deployment(self, name: str) -> dict[str, Any]:
@@ -100,4 +105,7 @@ class Api:
                 return json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
             said = error.read().decode(errors="replace")[:300]
-            raise InputError(f"{verb} {self.url}{path}: status {error.code} ({said})") from error
+            kind = UnreachableError if error.code == TOO_BUSY else InputError
+            raise kind(f"{verb} {self.url}{path}: status {error.code} ({said})") from error
+        except OSError as error:
+            raise UnreachableError(f"the Prefect server at {self.url} does not answer ({error})") from error

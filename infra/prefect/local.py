@@ -12,15 +12,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from infra.prefect.api import FINAL, Api
+from infra.prefect.api import FINAL, Api, UnreachableError
 from infra.prefect.server import Local, api, deploy, ensure_server, ensure_worker
 
 DEPLOYMENT = "rcm-distill/rcm-distill"
 STAGES = 8
 POLL_SECONDS = 0.5
 CANCEL_SECONDS = 60
+LATE_POLLS = 4
+"""A run's last lines arrive after its last state."""
+BUSY_POLLS = 60
 OWN_NOISE = re.compile(
-    r"(Beginning flow run|Finished in state|Created task run|Executing|View at|Task run .* received)"
+    r"(Beginning flow run|Finished in state|Created task run|Executing|View at|Worker '.*' submitting"
+    r"|Flow run '.*' submitted|Running \d+ deployment pull|Deployment step|All deployment steps)"
 )
 
 
@@ -92,19 +96,26 @@ def distill(root: Path, overrides: Sequence[str], teacher: str | None) -> Outcom
 
 
 def follow(server: Api, identity: str) -> dict[str, Any]:
-    """Shows the run's lines and progress until it ends; returns it."""
+    """Shows the run's lines and progress until it ends; returns it. A busy server is given some time."""
+    seen, late, patience = 0, LATE_POLLS, BUSY_POLLS
     with _display() as (line, done):
-        seen = 0
         while True:
-            run = server.run(identity)
-            while batch := server.logs(identity, seen):
-                seen += len(batch)
-                for entry in batch:
-                    if text := _text(entry):
-                        line(text)
-            done(sum(s["state_type"] == "COMPLETED" for s in server.stages(identity)))
-            if run["state"]["type"] in FINAL:
-                return run
+            try:
+                run = server.run(identity)
+                while batch := server.logs(identity, seen):
+                    seen += len(batch)
+                    for entry in batch:
+                        if text := _text(entry):
+                            line(text)
+                done(sum(s["state_type"] == "COMPLETED" for s in server.stages(identity)))
+                patience = BUSY_POLLS
+                late = late - 1 if run["state"]["type"] in FINAL else LATE_POLLS
+                if not late:
+                    return run
+            except UnreachableError:
+                patience -= 1
+                if not patience:
+                    raise
             time.sleep(POLL_SECONDS)
 
 

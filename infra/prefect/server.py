@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import subprocess
@@ -38,6 +39,10 @@ class Local:
     @property
     def worker(self) -> Daemon:
         return Daemon(self.home, "worker")
+
+    @property
+    def worker_name(self) -> str:
+        return f"rcm-{hashlib.sha256(str(self.root).encode()).hexdigest()[:8]}"
 
     def environment(self, url: str) -> dict[str, str]:
         """For every Prefect process of ours: our data folder, our packages, nothing sent anywhere."""
@@ -95,11 +100,12 @@ def ensure_server(root: Path) -> tuple[str, bool]:
 def ensure_worker(root: Path, url: str) -> bool:
     """A worker that takes runs from our pool; whether it was started for it."""
     local = Local(root)
-    if api(url).online_workers(POOL) and (local.worker.running() or not local.worker.record.exists()):
-        return False
-    if local.worker.running():
+    # The server takes a worker that has just ended for online: ours is judged by its process.
+    others = [w for w in api(url).online_workers(POOL) if w["name"] != local.worker_name]
+    if others or local.worker.running():
         return False
     arguments = ["worker", "start", "--pool", POOL, "--type", "process", "--limit", "1"]
+    arguments += ["--name", local.worker_name]
     started = local.worker.start(
         python_command("prefect", *arguments), root, local.environment(url), {"url": url}
     )

@@ -1,0 +1,160 @@
+"""The command ``rcm``. Heavy imports are inside the commands: ``rcm --help`` answers at once."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from rcm_core.errors import InputError
+
+BAD_INPUT = 2
+
+app = typer.Typer(
+    help="Distils a slow diffusion model into a student that samples in 1-4 steps.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="As after `dvc exp run -S`: method=scm train.batch=32")
+]
+
+
+@app.command()
+def distill(
+    overrides: Overrides = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="A name in conf/teacher, a folder, or s3://bucket/prefix.")
+    ] = None,
+) -> None:
+    """Run the whole line here: teacher to published student, through a local Prefect."""
+    from infra.doctor import project_root
+    from infra.prefect.local import complaint
+    from infra.prefect.local import distill as run
+    from infra.summary import show
+
+    root = project_root()
+    outcome = run(root, overrides or [], teacher)
+    if outcome.state != "COMPLETED":
+        sentence = complaint(outcome.message)
+        if sentence:
+            raise InputError(sentence)
+        print(f"error: the run ended as {outcome.state}: {outcome.message} ({outcome.page})", file=sys.stderr)
+        raise typer.Exit(1)
+    show(root, outcome.page)
+
+
+@app.command()
+def up() -> None:
+    """Start the local Prefect server and worker, deploy prefect.yaml, and leave them running."""
+    from infra.doctor import project_root
+    from infra.prefect.local import prefect_up
+
+    with prefect_up(project_root()) as started:
+        print(f"Prefect: {started.url.removesuffix('/api')} (stop it with `rcm stop`)")
+
+
+@app.command()
+def stop() -> None:
+    """End the local Prefect server and worker, and what the worker runs."""
+    from infra.doctor import project_root
+    from infra.prefect.server import stop as end
+
+    ended = end(project_root())
+    print(f"stopped: {', '.join(ended)}" if ended else "nothing of ours is running")
+
+
+@app.command()
+def run(
+    stage: Annotated[str, typer.Argument(help="teacher, prompts, trajectories, train, ...")],
+    params: Annotated[Path, typer.Option(help="Parameters.")] = Path("params.yaml"),
+) -> None:
+    """Run one stage, whether or not it is up to date (DVC does not see it)."""
+    from infra.launch import run_stage
+
+    run_stage(stage, params, Path.cwd())
+
+
+@app.command()
+def sample(
+    out: Annotated[Path, typer.Option(help="Where to: .png, or .gif for clips.")],
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="What to draw; may be given several times.")
+    ] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="A prompt per line.")] = None,
+    steps: Annotated[int, typer.Option(help="Network calls per sample.", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="Sample i has the noise of (seed, i).")] = 0,
+    model: Annotated[Path, typer.Option(help="A published student.")] = Path("runs/publish/pipeline"),
+) -> None:
+    """Sample from the published student."""
+    prompts = _prompts(prompt or [], prompts_file)
+    if not model.is_dir():
+        raise InputError(
+            f"{model} does not exist; make it with `rcm distill`, or name a student with --model"
+        )
+    from infra.pictures import save_samples
+    from rcm_core.sampling import sample_pipeline
+
+    save_samples(sample_pipeline(model, prompts, steps, seed), out)
+    print(out)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed, which backends and devices there are, and how to get what is missing."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from infra.doctor import examine
+
+    findings = examine(Path.cwd())
+    table = Table(box=None)
+    for column in ("", "found", "to get it"):
+        table.add_column(column, overflow="fold")
+    for finding in findings:
+        table.add_row(*(escape(text) for text in (finding.subject, finding.found, finding.remedy)))
+    Console().print(table)
+    missing = [f.subject for f in findings if f.needed and f.remedy]
+    if missing:
+        raise InputError(f"missing: {', '.join(missing)}; the table says how to get it")
+
+
+def main() -> None:
+    """Exit status 2 with one sentence for bad input; an interrupt unwinds everything that was started."""
+    signal.signal(signal.SIGTERM, _interrupted)
+    signal.signal(signal.SIGINT, _interrupted)
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+
+
+def _prompts(given: list[str], file: Path | None) -> list[str]:
+    if file is None:
+        prompts = given
+    elif not file.is_file():
+        raise InputError(f"--prompts-file {file} does not exist; expected a text file with a prompt per line")
+    else:
+        prompts = [*given, *(line.strip() for line in file.read_text().splitlines() if line.strip())]
+    if not prompts:
+        raise InputError("no prompt; give --prompt 'a handwritten seven' or --prompts-file")
+    return prompts
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    """Once is enough: the second signal would cut the cleaning short."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""What ``rcm distill`` says at the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+METRICS = Path("runs/evaluate/metrics.json")
+REPORT = Path("runs/report/report.html")
+
+
+def show(root: Path, page: str) -> None:
+    """The numbers, where the report is, where the Prefect page is and how to stop it."""
+    console = Console(highlight=False)
+    if (root / METRICS).is_file():
+        console.print(metric_table(json.loads((root / METRICS).read_text())))
+    console.print(f"report:  {root / REPORT}", soft_wrap=True)
+    console.print(f"Prefect: {page} (stop it with `rcm stop` or `make stop`)", soft_wrap=True)
+
+
+def metric_table(metrics: dict[str, dict[str, dict[str, float]]]) -> Table:
+    """A row per sampler, a column per metric, ``value (low - high)``."""
+    rows = {name: row for name, row in metrics.items() if name != "protocol"}
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    table = Table(box=None)
+    for column in ("", *columns):
+        table.add_column(column.replace("_", " "))
+    for name, row in rows.items():
+        table.add_row(name, *(cell(row.get(column)) for column in columns))
+    return table
+
+
+def cell(number: dict[str, float] | None) -> str:
+    """``1.50 (1.25 - 1.75)``; only the value if the interval is a point."""
+    if number is None:
+        return ""
+    value, low, high = (f"{number[key]:.3g}" for key in ("value", "low", "high"))
+    return value if low == high else f"{value} ({low} - {high})"

@@ -6,7 +6,8 @@ A stage reads the section of its own name (the method's own keys are checked by 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, TypeVar
+import re
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,13 +17,16 @@ from rcm_core.errors import InputError, nearest
 class Section(BaseModel):
     """Frozen, complete, no unknown key, no silent conversion."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Section)
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Length = Annotated[float, Field(gt=0, lt=0.28)]
+Steps = Annotated[tuple[Count, ...], Field(min_length=1)]
 
 
 class MiniTraining(Section):
@@ -37,7 +41,7 @@ class MiniTraining(Section):
     steps: Count
     batch: Count
     lr: Positive
-    ema_length: Annotated[float, Field(gt=0, lt=0.28)]
+    ema_length: Length
     condition_dropout: Share
     checkpoint_every: Count
     workers: Count = 1
@@ -115,9 +119,11 @@ class TrainSection(Section):
     accumulate: Count
     lr: LearningRates
     lr_warmup: Annotated[int, Field(ge=0)]
-    betas: tuple[Share, Share]
+    lr_decay: bool
+    """Cosine to zero over the run."""
+    betas: tuple[Decay, Decay]
     weight_decay: Annotated[float, Field(ge=0)]
-    ema_lengths: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...]
+    ema_lengths: Annotated[tuple[Length, ...], Field(min_length=1)]
     """Relative lengths of the power-function EMA profiles."""
     candidate_every: Count
     """Iterations between candidate checkpoints (every EMA length is one candidate)."""
@@ -139,7 +145,7 @@ class SelectSection(Section):
     """``select:`` how a candidate is chosen, on the validation split alone."""
 
     samples: Count
-    steps: tuple[Count, ...]
+    steps: Steps
     angles: tuple[Annotated[float, Field(gt=0, lt=1.5708)], ...]
     """The student's sampler: TrigFlow angles after the first, which is pi/2; descending."""
     metric: Literal["frechet", "frechet_teacher", "accuracy"]
@@ -152,7 +158,7 @@ class EvaluateSection(Section):
     """``evaluate:`` the protocol of the reported numbers, on the test split alone."""
 
     samples: Count
-    steps: tuple[Count, ...]
+    steps: Steps
     diversity_prompts: Count
     diversity_samples: Count
     timing_samples: Count
@@ -188,12 +194,27 @@ class Params(Section):
     publish: PublishSection
 
 
+def samples_per_rank(batch: int, workers: int, accumulate: int, where: str) -> int:
+    """Samples per rank and accumulation step; InputError if ``batch`` does not divide."""
+    size, rest = divmod(batch, workers * accumulate)
+    if rest or not size:
+        raise InputError(
+            f"{where} {batch} does not divide into {workers} workers x {accumulate} accumulation steps;"
+            " change the batch, the workers or the accumulation"
+        )
+    return size
+
+
 def check(section: type[S], raw: Any, where: str) -> S:
     """``raw`` as a ``section``; YAML lists become tuples, integers are accepted for floats."""
     if not isinstance(raw, dict):
         raise InputError(f"{where}: expected keys and values, got {type(raw).__name__}")
     try:
-        return section.model_validate_json(json.dumps(raw))
+        text = json.dumps(raw)
+    except TypeError as error:
+        raise InputError(f"{where}: {error}; expected numbers, texts, lists and null (quote a date)") from error
+    try:
+        return section.model_validate_json(text)
     except ValidationError as error:
         errors = error.errors()
         first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
@@ -211,12 +232,19 @@ def _sentence(section: type[Section], error: Any) -> str:
         return f"unknown key {key!r}{hint}; known here: {', '.join(names)}"
     if error["type"] == "missing":
         return f"key {key!r} is missing; add it (conf/ has its default)"
-    return f"{key} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    return f"{key} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{_number_hint(error['input'])}"
+
+
+def _number_hint(found: Any) -> str:
+    """YAML 1.1 reads ``1e-3`` as text: say how it is written."""
+    if not isinstance(found, str) or not re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", found):
+        return ""
+    return f"; YAML takes {found} for text, write it as {float(found)!r}"
 
 
 def _field_section(owner: Any, name: str) -> Any:
     field = owner.model_fields.get(name) if owner else None
     if field is None:
         return None
-    options = [field.annotation, *getattr(field.annotation, "__args__", ())]
+    options = [field.annotation, *get_args(field.annotation)]
     return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)

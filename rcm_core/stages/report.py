@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from rcm_core.config import Params
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
-from rcm_core.storage import atomic
+from rcm_core.storage import atomic, read_json
 
 STAGE = "report"
 INPUTS = [
@@ -28,3 +31,12 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
         page = render(workspace / "runs", params.report.title, params.report.prompts)
         with atomic(workspace / "runs" / STAGE / "report.html") as temporary:
             temporary.write_text(page, encoding="utf-8")
+        selection = read_json(workspace / "runs/select/selection.json", "select")
+        with atomic(workspace / "runs" / STAGE / "quality.csv") as temporary:
+            quality_of(selection).to_csv(temporary, index=False)
+
+
+def quality_of(selection: dict[str, Any]) -> pd.DataFrame:
+    """One row per candidate, for `dvc plots`: training step, EMA length, mean score and its interval."""
+    rows = [{"step": c["step"], "ema": c["ema"], **c["score"]} for c in selection["candidates"]]
+    return pd.DataFrame(rows).rename(columns={"value": selection["metric"]}).sort_values(["ema", "step"])

@@ -31,7 +31,7 @@ def settings_of(section: TrainSection) -> LoopSettings:
         accumulate=section.accumulate,
         lr={"student": section.lr.student, "fake": section.lr.fake},
         lr_warmup=section.lr_warmup,
-        lr_decay=False,
+        lr_decay=section.lr_decay,
         betas=section.betas,
         weight_decay=section.weight_decay,
         ema_lengths=section.ema_lengths,

@@ -212,7 +212,9 @@ def check(section: type[S], raw: Any, where: str) -> S:
     try:
         text = json.dumps(raw)
     except TypeError as error:
-        raise InputError(f"{where}: {error}; expected numbers, texts, lists and null (quote a date)") from error
+        raise InputError(
+            f"{where}: {error}; expected numbers, texts, lists and null (quote a date)"
+        ) from error
     try:
         return section.model_validate_json(text)
     except ValidationError as error:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import yaml
 
-from rcm_core.config import Params, check
+from rcm_core.config import Params, check, samples_per_rank
 from rcm_core.errors import InputError
-from rcm_core.registry import find
+from rcm_core.registry import available, find
 
 
 def load_params(path: Path) -> Params:
@@ -20,9 +20,34 @@ def load_params(path: Path) -> Params:
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {error}") from error
     params = check(Params, raw, str(path))
+    _check_choices(params, str(path))
+    _check_together(params, str(path))
+    return params
+
+
+def _check_choices(params: Params, where: str) -> None:
+    """What is named exists, and the method's own keys are right."""
     method = dict(params.method)
-    module = find("methods", str(method.pop("name", "")))
-    check(module.Config, method, f"{path}: method")
+    name = method.pop("name", None)
+    if not isinstance(name, str):
+        raise InputError(f"{where}: method.name = {name!r}; name one of {', '.join(available('methods'))}")
+    check(find("methods", name).Config, method, f"{where}: method")
     find("models", params.teacher.family)
     find("data", params.teacher.data)
-    return params
+
+
+def _check_together(params: Params, where: str) -> None:
+    """Numbers that are right alone and wrong together are refused before anything is computed."""
+    train, mini = params.train, params.teacher.mini
+    samples_per_rank(train.batch, train.workers, train.accumulate, f"{where}: train.batch")
+    if mini is not None:
+        samples_per_rank(mini.batch, mini.workers, 1, f"{where}: teacher.mini.batch")
+    angles = params.select.angles
+    if list(angles) != sorted(set(angles), reverse=True):
+        raise InputError(f"{where}: select.angles = {list(angles)}; expected descending angles below pi/2")
+    for section, steps in (("select", params.select.steps), ("evaluate", params.evaluate.steps)):
+        if max(steps) > len(angles) + 1:
+            raise InputError(
+                f"{where}: {section}.steps asks for {max(steps)} steps, but the sampler has {len(angles) + 1} angles"
+                " (pi/2 and select.angles); add angles or ask for fewer steps"
+            )

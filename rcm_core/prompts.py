@@ -14,11 +14,21 @@ SPLITS = ("train", "validation", "test")
 def read_prompts(path: Path) -> list[str]:
     """The prompts of ``path``, stripped, in order; InputError if it is missing, empty or repeats one."""
     if not path.is_file():
-        raise InputError(f"prompt file {path} does not exist; write one prompt per line, or mend prompts: in the params")
-    prompts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        raise InputError(
+            f"prompt file {path} does not exist; write one prompt per line, or mend prompts: in the params"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"prompt file {path} is not UTF-8 text ({error}); save it as UTF-8") from error
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:
         raise InputError(f"prompt file {path} is empty; write at least one prompt, one per line")
-    twice = next((p for i, p in enumerate(prompts) if p in prompts[:i]), None) if len(set(prompts)) < len(prompts) else None
+    twice = (
+        next((p for i, p in enumerate(prompts) if p in prompts[:i]), None)
+        if len(set(prompts)) < len(prompts)
+        else None
+    )
     if twice is not None:
         raise InputError(f"prompt file {path} holds {twice!r} twice; remove one")
     return prompts

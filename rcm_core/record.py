@@ -18,9 +18,19 @@ from typing import Any
 from rcm_core.closure import code_hash
 from rcm_core.config import Params, Section
 from rcm_core.errors import InputError
-from rcm_core.storage import read_json, sha256, sha256_folder, write_json
+from rcm_core.storage import json_text, sha256, sha256_folder, write_json
 
-PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy", "pandas", "scikit-learn", "ray", "rcm-distill")
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "safetensors",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "ray",
+    "rcm-distill",
+)
 
 
 def hash_inputs(workspace: Path, inputs: list[str]) -> dict[str, str]:
@@ -53,13 +63,24 @@ def dump(**sections: Section | Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def recorded(
-    stage: str, workspace: Path, parameters: dict[str, Any], inputs: Mapping[str, str], seed: int | None, device: str
+    stage: str,
+    workspace: Path,
+    parameters: dict[str, Any],
+    inputs: Mapping[str, str],
+    seed: int | None,
+    device: str,
 ) -> Iterator[dict[str, Any]]:
-    """Writes ``runs/<stage>/record.json`` when the block ends well; the block may add to what it yields."""
+    """Writes ``runs/<stage>/record.json`` when the block ends well; the block may add to what it yields.
+
+    Temporary files that a killed run of this stage left in its folder are removed first.
+    """
     extra: dict[str, Any] = {}
+    remove_leftovers(workspace / "runs" / stage)
     started = time.perf_counter()
     yield extra
-    usage = [resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    usage = [
+        resource.getrusage(who).ru_maxrss * 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    ]
     peak = max(*usage, extra.pop("peak_memory_bytes", 0))
     record = {
         "stage": stage,
@@ -98,18 +119,27 @@ def live_state(root: Path, stage: str, key: str) -> Path:
     Raises InputError if the folder says that it was started with another one.
     """
     folder = root / f"{stage}-{key}"
-    owner = folder / "fingerprint.json"
+    owner, expected = folder / "fingerprint.json", {"stage": stage, "fingerprint": key}
     if owner.exists():
-        found = read_json(owner, stage)
-        if found != {"stage": stage, "fingerprint": key}:
+        found = owner.read_text()
+        if found != json_text(expected):
             raise InputError(
-                f"{folder} was started with {found}, but this run is {stage}-{key};"
+                f"{folder} was started with {' '.join(found.split())}, but this run is {stage}-{key};"
                 f" it is not resumed: remove {folder} to start again"
             )
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(owner, {"stage": stage, "fingerprint": key})
+    write_json(owner, expected)
     return folder
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what ``storage.atomic`` and ``atomic_folder`` had not renamed yet; the caller alone writes there."""
+    for path in folder.glob(".*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def clear_state(folder: Path) -> None:

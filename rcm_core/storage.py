@@ -62,17 +62,25 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_json(path: Path, value: Any) -> None:
+def json_text(value: Any) -> str:
     """Sorted, indented, ending in a newline: the same value is the same bytes."""
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``json_text(value)`` in ``path``, atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+        temporary.write_text(json_text(value))
 
 
 def read_json(path: Path, made_by: str) -> Any:
     """The JSON in ``path``; InputError names the stage that writes it."""
     if not path.is_file():
         raise InputError(f"{path} does not exist; make it with `dvc repro {made_by}`")
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); `dvc repro {made_by}` makes it again") from error
 
 
 def require_space(folder: Path, needed: int) -> None:
@@ -91,7 +99,10 @@ def filesystem(url: str, endpoint: str | None) -> tuple[fsspec.AbstractFileSyste
 
     Credentials come from the environment (AWS_ACCESS_KEY_ID, ...). InputError if it cannot be reached or refuses us.
     """
-    if not url.startswith("s3://"):
+    scheme = url.split("://")[0] if "://" in url else None
+    if scheme not in (None, "s3"):
+        raise InputError(f"{url}: expected a folder or s3://bucket/prefix, got {scheme}://")
+    if scheme is None:
         return fsspec.filesystem("file"), str(Path(url).absolute())
     from botocore.exceptions import BotoCoreError
 

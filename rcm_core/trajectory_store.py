@@ -11,7 +11,7 @@ from typing import Any
 
 import fsspec
 import pandas as pd
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -19,7 +19,10 @@ from rcm_core.errors import InputError
 from rcm_core.storage import atomic, filesystem, read_json, sha256, write_json
 
 MANIFEST = "manifest.parquet"
-REPAIR = "`dvc repro trajectories` makes it again (on s3: remove it there and use `dvc repro --force trajectories`)"
+REPAIR = "`dvc repro trajectories` makes it again"
+REPAIR_REMOTE = (
+    "`dvc repro --force --single-item trajectories` makes it again"  # DVC does not see what lies on S3
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,11 @@ class Place:
 
     url: str
     endpoint: str | None = None
+
+    @property
+    def remote(self) -> bool:
+        """Whether it is not a folder of this machine."""
+        return "://" in self.url
 
     def open(self) -> tuple[fsspec.AbstractFileSystem, str]:
         """File system and path; InputError if it cannot be reached."""
@@ -49,13 +57,18 @@ def finished(place: Place, name: str) -> dict[str, Any] | None:
     return known if hashlib.sha256(system.cat_file(path)).hexdigest() == known["sha256"] else None
 
 
-def write_shard(place: Place, name: str, tensors: Mapping[str, Tensor], facts: dict[str, Any]) -> dict[str, Any]:
+def write_shard(
+    place: Place, name: str, tensors: Mapping[str, Tensor], facts: dict[str, Any]
+) -> dict[str, Any]:
     """Writes the shard, then its facts with the checksum; nothing is seen under its name before it is whole."""
     payload = save(dict(tensors), metadata={"format": "pt"})
     complete = {**facts, "shard": name, "sha256": hashlib.sha256(payload).hexdigest(), "bytes": len(payload)}
     system, root = place.open()
-    for path, content in ((f"{root}/{name}", payload), (f"{root}/{name}.json", json.dumps(complete).encode())):
-        if "://" in place.url:
+    for path, content in (
+        (f"{root}/{name}", payload),
+        (f"{root}/{name}.json", json.dumps(complete).encode()),
+    ):
+        if place.remote:
             system.pipe_file(path, content)  # an S3 object appears whole or not at all
         else:
             with atomic(Path(path)) as temporary:
@@ -81,50 +94,81 @@ def write_store(folder: Path, location: str, endpoint: str | None) -> None:
     write_json(folder / "store.json", {"location": location, "endpoint": endpoint})
 
 
+def read_manifest(path: Path) -> pd.DataFrame:
+    """What ``write_manifest`` wrote; InputError if it is missing or damaged."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing; {REPAIR}")
+    try:
+        return pd.read_parquet(path)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} is not a Parquet table ({error}); {REPAIR}") from error
+
+
+def read_negative(path: Path) -> dict[str, Tensor]:
+    """The negative prompt's condition; InputError if the file is missing or damaged."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing; {REPAIR}")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a safetensors file ({error}); {REPAIR}") from error
+
+
+def verified(path: Path, digest: str) -> Path:
+    """``path``; InputError unless its bytes have the manifest's checksum."""
+    if not path.is_file():
+        raise InputError(f"shard {path} is missing; {REPAIR}")
+    _refuse_other(str(path), sha256(path), digest, REPAIR)
+    return path
+
+
+def downloaded(place: Place, name: str, digest: str, cache: Path) -> Path:
+    """A verified local copy of the object ``name``, kept in ``cache`` under its checksum."""
+    path = cache / f"{digest}.safetensors"
+    if path.is_file() and sha256(path) == digest:
+        return path
+    system, root = place.open()
+    try:
+        content = system.cat_file(f"{root}/{name}")
+    except FileNotFoundError as error:
+        raise InputError(f"shard {place.url}/{name} is missing; {REPAIR_REMOTE}") from error
+    _refuse_other(f"{place.url}/{name}", hashlib.sha256(content).hexdigest(), digest, REPAIR_REMOTE)
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def _refuse_other(name: str, found: str, digest: str, repair: str) -> None:
+    if found != digest:
+        raise InputError(
+            f"shard {name} is corrupt: its sha256 is {found[:12]}..., the manifest says {digest[:12]}...; {repair}"
+        )
+
+
 class Store:
     """Verified, random access to the samples of ``folder`` (the outputs of the trajectories stage)."""
 
     def __init__(self, folder: Path, cache: Path) -> None:
+        """Checks every shard; those on S3 are fetched into ``cache`` first."""
         where = read_json(folder / "store.json", "trajectories")
-        self.frame = pd.read_parquet(folder / MANIFEST)
-        self.negative = load_file(folder / "negative.safetensors")
-        remote = "://" in where["location"]
-        self.root = cache / "shards" if remote else folder / where["location"]
-        for name, digest in self.frame.groupby("shard")["sha256"].first().items():
-            if remote:
-                self._download(Place(where["location"], where["endpoint"]), str(name), str(digest))
-            self._verify(self.root / str(name), str(digest))
-        self.handles = {n: safe_open(self.root / n, "pt") for n in self.frame["shard"].unique()}
-        first = next(iter(self.handles.values()))
-        self.names = sorted(first.keys())
+        place = Place(where["location"], where["endpoint"])
+        self.frame = read_manifest(folder / MANIFEST)
+        self.negative = read_negative(folder / "negative.safetensors")
+        digests = {str(name): str(d) for name, d in self.frame.groupby("shard")["sha256"].first().items()}
+        paths = {
+            name: downloaded(place, name, digest, cache / "shards")
+            if place.remote
+            else verified(folder / place.url / name, digest)
+            for name, digest in digests.items()
+        }
+        self.handles = {name: safe_open(path, "pt") for name, path in paths.items()}
+        self.names = sorted(next(iter(self.handles.values())).keys())
 
     def __len__(self) -> int:
         return len(self.frame)
-
-    def _download(self, place: Place, name: str, digest: str) -> None:
-        path = self.root / name
-        if path.is_file() and sha256(path) == digest:
-            return
-        system, root = place.open()
-        with atomic(path) as temporary:
-            try:
-                temporary.write_bytes(system.cat_file(f"{root}/{name}"))
-            except FileNotFoundError as error:
-                raise InputError(f"shard {place.url}/{name} is missing; {REPAIR}") from error
-
-    def _verify(self, path: Path, digest: str) -> None:
-        if not path.is_file():
-            raise InputError(f"shard {path} is missing; {REPAIR}")
-        found = sha256(path)
-        if found != digest:
-            raise InputError(
-                f"shard {path} is corrupt: its sha256 is {found[:12]}..., the manifest says {digest[:12]}...; {REPAIR}"
-            )
 
     def sample(self, index: int) -> dict[str, Tensor]:
         """All tensors of the ``index``-th sample of the manifest."""
         row = self.frame.iloc[index]
         handle = self.handles[row["shard"]]
         return {name: handle.get_slice(name)[int(row["row"])] for name in self.names}
-
-

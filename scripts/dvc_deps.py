@@ -21,7 +21,13 @@ TEMPLATES = {
     "rcm_core/models/wan.py": "rcm_core/models/${teacher.family}.py",
     "rcm_core/data/digits.py": "rcm_core/data/${teacher.data}.py",
 }
-WHOLE = ("rcm_core/jvp", "rcm_core/losses", "rcm_core/evaluation/metrics", "kernels/rcm_kernels")
+WHOLE = (
+    "rcm_core/jvp",
+    "rcm_core/losses",
+    "rcm_core/evaluation/metrics",
+    "rcm_core/evaluation/report",
+    "kernels/rcm_kernels",
+)
 
 
 def code_of(stage: str) -> list[str]:
@@ -58,7 +64,9 @@ def main() -> int:
             wrong.append(name)
             stage["deps"] = [*data, *code_of(name)]
     if wrong and check:
-        print(f"dvc.yaml: code dependencies of {', '.join(wrong)} differ from the imports; run python scripts/dvc_deps.py")
+        print(
+            f"dvc.yaml: code dependencies of {', '.join(wrong)} differ from the imports; run python scripts/dvc_deps.py"
+        )
         return 1
     if wrong:
         yaml.dump(pipeline, path)

@@ -23,6 +23,7 @@ from rcm_core.protocols import Condition, Parameterisation
 blocks = ("WanTransformerBlock",)
 network_class = "WanTransformer3DModel"
 pipeline_class = "WanPipeline"
+PARTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
 TEXT_LENGTH = 512  # Wan's own; a tokenizer with a smaller model_max_length (mini) sets a smaller one
 
 
@@ -33,18 +34,39 @@ def load_network(folder: Path) -> nn.Module:
     """
     from diffusers import WanTransformer3DModel
 
-    check_folder(folder)
-    network: nn.Module = WanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32)
+    check_network(folder)
+    network: nn.Module = WanTransformer3DModel.from_pretrained(
+        folder / "transformer", torch_dtype=torch.float32
+    )
     return network.eval()
 
 
 def check_folder(folder: Path) -> None:
-    """InputError unless ``folder`` holds exactly the tensors that its config.json asks for; reads headers only."""
+    """InputError unless ``folder`` is a whole Wan pipeline whose network has exactly the tensors that its
+    config.json asks for; reads headers only.
+    """
+    refuse_other_family(folder)
+    index = read_part(folder, "model_index.json")
+    lacking = [part for part in PARTS if not (folder / part).is_dir()]
+    if lacking:
+        raise InputError(
+            f"{folder} lacks {', '.join(lacking)}; expected a whole {pipeline_class} in diffusers layout"
+        )
+    if index.get("transformer_2", [None])[0] is not None:
+        raise InputError(
+            f"{folder} has a second transformer (Wan2.2); family wan has one: give a Wan2.1 pipeline"
+        )
+    vae_name(folder)
+    check_network(folder)
+
+
+def check_network(folder: Path) -> None:
+    """InputError unless ``folder/transformer`` is this family's network, whole; reads headers only."""
     from diffusers import WanTransformer3DModel
 
-    refuse_other_family(folder)
+    config = refuse_other_family(folder)
     with torch.device("meta"):
-        network = WanTransformer3DModel.from_config(json.loads((folder / "transformer/config.json").read_text()))
+        network = WanTransformer3DModel.from_config(config)
     expected = {name: list(value.shape) for name, value in network.state_dict().items()}
     found: dict[str, list[int]] = {}
     for path in sorted((folder / "transformer").glob("*.safetensors")):
@@ -62,17 +84,29 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def refuse_other_family(folder: Path) -> None:
-    """InputError unless ``folder`` is a diffusers pipeline folder with this family's network."""
-    path = folder / "transformer" / "config.json"
-    if not path.is_file():
-        raise InputError(f"{folder} holds no transformer/config.json; expected a pipeline in diffusers layout")
-    found = json.loads(path.read_text()).get("_class_name")
+def read_part(folder: Path, name: str) -> dict[str, Any]:
+    """The JSON object in ``folder/name``; InputError if there is none."""
+    if not (folder / name).is_file():
+        raise InputError(f"{folder} holds no {name}; expected a pipeline in diffusers layout")
+    try:
+        content = json.loads((folder / name).read_text())
+    except ValueError as error:
+        raise InputError(f"{folder / name} is not JSON ({error}); fetch the teacher again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{folder / name} holds no JSON object; fetch the teacher again")
+    return content
+
+
+def refuse_other_family(folder: Path) -> dict[str, Any]:
+    """The network's config; InputError unless ``folder/transformer`` holds this family's network."""
+    config = read_part(folder, "transformer/config.json")
+    found = config.get("_class_name")
     if found != network_class:
         raise InputError(
             f"{folder} holds a {found}, but family wan needs a {network_class};"
             " set teacher.family to the family of that network"
         )
+    return config
 
 
 def parameterisation(folder: Path) -> Parameterisation:  # noqa: ARG001 - every Wan pipeline has the same one
@@ -120,17 +154,22 @@ class WanCodec:
         return ((pixels + 1) / 2).clamp(0, 1)
 
 
-def load_vae(folder: Path) -> Any:
-    """The VAE of ``folder`` as model_index.json names it: AutoencoderKLWan, or PixelSpace for pixel-space teachers."""
-    library, name = json.loads((folder / "model_index.json").read_text())["vae"]
+def vae_name(folder: Path) -> str:
+    """AutoencoderKLWan, or PixelSpace for pixel-space teachers; InputError if model_index.json names another."""
+    library, name = read_part(folder, "model_index.json").get("vae", [None, None])
     known = {("diffusers", "AutoencoderKLWan"), (PixelSpace.__module__, PixelSpace.__name__)}
     if (library, name) not in known:
         raise InputError(
             f"{folder}/model_index.json names the VAE {library}.{name}; family wan knows"
             f" {', '.join(sorted('.'.join(k) for k in known))}"
         )
+    return str(name)
+
+
+def load_vae(folder: Path) -> Any:
+    """The VAE of ``folder`` as model_index.json names it."""
     vae = PixelSpace
-    if name == "AutoencoderKLWan":
+    if vae_name(folder) == "AutoencoderKLWan":
         from diffusers import AutoencoderKLWan as vae
     return vae.from_pretrained(folder / "vae", local_files_only=True).eval()
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from rcm_core import mini
 from rcm_core.config import Params, TeacherSection
 from rcm_core.errors import InputError
 from rcm_core.evaluation.judge import judge_for
-from rcm_core.models import mini
 from rcm_core.prompts import cycle, read_prompts
 from rcm_core.protocols import Executor
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
@@ -29,18 +29,21 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     """Leaves a diffusers pipeline folder and what is known of it; InputError if it misses its gate."""
     section = params.teacher
     parameters = dump(teacher=section)
+    train, validation = (
+        read_prompts(workspace / name) for name in (params.prompts.train, params.prompts.validation)
+    )
     inputs = hash_inputs(workspace, [params.prompts.train, params.prompts.validation])
     out = workspace / "runs" / STAGE
     with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device) as extra:
         state = live_state(executor.state_root, STAGE, fingerprint(STAGE, params, parameters, inputs))
         pipeline = state / "pipeline"
         if section.source == "mini":
-            _train_mini(section, read_prompts(workspace / params.prompts.train), state, executor)
+            _train_mini(section, train, state, executor)
         else:
             _fetch(section, pipeline)
         find("models", section.family).check_folder(pipeline)
         facts = _facts(section, pipeline)
-        facts["gate"] = _gate(section, facts, state, read_prompts(workspace / params.prompts.validation), executor)
+        facts["gate"] = _gate(section, facts, state, validation, executor)
         out.mkdir(parents=True, exist_ok=True)
         with atomic_folder(out / "pipeline") as folder:
             shutil.copytree(pipeline, folder, dirs_exist_ok=True)
@@ -52,7 +55,9 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
 def _train_mini(section: TeacherSection, prompts: list[str], state: Path, executor: Executor) -> None:
     settings, pipeline = section.mini, state / "pipeline"
     if settings is None:
-        raise InputError("teacher.source is mini but teacher.mini is null; take conf/teacher/mini.yaml as it is")
+        raise InputError(
+            "teacher.source is mini but teacher.mini is null; take conf/teacher/mini.yaml as it is"
+        )
     if not pipeline.exists():
         with atomic_folder(pipeline) as folder:
             mini.save_pipeline(folder, section.shape, prompts, settings, section.shift, section.seed)
@@ -123,7 +128,10 @@ def _gate(
     jobs = split_jobs(job, GATE_BATCH)
     results = executor.map(_correct, [(j, section.data) for j in jobs], "gate", device=section.device)
     accuracy = sum(results) / gate.samples
-    print(f"teacher: {accuracy:.1%} of {gate.samples} guided {section.steps}-step samples recognised", flush=True)
+    print(
+        f"teacher: {accuracy:.1%} of {gate.samples} guided {section.steps}-step samples recognised",
+        flush=True,
+    )
     if accuracy < gate.teacher_accuracy:
         raise InputError(
             f"the teacher shows what the prompt asks for in {accuracy:.1%} of {gate.samples} samples,"

@@ -48,14 +48,16 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     """Generates the missing shards, then the manifest; a shard that is whole is never made twice."""
     section, teacher = params.trajectories, Teacher.read(workspace)
     parameters = dump(trajectories=section)
-    inputs = hash_inputs(workspace, ["runs/teacher/pipeline", "runs/teacher/teacher.json", "runs/prompts/prompts.parquet"])
+    inputs = hash_inputs(
+        workspace, ["runs/teacher/pipeline", "runs/teacher/teacher.json", "runs/prompts/prompts.parquet"]
+    )
     key = fingerprint(STAGE, params, parameters, inputs)
     with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device):
         state = live_state(executor.state_root, STAGE, key)
-        place = Place(str(state / "shards") if section.target is None else f"{section.target}/{key}", section.endpoint)
-        if "://" not in place.url:
-            require_space(Path(place.url), _size(section, teacher))
+        place = _place(section, workspace, state, key)
         place.open()
+        if not place.remote:
+            require_space(Path(place.url), _size(section, teacher))
         jobs = _jobs(section, teacher, load_split(workspace, "train"), place)
         shards = []
         for facts in executor.map(make_shard, jobs, "trajectories", device=section.device):
@@ -64,6 +66,14 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
         _refuse_nonfinite(shards, section.samples)
         _write(workspace / "runs" / STAGE, section, teacher, place, shards)
     clear_state(state)
+
+
+def _place(section: TrajectoriesSection, workspace: Path, state: Path, key: str) -> Place:
+    """Where shards are written: the live state, or a folder of this run's own below the target."""
+    if section.target is None:
+        return Place(str(state / "shards"))
+    target = section.target.rstrip("/")
+    return Place(f"{target if '://' in target else workspace / target}/{key}", section.endpoint)
 
 
 def _jobs(section: TrajectoriesSection, teacher: Teacher, prompts: list[str], place: Place) -> list[ShardJob]:
@@ -105,14 +115,21 @@ def _route(job: Job) -> dict[str, Tensor]:
     teacher = job.teacher
     route = sample_route(velocity, z, condition, steps=job.steps, shift=teacher.shift, solver=teacher.solver)
     angles = route.t.float().expand(len(job.ids), -1)
-    return {"x0": route.x0, "route.x": route.x.transpose(0, 1), "route.t": angles, "route.v": route.F.transpose(0, 1)}
+    return {
+        "x0": route.x0,
+        "route.x": route.x.transpose(0, 1),
+        "route.t": angles,
+        "route.v": route.F.transpose(0, 1),
+    }
 
 
 def _size(section: TrajectoriesSection, teacher: Teacher) -> int:
-    """Bytes that the shards need, twice over for the copy that becomes the output."""
-    states = 1 + (2 * teacher.steps if section.routes else 0)
-    text = 1024 * 4 * 512
-    return 2 * section.samples * (4 * math.prod(teacher.shape) * states + text // 16)
+    """Bytes that the shards need, with the copy that becomes the output if there is no target."""
+    states = 1 + (2 * teacher.steps + 1 if section.routes else 0)
+    condition = conditions(teacher, (teacher.negative_prompt,), torch.device("cpu"))
+    text = sum(value.numel() * value.element_size() for value in condition.values())
+    copies = 2 if section.target is None else 1
+    return copies * section.samples * (4 * math.prod(teacher.shape) * states + text)
 
 
 def _refuse_nonfinite(shards: list[dict[str, Any]], samples: int) -> None:

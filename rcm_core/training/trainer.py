@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from rcm_core.config import samples_per_rank
 from rcm_core.denoiser import Denoiser
 from rcm_core.errors import InputError
 from rcm_core.health import Health, next_rung
@@ -46,13 +47,7 @@ class LoopSettings:
 
     def per_rank(self, world: int) -> int:
         """Samples per rank and accumulation step; InputError if the batch does not divide."""
-        size, rest = divmod(self.batch, world * self.accumulate)
-        if rest or not size:
-            raise InputError(
-                f"batch {self.batch} does not divide into {world} workers x {self.accumulate} accumulation steps;"
-                " change train.batch, train.workers or train.accumulate"
-            )
-        return size
+        return samples_per_rank(self.batch, world, self.accumulate, "batch")
 
 
 class Source(Protocol):

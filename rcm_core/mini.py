@@ -16,7 +16,9 @@ from torch import nn
 from rcm_core.pixels import PixelSpace
 
 
-def build_network(channels: int, heads: int, head_dim: int, layers: int, ffn_dim: int, text_dim: int) -> nn.Module:
+def build_network(
+    channels: int, heads: int, head_dim: int, layers: int, ffn_dim: int, text_dim: int
+) -> nn.Module:
     """An untrained diffusers WanTransformer3DModel (1.2 M parameters at 4 x 32, 4 layers)."""
     from diffusers import WanTransformer3DModel
 

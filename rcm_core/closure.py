@@ -30,9 +30,9 @@ def tree_of(module: str) -> ast.Module | None:
 
 
 def imports_of(module: str, choices: Mapping[str, str]) -> set[str]:
-    """Project modules that ``module`` imports anywhere in its file, the packages above them, and what it finds.
+    """Project modules that ``module`` imports anywhere in its file, with their packages, and what it finds.
 
-    ``find("methods", ...)`` (rcm_core/registry.py) counts as an import of the method in ``choices["methods"]``.
+    ``find("methods", ...)`` (rcm_core/registry.py) counts as an import of ``choices["methods"]``.
     """
     tree = tree_of(module)
     names: set[str] = set()
@@ -44,15 +44,20 @@ def imports_of(module: str, choices: Mapping[str, str]) -> set[str]:
                 names.update([package, *(f"{package}.{alias.name}" for alias in node.names)])
             case ast.Call(func=ast.Name(id="find"), args=[ast.Constant(value=kind), *_]):
                 names.add(f"rcm_core.{kind}.{choices[kind]}")
-    parts = [name.split(".") for name in names if name.split(".")[0] in ROOTS]
-    packages = {".".join(p[: i + 1]) for p in parts for i in range(len(p))}
-    return {name for name in packages if source_of(name) is not None}
+    ours = {name for name in names if name.split(".")[0] in ROOTS}
+    return {whole for name in ours for whole in with_packages(name) if source_of(whole) is not None}
+
+
+def with_packages(module: str) -> list[str]:
+    """``module`` and the packages above it, which are imported with it."""
+    parts = module.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def closure(module: str, choices: Mapping[str, str]) -> dict[str, Path]:
     """``module`` and all project modules it can reach, with their files, when ``choices`` are made."""
     reached: dict[str, Path] = {}
-    queue = [module]
+    queue = with_packages(module) if source_of(module) else []
     while queue:
         name = queue.pop()
         path = source_of(name)

@@ -16,9 +16,9 @@ def load_params(path: Path) -> Params:
     if not path.is_file():
         raise InputError(f"{path} does not exist; run from the project root, or `dvc exp run`")
     try:
-        raw = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {error}") from error
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     params = check(Params, raw, str(path))
     _check_choices(params, str(path))
     _check_together(params, str(path))

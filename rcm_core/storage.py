@@ -16,6 +16,8 @@ import fsspec
 
 from rcm_core.errors import InputError
 
+CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
+
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
@@ -104,7 +106,7 @@ def filesystem(url: str, endpoint: str | None) -> tuple[fsspec.AbstractFileSyste
         raise InputError(f"{url}: expected a folder or s3://bucket/prefix, got {scheme}://")
     if scheme is None:
         return fsspec.filesystem("file"), str(Path(url).absolute())
-    from botocore.exceptions import BotoCoreError
+    from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
 
     system = fsspec.filesystem(
         "s3",
@@ -117,9 +119,9 @@ def filesystem(url: str, endpoint: str | None) -> tuple[fsspec.AbstractFileSyste
     try:
         system.ls(bucket, refresh=True)
     except PermissionError as error:
-        raise InputError(
-            f"{where} refused the credentials ({error}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        ) from error
+        raise InputError(f"{where} refused the credentials ({error}); {CREDENTIALS}") from error
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise InputError(f"{where} needs credentials and there are none; {CREDENTIALS}") from error
     except FileNotFoundError as error:
         raise InputError(f"bucket {where} does not exist; create it or name another") from error
     except (OSError, BotoCoreError) as error:

@@ -1,0 +1,81 @@
+"""params.yaml as a user spoils it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rcm_core.errors import InputError
+from rcm_core.params import load_params
+
+
+def load(folder: Path, values: dict[str, Any]) -> Any:
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return load_params(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("method.name", "rmc", r"unknown method 'rmc' \(did you mean 'rcm'\?\); available: .*dmd2, rcm, scm"),
+        ("method.name", "dmd", r"unknown method 'dmd' \(did you mean 'dmd2'\?\)"),
+        ("method.name", None, r"method\.name = None; name one of dmd2, rcm, scm"),
+        ("method.name", 3, r"method\.name = 3; name one of"),
+        ("method.name", "../rcm", "unknown method '../rcm'"),
+        ("teacher.family", "wam", r"unknown family 'wam' \(did you mean 'wan'\?\); available: wan"),
+        ("teacher.family", "mini", "unknown family 'mini'"),
+        (
+            "teacher.data",
+            "digit",
+            r"unknown data set 'digit' \(did you mean 'digits'\?\); available: digits, mov",
+        ),
+        ("method.warmup", "long", r"method: warmup = 'long': input should be a valid integer"),
+        ("method.warm_up", 3, r"method: unknown key 'warm_up' \(did you mean 'warmup'\?\)"),
+        ("method", None, "method = None: input should be an object"),
+        ("train.batch", 9, r"train\.batch 9 does not divide into 2 workers x 2 accumulation steps"),
+        ("teacher.mini.workers", 3, r"teacher\.mini\.batch 16 does not divide into 3 workers"),
+        ("select.steps", [1, 5], r"select\.steps asks for 5 steps, but the sampler has 4 angles"),
+        ("evaluate.steps", [8], r"evaluate\.steps asks for 8 steps"),
+        ("select.angles", [0.6, 1.0, 1.3], r"select\.angles = \[0.6, 1.0, 1.3\]; expected descending"),
+        ("select.angles", [1.3, 1.3, 0.6], r"expected descending"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(
+    tmp_path: Path, values: dict[str, Any], path: str, value: Any, said: str
+) -> None:
+    values["train"] |= {"workers": 2, "accumulate": 2}
+    assert load(tmp_path, copy.deepcopy(values))
+    *sections, key = path.split(".")
+    section = values
+    for name in sections:
+        section = section[name]
+    section[key] = value
+    with pytest.raises(InputError, match=said) as caught:
+        load(tmp_path, values)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_method_key_is_named(tmp_path: Path, values: dict[str, Any]) -> None:
+    del values["method"]["dmd_weight"]
+    with pytest.raises(InputError, match="method: key 'dmd_weight' is missing"):
+        load(tmp_path, values)
+
+
+def test_the_file_is_missing_or_no_yaml_or_empty(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    with pytest.raises(InputError, match=r"params\.yaml does not exist; run from the project root"):
+        load_params(path)
+    path.write_text("train: [1, 2\nselect: 3")
+    with pytest.raises(InputError, match=r"params\.yaml is not YAML"):
+        load_params(path)
+    path.write_text("")
+    with pytest.raises(InputError, match="expected keys and values, got NoneType"):
+        load_params(path)
+    path.write_bytes(b"\xff\xfe\x00broken")
+    with pytest.raises(InputError, match=r"params\.yaml is not"):
+        load_params(path)

@@ -1,0 +1,68 @@
+"""Prompt files as people write them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from rcm_core.errors import InputError
+from rcm_core.prompts import cycle, load_split, read_prompts, refuse_overlap
+
+
+def test_lines_are_stripped_and_keep_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "train.txt"
+    path.write_text("  the digit 7 \n\n\tzwölf Äpfel\r\nthe digit 3", encoding="utf-8")
+    assert read_prompts(path) == ["the digit 7", "zwölf Äpfel", "the digit 3"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "does not exist; write one prompt per line"),
+        (b"", "is empty; write at least one prompt"),
+        (b" \n\t\n", "is empty"),
+        (b"the digit 7\nthe digit 3\n the digit 7\n", "holds 'the digit 7' twice; remove one"),
+        (b"the digit \xff", "is not UTF-8 text .*save it as UTF-8"),
+    ],
+)
+def test_a_file_that_will_not_do_is_named(tmp_path: Path, content: bytes | None, said: str) -> None:
+    path = tmp_path / "train.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"prompt file {path} {said}") as caught:
+        read_prompts(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_no_prompt_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        read_prompts(tmp_path)
+
+
+def test_splits_share_no_prompt_however_it_is_written() -> None:
+    refuse_overlap({"train": ["a seven"], "validation": ["a 7"], "test": ["the digit 7"]})
+    with pytest.raises(InputError, match=r"'A  Seven' stands in both train and test; .*remove it from one"):
+        refuse_overlap({"train": ["a seven"], "validation": ["a 7"], "test": ["A  Seven"]})
+
+
+def test_a_split_is_read_back_in_order(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"prompts\.parquet does not exist; make it with `dvc repro prompts`"
+    ):
+        load_split(tmp_path, "train")
+    (tmp_path / "runs/prompts").mkdir(parents=True)
+    rows = [("train", "b"), ("test", "c"), ("train", "a")]
+    frame = pd.DataFrame(rows, columns=["split", "prompt"])
+    frame.to_parquet(tmp_path / "runs/prompts/prompts.parquet")
+    assert load_split(tmp_path, "train") == ["b", "a"]
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 12])
+def test_every_prompt_comes_as_often_as_any_other(count: int) -> None:
+    found = cycle(["a", "b", "c"], count)
+    assert len(found) == count
+    often = Counter({"a": 0, "b": 0, "c": 0}) | Counter(found)
+    assert max(often.values()) - min(often.get(p, 0) for p in "abc") <= 1

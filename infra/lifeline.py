@@ -18,8 +18,9 @@ class Lifeline:
         host, _, port = address.rpartition(":")
         self._socket = socket.create_connection((host, int(port)))
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._asked = False
-        threading.Thread(target=self._listen, daemon=True, name="lifeline").start()
+        self._asked = self._closed = False
+        self._thread = threading.Thread(target=self._listen, daemon=True, name="lifeline")
+        self._thread.start()
 
     def ask(self) -> None:
         """Lets Ray start while this process imports what it needs."""
@@ -32,11 +33,19 @@ class Lifeline:
             self.ask()
         return self._answers.get()
 
+    def close(self) -> None:
+        """From now on this process does not end with the run."""
+        self._closed = True
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._socket.close()
+
     def _listen(self) -> None:
-        lines = self._socket.makefile()
-        for line in lines:
-            self._answers.put(line.strip())
-        os.kill(os.getpid(), signal.SIGTERM)
+        with self._socket.makefile() as lines:
+            for line in lines:
+                self._answers.put(line.strip())
+        if not self._closed:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def connect() -> Lifeline | None:

@@ -86,18 +86,20 @@ class Daemon:
 
 
 def end_tree(process: psutil.Process) -> None:
-    """SIGTERM to ``process``, then to what is left of its descendants, then SIGKILL."""
+    """SIGTERM to ``process``, which may end its own; then to the descendants that are left; then SIGKILL."""
     try:
-        family = [process, *process.children(recursive=True)]
+        descendants = process.children(recursive=True)
     except psutil.NoSuchProcess:
         return
-    for members, number in ((family[:1], signal.SIGTERM), (family, signal.SIGTERM), (family, signal.SIGKILL)):
-        for member in members:
-            if member.is_running():
-                _signal(member, number)
-        _, family = psutil.wait_procs(family, timeout=GRACE_SECONDS)
-        if not family:
-            return
+    left = _end([process], signal.SIGTERM) + _end(descendants, signal.SIGTERM)
+    _end(left, signal.SIGKILL)
+
+
+def _end(processes: list[psutil.Process], number: signal.Signals) -> list[psutil.Process]:
+    """Sends ``number`` and gives some time; those that are still there."""
+    for process in processes:
+        _signal(process, number)
+    return list(psutil.wait_procs(processes, timeout=GRACE_SECONDS)[1])
 
 
 def _signal(process: psutil.Process, number: signal.Signals) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from rcm_core.protocols import Item, Result, TrainContext
 OBJECT_STORE = 200 * 2**20
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
 LOST_WORKERS = 3
+CONNECT_SECONDS = 5
 KEPT = 2
 
 
@@ -40,17 +42,20 @@ def start_local(workspace: Path) -> str:
 
 
 def connect(workspace: Path, address: str) -> None:
-    """Joins the Ray at ``address``; InputError if none answers."""
+    """Joins the Ray at ``address`` (``host:port``); InputError if none answers."""
     prepare(workspace)
     import ray
 
+    host, _, port = address.rpartition(":")
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
+        # Ray itself would go on trying for minutes.
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
         ray.init(address, **QUIET)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"RAY_ADDRESS = {address}: no Ray answers there; start it, or unset RAY_ADDRESS and a local one"
-            " is started"
+            f"RAY_ADDRESS = {address}: no Ray answers there ({error}); expected host:port of a running Ray;"
+            " unset it and a local one is started"
         ) from error
     _restore(on_terminate)
 

@@ -1,0 +1,88 @@
+"""Loops and functions that Ray's workers can import, in a workspace of their own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TOYS = '''
+"""Written by tests/infra/conftest.py."""
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from rcm_core.errors import InputError
+
+
+def square(number):
+    return number * number, torch.get_num_threads(), os.getcwd()
+
+
+def dies_once(job):
+    marker, number = job
+    if number == 3 and not Path(marker).exists():
+        Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def refuses(number):
+    raise InputError(f"no {number}; give another")
+
+
+def count(context, spec):
+    """Sums 1 + 2 + ... over all ranks; ``spec["kill"]`` = (rank, step, marker) dies there, once."""
+    folder = context.resume()
+    start, total = map(int, (folder / "sum").read_text().split()) if folder else (0, 0)
+    if context.rank == 0:
+        print(f"from step {start} on {context.world} ranks, {torch.get_num_threads()} threads")
+    for step in range(start, spec["steps"]):
+        if spec.get("kill") and (context.rank, step) == tuple(spec["kill"][:2]):
+            if not Path(spec["kill"][2]).exists():
+                Path(spec["kill"][2]).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        value = torch.tensor([step + 1])
+        dist.all_reduce(value)
+        total += int(value)
+        if (step + 1) % 5 == 0:
+            with tempfile.TemporaryDirectory() as checkpoint:
+                if context.rank == 0:
+                    (Path(checkpoint) / "sum").write_text(f"{step + 1} {total}")
+                context.report({"step": step}, Path(checkpoint), step + 1)
+    if context.rank == 0:
+        Path(spec["out"]).write_text(str(total))
+
+
+def refusing_loop(context, spec):
+    with Path(spec["attempts"]).open("a") as attempts:
+        attempts.write(f"{context.rank}\\n")
+    raise InputError("the shard is corrupt; make it again")
+
+
+def hangs(context, spec):
+    """Reports once, then waits to be killed."""
+    with tempfile.TemporaryDirectory() as checkpoint:
+        (Path(checkpoint) / "sum").write_text("5 15")
+        context.report({}, Path(checkpoint), 5)
+    context.report({}, None, 5)  # the controller has seen the checkpoint when it answers this
+    Path(spec["ready"]).touch()
+    signal.pause()
+'''
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A workspace with the module ``toys``, importable here and in workers."""
+    folder = tmp_path_factory.mktemp("workspace")
+    (folder / "toys.py").write_text(TOYS)
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+    sys.modules.pop("toys", None)

@@ -1,0 +1,98 @@
+"""The command ``rcm``: quick help, one sentence for bad input, pictures that can be opened."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from infra.pictures import contact_sheet, save_samples
+from infra.prefect.local import complaint
+from infra.summary import cell
+from rcm_core.errors import InputError
+
+
+def rcm(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).parent / "rcm"), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys, infra.cli; "
+        "sys.exit(str({'torch', 'ray', 'prefect', 'dvc', 'pandas', 'numpy'} & set(sys.modules) or ''))"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert answer.stderr.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["distill"], "is not an rcm-distill project"),
+        (["sample", "--out", "a.png"], "no prompt; give --prompt"),
+        (
+            ["sample", "--out", "a.png", "--prompts-file", "none.txt"],
+            "--prompts-file none.txt does not exist",
+        ),
+        (["sample", "--out", "a.png", "--prompt", "a seven"], "runs/publish/pipeline does not exist"),
+        (["run", "trian"], "unknown stage 'trian' (did you mean 'train'?)"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    answer = rcm(*arguments, cwd=tmp_path)
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("error: ")
+    assert sentence in answer.stderr
+    assert answer.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_names_versions_devices_and_remedies() -> None:
+    answer = rcm("doctor", cwd=Path(__file__).parents[2])
+    assert answer.returncode == 0, answer.stderr
+    for subject in ("torch", "gpu", "attention tangents", "prefect server", "dvc project", "s3"):
+        assert subject in answer.stdout
+
+
+def test_a_picture_shows_every_sample_enlarged(tmp_path: Path) -> None:
+    pixels = torch.rand(3, 1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    save_samples(pixels, tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (512, 512)
+        # every source pixel is a block of 32 x 32; sample 2 is below sample 0
+        expected = (pixels[2, 0, 0, 7, 7] * 255).round()
+        assert picture.getpixel((255, 511)) == int(expected)
+
+
+def test_clips_become_moving_pictures(tmp_path: Path) -> None:
+    save_samples(torch.linspace(0, 1, 5).view(1, 1, 5, 1, 1).expand(1, 3, 5, 8, 8), tmp_path / "a.gif")
+    with Image.open(tmp_path / "a.gif") as clip:
+        assert clip.n_frames == 5
+
+
+@pytest.mark.parametrize(("frames", "name"), [(1, "a.gif"), (5, "a.png"), (1, "a")])
+def test_a_suffix_that_does_not_fit_is_refused(tmp_path: Path, frames: int, name: str) -> None:
+    with pytest.raises(InputError, match=f"makes {frames} frame"):
+        save_samples(torch.zeros(1, 1, frames, 8, 8), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_contact_sheet_is_nearly_square() -> None:
+    assert contact_sheet(torch.zeros(7, 3, 300, 300)).shape == (900, 900, 3)
+
+
+def test_the_sentence_of_bad_input_is_found_in_a_state_s_message() -> None:
+    message = "Flow run encountered an exception: InputError: no shard 3; make it again"
+    assert complaint(message) == "no shard 3; make it again"
+    assert complaint("RuntimeError: broken") is None
+
+
+def test_a_number_shows_its_interval_unless_it_is_a_point() -> None:
+    assert cell({"value": 1.5, "low": 1.25, "high": 1.75, "n": 9}) == "1.5 (1.25 - 1.75)"
+    assert cell({"value": 4, "low": 4, "high": 4, "n": 9}) == "4"
+    assert cell(None) == ""

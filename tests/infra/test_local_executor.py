@@ -1,0 +1,70 @@
+"""LocalExecutor keeps the executor's promises in one process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from infra.local import LocalExecutor
+from infra.state import held
+from rcm_core.errors import InputError
+
+
+@pytest.fixture
+def executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalExecutor:
+    monkeypatch.setenv("RCM_HOME", str(tmp_path / "home"))
+    return LocalExecutor(tmp_path)
+
+
+def test_state_lies_under_rcm_home(executor: LocalExecutor, tmp_path: Path) -> None:
+    assert executor.state_root == tmp_path / "home" / "state"
+
+
+def test_map_runs_each_item_on_one_thread_and_gives_the_threads_back(executor: LocalExecutor) -> None:
+    before = torch.get_num_threads()
+    results = executor.map(lambda n: (n, torch.get_num_threads()), [3, 1, 2], "numbers")
+    assert next(results) == (3, 1)
+    assert torch.get_num_threads() == before
+    assert list(results) == [(1, 1), (2, 1)]
+
+
+def test_training_goes_on_from_the_newest_checkpoint_and_keeps_two(
+    executor: LocalExecutor, toys: Path, tmp_path: Path
+) -> None:
+    from toys import count
+
+    state, out = tmp_path / "state", tmp_path / "sum"
+    for steps in (7, 22):
+        spec = {"steps": steps, "out": str(out)}
+        executor.train(count, spec, state=state, workers=1, threads=1, device="cpu", max_failures=0)
+        assert out.read_text() == str(sum(range(1, steps + 1)))
+    assert sorted(p.name for p in (state / "local").iterdir()) == ["step_00000015", "step_00000020"]
+
+
+def test_an_interrupted_copy_is_no_checkpoint(executor: LocalExecutor, toys: Path, tmp_path: Path) -> None:
+    from toys import count
+
+    state = tmp_path / "state"
+    (state / "local" / ".step_00000005.partial").mkdir(parents=True)
+    spec = {"steps": 5, "out": str(tmp_path / "sum")}
+    executor.train(count, spec, state=state, workers=1, threads=1, device="cpu")
+    assert (tmp_path / "sum").read_text() == "15"
+
+
+def test_more_than_one_worker_is_refused(executor: LocalExecutor, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="workers = 2: the local executor has one"):
+        executor.train(print, {}, state=tmp_path, workers=2, threads=1, device="cpu")
+
+
+def test_an_absent_gpu_is_refused(executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r"device cuda was asked for, but torch .* sees no GPU"):
+        list(executor.map(print, [1], "prints", device="cuda"))
+
+
+def test_a_state_in_use_is_refused_by_name(executor: LocalExecutor, tmp_path: Path) -> None:
+    with held(tmp_path / "state"), pytest.raises(InputError, match=f"process {os.getpid()}"):
+        executor.train(print, {}, state=tmp_path / "state", workers=1, threads=1, device="cpu")

@@ -1,0 +1,57 @@
+"""params.yaml is composed as DVC composes it, and bad overrides leave it alone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from infra.params import compose, load, teacher_override
+from rcm_core.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    shutil.copy2(ROOT / "params.yaml", tmp_path / "params.yaml")
+    return tmp_path
+
+
+def test_the_committed_params_are_conf_without_overrides(project: Path) -> None:
+    committed = load(project)
+    assert compose(project, []) == committed
+
+
+def test_overrides_change_what_they_name(project: Path) -> None:
+    params = compose(project, ["method=scm", "train.iterations=7"])
+    assert (params.method["name"], params.train.iterations) == ("scm", 7)
+    assert load(project) == params
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("method=smc", r"unknown method 'smc' \(did you mean 'scm'\?\); available: .*rcm"),
+        ("teacher=minni", r"unknown teacher 'minni' \(did you mean 'mini'\?\)"),
+        ("train.iterations=many", "train.iterations = 'many'"),
+        ("train.iteration=7", "do not fit conf/"),
+        ("nonsense", "override 'nonsense': expected key=value"),
+    ],
+)
+def test_a_bad_override_is_one_sentence_and_writes_nothing(
+    project: Path, override: str, sentence: str
+) -> None:
+    before = (project / "params.yaml").read_bytes()
+    with pytest.raises(InputError, match=sentence) as caught:
+        compose(project, [override])
+    assert "\n" not in str(caught.value)
+    assert (project / "params.yaml").read_bytes() == before
+    assert sorted(p.name for p in project.iterdir()) == ["conf", "params.yaml"]
+
+
+def test_a_teacher_is_a_name_or_a_place(project: Path) -> None:
+    assert teacher_override(project, "mini") == "teacher=mini"
+    assert teacher_override(project, "s3://bucket/t") == "teacher.source=s3://bucket/t"

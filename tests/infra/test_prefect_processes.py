@@ -1,0 +1,111 @@
+"""Processes that we start are remembered, ended with all they started, and never taken for others."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from infra.prefect.processes import Daemon
+from infra.prefect.server import ensure_server, known_api_url
+from rcm_core.errors import InputError
+
+PARENT = """
+import signal, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"], start_new_session=True)
+print(child.pid, flush=True)
+signal.pause()
+"""
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Daemon:
+    return Daemon(tmp_path, "toy")
+
+
+def started(daemon: Daemon) -> tuple[subprocess.Popen[bytes], int]:
+    """Starts a parent with a child in another session; the parent, the child's process number."""
+    process = daemon.start([sys.executable, "-u", "-c", PARENT], daemon.folder, os.environ, {"url": "x"})
+    while not daemon.log.read_text().endswith("\n"):
+        assert process.poll() is None
+    return process, int(daemon.log.read_text())
+
+
+def test_stop_ends_the_whole_family(daemon: Daemon) -> None:
+    parent, child = started(daemon)
+    assert daemon.facts() == {"url": "x"}
+    assert daemon.stop()
+    parent.wait()
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    assert daemon.running() is None
+    assert not daemon.stop()
+
+
+def test_a_record_of_a_process_that_is_gone_counts_for_nothing(daemon: Daemon) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    daemon.record.write_text(f'{{"pid": {process.pid}, "created": 1.0, "facts": {{}}}}')
+    assert daemon.running() is None
+
+
+def test_a_reused_process_number_is_not_ours(daemon: Daemon) -> None:
+    daemon.record.write_text(f'{{"pid": {os.getpid()}, "created": 1.0, "facts": {{}}}}')
+    assert daemon.running() is None
+    assert not daemon.stop()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RCM_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    return tmp_path
+
+
+def test_a_taken_port_is_named_with_the_setting_that_moves_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        other.settimeout(0)
+        monkeypatch.setenv("RCM_PREFECT_PORT", str(port))
+        other.close()
+        script = (
+            "import http.server as h; "
+            f"h.HTTPServer(('127.0.0.1', {port}), h.SimpleHTTPRequestHandler).serve_forever()"
+        )
+        web = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    try:
+        while not _listens(port):
+            assert web.poll() is None
+        with pytest.raises(InputError, match=f"port {port} is taken .* set RCM_PREFECT_PORT to a free port"):
+            ensure_server(home)
+    finally:
+        web.kill()
+        web.wait()
+    assert known_api_url(home) is None
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("port", ["none", "0", "70000"])
+def test_a_port_that_is_none_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch, port: str) -> None:
+    monkeypatch.setenv("RCM_PREFECT_PORT", port)
+    with pytest.raises(InputError, match=f"RCM_PREFECT_PORT = '{port}': expected a port number"):
+        ensure_server(home)
+
+
+def test_a_named_server_that_does_not_answer_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    with pytest.raises(InputError, match="no Prefect server answers there"):
+        ensure_server(home)

@@ -1,0 +1,152 @@
+"""RayExecutor on a real local Ray: lost workers, bad input, too little of a machine, a killed driver."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.lifeline import CLUSTER, Lifeline
+from infra.ray.cluster import shared_cluster
+from infra.ray.executor import RayExecutor
+from rcm_core.errors import InputError
+
+pytestmark = [
+    pytest.mark.system,
+    # Ray's own modules deprecate each other as they are imported.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
+]
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def cluster(toys: Path) -> Iterator[str]:
+    """One Ray for all tests here, as a flow run shares one; no GPU is visible to it."""
+    paths = os.pathsep.join([str(toys), str(ROOT), str(ROOT / "kernels")])
+    env = os.environ | {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
+    env.pop("RAY_ADDRESS", None)
+    with shared_cluster(toys, env) as given:
+        line = Lifeline(given[CLUSTER])
+        yield line.address()
+        line.close()
+
+
+@pytest.fixture(scope="module")
+def executor(toys: Path, cluster: str) -> Iterator[RayExecutor]:
+    executor = RayExecutor(toys, cluster)
+    yield executor
+    executor.close()
+
+
+def train(executor: RayExecutor, loop: str, spec: dict[str, object], state: Path, workers: int = 2) -> None:
+    import toys
+
+    chosen = vars(toys)[loop]
+    executor.train(chosen, spec, state=state, workers=workers, threads=1, device="auto", max_failures=2)
+
+
+def test_map_gives_every_result_on_one_thread_in_the_workspace(executor: RayExecutor, toys: Path) -> None:
+    from toys import square
+
+    assert sorted(executor.map(square, range(5), "squares")) == [(n * n, 1, str(toys)) for n in range(5)]
+
+
+def test_map_retries_the_item_of_a_killed_worker(executor: RayExecutor, tmp_path: Path) -> None:
+    from toys import dies_once
+
+    jobs = [(str(tmp_path / "died"), n) for n in range(6)]
+    assert sorted(executor.map(dies_once, jobs, "jobs")) == list(range(6))
+    assert (tmp_path / "died").exists()
+
+
+def test_map_raises_the_function_s_own_exception(executor: RayExecutor) -> None:
+    from toys import refuses
+
+    with pytest.raises(InputError, match=r"^no 1; give another$"):
+        list(executor.map(refuses, [1], "refusals"))
+
+
+def test_training_resumes_after_a_worker_is_killed(
+    executor: RayExecutor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = {"steps": 17, "kill": [1, 13, str(tmp_path / "died")], "out": str(tmp_path / "sum")}
+    train(executor, "count", spec, tmp_path / "state")
+    said = capsys.readouterr().out
+    assert (tmp_path / "died").exists()
+    starts = [line for line in said.splitlines() if line.startswith("from step")]
+    # Ray counts a checkpoint from its controller's next look on: the one of step 10 may not be counted yet
+    assert starts[0] == "from step 0 on 2 ranks, 1 threads"
+    assert starts[1:] in (["from step 5 on 2 ranks, 1 threads"], ["from step 10 on 2 ranks, 1 threads"])
+    assert "continuing from the newest checkpoint" in said
+    assert (tmp_path / "sum").read_text() == str(2 * sum(range(1, 18)))
+
+
+def test_bad_input_in_training_is_raised_as_it_is_and_not_tried_again(
+    executor: RayExecutor, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"^the shard is corrupt; make it again$"):
+        train(executor, "refusing_loop", {"attempts": str(tmp_path / "a")}, tmp_path / "state", workers=1)
+    assert (tmp_path / "a").read_text() == "0\n"
+
+
+def test_too_few_cpus_is_one_sentence_at_once(executor: RayExecutor, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"training with 999 x 1 threads needs 999 CPUs and the Ray at .* has"
+    ):
+        train(executor, "count", {}, tmp_path / "state", workers=999)
+
+
+def test_an_absent_gpu_is_refused(executor: RayExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    from toys import square
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(InputError, match="device cuda was asked for"):
+        list(executor.map(square, [1], "squares", device="cuda"))
+
+
+def test_a_state_in_use_is_refused(executor: RayExecutor, tmp_path: Path) -> None:
+    from infra.state import held
+
+    with held(tmp_path / "state"), pytest.raises(InputError, match=f"in use by process {os.getpid()}"):
+        train(executor, "count", {"steps": 1, "out": str(tmp_path / "sum")}, tmp_path / "state", workers=1)
+
+
+def test_a_run_whose_driver_was_killed_continues(
+    executor: RayExecutor, cluster: str, toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, ready = tmp_path / "state", tmp_path / "ready"
+    script = f"""
+from pathlib import Path
+from infra.ray.executor import RayExecutor
+import toys
+executor = RayExecutor(Path({str(toys)!r}), {cluster!r})
+spec = dict(ready={str(ready)!r})
+executor.train(toys.hangs, spec, state=Path({str(state)!r}), workers=2, threads=1, device="cpu")
+"""
+    driver = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=toys,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(toys), str(ROOT), str(ROOT / "kernels")])},
+    )
+    limit = time.monotonic() + 120
+    while not ready.exists():
+        assert driver.poll() is None
+        assert time.monotonic() < limit
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    train(executor, "count", {"steps": 12, "out": str(tmp_path / "sum")}, state)
+    assert "from step 5 on 2 ranks" in capsys.readouterr().out
+    # the first five steps were summed on one rank (15), the other seven on two
+    assert (tmp_path / "sum").read_text() == str(15 + 2 * sum(range(6, 13)))
+
+
+def test_nobody_answers_at_the_given_address(toys: Path) -> None:
+    with pytest.raises(InputError, match=r"RAY_ADDRESS = 127\.0\.0\.1:1: no Ray answers there"):
+        RayExecutor(toys, "127.0.0.1:1")

@@ -1,0 +1,60 @@
+"""Workspaces as users have them: changed parameters, and stages run by the command of dvc.yaml."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rcm_core.config import Params
+from rcm_core.params import load_params
+
+PATIENCE = 300
+"""Seconds that a stage of the tiny run may take on a machine that is busy with other things."""
+
+
+def change(values: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``values`` with ``{"train.batch": 4}`` set in it, in place."""
+    for path, value in settings.items():
+        *sections, key = path.split(".")
+        section = values
+        for name in sections:
+            section = section[name]
+        section[key] = value
+    return values
+
+
+def configure(workspace: Path, settings: Mapping[str, Any]) -> Params:
+    """params.yaml of ``workspace`` changed and read as a stage reads it."""
+    path = workspace / "params.yaml"
+    path.write_text(yaml.safe_dump(change(yaml.safe_load(path.read_text()), settings)))
+    return load_params(path)
+
+
+def environment(workspace: Path, executor: str = "ray") -> dict[str, str]:
+    """What a stage's process inherits: live state in the workspace, no GPU, no Ray of someone else."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "RCM_"))}
+    return env | {"RCM_HOME": str(workspace / ".rcm"), "RCM_EXECUTOR": executor, "CUDA_VISIBLE_DEVICES": ""}
+
+
+def command(stage: str) -> list[str]:
+    """As dvc.yaml has it."""
+    return [sys.executable, "-m", "infra.launch", stage]
+
+
+def launch(workspace: Path, stage: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Runs ``stage`` to its end."""
+    return subprocess.run(
+        command(stage),
+        cwd=workspace,
+        env=dict(env),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )

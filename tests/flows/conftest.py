@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
+from infra.prefect.api import Api
+
 REPOSITORY = Path(__file__).parents[2]
+MARK = "RCM_TEST_MARK"
 COPIED = ("infra", "flows", "rcm_core", "kernels", "conf", "data")
 FILES = ("params.yaml", "prefect.yaml", "prefect.toml", ".dvcignore")
 ORDER = ("teacher", "prompts", "trajectories", "train", "select", "evaluate", "report", "publish")
@@ -25,6 +35,9 @@ def toy_pipeline() -> dict[str, object]:
             commands.append('if mkdir "$RCM_HOME/failed-once"; then echo first attempt fails; exit 7; fi')
         if name == "evaluate":
             commands.append(f"cp metrics.json {out}/metrics.json")
+        if name == "publish":
+            refusal = "echo 'error: the name is refused; choose another'"
+            commands.append(f"if grep -q 'name: refused' params.yaml; then {refusal}; exit 2; fi")
         if name == "report":
             commands.append(f"echo '<html>' > {out}/report.html")
         commands.append(f"echo {name} > {out}/out.txt")
@@ -35,7 +48,7 @@ def toy_pipeline() -> dict[str, object]:
     return {"stages": stages, "metrics": ["runs/evaluate/metrics.json"]}
 
 
-TRAIN = '''"""train: counts, on Ray, with a checkpoint every ten steps."""
+TRAIN = '''"""train: counts for some seconds, on Ray, with ten checkpoints."""
 import tempfile
 import time
 from pathlib import Path
@@ -47,7 +60,7 @@ def loop(context, spec):
     print(f"starts at step {start}")
     for step in range(start, spec["steps"]):
         time.sleep(spec["seconds"])
-        if (step + 1) % 10 == 0:
+        if (step + 1) % (spec["steps"] // 10) == 0:
             with tempfile.TemporaryDirectory() as checkpoint:
                 (Path(checkpoint) / "step").write_text(str(step + 1))
                 context.report({}, Path(checkpoint), step + 1)
@@ -55,7 +68,7 @@ def loop(context, spec):
 
 
 def run(params, workspace, executor):
-    spec = {"steps": params.train.iterations, "seconds": 0.01}
+    spec = {"steps": params.train.iterations, "seconds": 6 / params.train.iterations}
     state = executor.state_root / "train" / "toy"
     executor.train(loop, spec, state=state, workers=1, threads=1, device="cpu", max_failures=1)
     out = workspace / "runs" / "train"
@@ -71,11 +84,71 @@ METRICS = """{
 """
 
 
-@pytest.fixture(scope="session")
-def toy_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A git repository of its own; its live state is in ``.rcm`` as anyone's is."""
-    root = tmp_path_factory.mktemp("toy") / "project"
-    return make_toy(root)
+@dataclass(frozen=True)
+class Toy:
+    """A toy project with a Prefect port of its own; all its processes carry ``mark`` in their environment."""
+
+    root: Path
+    port: int
+    mark: str
+
+    @property
+    def env(self) -> dict[str, str]:
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PREFECT_", "RAY_", "RCM_"))
+        }
+        paths = [str(Path(sys.executable).parent), kept["PATH"]]
+        return kept | {
+            "PATH": os.pathsep.join(paths),
+            "PYTHONPATH": os.pathsep.join([str(self.root), str(self.root / "kernels")]),
+            "RCM_PREFECT_PORT": str(self.port),
+            MARK: self.mark,
+        }
+
+    @property
+    def api(self) -> Api:
+        return Api(f"http://127.0.0.1:{self.port}/api")
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """The result of ``command`` in the project."""
+        return subprocess.run(
+            command, cwd=self.root, env=self.env, capture_output=True, text=True, check=False
+        )
+
+    def rcm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-m", "infra.cli", *arguments)
+
+    def ran(self) -> list[str]:
+        """The stages that have really run, in order."""
+        return (self.root / ".rcm" / "ran").read_text().split()
+
+    def processes(self) -> list[str]:
+        """Command lines of all processes that descend from commands of this project."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(" ".join(process.cmdline()))
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return found
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toy]:
+    """A git repository of its own with its live state in ``.rcm``; its servers end with the module."""
+    root = make_toy(tmp_path_factory.mktemp("toy") / "project")
+    toy = Toy(root, free_port(), uuid.uuid4().hex)
+    yield toy
+    toy.rcm("stop")
+    assert toy.processes() == []
 
 
 def make_toy(root: Path) -> Path:

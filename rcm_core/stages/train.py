@@ -17,13 +17,18 @@ from rcm_core.training.source import TrajectorySource
 from rcm_core.usage import peak_memory
 
 STAGE = "train"
+OVERHEAD = 16 * 2**20
+"""Bytes for what is not weights: headers of checkpoints, curves, logs."""
 
 
 def run(params: Params, workspace: Path, executor: Executor) -> None:
     """Trains, or resumes exactly this training; the candidates appear when the last step is done."""
     section = params.train
     parameters = dump(train=section, method=params.method)
-    inputs = hash_inputs(workspace, ["runs/teacher/pipeline", "runs/teacher/teacher.json", "runs/trajectories/manifest.parquet"])
+    inputs = hash_inputs(
+        workspace,
+        ["runs/teacher/pipeline", "runs/teacher/teacher.json", "runs/trajectories/manifest.parquet"],
+    )
     distill.settings_of(section).per_rank(section.workers)
     method = distill.build_method(params.method, section.tangent)
     distill.refuse_impossible(method, TrajectorySource.provides)
@@ -49,10 +54,12 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
 def _size(params: Params, workspace: Path) -> int:
     """Bytes for the candidates (twice: live and final) and three checkpoints of weights, moments and EMA."""
     section = params.train
-    weights = sum(f.stat().st_size for f in (workspace / "runs/teacher/pipeline/transformer").glob("*.safetensors"))
+    weights = sum(
+        f.stat().st_size for f in (workspace / "runs/teacher/pipeline/transformer").glob("*.safetensors")
+    )
     lengths = len(section.ema_lengths)
     candidates = 2 * lengths * -(-section.iterations // section.candidate_every)
-    return weights * (candidates + 3 * (6 + lengths))
+    return OVERHEAD + weights * (candidates + 3 * (6 + lengths))
 
 
 def _write(out: Path, state: Path) -> None:

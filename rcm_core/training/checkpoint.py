@@ -26,10 +26,14 @@ from rcm_core.training.ema import PowerEMA
 def gather(
     nets: Mapping[str, nn.Module], optimisers: Mapping[str, torch.optim.Optimizer], ema: PowerEMA
 ) -> dict[str, Any]:
-    """The tensors of the whole training state; under FSDP every rank holds its shards."""
+    """The tensors of the whole training state; under FSDP every rank holds its shards.
+
+    An optimiser that has made no step has no state yet; asking torch for it would make one and count a step.
+    """
+    stepped = {role: optimiser for role, optimiser in optimisers.items() if optimiser.state}
     return {
         "nets": {role: get_model_state_dict(net) for role, net in nets.items()},
-        "optimisers": {role: get_optimizer_state_dict(nets[role], o) for role, o in optimisers.items()},
+        "optimisers": {role: get_optimizer_state_dict(nets[role], o) for role, o in stepped.items()},
         "ema": ema.state_dict(),
     }
 
@@ -38,7 +42,7 @@ def save(folder: Path, state: dict[str, Any], progress: dict[str, Any], rank: in
     """Writes this rank's part of ``state`` into ``folder``, and on rank 0 ``progress`` (plain JSON values)."""
     dcp.save(state, checkpoint_id=folder)
     if rank == 0:
-        write_json(folder / "progress.json", progress)
+        write_json(folder / "progress.json", {**progress, "optimisers": sorted(state["optimisers"])})
 
 
 def load(
@@ -51,14 +55,17 @@ def load(
 
     Loading is total: DCP raises on a key that is missing.
     """
-    state = gather(nets, optimisers, ema)
+    progress: dict[str, Any] = json.loads((folder / "progress.json").read_text())
+    state = gather(nets, {}, ema)
+    state["optimisers"] = {
+        role: get_optimizer_state_dict(nets[role], optimisers[role]) for role in progress["optimisers"]
+    }
     dcp.load(state, checkpoint_id=folder)
     for role, net in nets.items():
         set_model_state_dict(net, state["nets"][role])
-    for role, optimiser in optimisers.items():
-        set_optimizer_state_dict(nets[role], optimiser, state["optimisers"][role])
+    for role, saved in state["optimisers"].items():
+        set_optimizer_state_dict(nets[role], optimisers[role], saved)
     ema.load_state_dict(state["ema"])
-    progress: dict[str, Any] = json.loads((folder / "progress.json").read_text())
     return progress
 
 

@@ -1,0 +1,164 @@
+"""A teacher from a folder, from S3, or trained here: what is not one is refused before it is kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from object_store import BUCKET, authorise, object_store
+from safetensors.torch import load_file, save_file
+from tiny import prepare
+from workspaces import configure
+
+from infra.local import LocalExecutor
+from rcm_core.errors import InputError
+from rcm_core.stages import teacher
+from rcm_core.storage import filesystem, read_json, sha256_folder
+
+
+@pytest.fixture
+def bare(tmp_path: Path, values: dict[str, Any]) -> Path:
+    """A workspace in which nothing has run."""
+    prepare(tmp_path / "workspace", values)
+    return tmp_path / "workspace"
+
+
+@pytest.fixture
+def given(tiny_run: Path, tmp_path: Path) -> Path:
+    """A teacher that somebody has."""
+    shutil.copytree(tiny_run / "runs/teacher/pipeline", tmp_path / "given")
+    return tmp_path / "given"
+
+
+def run(workspace: Path, source: Path | str, **settings: Any) -> dict[str, Any]:
+    changed = {f"teacher.{k}": v for k, v in settings.items()}
+    params = configure(workspace, {"teacher.source": str(source), "teacher.mini": None, **changed})
+    teacher.run(params, workspace, LocalExecutor(workspace))
+    return read_json(workspace / "runs/teacher/teacher.json", "teacher")
+
+
+def test_a_given_folder_is_kept_as_it_is(bare: Path, given: Path, tiny_run: Path) -> None:
+    facts = run(bare, given, licence="unknown")
+    assert sha256_folder(bare / "runs/teacher/pipeline") == sha256_folder(given) == facts["hash"]
+    assert facts["source"] == str(given)
+    assert facts["gate"] is None
+    theirs = read_json(tiny_run / "runs/teacher/teacher.json", "teacher")
+    assert facts["hash"] == theirs["hash"]
+    assert list((bare / ".rcm/state").glob("*/")) == []
+
+
+def test_a_folder_of_links_is_kept_as_what_they_point_to(bare: Path, given: Path, tmp_path: Path) -> None:
+    """As the cache of huggingface_hub lays snapshots out."""
+    linked = tmp_path / "snapshot"
+    for path in [p for p in given.rglob("*") if p.is_file()]:
+        link = linked / path.relative_to(given)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    assert run(bare, linked)["hash"] == sha256_folder(given)
+    assert not any(p.is_symlink() for p in (bare / "runs").rglob("*"))
+
+
+def test_a_teacher_on_s3_is_fetched_whole(bare: Path, given: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authorise(monkeypatch)
+    with object_store() as endpoint:
+        system, root = filesystem(f"s3://{BUCKET}/teachers/one", endpoint)
+        for path in [p for p in given.rglob("*") if p.is_file()]:
+            system.put_file(str(path), f"{root}/{path.relative_to(given).as_posix()}")
+        facts = run(bare, f"s3://{BUCKET}/teachers/one/", endpoint=endpoint)
+        assert facts["hash"] == sha256_folder(given) == sha256_folder(bare / "runs/teacher/pipeline")
+        with pytest.raises(InputError, match="is neither 'mini' nor a folder that exists"):
+            run(bare, f"s3://{BUCKET}/teachers/two", endpoint=endpoint)
+
+
+def test_a_hash_that_is_expected_is_held_to(bare: Path, given: Path) -> None:
+    digest = sha256_folder(given)
+    assert run(bare, given, hash=digest)["hash"] == digest
+    (given / "README.md").write_text("changed meanwhile")
+    with pytest.raises(InputError, match=rf"has content hash .*, teacher\.hash expects {digest}; it changed"):
+        run(bare, given, hash=digest)
+    # what was resolved before is not lost
+    assert read_json(bare / "runs/teacher/teacher.json", "teacher")["hash"] == digest
+
+
+def test_a_source_that_is_nowhere(bare: Path) -> None:
+    with pytest.raises(InputError, match=r"teacher\.source '.*nowhere' is neither 'mini' nor a folder"):
+        run(bare, bare / "nowhere")
+    with pytest.raises(
+        InputError, match=r"teacher\.source is mini but teacher\.mini is null; take conf/teacher"
+    ):
+        run(bare, "mini")
+    assert not (bare / "runs").exists()
+
+
+def test_a_teacher_of_another_family_is_refused_and_nothing_is_kept(bare: Path, given: Path) -> None:
+    config = given / "transformer/config.json"
+    config.write_text(
+        json.dumps(json.loads(config.read_text()) | {"_class_name": "CosmosTransformer3DModel"})
+    )
+    with pytest.raises(InputError, match=r"holds a CosmosTransformer3DModel, but family wan needs"):
+        run(bare, given)
+    assert not (bare / "runs").exists()
+
+
+def test_a_teacher_with_missing_or_extra_keys_is_refused(bare: Path, given: Path) -> None:
+    path = given / "transformer/diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["extra"] = weights.pop("proj_out.bias")
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"differs from its config\.json in 2 tensors, first: extra is"):
+        run(bare, given)
+    assert not (bare / "runs").exists()
+
+
+def test_no_space_is_said_before_it_is_copied(
+    bare: Path, given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(bare)._replace(free=2**10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match=r"no space: .* needs \d\.\d MiB and 0\.0 MiB are free"):
+        run(bare, given)
+    assert list((bare / ".rcm").rglob("*.safetensors")) == []
+
+
+@pytest.mark.parametrize(
+    ("gate", "said"),
+    [
+        (
+            {"judge_accuracy": 1.0, "teacher_accuracy": 0.0},
+            r"the judge recognises \d+\.\d% of the held-out real",
+        ),
+        (
+            {"judge_accuracy": 0.0, "teacher_accuracy": 0.9},
+            r"the teacher shows what the prompt asks for in \d",
+        ),
+    ],
+)
+def test_a_teacher_below_its_gate_is_refused(
+    bare: Path, given: Path, gate: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match=f"{said}.*asks for"):
+        run(bare, given, gate={**gate, "samples": 30})
+    assert not (bare / "runs/teacher/teacher.json").exists()
+
+
+def test_a_teacher_that_passes_says_so(bare: Path, given: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gate = {"judge_accuracy": 0.9, "teacher_accuracy": 0.0, "samples": 30}
+    facts = run(bare, given, gate=gate)
+    assert facts["gate"]["judge_accuracy"] >= 0.9
+    assert 0 <= facts["gate"]["teacher_accuracy"] <= 1
+    assert "of 30 guided 4-step samples recognised" in capsys.readouterr().out
+
+
+def test_a_gpu_that_is_absent_is_said(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    params = configure(bare, {"teacher.device": "cuda"})
+    with pytest.raises(
+        InputError, match=r"device cuda was asked for, but torch .* sees no GPU here; set device"
+    ):
+        teacher.run(params, bare, LocalExecutor(bare))
+    assert not (bare / "runs").exists()

@@ -1,0 +1,178 @@
+"""Training that is stopped, refused, or finds what it needs damaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from workspaces import configure, environment, launch
+
+from infra import local
+from infra.local import LocalContext, LocalExecutor
+from rcm_core.errors import InputError
+from rcm_core.stages import train
+from rcm_core.storage import sha256, sha256_folder
+from rcm_core.training.distill import refuse_impossible
+
+
+def hashes(workspace: Path) -> list[str]:
+    out = workspace / "runs/train"
+    return [sha256_folder(out / "candidates"), sha256(out / "curves.csv")]
+
+
+def states(workspace: Path) -> list[Path]:
+    return [p for p in (workspace / ".rcm/state").glob("train-*") if p.is_dir()]
+
+
+def run(workspace: Path, **settings: Any) -> None:
+    params = configure(workspace, {k.replace("__", "."): v for k, v in settings.items()})
+    train.run(params, workspace, LocalExecutor(workspace))
+
+
+def die_at(step: int, written: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process ends at checkpoint ``step``, before or after that is ``written``."""
+
+    class Dying(LocalContext):
+        def report(self, scalars: Mapping[str, float], checkpoint: Path | None, at: int) -> None:
+            if at != step or written:
+                super().report(scalars, checkpoint, at)
+            if at == step:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(local, "LocalContext", Dying)
+
+
+@pytest.fixture
+def fresh(workspace: Path) -> Path:
+    """The tiny run before its training."""
+    shutil.rmtree(workspace / "runs/train")
+    return workspace
+
+
+@pytest.mark.parametrize(("step", "written", "resumed"), [(8, False, 4), (12, True, 12)])
+def test_stopped_and_started_again_ends_in_the_same_bits(
+    fresh: Path,
+    tiny_run: Path,
+    step: int,
+    written: bool,
+    resumed: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        die_at(step, written, patch)
+        run(fresh)
+    assert not (fresh / "runs/train").exists()
+    capsys.readouterr()
+    torch.manual_seed(step)  # no number comes from the global stream
+    run(fresh)
+    assert f"resumed at step {resumed} of 12" in capsys.readouterr().out
+    assert hashes(fresh) == hashes(tiny_run)
+    assert states(fresh) == []
+
+
+def test_state_of_another_method_is_never_resumed(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        die_at(8, True, patch)
+        run(fresh)
+    (stale,) = states(fresh)
+    before = sha256_folder(stale)
+    scm = {"name": "scm", "warmup": 4, "warmup_form": "scm", "consistency_weight": 100.0}
+    params = configure(fresh, {"method": scm | {"p_mean": -0.8, "p_std": 1.6}})
+    train.run(params, fresh, LocalExecutor(fresh))
+    assert "resumed" not in capsys.readouterr().out
+    assert states(fresh) == [stale]
+    assert sha256_folder(stale) == before
+    assert json.loads((fresh / "runs/train/record.json").read_text())["method"] == "scm"
+
+
+def test_state_that_says_it_is_another_s_is_refused(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        die_at(8, True, patch)
+        run(fresh)
+    (state,) = states(fresh)
+    owner = state / "fingerprint.json"
+    owner.write_text(owner.read_text().replace(state.name.removeprefix("train-"), "0" * 20))
+    with pytest.raises(InputError, match=rf"{state} was started with .*0000.*not resumed: remove {state}"):
+        run(fresh)
+    owner.write_text("{")
+    with pytest.raises(InputError, match=rf"{state} was started with {{, but this run is {state.name}"):
+        run(fresh)
+    assert not (fresh / "runs/train").exists()
+
+
+def test_a_teacher_that_changed_is_another_training(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        die_at(4, True, patch)
+        run(fresh)
+    (fresh / "runs/teacher/pipeline/README.md").write_text("another")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        die_at(4, True, patch)
+        run(fresh)
+    assert len(states(fresh)) == 2
+
+
+def test_a_corrupt_shard_as_a_user_meets_it(fresh: Path) -> None:
+    shard = fresh / "runs/trajectories/shards/shard_00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-4])
+    ended = launch(fresh, "train", environment(fresh, "local"))
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"error: shard {shard} is corrupt: ")
+    assert "`dvc repro trajectories` makes it again" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert not (fresh / "runs/train").exists()
+
+
+def test_no_space_is_said_before_anything_is_written(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(fresh)._replace(free=2**23)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match=r"no space: .*train-.* needs \d+\.\d MiB and 8\.0 MiB are free"):
+        run(fresh)
+    assert not (fresh / "runs/train").exists()
+
+
+def test_the_space_that_is_asked_for_is_what_is_used(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither less than what one checkpoint and the candidates need, nor many times that."""
+    asked: list[int] = []
+    monkeypatch.setattr(train, "require_space", lambda folder, needed: asked.append(needed))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        die_at(12, True, patch)
+        run(fresh)
+    (state,) = states(fresh)
+    used = sum(p.stat().st_size for p in state.rglob("*") if p.is_file())
+    assert used <= max(asked) <= train.OVERHEAD + 4 * used
+
+
+def test_a_gpu_that_is_absent_is_said(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(InputError, match=r"device cuda was asked for, but torch .* sees no GPU here"):
+        run(fresh, train__device="cuda")
+
+
+def test_a_batch_that_does_not_divide_is_said(fresh: Path) -> None:
+    with pytest.raises(InputError, match=r"train\.batch 8 does not divide into 3 workers x 1 accumulation"):
+        run(fresh, train__workers=3)
+
+
+def test_what_the_stage_reads_is_made_by_others(fresh: Path) -> None:
+    shutil.rmtree(fresh / "runs/trajectories")
+    with pytest.raises(InputError, match=r"manifest\.parquet does not exist; make it with `dvc repro`"):
+        run(fresh)
+
+
+def test_a_method_that_needs_what_there_is_not() -> None:
+    class NeedsRoutes:
+        roles = frozenset({"student"})
+        needs = frozenset({"x0", "route"})
+
+    with pytest.raises(
+        InputError, match="the method needs route, but the training data provides condition, x0"
+    ):
+        refuse_impossible(NeedsRoutes(), frozenset({"x0", "condition"}))  # type: ignore[arg-type]

@@ -1,0 +1,213 @@
+"""The loop with stand-in methods: what it does about samples and gradients that are not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+
+from infra.local import LocalContext
+from rcm_core.denoiser import Denoiser, load_denoiser
+from rcm_core.errors import InputError
+from rcm_core.models import wan
+from rcm_core.protocols import Batch, Update
+from rcm_core.training.trainer import LoopSettings, Trainer
+
+SETTINGS = LoopSettings(
+    iterations=6,
+    batch=4,
+    accumulate=1,
+    lr={"student": 1e-3, "fake": 1e-3},
+    lr_warmup=0,
+    lr_decay=False,
+    betas=(0.9, 0.99),
+    weight_decay=0.0,
+    ema_lengths=(0.1,),
+    candidate_every=100,
+    checkpoint_every=2,
+    log_every=100,
+    max_nonfinite=0.1,
+    seed=0,
+)
+
+
+class Pull:
+    """Pulls all weights of the student, or of the fake, towards the number of the step."""
+
+    roles = frozenset({"student", "fake"})
+    needs = frozenset({"x0"})
+
+    def __init__(self, tangent: str, bad: Callable[[str, int], float], broken_at: int | None = None) -> None:
+        self.tangent, self.bad, self.broken_at = tangent, bad, broken_at
+
+    def student_update(self, step: int) -> bool:
+        return step % 2 == 0
+
+    def updates(self, nets: Mapping[str, Any], batch: Batch, step: int, rng: Any) -> Iterator[Update]:
+        role = "student" if self.student_update(step) else "fake"
+        parts = [(p - batch.x0.mean()).square().mean() for p in nets[role].parameters()]
+        loss = torch.stack(parts).sum()
+        if step == self.broken_at:
+            loss = loss * torch.inf
+        lost = torch.tensor(self.bad(self.tangent, step))
+        yield Update(role, loss, {"loss": loss.detach(), "nonfinite": lost})
+
+
+class Steps:
+    """The number of the step, and of the part, as data."""
+
+    def batch(self, step: int, part: int, size: int) -> Batch:
+        return Batch({}, {}, torch.full((size, 1), float(step + part)))
+
+
+def trainer(folder: Path, state: Path, method: Callable[[str], Pull], **settings: Any) -> Trainer:
+    nets: dict[str, Denoiser] = {role: load_denoiser(folder, wan) for role in ("student", "fake")}  # type: ignore[arg-type]
+    loop = {k: settings.pop(k) for k in ("tangent_fallback",) if k in settings}
+    return Trainer(
+        nets=nets,
+        velocities=nets,
+        build_method=method,  # type: ignore[arg-type]
+        source=Steps(),
+        settings=replace(SETTINGS, **settings),
+        context=LocalContext(state),
+        device=torch.device("cpu"),
+        candidates=state / "candidates",
+        **loop,
+    )
+
+
+@pytest.fixture(autouse=True)
+def group() -> Iterator[None]:
+    """A process group of one, which every executor gives a loop."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def folder(tiny_run: Path) -> Path:
+    return tiny_run / "runs/teacher/pipeline"
+
+
+def weights(made: Trainer, role: str = "student") -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in made.nets[role].network.state_dict().items()}
+
+
+def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+def healthy(tangent: str) -> Pull:
+    return Pull(tangent, lambda *_: 0.0)
+
+
+def test_only_the_role_of_a_step_moves_and_ema_counts_student_steps(folder: Path, tmp_path: Path) -> None:
+    made = trainer(folder, tmp_path, healthy)
+    for step in range(4):
+        before = {role: weights(made, role) for role in made.nets}
+        made.train_step(step)
+        moved = {role for role in made.nets if not equal(before[role], weights(made, role))}
+        assert moved == {"student" if step % 2 == 0 else "fake"}
+    assert made.student_updates == int(made.ema.updates) == 2
+
+
+def test_the_gradient_is_the_mean_over_parts(folder: Path, tmp_path: Path) -> None:
+    """Parts 0 and 1 pull towards 0 and 1; the first step of two parts is that of their mean."""
+    made = trainer(folder, tmp_path, healthy, accumulate=2)
+    bias = made.nets["student"].network.proj_out.bias
+    gradients: list[Tensor] = []
+    bias.register_post_accumulate_grad_hook(lambda p: gradients.append(p.grad.clone()))
+    start = bias.detach().clone()
+    made.train_step(0)
+    expected = 2 * (start - 0.5) / start.numel()
+    # two float32 additions
+    torch.testing.assert_close(gradients[-1], expected, rtol=1e-6, atol=1e-7)
+
+
+def test_too_many_bad_samples_stop_the_run_with_the_reason(folder: Path, tmp_path: Path) -> None:
+    made = trainer(folder, tmp_path, lambda t: Pull(t, lambda _, step: 3.0 if step == 4 else 0.0))
+    with pytest.raises(InputError, match=r"step 4: 15\.0% of the samples of the last 5 steps are not finite"):
+        made.run()
+    assert (tmp_path / "step_00000004").is_dir()  # what was reached before is kept
+
+
+def test_or_they_step_down_the_ladder_if_the_params_allow(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def method(tangent: str) -> Pull:
+        return Pull(tangent, lambda kind, step: 3.0 if (kind, step) in {("exact", 1), ("semi", 2)} else 0.0)
+
+    made = trainer(folder, tmp_path, method, tangent_fallback=True, iterations=4, checkpoint_every=4)
+    made.run()
+    said = capsys.readouterr().out
+    assert "stepping down from exact to semi" in said
+    assert "stepping down from semi to discrete" in said
+    assert made.tangent == made.method.tangent == "discrete"  # type: ignore[attr-defined]
+    resumed = trainer(folder, tmp_path, method, tangent_fallback=True)
+    assert (resumed.step, resumed.tangent, resumed.method.tangent) == (4, "discrete", "discrete")  # type: ignore[attr-defined]
+
+
+def test_the_ladder_has_an_end(folder: Path, tmp_path: Path) -> None:
+    made = trainer(folder, tmp_path, lambda t: Pull(t, lambda *_: 3.0), tangent_fallback=True)
+    with pytest.raises(InputError, match="not finite"):
+        made.run()
+    assert made.tangent == "discrete"
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight(folder: Path, tmp_path: Path) -> None:
+    made = trainer(folder, tmp_path, lambda t: Pull(t, lambda *_: 0.0, broken_at=2))
+    made.train_step(0)
+    made.train_step(1)
+    before = weights(made)
+    with pytest.raises(InputError, match="step 2: the gradient of the student is not finite; no weight was"):
+        made.train_step(2)
+    assert equal(before, weights(made))
+
+
+@pytest.mark.parametrize("done", [2, 4])
+def test_resumed_is_uninterrupted_to_the_bit(folder: Path, tmp_path: Path, done: int) -> None:
+    whole = trainer(folder, tmp_path / "whole", healthy)
+    whole.run()
+    trainer(folder, tmp_path / "cut", healthy, iterations=done).run()
+    rest = trainer(folder, tmp_path / "cut", healthy)
+    assert rest.step == done
+    rest.run()
+    for role in ("student", "fake"):
+        assert equal(weights(whole, role), weights(rest, role))
+        for a, b in zip(*(t.optimisers[role].state.values() for t in (whole, rest))):
+            assert equal(a, b)
+    assert equal(whole.ema.weights(0.1), rest.ema.weights(0.1))
+    assert whole.student_updates == rest.student_updates == 3
+
+
+def test_saving_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    """Also when a role has not made its first step: what torch makes up for its optimiser is not kept."""
+    often = trainer(folder, tmp_path / "often", healthy, checkpoint_every=1)
+    never = trainer(folder, tmp_path / "never", healthy, checkpoint_every=100)
+    often.run()
+    never.run()
+    for role in ("student", "fake"):
+        assert equal(weights(often, role), weights(never, role))
+
+
+def test_a_checkpoint_of_other_ema_lengths_or_networks_is_not_loaded(folder: Path, tmp_path: Path) -> None:
+    trainer(folder, tmp_path, healthy, iterations=2).run()
+    with pytest.raises(CheckpointException, match=r"Missing key .*averages\.0\.05"):
+        trainer(folder, tmp_path, healthy, ema_lengths=(0.05,))
+
+
+def test_the_rate_warms_up_and_decays(folder: Path, tmp_path: Path) -> None:
+    made = trainer(folder, tmp_path, healthy, lr_warmup=4, lr_decay=False)
+    assert [made._lr_factor(s) for s in (0, 1, 3, 5)] == [0.25, 0.5, 1.0, 1.0]
+    made = trainer(folder, tmp_path, healthy, lr_warmup=0, lr_decay=True, iterations=100)
+    factors = [made._lr_factor(s) for s in range(100)]
+    assert factors[0] == 1
+    assert factors == sorted(factors, reverse=True)
+    assert 0 < factors[-1] < 1e-3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from prefect.artifacts import (
 
 from infra.summary import METRICS, cell
 
-SAMPLES = Path("runs/report/samples.png")
+SAMPLES = Path("runs/evaluate/samples")
+PROMPTS_SHOWN = 6
 
 
 def start_progress(key: str, what: str) -> UUID:
@@ -36,12 +36,24 @@ def publish_results(folder: Path, report: Path) -> None:
     if (folder / METRICS).is_file():
         table = metric_table(json.loads((folder / METRICS).read_text()))
         create_markdown_artifact(table, key="metrics", description="Numbers with 95 % intervals")
-    if (folder / SAMPLES).is_file():
-        picture = base64.b64encode((folder / SAMPLES).read_bytes()).decode()
-        create_markdown_artifact(
-            f"![samples](data:image/png;base64,{picture})", key="samples", description="Teacher and student"
-        )
+    if (folder / SAMPLES).is_dir():
+        table = sample_table(folder / "runs")
+        create_markdown_artifact(table, key="samples", description="Teacher and student from the same noise")
     create_link_artifact(report.as_uri(), link_text=str(report), key="report", description="The whole report")
+
+
+def sample_table(runs: Path) -> str:
+    """Markdown: a row per prompt, a column per sampler, one picture each, the same noise along a row."""
+    from rcm_core.evaluation.report.run_folder import read_run
+    from rcm_core.evaluation.report.samples import picture, spread
+
+    run = read_run(runs)
+    lines = ["| | " + " | ".join(s.name for s in run.samplers) + " |", "|---" * (len(run.samplers) + 1) + "|"]
+    for prompt in spread(list(dict.fromkeys(run.prompts)), PROMPTS_SHOWN):
+        index = run.prompts.index(prompt)
+        pictures = [f"![{s.name}]({picture(run.samples[s.key][index])})" for s in run.samplers]
+        lines.append(f"| {prompt} | " + " | ".join(pictures) + " |")
+    return "\n".join(lines)
 
 
 def metric_table(metrics: dict[str, Any]) -> str:

@@ -77,7 +77,7 @@ def stream(command: list[str], space: Workspace, env: Mapping[str, str], each: C
 
     If the block is left early (cancellation) the whole group is asked to end, then made to.
     """
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command,
         cwd=space.path,
         env=dict(env),
@@ -86,15 +86,15 @@ def stream(command: list[str], space: Workspace, env: Mapping[str, str], each: C
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-    )
-    assert process.stdout is not None
-    try:
-        for line in process.stdout:
-            each(line.rstrip())
-        return process.wait()
-    finally:
-        if process.poll() is None:
-            _end(process)
+    ) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                each(line.rstrip())
+            return process.wait()
+        finally:
+            if process.poll() is None:
+                _end(process)
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -1,0 +1,22 @@
+"""What a run shows on its Prefect page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from flows.artifacts import PROMPTS_SHOWN, metric_table, sample_table
+
+
+def test_every_sampler_and_metric_is_in_the_table(tiny_run: Path) -> None:
+    metrics = json.loads((tiny_run / "runs/evaluate/metrics.json").read_text())
+    head, _, *rows = metric_table(metrics).splitlines()
+    assert "frechet teacher" in head
+    assert len(rows) == len(metrics) - 1  # all but the protocol
+    assert {row.count("|") for row in rows} == {head.count("|")}
+
+
+def test_samples_stand_side_by_side(tiny_run: Path) -> None:
+    _, _, *rows = sample_table(tiny_run / "runs").splitlines()
+    assert 0 < len(rows) <= PROMPTS_SHOWN
+    assert all(row.count("data:image/") == rows[0].count("data:image/") >= 3 for row in rows)

@@ -27,8 +27,9 @@ from rcm_core.sampling import Job, Teacher, sample_pixels, split_jobs
 from rcm_core.storage import atomic_folder, read_json, write_json
 
 STAGE = "evaluate"
-BATCH = 125
-TIMINGS = 8
+BATCH = 100
+TIMINGS = 3
+REPEATS = 4
 INPUTS = [
     "runs/teacher/pipeline",
     "runs/teacher/teacher.json",
@@ -106,13 +107,16 @@ def _timings(jobs: dict[str, Job], section: EvaluateSection, executor: Executor)
 
 
 def _time(jobs: dict[str, Job]) -> dict[str, list[float]]:
+    """Every sampler in turn, so that a machine that slows down slows all of them; short ones more often."""
     torch.set_num_threads(1)
     times: dict[str, list[float]] = {name: [] for name in jobs}
-    for turn in range(TIMINGS + 1):
+    for job in jobs.values():
+        sample_pixels(replace(job, steps=1))  # loads the networks
+    for _ in range(TIMINGS):
         for name, job in jobs.items():
-            started = time.perf_counter()
-            sample_pixels(job)
-            if turn:  # the first turn loads the networks
+            for _ in range(1 if job.steps == job.teacher.steps else REPEATS):
+                started = time.perf_counter()
+                sample_pixels(job)
                 times[name].append((time.perf_counter() - started) / len(job.ids))
     return times
 

@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 
 from flows.artifacts import publish_results, set_progress, start_progress
 from flows.tasks import STAGES, run_stage
-from infra.params import compose, load, teacher_override
+from infra.params import compose, load, teacher_overrides
 from infra.ray.cluster import shared_cluster
 from infra.workspace import environment, finish, opened
 
@@ -21,6 +21,7 @@ def rcm_distill(
     teacher: str | None = None,
     name: str | None = None,
     in_place: bool = False,
+    endpoint: str | None = None,
 ) -> str:
     """One re-distillation; returns the report's path.
 
@@ -28,12 +29,13 @@ def rcm_distill(
     teacher: a name in conf/teacher, a folder, or ``s3://bucket/prefix``; None: what the parameters say.
     name: of the run and of the DVC experiment it ends as; None: the flow run's.
     in_place: work in the project's own folder instead of a git worktree.
+    endpoint: of the S3 that ``teacher`` is on; None: the provider's own.
     """
     logger = get_run_logger()
-    changes = [*(overrides or []), *([teacher_override(Path.cwd(), teacher)] if teacher else [])]
     run = name or f"{flow_run.get_name()}-{str(flow_run.get_id())[:4]}"
     with opened(Path.cwd(), run, in_place) as space:
         logger.info("run %s works in %s", run, space.path)
+        changes = [*(overrides or []), *teacher_overrides(space.path, teacher, endpoint)]
         params = compose(space.path, changes) if changes else load(space.path)
         plain = environment(space, {})
         progress = start_progress("progress", run)

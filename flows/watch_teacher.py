@@ -41,7 +41,7 @@ def watch_teacher(teacher: str | None = None, endpoint: str | None = None) -> st
     emit_event(
         event=EVENT,
         resource={"prefect.resource.id": f"rcm.teacher.{slug}", "prefect.resource.name": teacher},
-        payload={"uri": teacher, "hash": found},
+        payload={"uri": teacher, "endpoint": endpoint or "", "hash": found},
         id=uuid5(NAMESPACE_URL, f"{EVENT}/{slug}/{found}"),
     )
     Variable.set(variable, found, overwrite=True)

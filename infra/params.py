@@ -42,10 +42,14 @@ def load(workspace: Path) -> Params:
     return load_params(workspace / PLACE)
 
 
-def teacher_override(workspace: Path, teacher: str) -> str:
-    """``teacher`` as an override: the name of a file in conf/teacher, else the source of the teacher."""
-    known = (workspace / "conf" / "teacher" / f"{teacher}.yaml").is_file()
-    return f"teacher={teacher}" if known else f"teacher.source={teacher}"
+def teacher_overrides(workspace: Path, teacher: str | None, endpoint: str | None) -> list[str]:
+    """``teacher`` (a name in conf/teacher, else a place) as overrides; none if params.yaml has it already."""
+    section = load(workspace).teacher
+    if not teacher or (teacher, endpoint or section.endpoint) == (section.source, section.endpoint):
+        return []
+    if (workspace / "conf" / "teacher" / f"{teacher}.yaml").is_file():
+        return [f"teacher={teacher}"]
+    return [f"teacher.source={teacher}", *([f"teacher.endpoint={endpoint}"] if endpoint else [])]
 
 
 def _check_groups(conf: Path, overrides: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.params import compose, load, teacher_override
+from infra.params import compose, load, teacher_overrides
 from rcm_core.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -53,5 +53,19 @@ def test_a_bad_override_is_one_sentence_and_writes_nothing(
 
 
 def test_a_teacher_is_a_name_or_a_place(project: Path) -> None:
-    assert teacher_override(project, "mini") == "teacher=mini"
-    assert teacher_override(project, "s3://bucket/t") == "teacher.source=s3://bucket/t"
+    place, endpoint = "s3://bucket/t", "http://127.0.0.1:9000"
+    assert teacher_overrides(project, "mini-video", None) == ["teacher=mini-video"]
+    assert teacher_overrides(project, place, None) == [f"teacher.source={place}"]
+    assert teacher_overrides(project, place, endpoint) == [
+        f"teacher.source={place}",
+        f"teacher.endpoint={endpoint}",
+    ]
+
+
+def test_the_teacher_that_params_name_changes_nothing(project: Path) -> None:
+    place, endpoint = "s3://bucket/t", "http://127.0.0.1:9000"
+    assert teacher_overrides(project, None, None) == []
+    compose(project, teacher_overrides(project, place, endpoint))
+    assert teacher_overrides(project, place, endpoint) == []
+    assert teacher_overrides(project, place, "") == []
+    assert teacher_overrides(project, place, "http://127.0.0.1:9001") != []

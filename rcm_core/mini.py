@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rcm_core.errors import InputError
 from rcm_core.pixels import PixelSpace
 
 
@@ -79,6 +80,13 @@ def save_pipeline(
     from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 
     tokenizer = build_tokenizer(prompts, settings.text_length)
+    longest = max(prompts, key=lambda prompt: len(tokenizer(prompt).input_ids))
+    tokens = len(tokenizer(longest).input_ids)
+    if tokens > settings.text_length:
+        raise InputError(
+            f"prompt {longest!r} has {tokens} tokens, teacher.mini.text_length = {settings.text_length} would cut"
+            f" it; set it to {tokens} or more"
+        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         encoder = build_text_encoder(len(tokenizer), settings.text_dim)

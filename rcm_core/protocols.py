@@ -38,6 +38,9 @@ class Parameterisation(Protocol):
 class Codec(Protocol):
     """Text to condition, latents to pixels; never loaded in training."""
 
+    length: int
+    """Tokens per prompt; longer prompts are cut, shorter ones padded."""
+
     def encode_text(self, prompts: Sequence[str]) -> Condition: ...
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ teacher `{teacher["source"]}` ({teacher["steps"]} steps with guidance {teacher["
 
     pipe = DiffusionPipeline.from_pretrained("this folder")
     pipe("a prompt", num_inference_steps=1, guidance_scale=1.0, height={height}, width={width}, num_frames={frames},
-         max_sequence_length={facts.get("text_length", 512)})
+         max_sequence_length={facts["text_length"]})
 
 or `rcm sample --model "this folder" --prompt "a prompt" --steps 1 --out sample.png`. Guidance is distilled in: keep
 `guidance_scale=1.0`.

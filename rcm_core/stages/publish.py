@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rcm_core.config import Params, PublishSection
+from rcm_core.config import Params
 from rcm_core.evaluation.card import model_card
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.samplers.scheduler import FewStepScheduler
-from rcm_core.sampling import Teacher, student_angles
+from rcm_core.sampling import Teacher, codec_of, student_angles
 from rcm_core.storage import atomic_folder, filesystem, read_json, require_space, sha256_folder, write_json
 
 STAGE = "publish"
@@ -21,13 +21,21 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
     """Writes the pipeline folder and, if a target is set, copies it to ``<target>/<name>/<version>``."""
     inputs = hash_inputs(
         workspace,
-        ["runs/teacher/pipeline", "runs/select/selection.json", "runs/select/transformer", "runs/evaluate/quality.json"],
+        [
+            "runs/teacher/pipeline",
+            "runs/select/selection.json",
+            "runs/select/transformer",
+            "runs/evaluate/quality.json",
+        ],
     )
     parameters = dump(publish=params.publish, method=params.method)
     with recorded(STAGE, workspace, parameters, inputs, None, "cpu") as extra:
         out = workspace / "runs" / STAGE / "pipeline"
         facts = _facts(params, workspace)
-        require_space(out.parent, 2 * sum(f.stat().st_size for f in (workspace / "runs/teacher").rglob("*") if f.is_file()))
+        require_space(
+            out.parent,
+            2 * sum(f.stat().st_size for f in (workspace / "runs/teacher").rglob("*") if f.is_file()),
+        )
         with atomic_folder(out) as folder:
             shutil.copytree(workspace / "runs/teacher/pipeline", folder, dirs_exist_ok=True)
             shutil.rmtree(folder / "transformer")
@@ -39,7 +47,10 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
             (folder / "README.md").write_text(model_card(facts, quality, params.publish.name))
         extra["version"] = facts["version"]
         if params.publish.target is not None:
-            extra["published"] = _copy(params.publish, out, facts["version"])
+            target = params.publish.target.rstrip("/")
+            place = target if "://" in target else str(workspace / target)
+            extra["published"] = f"{place}/{params.publish.name}/{facts['version']}"
+            _copy(out, extra["published"], params.publish.endpoint)
 
 
 def _facts(params: Params, workspace: Path) -> dict[str, Any]:
@@ -49,27 +60,31 @@ def _facts(params: Params, workspace: Path) -> dict[str, Any]:
     return {
         "family": teacher.family,
         "shape": list(teacher.shape),
+        "text_length": codec_of(teacher.folder, teacher.family).length,
         "angles": selection["angles"],
         "steps": selection["steps"],
         "method": params.method,
         "choice": selection["choice"],
-        "teacher": {k: source[k] for k in ("source", "hash", "licence", "guidance", "steps", "shift", "data")},
+        "teacher": {
+            k: source[k] for k in ("source", "hash", "licence", "guidance", "steps", "shift", "data")
+        },
     }
 
 
 def _write_scheduler(folder: Path, angles: list[float]) -> None:
     """Puts the student's few-step sampler in the place of the teacher's scheduler."""
     shutil.rmtree(folder / "scheduler")
-    FewStepScheduler(angles=list(student_angles(tuple(angles), len(angles) + 1))).save_pretrained(folder / "scheduler")
+    FewStepScheduler(angles=list(student_angles(tuple(angles), len(angles) + 1))).save_pretrained(
+        folder / "scheduler"
+    )
     index = read_json(folder / "model_index.json", "teacher")
     index["scheduler"] = [FewStepScheduler.__module__, FewStepScheduler.__name__]
     write_json(folder / "model_index.json", index)
 
 
-def _copy(section: PublishSection, out: Path, version: str) -> str:
+def _copy(out: Path, target: str, endpoint: str | None) -> None:
     """A version that is there already is left alone; the model card is written last, so it marks a whole copy."""
-    target = f"{str(section.target).rstrip('/')}/{section.name}/{version}"
-    system, root = filesystem(target, section.endpoint)
+    system, root = filesystem(target, endpoint)
     if not system.exists(f"{root}/README.md"):
         files = sorted(p for p in out.rglob("*") if p.is_file() and p.name != "README.md")
         for path in [*files, out / "README.md"]:
@@ -77,4 +92,3 @@ def _copy(section: PublishSection, out: Path, version: str) -> str:
             system.makedirs(name.rsplit("/", 1)[0], exist_ok=True)
             system.put_file(str(path), name)
     print(f"published {target}", flush=True)
-    return target

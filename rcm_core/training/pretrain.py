@@ -10,6 +10,7 @@ import torch
 from rcm_core.config import TeacherSection
 from rcm_core.denoiser import load_denoiser
 from rcm_core.device import resolve_device
+from rcm_core.errors import InputError
 from rcm_core.protocols import Condition, TrainContext
 from rcm_core.registry import find
 from rcm_core.training.flow_matching import FlowMatching
@@ -42,10 +43,17 @@ def settings_of(section: TeacherSection) -> LoopSettings:
     )
 
 
-def image_source(section: TeacherSection, prompts: list[str], folder: Path, device: torch.device) -> ImageSource:
+def image_source(
+    section: TeacherSection, prompts: list[str], folder: Path, device: torch.device
+) -> ImageSource:
     """Training images of ``section.data`` with the prompts that name their labels."""
     data = find("data", section.data)
     images, labels = data.images("train")
+    if images.shape[1:] != section.shape:
+        raise InputError(
+            f"teacher.shape is {list(section.shape)}, but images of {section.data} have {list(images.shape[1:])}"
+            " (channels, frames, height, width); make them equal"
+        )
     codec = find("models", section.family).load_codec(folder)
     encoded: Condition = codec.encode_text([*prompts, section.negative_prompt])
     table = {k: v[:-1].to(device) for k, v in encoded.items()}

@@ -152,6 +152,28 @@ def test_a_teacher_that_passes_says_so(bare: Path, given: Path, capsys: pytest.C
     assert "of 30 guided 4-step samples recognised" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"shape": [1, 1, 7, 8]},
+            r"teacher\.shape is \[1, 1, 7, 8\], but images of digits have \[1, 1, 8, 8\]",
+        ),
+        ({"shape": [3, 1, 8, 8]}, r"teacher\.shape is \[3, 1, 8, 8\]"),
+        ({"data": "moving_digits"}, r"images of moving_digits have \[1, 5, 8, 12\]"),
+        ({"data": "moving_digits", "shape": [1, 5, 8, 12]}, "names no direction"),
+        ({"mini.text_length": 3}, r"prompt '.*' has \d+ tokens, teacher\.mini\.text_length = 3 would cut it"),
+    ],
+)
+def test_a_mini_that_does_not_fit_its_data_is_refused(
+    bare: Path, settings: dict[str, Any], said: str
+) -> None:
+    params = configure(bare, {f"teacher.{k}": v for k, v in settings.items()})
+    with pytest.raises(InputError, match=said):
+        teacher.run(params, bare, LocalExecutor(bare))
+    assert not (bare / "runs").exists()
+
+
 def test_a_gpu_that_is_absent_is_said(
     bare: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
 ) -> None:

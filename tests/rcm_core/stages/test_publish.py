@@ -1,0 +1,123 @@
+"""A folder that others can use as the card says, and a copy that is whole or not there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from object_store import BUCKET, authorise, object_store
+from workspaces import configure
+
+from infra.local import LocalExecutor
+from rcm_core.errors import InputError
+from rcm_core.sampling import sample_pipeline
+from rcm_core.stages import publish
+from rcm_core.storage import filesystem, read_json, sha256_folder
+
+
+def run(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    params = configure(workspace, {f"publish.{k}": v for k, v in settings.items()})
+    publish.run(params, workspace, LocalExecutor(workspace))
+    record: dict[str, Any] = json.loads((workspace / "runs/publish/record.json").read_text())
+    return record
+
+
+@pytest.mark.filterwarnings("ignore:.*")  # diffusers' own, on loading; what counts here is the picture
+def test_the_card_s_own_call_draws_what_we_draw(tiny_run: Path) -> None:
+    folder = tiny_run / "runs/publish/pipeline"
+    card = (folder / "README.md").read_text()
+    call = re.search(r'pipe\("a prompt", (.*?)\)\n', card, re.DOTALL)
+    assert call is not None
+    options = {k: float(v) if "." in v else int(v) for k, v in re.findall(r"(\w+)=([\d.]+)", call[1])}
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    from rcm_core.sampling import noise
+
+    latents = noise(0, (0,), 1, (1, 1, 8, 8))[0]
+    shown = pipe("the digit 7", latents=latents, output_type="latent", **options).frames
+    ours = sample_pipeline(folder, ["the digit 7"], 1, 0)
+    # the same float32 formulas in another order
+    torch.testing.assert_close(((shown + 1) / 2).clamp(0, 1), ours, rtol=1e-4, atol=1e-5)
+
+
+def test_the_card_says_what_it_is_and_how_good(tiny_run: Path) -> None:
+    folder = tiny_run / "runs/publish/pipeline"
+    card, facts = (folder / "README.md").read_text(), json.loads((folder / "student.json").read_text())
+    quality = json.loads((tiny_run / "runs/evaluate/quality.json").read_text())
+    assert card.startswith("---\nlicense: apache-2.0\n")
+    teacher = json.loads((tiny_run / "runs/teacher/teacher.json").read_text())
+    for said in (
+        teacher["hash"],
+        facts["version"],
+        quality["protocol"]["hash"][:12],
+        facts["choice"]["name"],
+    ):
+        assert said in card
+    for row in ("teacher", "student_1", "student_2", "student_4"):
+        value = quality[row]["frechet"]
+        assert f"| {row} | {value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" in card
+
+
+def test_the_version_is_of_what_is_published(workspace: Path) -> None:
+    first = run(workspace, {})["version"]
+    assert run(workspace, {"name": "another"})["version"] == first
+    config = workspace / "runs/select/transformer/config.json"
+    config.write_text(config.read_text() + "\n")
+    assert run(workspace, {})["version"] != first
+
+
+def test_a_local_target_gets_one_folder_per_version(workspace: Path) -> None:
+    record = run(workspace, {"target": "shelf/"})  # relative to the workspace
+    copy = workspace / "shelf/student" / record["version"]
+    assert record["published"] == str(copy)
+    assert sha256_folder(copy) == sha256_folder(workspace / "runs/publish/pipeline")
+    (copy / "note").write_text("a version that is there is left alone")
+    run(workspace, {"target": str(workspace / "shelf")})
+    assert (copy / "note").exists()
+    assert [p.name for p in (workspace / "shelf/student").iterdir()] == [record["version"]]
+
+
+def test_a_target_on_s3_is_whole_or_says_why(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authorise(monkeypatch)
+    with object_store() as endpoint:
+        record = run(workspace, {"target": f"s3://{BUCKET}/shelf/", "endpoint": endpoint})
+        system, root = filesystem(record["published"], endpoint)
+        out = workspace / "runs/publish/pipeline"
+        for path in [p for p in out.rglob("*") if p.is_file()]:
+            assert system.cat_file(f"{root}/{path.relative_to(out).as_posix()}") == path.read_bytes()
+        # a copy that was cut short has no card yet, and is completed
+        system.rm_file(f"{root}/README.md")
+        system.rm_file(f"{root}/model_index.json")
+        run(workspace, {"target": f"s3://{BUCKET}/shelf", "endpoint": endpoint})
+        assert len(system.find(root)) == len([p for p in out.rglob("*") if p.is_file()])
+        with pytest.raises(InputError, match=r"bucket s3://nowhere at .* does not exist"):
+            run(workspace, {"target": "s3://nowhere/shelf", "endpoint": endpoint})
+
+
+def test_what_is_published_before_is_kept_when_the_disk_is_full(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sha256_folder(workspace / "runs/publish")
+    usage = shutil.disk_usage(workspace)._replace(free=2**10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match=r"no space: .*runs/publish needs"):
+        run(workspace, {})
+    assert sha256_folder(workspace / "runs/publish") == before
+
+
+def test_a_folder_that_is_no_published_student_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"student\.json does not exist; make it with `dvc repro publish`"):
+        sample_pipeline(tmp_path, ["the digit 7"], 1, 0)
+
+
+def test_more_steps_than_the_student_has_are_refused(tiny_run: Path) -> None:
+    folder = tiny_run / "runs/publish/pipeline"
+    assert read_json(folder / "student.json", "publish")["steps"] == [1, 2, 4]
+    with pytest.raises(InputError, match="5 steps asked for, but the sampler has 4 angles"):
+        sample_pipeline(folder, ["the digit 7"], 5, 0)

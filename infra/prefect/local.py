@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.prefect.api import FINAL, Api, UnreachableError
+from infra.prefect.display import display
 from infra.prefect.server import Local, api, deploy, ensure_server, ensure_worker
 
 DEPLOYMENT = "rcm-distill/rcm-distill"
@@ -98,7 +99,7 @@ def distill(root: Path, overrides: Sequence[str], teacher: str | None) -> Outcom
 def follow(server: Api, identity: str) -> dict[str, Any]:
     """Shows the run's lines and progress until it ends; returns it. A busy server is given some time."""
     seen, late, patience = 0, LATE_POLLS, BUSY_POLLS
-    with _display() as (line, done):
+    with display(STAGES) as shown:
         while True:
             try:
                 run = server.run(identity)
@@ -106,8 +107,8 @@ def follow(server: Api, identity: str) -> dict[str, Any]:
                     seen += len(batch)
                     for entry in batch:
                         if text := _text(entry):
-                            line(text)
-                done(sum(s["state_type"] == "COMPLETED" for s in server.stages(identity)))
+                            shown.line(text)
+                shown.done(sum(s["state_type"] == "COMPLETED" for s in server.stages(identity)))
                 patience = BUSY_POLLS
                 late = late - 1 if run["state"]["type"] in FINAL else LATE_POLLS
                 if not late:
@@ -148,24 +149,3 @@ def _text(entry: dict[str, Any]) -> str:
     if OWN_NOISE.match(message):
         return ""
     return message.split("\nTraceback", 1)[0].rstrip() if entry["level"] >= 40 else message.rstrip()
-
-
-@contextmanager
-def _display() -> Iterator[tuple[Any, Any]]:
-    """Two functions: show a line, show how many stages are done."""
-    if not sys.stdout.isatty():
-        yield (lambda text: print(text, flush=True)), (lambda _: None)
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("stages"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns) as progress:
-        bar = progress.add_task("stages", total=STAGES)
-
-        def line(text: str) -> None:
-            progress.console.print(text, markup=False, highlight=False)
-
-        def done(number: int) -> None:
-            progress.update(bar, completed=number)
-
-        yield line, done

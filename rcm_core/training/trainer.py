@@ -49,6 +49,19 @@ class LoopSettings:
         """Samples per rank and accumulation step; InputError if the batch does not divide."""
         return samples_per_rank(self.batch, world, self.accumulate, "batch")
 
+    def optimiser(self, role: str, network: nn.Module) -> torch.optim.Optimizer:
+        """AdamW for the parameters of ``role``."""
+        return torch.optim.AdamW(
+            network.parameters(), lr=self.lr[role], betas=self.betas, weight_decay=self.weight_decay
+        )
+
+    def lr_factor(self, step: int) -> float:
+        """What the learning rates are multiplied by at ``step``."""
+        warm = min(1.0, (step + 1) / self.lr_warmup) if self.lr_warmup else 1.0
+        if not self.lr_decay:
+            return warm
+        return warm * 0.5 * (1 + math.cos(math.pi * step / self.iterations))
+
 
 class Source(Protocol):
     """Batches addressed by where we are."""
@@ -81,15 +94,7 @@ class Trainer:
         self.size = self.settings.per_rank(self.context.world)
         self.health = Health(self.settings.max_nonfinite)
         self.method = self.build_method(self.tangent)
-        self.optimisers = {
-            role: torch.optim.AdamW(
-                self.nets[role].network.parameters(),
-                lr=self.settings.lr[role],
-                betas=self.settings.betas,
-                weight_decay=self.settings.weight_decay,
-            )
-            for role in sorted(self.method.roles)
-        }
+        self.optimisers = {role: self.settings.optimiser(role, net) for role, net in self._trained().items()}
         self.ema = PowerEMA(self.nets["student"].network, self.settings.ema_lengths)
         folder = self.context.resume()
         if folder is not None:
@@ -122,15 +127,15 @@ class Trainer:
                     print(self.curves.line(self.step, self.settings.iterations, rate, scalars), flush=True)
                 last, started = self.step, time.perf_counter()
             if final or self.step % self.settings.candidate_every == 0:
-                self.write_candidates()
+                student = self.nets["student"].network
+                write_candidates(self.candidates, self.step, student, self.ema, self.context.rank)
             if final or self.step % self.settings.checkpoint_every == 0:
                 self.save()
 
     def train_step(self, step: int) -> dict[str, float]:
-        """One iteration: gradients of all parts, the health check, then the optimisers of the roles that moved."""
+        """One iteration: gradients of all parts, the health check, the optimisers of the roles that moved."""
         roles: set[str] = set()
-        sums: dict[str, float] = {}
-        counts: dict[str, int] = {}
+        window = Curves()
         for part in range(self.settings.accumulate):
             index = part * self.context.world + self.context.rank
             batch = self.source.batch(step, index, self.size)
@@ -138,16 +143,14 @@ class Trainer:
             for update in self.method.updates(self.velocities, batch, step, rng):
                 (update.loss / self.settings.accumulate).backward()
                 roles.add(update.role)
-                for name, value in update.scalars.items():
-                    sums[name] = sums.get(name, 0.0) + float(value)
-                    counts[name] = counts.get(name, 0) + 1
-        nonfinite = sums.pop("nonfinite", 0.0)
-        names = sorted(sums)
-        total = sum_over_ranks([nonfinite, *(sums[n] for n in names)], self.context.world, self.device)
-        self._check_health(step, int(total[0]))
+                window.add({name: float(value) for name, value in update.scalars.items()})
+        names = sorted(window.sums)
+        sums = sum_over_ranks([window.sums[n] for n in names], self.context.world, self.device)
+        total = {"nonfinite": 0.0} | dict(zip(names, sums))
+        self._check_health(step, int(total["nonfinite"]))
         self._apply(step, sorted(roles))
-        scalars = {n: v / (counts[n] * self.context.world) for n, v in zip(names, total[1:])}
-        return {**scalars, "nonfinite": total[0]}
+        world = self.context.world
+        return {n: v if n == "nonfinite" else v / (window.counts[n] * world) for n, v in total.items()}
 
     def _check_health(self, step: int, nonfinite: int) -> None:
         self.health.record(nonfinite, self.settings.batch)
@@ -163,28 +166,16 @@ class Trainer:
         self.health.counts.clear()
 
     def _apply(self, step: int, roles: list[str]) -> None:
-        for role in roles:
-            norm = gradient_norm(self.nets[role].network)
-            if not math.isfinite(norm):
-                raise InputError(
-                    f"step {step}: the gradient of the {role} is not finite; no weight was changed;"
-                    " lower train.lr or raise method.warmup"
-                )
+        refuse_nonfinite({role: self.nets[role].network for role in roles}, step)
         for role in roles:
             for group in self.optimisers[role].param_groups:
-                group["lr"] = self.settings.lr[role] * self._lr_factor(step)
+                group["lr"] = self.settings.lr[role] * self.settings.lr_factor(step)
             self.optimisers[role].step()
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
         if self.method.student_update(step):
             self.student_updates += 1
             self.ema.update(self.nets["student"].network)
-
-    def _lr_factor(self, step: int) -> float:
-        warm = min(1.0, (step + 1) / self.settings.lr_warmup) if self.settings.lr_warmup else 1.0
-        if not self.settings.lr_decay:
-            return warm
-        return warm * 0.5 * (1 + math.cos(math.pi * step / self.settings.iterations))
 
     def save(self) -> None:
         """Reports a full-state checkpoint; every rank together."""
@@ -201,11 +192,21 @@ class Trainer:
             checkpoint.save(folder, state, progress, self.context.rank)
             self.context.report({"step": float(self.step)}, folder, self.step)
 
-    def write_candidates(self) -> None:
-        """Each EMA length's network, in diffusers layout, as ``candidates/step_000300-ema_0.05/transformer``."""
-        network = self.nets["student"].network
-        for length in self.settings.ema_lengths:
-            weights = checkpoint.full_tensors({**network.state_dict(), **self.ema.weights(length)})
-            if self.context.rank == 0:
-                folder = self.candidates / f"step_{self.step:06d}-ema_{length:g}" / "transformer"
-                checkpoint.write_network(folder, network, weights)
+
+def refuse_nonfinite(networks: Mapping[str, nn.Module], step: int) -> None:
+    """InputError if a gradient is not finite; a collective under FSDP."""
+    for role, network in networks.items():
+        if not math.isfinite(gradient_norm(network)):
+            raise InputError(
+                f"step {step}: the gradient of the {role} is not finite; no weight was changed;"
+                " lower train.lr or raise method.warmup"
+            )
+
+
+def write_candidates(root: Path, step: int, network: nn.Module, ema: PowerEMA, rank: int) -> None:
+    """Each EMA length's network, in diffusers layout, as ``root/step_000300-ema_0.05/transformer``."""
+    for length in ema.exponents:
+        weights = checkpoint.full_tensors({**network.state_dict(), **ema.weights(length)})
+        if rank == 0:
+            folder = root / f"step_{step:06d}-ema_{length:g}" / "transformer"
+            checkpoint.write_network(folder, network, weights)

@@ -205,9 +205,9 @@ def test_a_checkpoint_of_other_ema_lengths_or_networks_is_not_loaded(folder: Pat
 
 def test_the_rate_warms_up_and_decays(folder: Path, tmp_path: Path) -> None:
     made = trainer(folder, tmp_path, healthy, lr_warmup=4, lr_decay=False)
-    assert [made._lr_factor(s) for s in (0, 1, 3, 5)] == [0.25, 0.5, 1.0, 1.0]
+    assert [made.settings.lr_factor(s) for s in (0, 1, 3, 5)] == [0.25, 0.5, 1.0, 1.0]
     made = trainer(folder, tmp_path, healthy, lr_warmup=0, lr_decay=True, iterations=100)
-    factors = [made._lr_factor(s) for s in range(100)]
+    factors = [made.settings.lr_factor(s) for s in range(100)]
     assert factors[0] == 1
     assert factors == sorted(factors, reverse=True)
     assert 0 < factors[-1] < 1e-3

@@ -1,0 +1,79 @@
+"""Budgets of size: it is the tail that makes code hard to change."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PLACES = ("rcm_core", "infra", "flows", "scripts", "kernels")
+FILE, FUNCTION, CLASS, ARGUMENTS = 250, 60, 120, 7
+KERNEL_FILE, KERNEL_FUNCTION = 500, 150
+ALLOWED: dict[str, str] = {}
+"""``path`` or ``path::name`` -> the reason why it may be larger."""
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def files() -> list[Path]:
+    return sorted(p for place in PLACES for p in (ROOT / place).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def lines_of(node: ast.AST) -> int:
+    return node.end_lineno - node.lineno + 1  # type: ignore[attr-defined]
+
+
+def body_lines(node: Definition) -> int:
+    """Lines without the docstring."""
+    text = ast.get_docstring(node, clean=False)
+    return lines_of(node) - (lines_of(node.body[0]) if text is not None else 0)
+
+
+def arguments(node: Definition) -> list[ast.arg]:
+    every = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    return [a for a in every if a.arg not in ("self", "cls")]
+
+
+def excesses(path: Path) -> Iterator[str]:
+    """What in ``path`` is larger than its budget."""
+    text, name = path.read_text(), name_of(path)
+    kernel = name.startswith("kernels/")
+    lines = sum(1 for line in text.splitlines() if line.strip())
+    if lines > (KERNEL_FILE if kernel else FILE):
+        yield f"{name}: {lines} non-blank lines"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, Definition):
+            if body_lines(node) > (KERNEL_FUNCTION if kernel else FUNCTION):
+                yield f"{name}::{node.name}: {body_lines(node)} lines"
+            if not kernel and len(arguments(node)) > ARGUMENTS:
+                yield f"{name}::{node.name}: {len(arguments(node))} arguments"
+        elif isinstance(node, ast.ClassDef) and lines_of(node) > CLASS:
+            yield f"{name}::{node.name}: {lines_of(node)} lines"
+
+
+def test_there_is_something_to_measure() -> None:
+    assert len(files()) > 80
+
+
+@pytest.mark.parametrize("path", files(), ids=name_of)
+def test_every_file_keeps_its_budget(path: Path) -> None:
+    assert [e for e in excesses(path) if e.split(": ")[0] not in ALLOWED] == []
+
+
+def test_the_allow_list_is_needed() -> None:
+    found = {e.split(": ")[0] for path in files() for e in excesses(path)}
+    assert set(ALLOWED) <= found
+    assert all(reason.strip() for reason in ALLOWED.values())
+
+
+def test_no_package_is_a_drawer_for_everything() -> None:
+    drawers = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}
+    assert [name_of(p) for p in files() if p.stem in drawers or p.parent.name in drawers] == []
+    assert not (ROOT / "kernels/__init__.py").exists()  # it would shadow the package `kernels` on PyPI

@@ -54,6 +54,9 @@ class Family(Protocol):
     blocks: tuple[str, ...]
     """Class names of the submodules that are sharded and checkpointed as units."""
 
+    network_class: str
+    """Class name of the network, as ``transformer/config.json`` has it."""
+
     def check_folder(self, folder: Path) -> None:
         """InputError unless ``folder`` is a whole pipeline of this family; reads no weights."""
         ...

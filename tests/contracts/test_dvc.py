@@ -1,0 +1,143 @@
+"""dvc.yaml says what is: the stages, what they read, what they leave."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from infra.params import compose
+from rcm_core.config import Params
+from rcm_core.registry import available
+
+ROOT = Path(__file__).parents[2]
+PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+STAGES: dict[str, dict[str, Any]] = PIPELINE["stages"]
+LINE = ("teacher", "prompts", "trajectories", "train", "select", "evaluate", "report", "publish")
+
+
+def outs(stage: str) -> list[str]:
+    return [*STAGES[stage]["outs"], *STAGES[stage].get("metrics", [])]
+
+
+def filled(text: str, params: dict[str, Any]) -> str:
+    """``${a.b}`` as DVC fills it in from params.yaml."""
+
+    def value(match: re.Match[str]) -> str:
+        found: Any = params
+        for name in match[1].split("."):
+            found = found[name]
+        return str(found)
+
+    return re.sub(r"\$\{([\w.]+)\}", value, text)
+
+
+def test_code_dependencies_are_the_imports(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["dvc_deps.py", "--check"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "scripts/dvc_deps.py"), run_name="__main__")
+    assert capsys.readouterr().out == ""
+    assert ended.value.code == 0
+
+
+def test_a_stage_is_a_file_a_section_an_entry_and_a_record() -> None:
+    assert tuple(STAGES) == LINE
+    assert sorted(LINE) == available("stages")
+    assert set(LINE) <= set(Params.model_fields)
+    for name, stage in STAGES.items():
+        assert stage["cmd"] == f"python -m infra.launch {name}"
+        assert name in stage["params"]
+        assert f"rcm_core/stages/{name}.py" in stage["deps"]
+        assert f"runs/{name}/record.json" in outs(name)
+        source = (ROOT / f"rcm_core/stages/{name}.py").read_text()
+        assert f'STAGE = "{name}"' in source
+
+
+@pytest.mark.parametrize("stage", LINE)
+def test_outs_are_what_the_stage_leaves(stage: str, tiny_run: Path) -> None:
+    known = outs(stage)
+    for out in known:
+        assert out.startswith(f"runs/{stage}/")  # a stage writes its own folder alone
+        assert (tiny_run / out).exists()
+    left = [p.relative_to(tiny_run).as_posix() for p in (tiny_run / "runs" / stage).rglob("*") if p.is_file()]
+    assert left
+    assert [p for p in left if not any(p == out or p.startswith(f"{out}/") for out in known)] == []
+
+
+def test_nothing_is_left_outside_the_stages(tiny_run: Path) -> None:
+    assert sorted(p.name for p in (tiny_run / "runs").iterdir()) == sorted(LINE)
+
+
+def test_timings_and_records_are_no_stage_s_input() -> None:
+    """They differ from run to run; a stage that depended on one would never be skipped."""
+    for name, stage in STAGES.items():
+        timed = [d for d in stage["deps"] if d.endswith(("record.json", "metrics.json"))]
+        assert timed == (["runs/evaluate/metrics.json"] if name == "report" else [])
+
+
+@pytest.mark.parametrize("stage", LINE)
+def test_what_the_stage_hashes_as_input_is_a_dependency(stage: str, tiny_run: Path) -> None:
+    params = yaml.safe_load((tiny_run / "params.yaml").read_text())
+    deps = {filled(d, params) for d in STAGES[stage]["deps"]}
+    record = json.loads((tiny_run / "runs" / stage / "record.json").read_text())
+    assert set(record["inputs"]) <= deps
+
+
+@pytest.mark.parametrize("stage", LINE)
+def test_a_stage_reads_only_the_sections_that_it_declares(stage: str) -> None:
+    """``params.<section>`` in its file; the names of prompt files are dependencies, so they count already."""
+    tree = ast.parse((ROOT / f"rcm_core/stages/{stage}.py").read_text())
+    read = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params"
+    } & set(Params.model_fields)
+    declared = {name.split(".")[0] for name in STAGES[stage]["params"]}
+    through_files = {"prompts"} if any("${prompts." in d for d in STAGES[stage]["deps"]) else set()
+    assert read <= declared | through_files
+    assert declared <= read
+
+
+def test_plots_show_columns_that_there_are(tiny_run: Path) -> None:
+    assert PIPELINE["plots"]
+    for plot in PIPELINE["plots"]:
+        ((_, axes),) = plot.items()
+        for axis in axes.values():
+            for file, columns in axis.items():
+                header = pd.read_csv(tiny_run / file).columns
+                asked = [columns] if isinstance(columns, str) else columns
+                assert set(asked) <= set(header)
+
+
+@pytest.mark.parametrize("teacher", sorted(p.stem for p in (ROOT / "conf/teacher").glob("*.yaml")))
+@pytest.mark.parametrize("method", available("methods"))
+def test_every_choice_composes_to_complete_parameters(tmp_path: Path, teacher: str, method: str) -> None:
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    source = ["teacher.source=somewhere"] if teacher == "folder" else []
+    params = compose(tmp_path, [f"teacher={teacher}", f"method={method}", *source])
+    assert params.method["name"] == method
+    for path in (params.prompts.train, params.prompts.validation, params.prompts.test):
+        assert (ROOT / path).is_file()
+    written = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    for stage in STAGES.values():
+        for dep in stage["deps"]:
+            found = filled(dep, written)
+            assert found.startswith("runs/") or (ROOT / found).exists()
+
+
+def test_dvc_reads_it() -> None:
+    command = [sys.executable, "-m", "dvc", "stage", "list", "--name-only"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert ended.stderr == ""
+    assert ended.stdout.split() == list(LINE)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.request
 from typing import Any
+from uuid import uuid4
 
 from rcm_core.errors import InputError
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 TOO_BUSY = 503
+BUSY_TRIES = 60
+BUSY_SECONDS = 0.5
 
 
 class UnreachableError(InputError):
@@ -43,9 +47,10 @@ class Api:
         return dict(self.get(f"/deployments/name/{name}"))
 
     def start(self, deployment: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        """A new run of the deployment called ``flow/name``."""
+        """A new run of the deployment called ``flow/name``; one run, even if it has to be asked for twice."""
         identity = self.deployment(deployment)["id"]
-        return dict(self.post(f"/deployments/{identity}/create_flow_run", {"parameters": parameters}))
+        body = {"parameters": parameters, "idempotency_key": str(uuid4())}
+        return dict(self.post(f"/deployments/{identity}/create_flow_run", body))
 
     def run(self, identity: str) -> dict[str, Any]:
         return dict(self.get(f"/flow_runs/{identity}"))
@@ -98,14 +103,24 @@ class Api:
         return bool(self.post("/work_pools/filter", {"work_pools": {"name": {"any_": [pool]}}}))
 
     def _ask(self, verb: str, path: str, body: Any) -> Any:
+        """The answer; a server that is too busy (SQLite has one writer) is asked again for a while."""
+        for _ in range(BUSY_TRIES):
+            status, answer = self._ask_once(verb, path, body)
+            if status != TOO_BUSY:
+                return answer
+            time.sleep(BUSY_SECONDS)
+        raise UnreachableError(f"the Prefect server at {self.url} is too busy to answer {verb} {path}")
+
+    def _ask_once(self, verb: str, path: str, body: Any) -> tuple[int, Any]:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, self._headers, method=verb)
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
-                return json.loads(answer.read() or b"null")
+                return answer.status, json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
             said = error.read().decode(errors="replace")[:300]
-            kind = UnreachableError if error.code == TOO_BUSY else InputError
-            raise kind(f"{verb} {self.url}{path}: status {error.code} ({said})") from error
+            if error.code == TOO_BUSY:
+                return TOO_BUSY, None
+            raise InputError(f"{verb} {self.url}{path}: status {error.code} ({said})") from error
         except OSError as error:
             raise UnreachableError(f"the Prefect server at {self.url} does not answer ({error})") from error

@@ -16,6 +16,7 @@ import psutil
 import pytest
 import yaml
 
+from infra.params import compose
 from infra.prefect.api import Api
 
 REPOSITORY = Path(__file__).parents[2]
@@ -160,6 +161,7 @@ def make_toy(root: Path) -> Path:
     shutil.copytree(
         REPOSITORY / ".dvc", root / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local")
     )
+    compose(root, [])
     (root / "dvc.yaml").write_text(yaml.safe_dump(toy_pipeline(), sort_keys=False))
     (root / "rcm_core" / "stages" / "train.py").write_text(TRAIN)
     (root / "metrics.json").write_text(METRICS)

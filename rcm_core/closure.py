@@ -42,7 +42,7 @@ def imports_of(module: str, choices: Mapping[str, str]) -> set[str]:
                 names.update(alias.name for alias in node.names)
             case ast.ImportFrom(module=str(package), level=0):
                 names.update([package, *(f"{package}.{alias.name}" for alias in node.names)])
-            case ast.Call(func=ast.Name(id="find"), args=[ast.Constant(value=kind), *_]):
+            case ast.Call(func=ast.Name(id="find"), args=[ast.Constant(value=str(kind)), *_]):
                 names.add(f"rcm_core.{kind}.{choices[kind]}")
     ours = {name for name in names if name.split(".")[0] in ROOTS}
     return {whole for name in ours for whole in with_packages(name) if source_of(whole) is not None}

@@ -1,4 +1,4 @@
-"""Non-finite samples are counted and left out, never repaired; too many of them stop the run or step the tangent down."""
+"""Non-finite samples are counted and left out, never repaired; too many stop the run or step the tangent down."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``mini``: a miniature Wan pipeline in diffusers layout, built from nothing; its network is trained by the teacher stage.
+"""``mini``: a miniature Wan pipeline in diffusers layout, built from nothing; the teacher stage trains it.
 
 The text encoder is a small UMT5 encoder with fixed random weights: an injective enough map from words to vectors for a
 closed vocabulary, and the same module, tokenizer and files that a Wan2.1 folder has.
@@ -73,7 +73,7 @@ def build_text_encoder(vocabulary: int, text_dim: int) -> nn.Module:
 def save_pipeline(
     folder: Path, shape: Sequence[int], prompts: Sequence[str], settings: Any, shift: float, seed: int
 ) -> None:
-    """Writes an untrained pixel-space Wan pipeline into ``folder`` (model_index.json; the VAE's place is taken by PixelSpace).
+    """Writes an untrained pixel-space Wan pipeline into ``folder`` (PixelSpace in the VAE's place).
 
     ``settings`` is ``config.MiniTraining``; weights are a function of ``seed``.
     """

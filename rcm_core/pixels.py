@@ -12,19 +12,20 @@ class PixelSpace(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Latents are pixels in [-1, 1], ``[B, C, T, H, W]``; decoding repeats each one ``scale_factor_spatial`` times.
 
     Frames are latent frames; the temporal factor of 4 is nominal (WanPipeline's arithmetic needs one: T frames are
-    asked for as ``num_frames = 4 (T - 1) + 1``). So ``pipe(prompt, height=64, width=64)`` of a stock WanPipeline denoises 8x8 pixels and shows them at 64x64.
+    asked for as ``num_frames = 4 (T - 1) + 1``). So ``pipe(prompt, height=64, width=64)`` of a stock WanPipeline
+    denoises 8x8 pixels and shows them at 64x64.
     """
 
     config_name = "config.json"
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
-        z_dim: int = 1,
-        latents_mean: tuple[float, ...] = (0.0,),
-        latents_std: tuple[float, ...] = (1.0,),
-        scale_factor_spatial: int = 8,
-        scale_factor_temporal: int = 4,
+        z_dim: int = 1,  # noqa: ARG002 - the decorator puts all of them into self.config
+        latents_mean: tuple[float, ...] = (0.0,),  # noqa: ARG002
+        latents_std: tuple[float, ...] = (1.0,),  # noqa: ARG002
+        scale_factor_spatial: int = 8,  # noqa: ARG002
+        scale_factor_temporal: int = 4,  # noqa: ARG002
     ) -> None:
         super().__init__()
         self.register_buffer("anchor", torch.zeros(1))  # diffusers asks a module for its dtype and device

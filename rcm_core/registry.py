@@ -20,7 +20,5 @@ def find(kind: str, name: str) -> ModuleType:
     names = available(kind)
     if name not in names:
         noun = {"methods": "method", "models": "family", "data": "data set"}.get(kind, kind)
-        raise InputError(
-            f"unknown {noun} {name!r}{nearest(name, names)}; available: {', '.join(names)}"
-        )
+        raise InputError(f"unknown {noun} {name!r}{nearest(name, names)}; available: {', '.join(names)}")
     return importlib.import_module(f"rcm_core.{kind}.{name}")

@@ -18,7 +18,7 @@ from rcm_core.protocols import Codec, Condition, Family
 from rcm_core.registry import find
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import sample_student
-from rcm_core.samplers.ode import sample_teacher
+from rcm_core.samplers.ode import Solver, sample_teacher
 from rcm_core.storage import read_json
 
 
@@ -32,7 +32,7 @@ class Teacher:
     guidance: float
     steps: int
     shift: float
-    solver: str
+    solver: Solver
     negative_prompt: str
 
     @classmethod
@@ -129,7 +129,9 @@ def sample(job: Job) -> Tensor:
 def student_angles(angles: tuple[float, ...], steps: int) -> tuple[float, ...]:
     """pi/2 and the first ``steps - 1`` of ``angles``; InputError if there are too few."""
     if steps > len(angles) + 1:
-        raise InputError(f"{steps} steps asked for, but the sampler has {len(angles) + 1} angles; extend select.angles")
+        raise InputError(
+            f"{steps} steps asked for, but the sampler has {len(angles) + 1} angles; extend select.angles"
+        )
     return (torch.pi / 2, *angles)[:steps]
 
 

@@ -109,9 +109,10 @@ def read_negative(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"{path} is missing; {REPAIR}")
     try:
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
         raise InputError(f"{path} is not a safetensors file ({error}); {REPAIR}") from error
+    return tensors
 
 
 def verified(path: Path, digest: str) -> Path:
@@ -161,7 +162,7 @@ class Store:
             else verified(folder / place.url / name, digest)
             for name, digest in digests.items()
         }
-        self.handles = {name: safe_open(path, "pt") for name, path in paths.items()}
+        self.handles: dict[str, Any] = {name: safe_open(path, "pt") for name, path in paths.items()}
         self.names = sorted(next(iter(self.handles.values())).keys())
 
     def __len__(self) -> int:

@@ -21,4 +21,6 @@ def write_usage(state: Path, rank: int, device: torch.device) -> None:
 
 def peak_memory(state: Path) -> int:
     """The largest peak of all ranks, 0 if none was written."""
-    return max((json.loads(p.read_text())["peak_memory_bytes"] for p in state.glob("usage-*.json")), default=0)
+    return max(
+        (json.loads(p.read_text())["peak_memory_bytes"] for p in state.glob("usage-*.json")), default=0
+    )

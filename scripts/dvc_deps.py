@@ -1,4 +1,4 @@
-"""Holds dvc.yaml's code dependencies to the imports: ``python scripts/dvc_deps.py`` rewrites them, ``--check`` compares.
+"""dvc.yaml's code dependencies follow the imports: ``python scripts/dvc_deps.py`` rewrites them, ``--check`` compares.
 
 A stage depends on the files in its static import closure (rcm_core/closure.py); a folder of which every file is in it
 is named as a folder. The chosen method, family and benchmark are named through params.yaml.

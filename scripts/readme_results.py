@@ -41,7 +41,9 @@ def picture(samples: Path) -> Image.Image:
         pixels = load_file(samples / f"{name}.safetensors")["pixels"][first, 0, 0].numpy()
         draw.text((0, y * (tile + GAP) + tile // 2 - 5), words, fill=0, font_size=15)
         for x, image in enumerate(pixels):
-            shown = Image.fromarray((255 * image).round().astype(np.uint8)).resize((tile, tile), Image.Resampling.NEAREST)
+            shown = Image.fromarray((255 * image).round().astype(np.uint8)).resize(
+                (tile, tile), Image.Resampling.NEAREST
+            )
             canvas.paste(shown, (labels + x * (tile + GAP), y * (tile + GAP)))
     return canvas
 
@@ -55,11 +57,16 @@ def table(metrics: dict[str, Any]) -> str:
     ]
     for name, words in ROWS.items():
         row = metrics[name]
-        cells = [f"{row[k]['value']:.2f} [{row[k]['low']:.2f}, {row[k]['high']:.2f}]" for k in ("frechet", "frechet_teacher")]
+        cells = [
+            f"{row[k]['value']:.2f} [{row[k]['low']:.2f}, {row[k]['high']:.2f}]"
+            for k in ("frechet", "frechet_teacher")
+        ]
         cells.append(f"{100 * row['accuracy']['value']:.1f} %")
         cells.append(f"{row['diversity']['value']:.2f}")
         faster = teacher / row["seconds_per_sample"]["value"]
-        lines.append(f"| {words} | {row['network_calls']['value']:.0f} | {faster:.0f} | {' | '.join(cells)} |")
+        lines.append(
+            f"| {words} | {row['network_calls']['value']:.0f} | {faster:.0f} | {' | '.join(cells)} |"
+        )
     return "\n".join(lines)
 
 

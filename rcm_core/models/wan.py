@@ -167,11 +167,12 @@ def vae_name(folder: Path) -> str:
 
 
 def load_vae(folder: Path) -> Any:
-    """The VAE of ``folder`` as model_index.json names it."""
-    vae = PixelSpace
-    if vae_name(folder) == "AutoencoderKLWan":
-        from diffusers import AutoencoderKLWan as vae
-    return vae.from_pretrained(folder / "vae", local_files_only=True).eval()
+    """The VAE of ``folder`` as model_index.json names it (``vae_name``)."""
+    if vae_name(folder) == "PixelSpace":
+        return PixelSpace.from_pretrained(folder / "vae", local_files_only=True).eval()
+    from diffusers import AutoencoderKLWan
+
+    return AutoencoderKLWan.from_pretrained(folder / "vae", local_files_only=True).eval()
 
 
 def load_codec(folder: Path) -> WanCodec:

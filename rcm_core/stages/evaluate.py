@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,10 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
             rows = score(main, job.prompts, judge, real, teacher, shaped, bootstrap)
             calls = 2 * job.steps if job.network is None else job.steps
             quality[name] = {**rows, "network_calls": exact(calls, len(job.ids))}
-            print(f"evaluate: {name} frechet {rows['frechet']['value']:.3f} accuracy {rows['accuracy']['value']:.3f}", flush=True)
+            print(
+                f"evaluate: {name} frechet {rows['frechet']['value']:.3f} accuracy {rows['accuracy']['value']:.3f}",
+                flush=True,
+            )
         quality["protocol"] = _protocol(section, facts, judge, jobs)
         timings = _timings(jobs, section, executor)
         _write(workspace / "runs" / STAGE, quality, timings, pixels, jobs)
@@ -69,8 +71,12 @@ def _jobs(section: EvaluateSection, workspace: Path) -> dict[str, Job]:
     angles = tuple(read_json(workspace / "runs/select/selection.json", "select")["angles"])
     prompts = cycle(load_split(workspace, "test"), section.samples)
     network = str(workspace / "runs/select/transformer")
-    whole = Job(teacher, prompts, tuple(range(section.samples)), section.seed, teacher.steps, device=section.device)
-    students = {f"student_{s}": replace(whole, steps=s, network=network, angles=angles) for s in section.steps}
+    whole = Job(
+        teacher, prompts, tuple(range(section.samples)), section.seed, teacher.steps, device=section.device
+    )
+    students = {
+        f"student_{s}": replace(whole, steps=s, network=network, angles=angles) for s in section.steps
+    }
     return {"teacher": whole, "teacher_1": replace(whole, steps=1), **students}
 
 
@@ -78,7 +84,9 @@ def _diversity_job(job: Job, section: EvaluateSection) -> Job:
     """``diversity_samples`` samples of each of ``diversity_prompts`` prompts, prompt by prompt, at other ids."""
     chosen = job.prompts[: section.diversity_prompts]
     count = section.diversity_prompts * section.diversity_samples
-    prompts = tuple(p for p in cycle(list(chosen), section.diversity_prompts) for _ in range(section.diversity_samples))
+    prompts = tuple(
+        p for p in cycle(list(chosen), section.diversity_prompts) for _ in range(section.diversity_samples)
+    )
     return replace(job, prompts=prompts, ids=tuple(range(section.samples, section.samples + count)))
 
 
@@ -86,7 +94,9 @@ def _sample_all(jobs: dict[str, Job], section: EvaluateSection, executor: Execut
     """Pixels of every sampler, and of its diversity groups under ``<name>/diversity``."""
     wholes = {**jobs, **{f"{n}/diversity": _diversity_job(j, section) for n, j in jobs.items()}}
     items = [(name, i, part) for name, job in wholes.items() for i, part in enumerate(split_jobs(job, BATCH))]
-    items.sort(key=lambda item: -item[2].steps)  # the long ones first, so that no worker is left with one at the end
+    items.sort(
+        key=lambda item: -item[2].steps
+    )  # the long ones first, so that no worker is left with one at the end
     parts: dict[str, dict[int, Tensor]] = {name: {} for name in wholes}
     for name, index, pixels in executor.map(_pixels, items, "samples", device=section.device):
         parts[name][index] = pixels
@@ -100,7 +110,10 @@ def _pixels(item: tuple[str, int, Job]) -> tuple[str, int, Tensor]:
 
 def _timings(jobs: dict[str, Job], section: EvaluateSection, executor: Executor) -> dict[str, Any]:
     """Seconds per sample of every sampler, measured in turn in one process that runs alone."""
-    smaller = {n: replace(j, prompts=j.prompts[: section.timing_samples], ids=j.ids[: section.timing_samples]) for n, j in jobs.items()}
+    smaller = {
+        n: replace(j, prompts=j.prompts[: section.timing_samples], ids=j.ids[: section.timing_samples])
+        for n, j in jobs.items()
+    }
     (times,) = executor.map(_time, [smaller], "timings", device=section.device)
     bootstrap = Bootstrap(section.bootstrap, section.seed)
     return {name: mean(np.array(values), bootstrap, "seconds") for name, values in times.items()}
@@ -121,7 +134,9 @@ def _time(jobs: dict[str, Job]) -> dict[str, list[float]]:
     return times
 
 
-def _protocol(section: EvaluateSection, facts: dict[str, Any], judge: Judge, jobs: dict[str, Job]) -> dict[str, Any]:
+def _protocol(
+    section: EvaluateSection, facts: dict[str, Any], judge: Judge, jobs: dict[str, Job]
+) -> dict[str, Any]:
     prompts = next(iter(jobs.values())).prompts
     content = {
         "section": section.model_dump(mode="json", exclude={"device"}),
@@ -143,7 +158,11 @@ def _protocol(section: EvaluateSection, facts: dict[str, Any], judge: Judge, job
 
 
 def _write(
-    out: Path, quality: dict[str, Any], timings: dict[str, Any], pixels: dict[str, Tensor], jobs: dict[str, Job]
+    out: Path,
+    quality: dict[str, Any],
+    timings: dict[str, Any],
+    pixels: dict[str, Tensor],
+    jobs: dict[str, Job],
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
     with atomic_folder(out / "samples") as folder:
@@ -151,7 +170,7 @@ def _write(
             save_file({"pixels": pixels[name].contiguous()}, folder / f"{name}.safetensors")
             write_json(folder / "prompts.json", list(job.prompts))
     write_json(out / "quality.json", quality)
-    merged = {n: row | ({"seconds_per_sample": timings[n]} if n in timings else {}) for n, row in quality.items()}
+    merged = {
+        n: row | ({"seconds_per_sample": timings[n]} if n in timings else {}) for n, row in quality.items()
+    }
     write_json(out / "metrics.json", merged)
-
-

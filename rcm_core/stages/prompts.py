@@ -38,4 +38,3 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
             for split, prompts in splits.items()
         }
         write_json(out / "prompts.json", facts)
-

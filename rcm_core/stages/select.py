@@ -35,8 +35,13 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
         found = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
         candidates = {parse(name): root / name for name in found}
         if not candidates:
-            raise InputError(f"{root} holds no candidate; run `dvc repro train`, with train.candidate_every <= train.iterations")
-        data, teacher = read_json(workspace / "runs/teacher/teacher.json", "teacher")["data"], Teacher.read(workspace)
+            raise InputError(
+                f"{root} holds no candidate; run `dvc repro train`, with train.candidate_every <= train.iterations"
+            )
+        data, teacher = (
+            read_json(workspace / "runs/teacher/teacher.json", "teacher")["data"],
+            Teacher.read(workspace),
+        )
         prompts = cycle(load_split(workspace, "validation"), section.samples)
         items = [
             (candidate, steps, Job(
@@ -52,7 +57,10 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
             if section.metric == "frechet"
             else teacher_features(workspace, executor.state_root / "cache", judge)
         )
-        jobs = [(c, s, job, data, section.metric, reference, Bootstrap(section.bootstrap, section.seed)) for c, s, job in items]
+        jobs = [
+            (c, s, job, data, section.metric, reference, Bootstrap(section.bootstrap, section.seed))
+            for c, s, job in items
+        ]
         scores: dict[Candidate, dict[str, Estimate]] = {candidate: {} for candidate in candidates}
         for candidate, steps, estimate in executor.map(_score, jobs, "candidates", device=section.device):
             scores[candidate][str(steps)] = estimate

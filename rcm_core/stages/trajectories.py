@@ -1,4 +1,4 @@
-"""trajectories: what the teacher generates for training; ``runs/trajectories/{manifest.parquet,store.json,shards/}``."""
+"""trajectories: the teacher's samples for training; ``runs/trajectories/{manifest.parquet,store.json,shards/}``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rcm_core.prompts import load_split
 from rcm_core.protocols import Executor
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.rng import address
-from rcm_core.sampling import Job, Teacher, conditions, guided, noise, sample
 from rcm_core.samplers.ode import sample_route
+from rcm_core.sampling import Job, Teacher, conditions, guided, noise, sample
 from rcm_core.storage import atomic, atomic_folder, require_space
 from rcm_core.trajectory_store import (
     MANIFEST,

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
@@ -40,7 +40,7 @@ def gather(
 
 def save(folder: Path, state: dict[str, Any], progress: dict[str, Any], rank: int) -> None:
     """Writes this rank's part of ``state`` into ``folder``, and on rank 0 ``progress`` (plain JSON values)."""
-    dcp.save(state, checkpoint_id=folder)
+    state_dict_saver.save(state, checkpoint_id=folder)
     if rank == 0:
         write_json(folder / "progress.json", {**progress, "optimisers": sorted(state["optimisers"])})
 
@@ -60,7 +60,7 @@ def load(
     state["optimisers"] = {
         role: get_optimizer_state_dict(nets[role], optimisers[role]) for role in progress["optimisers"]
     }
-    dcp.load(state, checkpoint_id=folder)
+    state_dict_loader.load(state, checkpoint_id=folder)
     for role, net in nets.items():
         set_model_state_dict(net, state["nets"][role])
     for role, saved in state["optimisers"].items():

@@ -15,10 +15,10 @@ from rcm_core.guidance import Guided
 from rcm_core.protocols import Condition, Method, TrainContext, Velocity
 from rcm_core.registry import find
 from rcm_core.sampling import Teacher
+from rcm_core.storage import write_json
 from rcm_core.training.parallel import shard
 from rcm_core.training.source import TrajectorySource
 from rcm_core.training.trainer import LoopSettings, Trainer
-from rcm_core.storage import write_json
 from rcm_core.trajectory_store import Store
 from rcm_core.usage import write_usage
 
@@ -92,7 +92,10 @@ def loop(context: TrainContext, spec: dict[str, Any]) -> None:
     frozen = load_denoiser(folder, family).to(device).requires_grad_(False)  # type: ignore[arg-type]
     for denoiser in (*nets.values(), frozen):
         shard(denoiser, context.world, device)
-    velocities: dict[str, Velocity] = {**nets, "teacher": GuidedTeacher(frozen, teacher.guidance, source.negative)}
+    velocities: dict[str, Velocity] = {
+        **nets,
+        "teacher": GuidedTeacher(frozen, teacher.guidance, source.negative),
+    }
     trainer = Trainer(
         nets=nets,
         velocities=velocities,

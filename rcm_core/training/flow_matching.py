@@ -25,7 +25,11 @@ class FlowMatching:
         return True
 
     def updates(
-        self, nets: Mapping[str, Velocity], batch: Batch, step: int, rng: torch.Generator  # noqa: ARG002
+        self,
+        nets: Mapping[str, Velocity],
+        batch: Batch,
+        step: int,  # noqa: ARG002
+        rng: torch.Generator,
     ) -> Iterator[Update]:
         """One update: the mean squared error of the rectified-flow velocity."""
         x0 = batch.x0
@@ -42,4 +46,7 @@ class FlowMatching:
 
 def replace_rows(condition: Condition, other: Condition, rows: Tensor) -> Condition:
     """``condition`` with ``other`` (batch 1 or B) where ``rows`` [B] is true."""
-    return {name: torch.where(per_sample(rows, value).bool(), other[name], value) for name, value in condition.items()}
+    return {
+        name: torch.where(per_sample(rows, value).bool(), other[name], value)
+        for name, value in condition.items()
+    }

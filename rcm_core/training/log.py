@@ -1,4 +1,4 @@
-"""Training curves: averages over windows of steps, kept in the checkpoint so that a resumed run writes the same file."""
+"""Training curves: averages over windows of steps, kept in the checkpoint so that a resumed run writes the same."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class Curves:
     def close(self, step: int) -> dict[str, float]:
         """Ends the window at ``step``: means, and the sum for ``nonfinite``."""
         row = {
-            name: total if name == "nonfinite" else total / self.counts[name] for name, total in self.sums.items()
+            name: total if name == "nonfinite" else total / self.counts[name]
+            for name, total in self.sums.items()
         }
         self.rows.append({"step": step, **row})
         self.sums, self.counts = {}, {}
@@ -48,4 +49,6 @@ class Curves:
         with path.open("w", newline="") as stream:
             writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
-            writer.writerows({k: f"{v:.8g}" if k != "step" else int(v) for k, v in row.items()} for row in self.rows)
+            writer.writerows(
+                {k: f"{v:.8g}" if k != "step" else int(v) for k, v in row.items()} for row in self.rows
+            )

@@ -77,7 +77,7 @@ def loop(context: TrainContext, spec: dict[str, Any]) -> None:
     trainer = Trainer(
         nets={"student": student},
         velocities={"student": student},
-        build_method=lambda tangent: FlowMatching(mini.condition_dropout),
+        build_method=lambda _: FlowMatching(mini.condition_dropout),
         source=image_source(section, spec["prompts"], folder, device),
         settings=settings_of(section),
         context=context,

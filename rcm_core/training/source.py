@@ -43,7 +43,9 @@ class TrajectorySource:
         indices = self.order.indices(step * self.global_batch + part * size, size)
         samples = [self.store.sample(i) for i in indices]
         stacked = {name: torch.stack([s[name] for s in samples]).to(self.device) for name in self.store.names}
-        condition = {k.removeprefix("condition."): v for k, v in stacked.items() if k.startswith("condition.")}
+        condition = {
+            k.removeprefix("condition."): v for k, v in stacked.items() if k.startswith("condition.")
+        }
         return Batch(condition, self.negative, stacked["x0"])
 
 
@@ -53,7 +55,13 @@ class ImageSource:
     provides = frozenset({"x0", "condition"})
 
     def __init__(
-        self, images: Tensor, choices: Sequence[Tensor], table: Condition, negative: Condition, batch: int, seed: int
+        self,
+        images: Tensor,
+        choices: Sequence[Tensor],
+        table: Condition,
+        negative: Condition,
+        batch: int,
+        seed: int,
     ) -> None:
         """``choices[i]`` holds the rows of ``table`` (encoded prompts) that describe image ``i``."""
         self.images, self.choices, self.table, self.negative = images, choices, table, negative

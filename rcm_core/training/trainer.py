@@ -141,7 +141,7 @@ class Trainer:
             batch = self.source.batch(step, index, self.size)
             rng = generator(self.settings.seed, "train", step, index, device=self.device)
             for update in self.method.updates(self.velocities, batch, step, rng):
-                (update.loss / self.settings.accumulate).backward()
+                (update.loss / self.settings.accumulate).backward()  # type: ignore[no-untyped-call]
                 roles.add(update.role)
                 window.add({name: float(value) for name, value in update.scalars.items()})
         names = sorted(window.sums)

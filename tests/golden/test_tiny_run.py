@@ -61,7 +61,7 @@ def test_every_stage_leaves_a_record(tiny_run: Path) -> None:
 
 def test_nothing_live_is_left_behind(tiny_run: Path) -> None:
     assert [p for p in (tiny_run / ".rcm/state").iterdir() if p.is_dir()] == []
-    assert [p for p in (tiny_run / "runs").rglob(".*")] == []
+    assert list((tiny_run / "runs").rglob(".*")) == []
 
 
 def test_candidates_are_checkpoints_times_ema_lengths(tiny_run: Path) -> None:

@@ -1,0 +1,75 @@
+"""Flow matching of a pipeline's network on one or several ranks, for what a process pool can import."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from rcm_core.denoiser import load_denoiser
+from rcm_core.models import wan
+from rcm_core.protocols import Batch
+from rcm_core.rng import generator
+from rcm_core.training.flow_matching import FlowMatching
+from rcm_core.training.parallel import shard
+from rcm_core.training.trainer import LoopSettings, Trainer
+
+CPU = torch.device("cpu")
+BATCH = 8
+
+
+class Context:
+    """Checkpoints are folders below ``state`` that all ranks write into."""
+
+    def __init__(self, rank: int, world: int, state: Path, resumed: Path | None) -> None:
+        self.rank, self.world, self.state, self.resumed = rank, world, state, resumed
+
+    def resume(self) -> Path | None:
+        return self.resumed
+
+    def report(self, scalars: Mapping[str, float], checkpoint: Path | None, step: int) -> None:
+        if checkpoint is not None:
+            shutil.copytree(checkpoint, self.state / f"step_{step}", dirs_exist_ok=True)
+        dist.barrier()
+
+
+class Noise:
+    """Random states as data, a function of where we are."""
+
+    def batch(self, step: int, part: int, size: int) -> Batch:
+        rng = generator("data", step, part)
+        text = {"text": torch.randn(size, 4, 32, generator=rng)}
+        return Batch(text, {"text": torch.zeros(1, 4, 32)}, torch.randn(size, 1, 1, 8, 8, generator=rng))
+
+
+def trainer(pipeline: Path, context: Context, until: int, accumulate: int = 1) -> Trainer:
+    """A trainer at the beginning, or where ``context`` resumes."""
+    student = load_denoiser(pipeline, wan).train()  # type: ignore[arg-type]
+    shard(student, context.world, CPU)
+    settings = LoopSettings(
+        iterations=until, batch=BATCH, accumulate=accumulate, lr={"student": 1e-3}, lr_warmup=0, lr_decay=False,
+        betas=(0.9, 0.99), weight_decay=0.01, ema_lengths=(0.05, 0.1), candidate_every=until,
+        checkpoint_every=until, log_every=until, max_nonfinite=0.0, seed=0,
+    )  # fmt: skip
+    return Trainer(
+        nets={"student": student},
+        velocities={"student": student},
+        build_method=lambda _: FlowMatching(0.1),
+        source=Noise(),
+        settings=settings,
+        context=context,
+        device=CPU,
+        candidates=context.state / "candidates",
+    )
+
+
+def continue_on(rank: int, world: int, pipeline: Path, state: Path, resumed: Path, until: int) -> None:
+    """One of ``world`` processes that go on from ``resumed``."""
+    torch.set_num_threads(1)
+    meeting = f"file://{state / 'meeting'}"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
+    trainer(pipeline, Context(rank, world, state, resumed), until).run()
+    dist.destroy_process_group()

@@ -69,7 +69,7 @@ def keep(workspace: Path) -> None:
 
 
 def _start(workspace: Path) -> str:
-    from infra.ray.executor import start_local
+    from infra.ray.connection import start_local
 
     return start_local(workspace)
 

@@ -7,7 +7,8 @@ Rectified flow: the network predicts ``eps - x0`` at flow time tau, given as ``1
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,20 @@ def call(network: nn.Module, x: Tensor, time: Tensor, condition: Condition) -> T
     return output
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """transformers draws a progress bar on stderr for every model it loads, also where nobody looks."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 class WanCodec:
     """Tokenizer, text encoder and, if there is one, VAE of a Wan pipeline folder."""
 
@@ -129,7 +144,9 @@ class WanCodec:
         from transformers import AutoTokenizer, UMT5EncoderModel
 
         self.tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        self.encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", local_files_only=True).eval()
+        with without_bars():
+            encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", local_files_only=True)
+        self.encoder = encoder.eval()
         self.length = min(TEXT_LENGTH, self.tokenizer.model_max_length)
         self.vae = load_vae(folder)
 

@@ -50,10 +50,21 @@ def trainer(pipeline: Path, context: Context, until: int, accumulate: int = 1) -
     student = load_denoiser(pipeline, wan).train()  # type: ignore[arg-type]
     shard(student, context.world, CPU)
     settings = LoopSettings(
-        iterations=until, batch=BATCH, accumulate=accumulate, lr={"student": 1e-3}, lr_warmup=0, lr_decay=False,
-        betas=(0.9, 0.99), weight_decay=0.01, ema_lengths=(0.05, 0.1), candidate_every=until,
-        checkpoint_every=until, log_every=until, max_nonfinite=0.0, seed=0,
-    )  # fmt: skip
+        iterations=until,
+        batch=BATCH,
+        accumulate=accumulate,
+        lr={"student": 1e-3},
+        lr_warmup=0,
+        lr_decay=False,
+        betas=(0.9, 0.99),
+        weight_decay=0.01,
+        ema_lengths=(0.05, 0.1),
+        candidate_every=until,
+        checkpoint_every=until,
+        log_every=until,
+        max_nonfinite=0.0,
+        seed=0,
+    )
     return Trainer(
         nets={"student": student},
         velocities={"student": student},

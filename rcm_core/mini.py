@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from rcm_core.errors import InputError
+from rcm_core.bars import without_bars
 from rcm_core.pixels import PixelSpace
 
 
@@ -100,4 +101,5 @@ def save_pipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=shift),
         transformer=network,
     )
-    pipeline.save_pretrained(folder, safe_serialization=True)
+    with without_bars():
+        pipeline.save_pretrained(folder, safe_serialization=True)

@@ -7,8 +7,7 @@ Rectified flow: the network predicts ``eps - x0`` at flow time tau, given as ``1
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from rcm_core.bars import without_bars
 from rcm_core.errors import InputError
 from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.pixels import PixelSpace
@@ -121,20 +121,6 @@ def call(network: nn.Module, x: Tensor, time: Tensor, condition: Condition) -> T
         hidden_states=x, timestep=time, encoder_hidden_states=condition["text"], return_dict=False
     )[0]
     return output
-
-
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """transformers draws a progress bar on stderr for every model it loads, also where nobody looks."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 class WanCodec:

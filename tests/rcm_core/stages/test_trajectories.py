@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from object_store import BUCKET, authorise, object_store
+from object_store import BUCKET, Refusing, authorise, object_store
 from safetensors.torch import load_file, save_file
 from workspaces import configure
 
@@ -204,3 +204,14 @@ def test_what_the_stage_reads_is_made_by_others(fresh: Path) -> None:
     (fresh / "runs/teacher/teacher.json").unlink()
     with pytest.raises(InputError, match=r"teacher\.json does not exist; make it with `dvc repro teacher`"):
         run(configure(fresh, {}), fresh)
+
+
+def test_a_target_that_refuses_us_is_said_before_anything_is_computed(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authorise(monkeypatch)
+    with Refusing.serve() as endpoint:
+        params = configure(fresh, {"trajectories.target": "s3://bucket/x", "trajectories.endpoint": endpoint})
+        with pytest.raises(InputError, match=r"s3://bucket at .* refused the credentials"):
+            trajectories.run(params, fresh, Interrupted(fresh, 0))
+    assert not (fresh / "runs/trajectories").exists()

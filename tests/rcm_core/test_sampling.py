@@ -1,0 +1,68 @@
+"""Samples are functions of seed and id; devices are what they are asked to be."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rcm_core.device import resolve_device
+from rcm_core.errors import InputError
+from rcm_core.rng import address, generator
+from rcm_core.sampling import Job, Teacher, noise, split_jobs, student_angles
+
+SHAPE = (1, 2, 3, 4)
+
+
+def test_noise_is_addressed_by_seed_and_id() -> None:
+    whole = noise(0, (4, 9, 2), 3, SHAPE)
+    assert whole.shape == (3, 3, *SHAPE)
+    assert torch.equal(noise(0, (9,), 3, SHAPE)[:, 0], whole[:, 1])  # whatever the batch
+    assert torch.equal(noise(0, (4, 9, 2), 1, SHAPE)[0], whole[0])  # whatever the number of draws
+    assert not torch.equal(noise(1, (9,), 1, SHAPE)[0, 0], whole[0, 1])
+    assert not torch.equal(whole[0, 0], whole[0, 1])
+    assert not torch.equal(whole[0], whole[1])
+
+
+def test_noise_is_unit_normal() -> None:
+    flat = noise(7, tuple(range(200)), 1, (1, 4, 8, 8)).flatten().double()
+    # 51,200 draws: three standard errors of mean and variance
+    assert abs(float(flat.mean())) < 3 / len(flat) ** 0.5
+    assert abs(float(flat.var()) - 1) < 3 * (2 / len(flat)) ** 0.5
+
+
+def test_addresses_do_not_run_into_each_other() -> None:
+    assert len({address(1, 23), address(12, 3), address("1/2", 3), address(1, "23", ""), address(123)}) == 5
+    assert 0 <= address(0, "x") < 2**63
+    assert torch.equal(*(torch.rand(3, generator=generator(5, "a", 2)) for _ in range(2)))
+
+
+def test_jobs_are_cut_without_losing_a_sample() -> None:
+    teacher = Teacher("folder", "wan", SHAPE, 2.0, 4, 3.0, "euler", "")
+    job = Job(teacher, tuple("abcdefg"), tuple(range(7)), 0, 4)
+    parts = split_jobs(job, 3)
+    assert [len(part.ids) for part in parts] == [3, 3, 1]
+    assert sum((part.prompts for part in parts), ()) == job.prompts
+    assert sum((part.ids for part in parts), ()) == job.ids
+
+
+def test_a_student_has_as_many_angles_as_steps() -> None:
+    assert student_angles((1.3, 1.0), 1) == (torch.pi / 2,)
+    assert student_angles((1.3, 1.0), 3) == (torch.pi / 2, 1.3, 1.0)
+    with pytest.raises(
+        InputError, match=r"4 steps asked for, but the sampler has 3 angles; extend select\.angles"
+    ):
+        student_angles((1.3, 1.0), 4)
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == resolve_device("cpu") == torch.device("cpu")
+    with pytest.raises(
+        InputError, match=r"device cuda was asked for, but torch .* sees no GPU here; set device:"
+    ):
+        resolve_device("cuda")
+    with pytest.raises(InputError, match="device 'gpu' is unknown; expected auto, cpu or cuda"):
+        resolve_device("gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto") == resolve_device("cuda") == torch.device("cuda")
+    assert resolve_device("cpu") == torch.device("cpu")

@@ -1,4 +1,7 @@
-"""Whether a finished run of the embedded default reached what is promised: ``python scripts/check_results.py runs``."""
+"""Whether a finished run of the embedded default reached what is promised: ``python scripts/check_results.py runs``.
+
+With ``--no-timing`` speed is printed but decides nothing: for machines that others use at the same time.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +32,12 @@ def checks(metrics: dict[str, Any]) -> list[tuple[str, float, str, float]]:
 
 def main() -> int:
     """Prints every promise with what was found; 1 if one is missed."""
+    timing = "--no-timing" not in sys.argv
     metrics = json.loads((Path(sys.argv[1]) / "evaluate/metrics.json").read_text())
     missed = 0
     for what, found, sense, allowed in checks(metrics):
         good = found <= allowed if sense == "<=" else found >= allowed
-        missed += not good
+        missed += not good and (timing or not what.startswith("times faster"))
         print(f"{'ok  ' if good else 'MISS'} {what:45s} {found:8.3f} {sense} {allowed}")
     return 1 if missed else 0
 

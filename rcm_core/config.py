@@ -62,7 +62,7 @@ class TeacherSection(Section):
     source: str
     """``mini`` (trained here), a folder, or ``s3://bucket/prefix``; diffusers layout."""
     hash: str | None
-    """Content hash (teacher.json has it) that ``source`` must have; null accepts what lies there when the stage runs."""
+    """Content hash (teacher.json has it) that ``source`` must have; null accepts what lies there at the time."""
     endpoint: str | None
     """S3 endpoint for ``source`` (None: the provider's own)."""
     family: str

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from rcm_core.errors import InputError
 from rcm_core.bars import without_bars
+from rcm_core.errors import InputError
 from rcm_core.pixels import PixelSpace
 
 

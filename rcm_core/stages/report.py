@@ -39,4 +39,4 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
 def quality_of(selection: dict[str, Any]) -> pd.DataFrame:
     """One row per candidate, for `dvc plots`: training step, EMA length, mean score and its interval."""
     rows = [{"step": c["step"], "ema": c["ema"], **c["score"]} for c in selection["candidates"]]
-    return pd.DataFrame(rows).rename(columns={"value": selection["metric"]}).sort_values(["ema", "step"])
+    return pd.DataFrame(rows).rename(columns={"value": "score"}).sort_values(["ema", "step"])

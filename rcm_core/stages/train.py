@@ -45,7 +45,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
             distill.loop, spec, state=state, workers=section.workers, threads=section.threads,
             max_failures=section.max_failures, device=section.device,
         )  # fmt: skip
-        _write(workspace / "runs" / STAGE, state)
+        write(workspace / "runs" / STAGE, state)
         extra["peak_memory_bytes"] = peak_memory(state)
         extra["method"] = params.method["name"]
     clear_state(state)
@@ -62,7 +62,8 @@ def _size(params: Params, workspace: Path) -> int:
     return OVERHEAD + weights * (candidates + 3 * (6 + lengths))
 
 
-def _write(out: Path, state: Path) -> None:
+def write(out: Path, state: Path) -> None:
+    """Candidates and curves of the finished training in ``state``, atomically into ``out``."""
     finished = state / "curves.json"
     if not finished.is_file():
         raise InputError(f"{state} holds no finished training; remove it and run `dvc repro train` again")

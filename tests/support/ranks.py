@@ -1,4 +1,4 @@
-"""Flow matching of a pipeline's network on one or several ranks, for what a process pool can import."""
+"""Training on one or several ranks without a cluster, for what a process pool can import."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import torch.distributed as dist
 
 from rcm_core.denoiser import load_denoiser
 from rcm_core.models import wan
+from rcm_core.params import load_params
 from rcm_core.protocols import Batch
 from rcm_core.rng import generator
+from rcm_core.training import distill
 from rcm_core.training.flow_matching import FlowMatching
 from rcm_core.training.parallel import shard
 from rcm_core.training.trainer import LoopSettings, Trainer
@@ -75,6 +77,16 @@ def trainer(pipeline: Path, context: Context, until: int, accumulate: int = 1) -
         device=CPU,
         candidates=context.state / "candidates",
     )
+
+
+def distil_on(rank: int, world: int, workspace: Path, state: Path) -> None:
+    """One of ``world`` processes that distil as the train stage does, without a cluster."""
+    params = load_params(workspace / "params.yaml")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{state / 'meeting'}", rank=rank, world_size=world)
+    places = {"workspace": str(workspace), "state": str(state), "cache": str(state / "cache")}
+    distill.loop(Context(rank, world, state, None), {"params": params.model_dump(mode="json"), **places})
+    dist.destroy_process_group()
 
 
 def continue_on(rank: int, world: int, pipeline: Path, state: Path, resumed: Path, until: int) -> None:

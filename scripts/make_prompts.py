@@ -1,76 +1,78 @@
-"""Writes data/prompts: every phrasing with every digit, dealt to disjoint splits; run from the project root.
+"""Writes data/prompts: every label in many phrasings, dealt to disjoint splits; run from the project root.
 
-Every word and every phrasing occurs in train, so validation and test hold unseen combinations of seen parts;
-each digit (and direction) has 14 prompts in train, 3 in validation and 3 in test.
+A phrasing is a carrier, an ending and a subject that names the digit by word or by numeral. Every word occurs in
+train, so validation and test hold unseen combinations of seen parts. Lines go round the labels, so that any first
+part of a list asks for all of them equally often.
 """
 
 from __future__ import annotations
 
 import random
+from itertools import chain, product
 from pathlib import Path
 
 SEED = 7
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-ANY_FORM = (
-    "the digit {}",
-    "a photo of the number {}",
-    "a scan of the digit {}",
-    "an image showing {}",
-    "the number {} written by hand",
-    "a small picture of the number {}",
-    "somebody wrote the digit {}",
-    "the figure {} on white paper",
-)
-WORD_ONLY = ("a handwritten {}", "number {} in neat handwriting")
-NUMERAL_ONLY = ("handwritten digit {}", "numeral {} drawn with a pen")
+SUBJECTS = ("a handwritten {}", "the digit {}", "the number {}", "the figure {}", "the numeral {}", "a single {}")
+PICTURES = (
+    "{}", "a photo of {}", "a scan of {}", "an image showing {}", "a small picture of {}", "a drawing of {}",
+    "a sketch of {}",
+)  # fmt: skip
+PLACES = ("{}", "{} on white paper", "{} in neat handwriting", "{} in black ink", "{} in grey")
+CLIPS = ("{}", "a clip of {}", "a video of {}", "a film of {}", "a recording of {}")
 MOTIONS = (
-    "the digit {} moving {}",
-    "a handwritten {} moving {}",
-    "a clip of the number {} moving {}",
-    "a video of the {} that moves {}",
-    "the number {} travels to the {}",
-    "a scan of the digit {} sliding {}",
-    "somebody pushes the digit {} to the {}",
-    "the figure {} drifts {} across the picture",
-    "a short film of the number {} going {}",
-    "handwritten digit {} on its way {}",
-)
+    "{} moving WAY", "{} going WAY", "{} sliding WAY", "{} drifting WAY", "{} on its way WAY",
+    "{} travelling to the WAY",
+)  # fmt: skip
 
 
-def digit_prompts() -> list[list[str]]:
-    """``[phrasing][digit]``: 20 phrasings of 10 digits."""
-    words = [[t.format(word) for word in WORDS] for t in ANY_FORM + WORD_ONLY]
-    numerals = [[t.format(digit) for digit in range(10)] for t in ANY_FORM + NUMERAL_ONLY]
-    return words + numerals
-
-
-def motion_prompts() -> list[list[str]]:
-    """``[phrasing][2 * digit + direction]``: 20 phrasings of 20 motions."""
-    forms = (WORDS, range(10))
+def phrasings(carriers: tuple[str, ...], endings: tuple[str, ...], digit: int) -> list[str]:
+    """Every way to ask for ``digit``; the plainest first."""
     return [
-        [t.format(name, way) for name in names for way in ("right", "left")]
-        for names in forms
-        for t in MOTIONS
+        carrier.format(ending.format(subject.format(name)))
+        for carrier, ending, subject, name in product(carriers, endings, SUBJECTS, (WORDS[digit], str(digit)))
     ]
 
 
-def deal(table: list[list[str]], rng: random.Random) -> dict[str, list[str]]:
-    """20 phrasings x labels to splits 14 : 3 : 3 for every label, balanced over phrasings (Latin square)."""
-    labels = len(table[0])
-    phrasings = rng.sample(range(20), 20)
-    order = rng.sample(range(labels), labels)
-    dealt: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
-    for label in range(labels):
-        for phrasing in range(20):
-            turn = (phrasings[phrasing] + 20 // labels * order[label]) % 20
-            split = "validation" if turn < 3 else "test" if turn < 6 else "train"
-            dealt[split].append(table[phrasing][label])
-    return dealt
+def digit_prompts() -> list[list[str]]:
+    """``[digit][phrasing]``."""
+    return [phrasings(PICTURES, PLACES, digit) for digit in range(10)]
+
+
+def motion_prompts() -> list[list[str]]:
+    """``[2 * digit + direction][phrasing]``."""
+    return [
+        phrasings(CLIPS, tuple(motion.replace("WAY", way) for motion in MOTIONS), digit)
+        for digit in range(10)
+        for way in ("right", "left")
+    ]
+
+
+def deal(table: list[list[str]], train: int, held_out: int, rng: random.Random) -> dict[str, list[str]]:
+    """``train`` prompts of every label, and ``held_out`` for each of the other splits.
+
+    The plainest phrasings, subjects alone, are for training: they are what a user tries first.
+    """
+    plain = 2 * len(SUBJECTS)
+    mixed = [row[:plain] + rng.sample(row[plain:], len(row) - plain) for row in table]
+    bounds = {
+        "train": (0, train),
+        "validation": (train, train + held_out),
+        "test": (train + held_out, train + 2 * held_out),
+    }
+    return {
+        split: list(chain.from_iterable(zip(*(row[first:last] for row in mixed))))
+        for split, (first, last) in bounds.items()
+    }
 
 
 def main() -> None:
-    for name, table in (("digits", digit_prompts()), ("moving-digits", motion_prompts())):
-        for split, prompts in deal(table, random.Random(SEED)).items():
+    rng = random.Random(SEED)
+    for name, table, train, held_out in (
+        ("digits", digit_prompts(), 100, 10),
+        ("moving-digits", motion_prompts(), 50, 5),
+    ):
+        for split, prompts in deal(table, train, held_out, rng).items():
             path = Path("data/prompts") / name / f"{split}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("\n".join(prompts) + "\n")

@@ -1,11 +1,9 @@
 """``digits``: one real handwritten digit per image; the prompt names it.
 
-A data module provides ``classes``, ``images(split)``, ``label(prompt)`` and ``prompts_for(label, prompts)``.
+A data module provides ``classes``, ``images(split)`` and ``label(prompt)``.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -26,8 +24,3 @@ def images(split: str) -> tuple[Tensor, Tensor]:
 def label(prompt: str) -> int:
     """The digit that ``prompt`` asks for; InputError if it names none or several."""
     return named_digit(prompt)
-
-
-def prompts_for(wanted: int, prompts: Sequence[str]) -> list[str]:
-    """Those of ``prompts`` that ask for the label ``wanted``, in their order."""
-    return [prompt for prompt in prompts if label(prompt) == wanted]

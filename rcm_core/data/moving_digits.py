@@ -6,8 +6,6 @@ Labels are ``2 * digit + direction`` with right = 0 and left = 1. ``digits`` say
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -40,8 +38,3 @@ def label(prompt: str) -> int:
         found = "both directions" if named else "no direction"
         raise InputError(f"the prompt {prompt!r} names {found}; say 'moving right' or 'moving left'")
     return 2 * named_digit(prompt) + named[0]
-
-
-def prompts_for(wanted: int, prompts: Sequence[str]) -> list[str]:
-    """Those of ``prompts`` that ask for the label ``wanted``, in their order."""
-    return [prompt for prompt in prompts if label(prompt) == wanted]

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 import pytest
+import requests
 
 BUCKET = "bucket"
 CREDENTIALS = {
@@ -40,6 +41,7 @@ def object_store() -> Iterator[str]:
         aws_access_key_id="testing",
         aws_secret_access_key="testing",
     )
+    requests.post(f"{endpoint}/moto-api/reset", timeout=10).raise_for_status()  # a process has one memory
     client.create_bucket(Bucket=BUCKET)
     try:
         yield endpoint

@@ -13,7 +13,14 @@ from pathlib import Path
 
 SEED = 7
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SUBJECTS = ("a handwritten {}", "the digit {}", "the number {}", "the figure {}", "the numeral {}", "a single {}")
+SUBJECTS = (
+    "a handwritten {}",
+    "the digit {}",
+    "the number {}",
+    "the figure {}",
+    "the numeral {}",
+    "a single {}",
+)
 PICTURES = (
     "{}", "a photo of {}", "a scan of {}", "an image showing {}", "a small picture of {}", "a drawing of {}",
     "a sketch of {}",

@@ -6,6 +6,7 @@ Labels are ``2 * digit + direction`` with right = 0 and left = 1. ``digits`` say
 from __future__ import annotations
 
 import re
+
 import torch
 from torch import Tensor
 

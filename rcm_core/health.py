@@ -10,7 +10,10 @@ LADDER = ("exact", "semi", "discrete")
 
 @dataclass
 class Health:
-    """Share of non-finite samples over the last ``window`` steps against ``limit``."""
+    """Non-finite samples of the last ``window`` steps; at most the share ``limit`` of a full window's may be.
+
+    A window that has just begun is held to the same number, so one bad sample in the first step stops nothing.
+    """
 
     limit: float
     window: int = 100
@@ -23,22 +26,26 @@ class Health:
             self.counts.popleft()
 
     @property
-    def share(self) -> float:
-        """Non-finite samples per sample over the window; 0 before the first step."""
-        samples = sum(n for _, n in self.counts)
-        return sum(k for k, _ in self.counts) / samples if samples else 0.0
+    def nonfinite(self) -> int:
+        """Non-finite samples in the window."""
+        return sum(k for k, _ in self.counts)
+
+    @property
+    def allowed(self) -> float:
+        """How many there may be; 0 before the first step."""
+        return self.limit * self.window * max((n for _, n in self.counts), default=0)
 
     @property
     def exceeded(self) -> bool:
-        """Whether the share is above the limit."""
-        return self.share > self.limit
+        """Whether there are more than allowed."""
+        return self.nonfinite > self.allowed
 
     def sentence(self, step: int) -> str:
         """What happened, what was allowed, what to do."""
         return (
-            f"step {step}: {self.share:.1%} of the samples of the last {len(self.counts)} steps are not finite,"
-            f" train.max_nonfinite allows {self.limit:.1%}; lower the learning rates, raise method.warmup, or set"
-            " train.tangent to semi or discrete (train.tangent_fallback does so by itself)"
+            f"step {step}: {self.nonfinite} samples of the last {len(self.counts)} steps are not finite,"
+            f" train.max_nonfinite = {self.limit:g} allows {self.allowed:.0f}; lower the learning rates, raise"
+            " method.warmup, or set train.tangent to semi or discrete (train.tangent_fallback does so by itself)"
         )
 
 

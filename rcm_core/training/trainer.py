@@ -179,7 +179,8 @@ class Trainer:
 
     def save(self) -> None:
         """Reports a full-state checkpoint; every rank together."""
-        with TemporaryDirectory(prefix="rcm-checkpoint-") as name:
+        self.candidates.parent.mkdir(parents=True, exist_ok=True)  # where space was asked for
+        with TemporaryDirectory(dir=self.candidates.parent, prefix="writing-") as name:
             folder = Path(name)
             state = checkpoint.gather(self._trained(), self.optimisers, self.ema)
             progress: dict[str, Any] = {

@@ -41,7 +41,9 @@ def pairwise(groups: np.ndarray) -> float:
 
 
 def pairwise_replicates(groups: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The same of ``R`` weighted copies; a sample and its own copy are no pair; float64 ``[R]``."""
+    """The same of ``R`` weighted copies; a sample and its own copy are no pair, copies of one have no
+    difference; float64 ``[R]``.
+    """
     points = torch.from_numpy(groups).double()
     distance = (
         torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist") / points.shape[-1] ** 0.5
@@ -49,5 +51,5 @@ def pairwise_replicates(groups: np.ndarray, counts: np.ndarray) -> np.ndarray:
     weights = torch.from_numpy(counts).double()
     pairs = weights.sum(-1).square() - weights.square().sum(-1)
     total = torch.einsum("rps,pst,rpt->rp", weights, distance, weights)
-    distances: np.ndarray = (total / pairs).mean(-1).numpy()
+    distances: np.ndarray = (total / pairs.clamp_min(1)).mean(-1).numpy()
     return distances

@@ -87,6 +87,7 @@ def test_pairwise_is_the_mean_distance_between_two_samples() -> None:
     assert pairwise(groups) == pytest.approx(2)
     # a third sample that is a copy of the first adds no pair with its original
     assert pairwise_replicates(groups, np.array([[[2, 1], [2, 1]]])) == pytest.approx(2)
+    assert pairwise_replicates(groups, np.array([[[3, 0], [0, 3]]])) == pytest.approx(0)
 
 
 def test_accuracy_counts() -> None:

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
 from diffusers.models import embeddings
 
 from rcm_core.jvp import consistency_jvp, flash_jvp, jvp
+from rcm_core.mini import build_network
 from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.trigflow import per_sample
 
@@ -16,7 +16,7 @@ TEXT = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(2), dtype=to
 
 
 @pytest.fixture
-def network(monkeypatch) -> WanTransformer3DModel:
+def network(monkeypatch) -> torch.nn.Module:
     """Two blocks with weights large enough that every part matters, in float64 all through.
 
     The module casts to float32 inside; making that cast the identity changes no formula and lets central
@@ -24,17 +24,7 @@ def network(monkeypatch) -> WanTransformer3DModel:
     """
     monkeypatch.setattr(torch.Tensor, "float", lambda self: self)
     rng = torch.Generator().manual_seed(3)
-    net = WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=1,
-        out_channels=1,
-        text_dim=8,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=2,
-        rope_max_seq_len=32,
-    )
+    net = build_network(channels=1, heads=2, head_dim=12, layers=2, ffn_dim=32, text_dim=8)
     net = net.double().eval()
     with torch.no_grad():
         for parameter in net.parameters():
@@ -108,17 +98,7 @@ def test_without_the_mode_pytorch_has_no_rule(network):
 
 def test_float32_network_as_it_is_trained():
     """No cast removed: the tangent is that of the float64 network to float32 precision."""
-    net = WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=1,
-        out_channels=1,
-        text_dim=8,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=1,
-        rope_max_seq_len=32,
-    ).eval()
+    net = build_network(channels=1, heads=2, head_dim=12, layers=1, ffn_dim=32, text_dim=8).eval()
     condition = {"text": TEXT.float()}
     _, exact = consistency_jvp(velocity(net), X.float(), T, condition, A.float(), "exact")
     _, semi = consistency_jvp(velocity(net), X.float(), T, condition, A.float(), "semi")

@@ -5,13 +5,14 @@ import math
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, WanPipeline, WanTransformer3DModel
+from diffusers import DiffusionPipeline, WanPipeline
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from rcm_core.errors import InputError
+from rcm_core.mini import build_network
 from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.samplers.few_step import sample_student
 from rcm_core.samplers.scheduler import FewStepScheduler
@@ -28,17 +29,7 @@ def tiny_pipeline() -> WanPipeline:
     config = UMT5Config(
         vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, decoder_start_token_id=0
     )
-    transformer = WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=1,
-        out_channels=1,
-        text_dim=8,
-        freq_dim=16,
-        ffn_dim=16,
-        num_layers=1,
-        rope_max_seq_len=16,
-    )
+    transformer = build_network(channels=1, heads=2, head_dim=12, layers=1, ffn_dim=16, text_dim=8)
     return WanPipeline(
         tokenizer=PreTrainedTokenizerFast(
             tokenizer_object=raw, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"

@@ -33,7 +33,7 @@ SETTINGS = LoopSettings(
     candidate_every=100,
     checkpoint_every=2,
     log_every=100,
-    max_nonfinite=0.1,
+    max_nonfinite=0.005,  # of 100 steps: 2 samples
     seed=0,
 )
 
@@ -133,7 +133,7 @@ def test_the_gradient_is_the_mean_over_parts(folder: Path, tmp_path: Path) -> No
 
 def test_too_many_bad_samples_stop_the_run_with_the_reason(folder: Path, tmp_path: Path) -> None:
     made = trainer(folder, tmp_path, lambda t: Pull(t, lambda _, step: 3.0 if step == 4 else 0.0))
-    with pytest.raises(InputError, match=r"step 4: 15\.0% of the samples of the last 5 steps are not finite"):
+    with pytest.raises(InputError, match=r"step 4: 3 samples of the last 5 steps are not finite"):
         made.run()
     assert (tmp_path / "step_00000004").is_dir()  # what was reached before is kept
 

@@ -1,0 +1,103 @@
+"""The real stages, small: a flow killed while it trains takes all along; the next one ends with the same bits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from projects import MARK, Toy, commit, copy_project, free_port
+from tiny import tiny_values
+from workspaces import PATIENCE, change, configure
+
+from infra.local import LocalExecutor
+from rcm_core.stages import train
+from rcm_core.storage import sha256_folder
+
+pytestmark = pytest.mark.system
+
+SETTINGS = {"train.iterations": 60, "train.checkpoint_every": 4, "train.candidate_every": 30}
+DISTILL = [sys.executable, "-u", "-m", "infra.cli", "distill"]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Toy]:
+    """This project with small numbers; nothing of it is left running."""
+    root = tmp_path / "project"
+    copy_project(root)
+    (root / "params.yaml").write_text(yaml.safe_dump(change(tiny_values(), SETTINGS)))
+    commit(root)
+    project = Toy(root, free_port(), uuid.uuid4().hex)
+    yield project
+    project.rcm("stop")
+
+
+def start(project: Toy, log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as lines:
+        return subprocess.Popen(DISTILL, cwd=project.root, env=project.env, stdout=lines, stderr=lines)
+
+
+def wait_for(what: str, condition: Callable[[], Any], log: Path) -> Any:
+    limit = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < limit, f"{what} did not happen:\n{log.read_text()[-3000:]}"
+        time.sleep(0.05)
+    return found
+
+
+def engine(project: Toy) -> psutil.Process | None:
+    """The process of the flow."""
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get(MARK) == project.mark
+            if ours and process.cmdline()[1:3] == ["-m", "prefect.engine"]:
+                return process
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return None
+
+
+def of_the_run(project: Toy) -> list[str]:
+    """What works for the flow run: all but Prefect's server and worker."""
+    return [c for c in project.processes() if "prefect server" not in c and "prefect worker" not in c]
+
+
+def test_a_killed_flow_takes_its_stage_along_and_the_next_one_ends_with_the_same_bits(
+    project: Toy, tiny_run: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log.txt"
+    process = start(project, log)
+
+    def checkpoints() -> bool:
+        assert process.poll() is None, log.read_text()[-3000:]
+        return len(list(project.root.glob(".rcm/state/train-*/step_*/progress.json"))) >= 2
+
+    wait_for("a second checkpoint", checkpoints, log)
+    flow = engine(project)
+    assert flow is not None
+    os.kill(flow.pid, signal.SIGKILL)
+    assert process.wait(PATIENCE) == 1
+    assert "the run ended as CRASHED" in log.read_text()
+    wait_for("the end of all that it had started", lambda: not of_the_run(project), log)
+    assert not (project.root / "runs/train").exists()
+
+    again = start(project, log)
+    assert again.wait(PATIENCE) == 0, log.read_text()[-3000:]
+    assert "resumed at step" in log.read_text()
+
+    reference = tmp_path / "reference"
+    shutil.copytree(tiny_run, reference, ignore=shutil.ignore_patterns(".rcm", "train"))
+    train.run(configure(reference, SETTINGS), reference, LocalExecutor(reference))
+    made, expected = (p / "runs/train/candidates" for p in (project.root, reference))
+    assert sha256_folder(made) == sha256_folder(expected)
+    assert (project.root / "runs/publish/pipeline/README.md").is_file()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
@@ -38,9 +39,18 @@ def gather(
     }
 
 
+def alone() -> bool:
+    """Whether there is one rank, which then needs no collectives.
+
+    Gloo's threads would open OpenMP teams of their own for them; with more threads than cores GNU OpenMP stops to
+    spin at its barriers, and every later step of a small network takes half as long again.
+    """
+    return dist.get_world_size() == 1
+
+
 def save(folder: Path, state: dict[str, Any], progress: dict[str, Any], rank: int) -> None:
     """Writes this rank's part of ``state`` into ``folder``, and on rank 0 ``progress`` (plain JSON values)."""
-    state_dict_saver.save(state, checkpoint_id=folder)
+    state_dict_saver.save(state, checkpoint_id=folder, no_dist=alone())
     if rank == 0:
         write_json(folder / "progress.json", {**progress, "optimisers": sorted(state["optimisers"])})
 
@@ -60,7 +70,7 @@ def load(
     state["optimisers"] = {
         role: get_optimizer_state_dict(nets[role], optimisers[role]) for role in progress["optimisers"]
     }
-    state_dict_loader.load(state, checkpoint_id=folder)
+    state_dict_loader.load(state, checkpoint_id=folder, no_dist=alone())
     for role, net in nets.items():
         set_model_state_dict(net, state["nets"][role])
     for role, saved in state["optimisers"].items():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +41,22 @@ def gather(
     }
 
 
-def alone() -> bool:
-    """Whether there is one rank, which then needs no collectives.
+@contextmanager
+def _collectives_if_needed() -> Iterator[bool]:
+    """DCP's ``no_dist``: whether there is one rank, which needs no collectives.
 
     Gloo's threads would open OpenMP teams of their own for them; with more threads than cores GNU OpenMP stops to
     spin at its barriers, and every later step of a small network takes half as long again.
     """
-    return dist.get_world_size() == 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # it is meant so
+        yield dist.get_world_size() == 1
 
 
 def save(folder: Path, state: dict[str, Any], progress: dict[str, Any], rank: int) -> None:
     """Writes this rank's part of ``state`` into ``folder``, and on rank 0 ``progress`` (plain JSON values)."""
-    state_dict_saver.save(state, checkpoint_id=folder, no_dist=alone())
+    with _collectives_if_needed() as no_dist:
+        state_dict_saver.save(state, checkpoint_id=folder, no_dist=no_dist)
     if rank == 0:
         write_json(folder / "progress.json", {**progress, "optimisers": sorted(state["optimisers"])})
 
@@ -70,7 +76,8 @@ def load(
     state["optimisers"] = {
         role: get_optimizer_state_dict(nets[role], optimisers[role]) for role in progress["optimisers"]
     }
-    state_dict_loader.load(state, checkpoint_id=folder, no_dist=alone())
+    with _collectives_if_needed() as no_dist:
+        state_dict_loader.load(state, checkpoint_id=folder, no_dist=no_dist)
     for role, net in nets.items():
         set_model_state_dict(net, state["nets"][role])
     for role, saved in state["optimisers"].items():

@@ -18,11 +18,12 @@ from infra.prefect.server import Local, api, deploy, ensure_server, ensure_worke
 
 DEPLOYMENT = "rcm-distill/rcm-distill"
 STAGES = 8
-POLL_SECONDS = 0.5
+POLL_SECONDS = 2.0
+"""Every look costs the server some CPU, which a training on the same machine lacks."""
 CANCEL_SECONDS = 60
-LATE_POLLS = 4
+LATE_POLLS = 2
 """A run's last lines arrive after its last state."""
-BUSY_POLLS = 60
+BUSY_POLLS = 15
 OWN_NOISE = re.compile(
     r"(Beginning flow run|Finished in state|Created task run|Executing|View at|Worker '.*' submitting"
     r"|Flow run '.*' submitted|Running \d+ deployment pull|Deployment step|All deployment steps)"

@@ -92,12 +92,13 @@ def _compute() -> Iterator[Finding]:
 
 
 def _attention() -> Finding:
-    from rcm_kernels.dispatch import BACKENDS, LONG_KEYS, UNAVAILABLE, choose_backend
+    import torch
+    from rcm_kernels.dispatch import LONG_KEYS, why_not_triton
 
-    short, long = choose_backend("auto", 1), choose_backend("auto", LONG_KEYS)
-    absent = "".join(f"; no {name}: {why}" for name, why in UNAVAILABLE.items())
-    auto = f"auto is {short}, from {LONG_KEYS} keys on {long}"
-    return Finding("attention tangents", f"{', '.join(BACKENDS)} ({auto}){absent}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    missing = why_not_triton(device, torch.bfloat16, 128)
+    auto = f"reference, from {LONG_KEYS} keys on chunked" if device == "cpu" or missing else "triton"
+    return Finding("attention tangents", f"auto is {auto}" + (f"; no triton: {missing}" if missing else ""))
 
 
 def _services(root: Path) -> Iterator[Finding]:

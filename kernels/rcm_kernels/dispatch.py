@@ -2,22 +2,76 @@
 
 from __future__ import annotations
 
-BACKENDS = ("reference", "chunked")
-UNAVAILABLE = {"triton": "no Triton implementation of attention_jvp is part of this version"}
+import logging
+from functools import cache
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("reference", "chunked", "triton")
 
 LONG_KEYS = 1024
 """From this many keys on, "auto" streams over blocks of keys instead of forming the whole score matrix."""
+LARGEST_WIDTH = 256
+"""Of a head, in the Triton kernels."""
+
+LARGEST_FLOAT32 = 64
+"""Of a head in float32 for "auto": real float32 products have no tensor cores, and wider ones spill registers."""
+
+log = logging.getLogger("rcm_kernels")
 
 
-def choose_backend(requested: str, keys: int) -> str:
-    """The backend for ``keys`` keys; ValueError says why a requested one cannot be had."""
-    if requested == "auto":
-        return "chunked" if keys >= LONG_KEYS else "reference"
-    if requested in BACKENDS:
+def choose_backend(requested: str, q: Tensor, k: Tensor, v: Tensor) -> str:
+    """The backend for q [b, h, n, d], k [b, g, m, d], v [b, g, m, e]; ValueError says why a requested one cannot
+    be had.
+
+    "auto": triton on a GPU where it can be had and does not spill; else chunked for long keys and reference for
+    short ones.
+    """
+    if requested not in ("auto", *BACKENDS):
+        raise ValueError(f"unknown backend {requested!r}; use {_listed()}")
+    missing = why_not_triton(q.device.type, q.dtype, max(q.shape[-1], v.shape[-1]))
+    if requested == "triton" and missing:
+        raise ValueError(f"backend 'triton' is not available: {missing}; use 'auto'")
+    if requested != "auto":
         return requested
-    if requested in UNAVAILABLE:
-        raise ValueError(f"backend {requested!r} is not available: {UNAVAILABLE[requested]}; use {_listed()}")
-    raise ValueError(f"unknown backend {requested!r}; use {_listed()}")
+    chosen = "chunked" if k.shape[-2] >= LONG_KEYS else "reference"
+    fits = q.dtype != torch.float32 or max(q.shape[-1], v.shape[-1]) <= LARGEST_FLOAT32
+    if q.device.type != "cpu" and not missing and fits:
+        chosen = "triton"
+    _say(chosen, q.device.type, missing)
+    return chosen
+
+
+def why_not_triton(device: str, dtype: torch.dtype, width: int) -> str | None:
+    """Why the Triton kernels cannot take this; None if they can."""
+    interpreted = triton_interprets()
+    if interpreted is None:
+        return "Triton is not installed (pip install triton, on Linux)"
+    if device != "cuda" and not interpreted:
+        return (
+            f"the tensors are on {device} and Triton does not interpret (TRITON_INTERPRET=1 before the start)"
+        )
+    if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return f"its kernels take float32, float16 and bfloat16, not {str(dtype).removeprefix('torch.')}"
+    if width > LARGEST_WIDTH:
+        return f"its kernels take heads of up to {LARGEST_WIDTH} channels, not {width}"
+    return None
+
+
+@cache
+def triton_interprets() -> bool | None:
+    """Whether kernels run in Triton's interpreter; None without Triton."""
+    try:
+        import triton
+    except ImportError:
+        return None
+    return bool(triton.knobs.runtime.interpret)
+
+
+@cache
+def _say(chosen: str, device: str, missing: str | None) -> None:
+    log.info("attention_jvp on %s: %s%s", device, chosen, f" ({missing})" if missing else "")
 
 
 def _listed() -> str:

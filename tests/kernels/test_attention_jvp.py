@@ -4,10 +4,11 @@ import pytest
 import torch
 from rcm_kernels import attention, attention_jvp
 from rcm_kernels.attention_jvp import chunked
-from rcm_kernels.dispatch import BACKENDS, LONG_KEYS, choose_backend
+from rcm_kernels.dispatch import LONG_KEYS, choose_backend
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+BACKENDS = ("reference", "chunked")
 SHAPES = {
     "square": (2, 3, 8, 8, 4),
     "odd": (1, 2, 7, 13, 5),
@@ -202,13 +203,17 @@ def test_chunked_memory_is_linear_in_the_length(monkeypatch):
 
 
 def test_auto_streams_long_keys_only():
-    assert choose_backend("auto", LONG_KEYS - 1) == "reference"
-    assert choose_backend("auto", LONG_KEYS) == "chunked"
+    short, long = (torch.zeros(1, 1, n, 1) for n in (LONG_KEYS - 1, LONG_KEYS))
+    assert choose_backend("auto", short, short, short) == "reference"
+    assert choose_backend("auto", short, long, long) == "chunked"
 
 
 @pytest.mark.parametrize(
     ("backend", "message"),
-    [("triton", "not available: .*; use 'auto'"), ("flash", "unknown backend 'flash'")],
+    [
+        ("triton", "not available: its kernels take float32, float16 and bfloat16, not float64; use 'auto'"),
+        ("flash", "unknown backend 'flash'"),
+    ],
 )
 def test_a_backend_that_cannot_be_had_is_an_error_that_says_why(backend, message):
     with pytest.raises(ValueError, match=message):
@@ -222,4 +227,80 @@ def test_shapes_that_do_not_fit():
     with pytest.raises(ValueError, match="tangent of q"):
         attention_jvp(q, k, v, k)
     with pytest.raises(ValueError, match="cannot share"):
-        attention_jvp(q, k.repeat(1, 2, 1, 1)[:, :3], v, enable_gqa=True)
+        attention_jvp(q, k.repeat(1, 2, 1, 1)[:, :3], v.repeat(1, 2, 1, 1)[:, :3], enable_gqa=True)
+    with pytest.raises(ValueError, match="four dimensions each, none empty"):
+        attention_jvp(q, k[:, :, :0], v[:, :, :0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"v": torch.float32}, "expected one dtype and one device"),
+        ({"tq": torch.float32}, r"tangent of q is float32 \[.*\] on cpu, expected float64"),
+        ({"q": torch.int64, "k": torch.int64, "v": torch.int64}, "expected a floating dtype"),
+    ],
+)
+def test_dtypes_that_do_not_fit(change, message):
+    given = dict(zip(("q", "k", "v", "tq"), (*draw("odd"), draw("odd", 1)[0])))
+    given |= {name: given[name].to(dtype) for name, dtype in change.items()}
+    if "tq" not in change:
+        given.pop("tq")
+    with pytest.raises(ValueError, match=message):
+        attention_jvp(**given)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attn_mask": torch.ones(7, 12)}, r"shape \[7, 12\], which does not broadcast to \[1, 2, 7, 13\]"),
+        ({"attn_mask": torch.ones(7, 13, dtype=torch.int32)}, "a boolean .* or a floating mask"),
+        ({"attn_mask": torch.ones(7, 13, requires_grad=True)}, "masks are constants here; detach it"),
+        (
+            {"key_lengths": torch.tensor([3, 4])},
+            r"key_lengths is int64 \[2\] on cpu, expected 1 integers on cpu",
+        ),
+        ({"layout": "nbhd"}, "unknown layout 'nbhd'; use 'bhnd' or 'bnhd'"),
+    ],
+)
+def test_options_that_do_not_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        attention_jvp(*draw("odd"), **options)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_key_lengths_are_a_mask(backend):
+    lengths = torch.tensor([3, 8])
+    mask = torch.arange(8) < lengths[:, None, None, None]
+    found = attention_jvp(*draw("square"), *draw("square", 1), key_lengths=lengths, backend=backend)
+    expected = attention_jvp(*draw("square"), *draw("square", 1), attn_mask=mask, backend=backend)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_vmap_is_a_loop(backend):
+    """Over queries with a mask of its own for each of the two sequences of the inner batch, keys shared."""
+    q, k, v = draw("square")
+    many = torch.stack((q, 2 * q, -q))
+    mask = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.3
+
+    def call(x):
+        return attention(x, k, v, attn_mask=mask, backend=backend)
+
+    torch.testing.assert_close(torch.vmap(call)(many), torch.stack([call(x) for x in many]))
+    moved = torch.func.jvp(lambda x: torch.vmap(call)(x), (many,), (many.cos(),))[1]
+    expected = [torch.func.jvp(call, (x,), (x.cos(),))[1] for x in many]
+    torch.testing.assert_close(moved, torch.stack(expected))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_heads_third_and_gradients_of_shared_heads(backend):
+    rng = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 4, 6, 3, generator=rng, dtype=torch.float64, requires_grad=True)
+    k, v = (torch.randn(2, 5, 2, 3, generator=rng, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    out, _ = attention_jvp(q, k, v, enable_gqa=True, layout="bnhd", backend=backend)
+    expected = scaled_dot_product_attention(*[x.transpose(1, 2) for x in (q, k, v)], enable_gqa=True)
+    torch.testing.assert_close(out, expected.transpose(1, 2))
+    ours, theirs = (torch.autograd.grad(x.sin().sum(), (q, k, v)) for x in (out, expected))
+    for mine, other in zip(ours, theirs):
+        torch.testing.assert_close(mine, other)

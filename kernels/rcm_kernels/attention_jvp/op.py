@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from rcm_kernels.attention_jvp import chunked, reference
-from rcm_kernels.attention_jvp.problem import Options, Result, Tangents, accumulation_dtype
+from rcm_kernels.attention_jvp import torch_route
+from rcm_kernels.attention_jvp.problem import Options, Result, Tangents
 from rcm_kernels.dispatch import choose_backend
 
-IMPLEMENTATIONS = {"reference": reference.forward, "chunked": chunked.forward}
+LAYOUTS = {"bhnd": "[b, h, n, d]", "bnhd": "[b, n, h, d]"}
 
 
 def attention_jvp(
@@ -28,23 +28,27 @@ def attention_jvp(
     is_causal: bool = False,
     scale: float | None = None,
     enable_gqa: bool = False,
+    key_lengths: Tensor | None = None,
+    layout: str = "bhnd",
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Softmax attention and its tangent along (``tq``, ``tk``, ``tv``), both [b, h, n, d] in the dtype of
+    """Softmax attention and its tangent along (``tq``, ``tk``, ``tv``), both [b, h, n, e] in the dtype of
     ``q``.
 
-    Shapes and options are those of ``torch.nn.functional.scaled_dot_product_attention``; a tangent of None is
-    zero. The output carries a gradient to q, k, v; the tangent carries none. A row whose every key is masked
-    gives zeros. Accumulates in float32 (float64 for float64 inputs). Source: rCM, arXiv 2510.08431, section 4
-    (E31, E32). ValueError for shapes that do not fit or a backend that cannot be had.
+    q [b, h, n, d], k [b, h, m, d], v [b, h, m, e], of any strides; with ``layout="bnhd"`` heads come third, here
+    and in the results. A tangent of None is zero and costs nothing. ``attn_mask``, ``is_causal``, ``scale`` and
+    ``enable_gqa`` (k and v have fewer heads, each for several of q) are those of
+    ``torch.nn.functional.scaled_dot_product_attention``; of sequence i the first ``key_lengths[i]`` keys count. The
+    output carries a gradient to q, k, v; the tangent carries none. A row that may attend to nothing gives zeros.
+    Accumulates in float32 (float64 for float64 inputs). Source: rCM, arXiv 2510.08431, section 4 (E31, E32).
+    ValueError for what does not fit or a backend that cannot be had.
     """
-    if enable_gqa:
-        k, v, tk, tv = (_repeat_heads(x, q) for x in (k, v, tk, tv))
-    _check(q, k, v, Tangents(tq, tk, tv))
-    options = Options(attn_mask, 1 / math.sqrt(q.shape[-1]) if scale is None else scale, is_causal)
-    chosen = choose_backend(backend, k.shape[-2])
-    out, tangent, _ = _Attention.apply(q, k, v, tq, tk, tv, options, chosen)  # type: ignore[no-untyped-call]
-    return out, torch.zeros_like(out) if tangent is None else tangent
+    given = [_laid_out(x, layout) for x in (q, k, v, tq, tk, tv)]
+    options = _options(given, attn_mask, is_causal, scale, enable_gqa, key_lengths)
+    chosen = choose_backend(backend, *given[:3])
+    out, tangent, _ = _Attention.apply(*given, options, chosen)  # type: ignore[no-untyped-call]
+    found = out, torch.zeros_like(out) if tangent is None else tangent
+    return found if layout == "bhnd" else (found[0].transpose(1, 2), found[1].transpose(1, 2))
 
 
 def attention(
@@ -59,21 +63,17 @@ def attention(
     backend: str = "auto",
 ) -> Tensor:
     """``scaled_dot_product_attention`` that forward-mode AD and reverse-mode AD go through."""
-    if enable_gqa:
-        k, v = _repeat_heads(k, q), _repeat_heads(v, q)
-    _check(q, k, v, Tangents(None, None, None))
-    options = Options(attn_mask, 1 / math.sqrt(q.shape[-1]) if scale is None else scale, is_causal)
-    chosen = choose_backend(backend, k.shape[-2])
+    options = _options([q, k, v, None, None, None], attn_mask, is_causal, scale, enable_gqa, None)
+    chosen = choose_backend(backend, q, k, v)
     if torch.is_grad_enabled():
         out, _, _ = _Attention.apply(q, k, v, None, None, None, options, chosen)  # type: ignore[no-untyped-call]
         return out  # type: ignore[no-any-return]
     # without gradient the value and the tangent come out of one pass over the keys
     (q, tq), (k, tk), (v, tv) = _unpack(q), _unpack(k), _unpack(v)
     result = _run(q, k, v, Tangents(tq, tk, tv), options, chosen)
-    out = result.out.to(q.dtype)
     if result.tangent is None:
-        return out
-    dual: Tensor = forward_ad.make_dual(out, result.tangent.to(q.dtype))  # type: ignore[no-untyped-call]
+        return result.out
+    dual: Tensor = forward_ad.make_dual(result.out, result.tangent)  # type: ignore[no-untyped-call]
     return dual
 
 
@@ -92,8 +92,7 @@ class _Attention(torch.autograd.Function):
         backend: str,
     ) -> tuple[Tensor, Tensor | None, Tensor]:
         result = _run(q, k, v, Tangents(tq, tk, tv), options, backend)
-        tangent = None if result.tangent is None else result.tangent.to(q.dtype)
-        return result.out.to(q.dtype), tangent, result.lse
+        return result.out, result.tangent, result.lse
 
     @staticmethod
     def setup_context(
@@ -109,25 +108,47 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, None, None]:
         q, k, v = ctx.saved_tensors
-        result = _run(q, k, v, Tangents(*tangents[:3]), ctx.options, ctx.backend)
-        return None if result.tangent is None else result.tangent.to(q.dtype), None, None
+        return _run(q, k, v, Tangents(*tangents[:3]), ctx.options, ctx.backend).tangent, None, None
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if gradients[0] is None:
             return (None,) * 8
         q, k, v, out, lse = ctx.saved_tensors
-        dtype = accumulation_dtype(q.dtype)
-        wide = [x.to(dtype) for x in (q, k, v, out, gradients[0])]
-        result = Result(wide[3], None, lse)
-        found = chunked.backward(wide[0], wide[1], wide[2], result, wide[4], ctx.options)
-        return (*[d.to(q.dtype) for d in found], None, None, None, None, None)
+        result = Result(out, None, lse)
+        if ctx.backend == "triton":
+            from rcm_kernels.attention_jvp.backward import backward
+        else:
+            backward = torch_route.backward
+        return (*backward(q, k, v, result, gradients[0], ctx.options), None, None, None, None, None)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], *inputs: Any
+    ) -> tuple[tuple[Tensor | None, ...], tuple[int | None, ...]]:
+        """The mapped dimension joins the batch."""
+        size = info.batch_size
+        *tensors, options, backend = inputs
+
+        def join(x: Tensor | None, dim: int | None) -> Tensor | None:
+            if x is None:
+                return None
+            x = x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+            return x.flatten(0, 1)
+
+        joined = [join(x, dim) for x, dim in zip(tensors, in_dims)]
+        found = _Attention.apply(*joined, options.repeated(size), backend)  # type: ignore[no-untyped-call]
+        parted = tuple(None if x is None else x.reshape(size, -1, *x.shape[1:]) for x in found)
+        return parted, tuple(None if x is None else 0 for x in parted)
 
 
 def _run(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Options, backend: str) -> Result:
-    dtype = accumulation_dtype(q.dtype)
-    moved = Tangents(*[None if x is None else x.to(dtype) for x in tangents])
-    return IMPLEMENTATIONS[backend](q.to(dtype), k.to(dtype), v.to(dtype), moved, options)
+    """Output and tangent in the dtype of ``q``."""
+    if backend == "triton":
+        from rcm_kernels.attention_jvp.forward import forward
+
+        return forward(q, k, v, tangents, options)
+    return torch_route.forward(q, k, v, tangents, options, backend)
 
 
 def _unpack(x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -135,23 +156,65 @@ def _unpack(x: Tensor) -> tuple[Tensor, Tensor | None]:
     return primal, tangent
 
 
-def _repeat_heads(x: Any, q: Tensor) -> Any:
-    """Keys or values [b, g, m, d] with each of g groups repeated for its h / g query heads."""
-    if x is None:
-        return None
-    if q.shape[-3] % x.shape[-3]:
-        raise ValueError(f"{q.shape[-3]} query heads cannot share {x.shape[-3]} key heads evenly")
-    return x.repeat_interleave(q.shape[-3] // x.shape[-3], -3)
+def _laid_out(x: Any, layout: str) -> Any:
+    """A view [b, h, n, d]."""
+    if layout not in LAYOUTS:
+        raise ValueError(f"unknown layout {layout!r}; use {' or '.join(map(repr, LAYOUTS))}")
+    return x if x is None or layout == "bhnd" or x.ndim != 4 else x.transpose(1, 2)
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents) -> None:
-    if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2] or q.shape[:-2] != k.shape[:-2]:
-        raise ValueError(
-            f"query {tuple(q.shape)}, key {tuple(k.shape)} and value {tuple(v.shape)} do not fit; "
-            "expected [b, h, n, d], [b, h, m, d] and [b, h, m, e]"
-        )
-    for name, x, tangent in zip("qkv", (q, k, v), tangents):
-        if tangent is not None and tangent.shape != x.shape:
-            raise ValueError(
-                f"tangent of {name} has shape {tuple(tangent.shape)}, expected {tuple(x.shape)} as {name}"
-            )
+def _options(
+    given: list[Any],
+    mask: Tensor | None,
+    causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+    lengths: Tensor | None,
+) -> Options:
+    """The checked options of q, k, v and their tangents in ``given``, all [b, h, n, d]."""
+    q, k, v = given[:3]
+    _check_tensors(q, k, v, enable_gqa)
+    for name, x, tangent in zip("qkv", (q, k, v), given[3:]):
+        if tangent is None:
+            continue
+        if (tangent.shape, tangent.dtype, tangent.device) != (x.shape, x.dtype, x.device):
+            raise ValueError(f"tangent of {name} is {_said(tangent)}, expected {_said(x)} as {name}")
+    shape = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+    if mask is not None:
+        _check_mask(mask, shape, q)
+    if lengths is not None and (
+        lengths.shape != (q.shape[0],) or lengths.is_floating_point() or lengths.device != q.device
+    ):
+        raise ValueError(f"key_lengths is {_said(lengths)}, expected {q.shape[0]} integers on {q.device}")
+    return Options(mask, 1 / math.sqrt(q.shape[-1]) if scale is None else scale, causal, lengths)
+
+
+def _check_tensors(q: Tensor, k: Tensor, v: Tensor, enable_gqa: bool) -> None:
+    said = f"query {_said(q)}, key {_said(k)} and value {_said(v)}"
+    if not q.ndim == k.ndim == v.ndim == 4 or 0 in (*q.shape, *k.shape, *v.shape):
+        raise ValueError(f"{said}: expected four dimensions each, none empty")
+    if (q.dtype, q.device) != (k.dtype, k.device) or (q.dtype, q.device) != (v.dtype, v.device):
+        raise ValueError(f"{said}: expected one dtype and one device")
+    if not q.is_floating_point():
+        raise ValueError(f"{said}: expected a floating dtype")
+    heads = (q.shape[1], k.shape[1])
+    shared = heads[0] % heads[1] == 0 if enable_gqa else heads[0] == heads[1]
+    if enable_gqa and not shared:
+        raise ValueError(f"{heads[0]} query heads cannot share {heads[1]} key heads evenly")
+    if q.shape[-1] != k.shape[-1] or k.shape[:-1] != v.shape[:-1] or q.shape[0] != k.shape[0] or not shared:
+        raise ValueError(f"{said} do not fit; expected [b, h, n, d], [b, h, m, d] and [b, h, m, e]")
+
+
+def _check_mask(mask: Tensor, shape: tuple[int, ...], q: Tensor) -> None:
+    if mask.dtype != torch.bool and not mask.is_floating_point():
+        raise ValueError(f"attn_mask is {_said(mask)}; expected a boolean (True = attend) or a floating mask")
+    if mask.device != q.device:
+        raise ValueError(f"attn_mask is on {mask.device}, the query on {q.device}; move one")
+    if mask.ndim > 4 or any(a not in (1, b) for a, b in zip(reversed(mask.shape), reversed(shape))):
+        raise ValueError(f"attn_mask has shape {list(mask.shape)}, which does not broadcast to {list(shape)}")
+    if mask.requires_grad:
+        raise ValueError("attn_mask requires a gradient, and masks are constants here; detach it")
+
+
+def _said(x: Tensor) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)} on {x.device}"

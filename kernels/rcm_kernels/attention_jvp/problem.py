@@ -21,11 +21,21 @@ class Tangents(NamedTuple):
 
 
 class Options(NamedTuple):
-    """Mask, additive or boolean (True = attend), broadcastable to [b, h, n, m]; scale of the scores."""
+    """Mask, additive or boolean (True = attend), broadcastable to [b, h, n, m]; scale of the scores; how many
+    keys of each of the b sequences count, int [b].
+    """
 
     mask: Tensor | None
     scale: float
     causal: bool
+    lengths: Tensor | None = None
+
+    def repeated(self, times: int) -> Options:
+        """For a batch of ``times`` such batches, one after another."""
+        mask, lengths = self.mask, self.lengths
+        if mask is not None and mask.ndim == 4 and mask.shape[0] > 1:
+            mask = mask.repeat(times, 1, 1, 1)
+        return self._replace(mask=mask, lengths=None if lengths is None else lengths.repeat(times))
 
 
 class Result(NamedTuple):
@@ -50,10 +60,14 @@ def scores(q: Tensor, k: Tensor, options: Options, first: int = 0) -> Tensor:
     if options.mask is not None:
         mask = options.mask if options.mask.shape[-1] == 1 else options.mask[..., columns]
         S = S.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else S + mask.to(S.dtype)
+    if not options.causal and options.lengths is None:
+        return S
+    column = torch.arange(first, first + k.shape[-2], device=q.device)
     if options.causal:
         row = torch.arange(q.shape[-2], device=q.device)[:, None]
-        column = torch.arange(first, first + k.shape[-2], device=q.device)
         S = S.masked_fill(column > row, -torch.inf)
+    if options.lengths is not None:
+        S = S.masked_fill(column >= options.lengths[:, None, None, None], -torch.inf)
     return S
 
 

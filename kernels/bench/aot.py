@@ -1,0 +1,161 @@
+"""Compiles every shipped kernel configuration ahead of time, without a GPU: ``python kernels/bench/aot.py``.
+
+Prints registers, spills, shared memory and matrix instructions for sm_80, sm_90 and sm_100; exit status 1 if a default
+configuration spills or asks for more shared memory than the architecture has, where that is a promise (sm_90).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import triton
+from rcm_kernels.attention_jvp import backward, forward
+from rcm_kernels.attention_jvp.configs import Case, backward_config, forward_config
+from rcm_kernels.attention_jvp.tiles import Config, padded
+from rcm_kernels.dispatch import LARGEST_FLOAT32
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+"""Bytes a block may have (CUDA programming guide, compute capabilities)."""
+PROMISED = 90
+LENGTH = 4096
+HEADS = 16
+CASES = [
+    Case(dim, dim, kind, moved)
+    for kind, dims in {"bf16": (32, 64, 72, 112, 128, 256), "fp32": (32, 64, 128)}.items()
+    for dim in dims
+    for moved in ("", "q", "qkv")
+]
+"""Head dimensions of the families, and the tangents of plain, cross- and self-attention."""
+
+
+class Pointer(NamedTuple):
+    kind: str
+
+
+class Usage(NamedTuple):
+    """What one compiled kernel needs of a multiprocessor."""
+
+    registers: int
+    spilled: int
+    shared: int
+    products: int
+
+
+def specialised(value: Any, path: tuple[int, ...], constants: dict[Any, Any], hints: dict[Any, Any]) -> Any:
+    """The type of an argument as the launcher would see it: 1 and None are compiled in, multiples of 16 noted."""
+    if isinstance(value, Pointer):
+        hints[path] = [["tt.divisibility", 16]]
+        return f"*{value.kind}"
+    if isinstance(value, tuple):
+        return tuple(specialised(v, (*path, i), constants, hints) for i, v in enumerate(value))
+    if isinstance(value, float):
+        return "fp32"
+    if value is None or value == 1 or isinstance(value, str):
+        constants[path] = value
+        return "constexpr"
+    if value % 16 == 0:
+        hints[path] = [["tt.divisibility", 16]]
+    return "i32"
+
+
+def compiled(
+    kernel: Any, values: Mapping[str, Any], constants: Mapping[str, Any], config: Config, arch: int
+) -> Usage:
+    """``kernel`` for sm_``arch``, with arguments like ``values``."""
+    fixed: dict[Any, Any] = {}
+    hints: dict[Any, Any] = {}
+    signature: dict[str, Any] = {}
+    for i, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name], fixed[(i,)] = "constexpr", constants[name]
+        else:
+            signature[name] = specialised(values[name], (i,), fixed, hints)
+    source = ASTSource(fn=kernel, signature=signature, constexprs=fixed, attrs=hints)
+    options = {"num_warps": config.warps, "num_stages": config.stages}
+    made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
+    ptx = made.asm["ptx"]
+    registers, spilled = assembled(ptx, arch)
+    products = len(re.findall(r"\bwgmma\.mma_async|\bmma\.sync|\btcgen05\.mma", ptx))
+    return Usage(registers, spilled, made.metadata.shared, products)
+
+
+def assembled(ptx: str, arch: int) -> tuple[int, int]:
+    """Registers and bytes spilled, as ptxas says."""
+    tool = triton.knobs.nvidia.ptxas_blackwell if arch >= 100 else triton.knobs.nvidia.ptxas
+    name = f"sm_{arch}a" if arch >= 90 else f"sm_{arch}"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.ptx"
+        path.write_text(ptx)
+        command = [tool.path, "-v", f"--gpu-name={name}", str(path), "-o", f"{folder}/kernel.cubin"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    registers = max(int(n) for n in re.findall(r"Used (\d+) registers", said))
+    spilled = sum(int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", said))
+    return registers, spilled
+
+
+def strides(dim: int) -> tuple[int, int, int, int]:
+    return (HEADS * LENGTH * dim, LENGTH * dim, dim, 1)
+
+
+def launches(case: Case) -> Iterator[tuple[str, Any, dict[str, Any], dict[str, Any], Config]]:
+    """Every kernel of ``case``: its name, itself, arguments, constants and configuration."""
+    place, wide = Pointer(case.kind), Pointer("fp32")
+    dims = {"q": case.dim, "k": case.dim, "v": case.width, "g": case.width, "out": case.width}
+    dims |= {"dq": case.dim, "dk": case.dim, "dv": case.width, "tangent": case.width}
+    dims |= {"tq": case.dim, "tk": case.dim, "tv": case.width}
+    present = {"q", "k", "v", "g", "out", "dq", "dk", "dv", *(f"t{name}" for name in case.moved)}
+    if case.moved:
+        present.add("tangent")
+    values: dict[str, Any] = {n: place if n in present else None for n in dims}
+    values |= {f"{n}_strides": strides(d) if n in present else (0, 0, 0, 0) for n, d in dims.items()}
+    values |= {"mask": None, "mask_strides": (0, 0, 0, 0), "lengths": None, "lse": wide, "delta": wide}
+    values |= {"heads": HEADS, "group": 1, "row_end": LENGTH, "key_end": LENGTH, "scale": 0.1}
+    constants = {
+        "D": case.dim, "E": case.width, "BLOCK_D": padded(case.dim), "BLOCK_E": padded(case.width),
+        "CAUSAL": False, "WHOLE": False, "PRECISION": "ieee", "WIDE": False,
+    }  # fmt: skip
+    named = [("forward", forward.forward_kernel, forward_config(case))]
+    if not case.moved:
+        shipped = backward_config(case)
+        named += [("dq", backward.query_kernel, shipped), ("dk, dv", backward.key_kernel, shipped)]
+    for name, kernel, config in named:
+        yield name, kernel, values, constants | {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n}, config
+
+
+def main() -> int:
+    """Prints a line for every kernel; 1 if one breaks its promise."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arch", type=int, action="append", choices=SHARED_MEMORY)
+    options = parser.parse_args()
+    broken = 0
+    print(
+        f"{'arch':6}{'kernel':10}{'case':26}{'tile':24}{'registers':>9}{'spilled':>9}{'shared':>9}{'products':>9}"
+    )
+    for arch in options.arch or SHARED_MEMORY:
+        for case in CASES:
+            for name, kernel, values, constants, config in launches(case):
+                used = compiled(kernel, values, constants, config, arch)
+                bad = used.spilled > 0 or used.shared > SHARED_MEMORY[arch]
+                default = case.kind != "fp32" or case.dim <= LARGEST_FLOAT32
+                broken += bad and arch == PROMISED and default
+                tile = f"{config.block_m}x{config.block_n} {config.warps}w {config.stages}s"
+                what = f"{case.dim} {case.kind} d({case.moved})"
+                print(
+                    f"sm_{arch:<3}{name:10}{what:26}{tile:24}{used.registers:9}{used.spilled:9}{used.shared:9}"
+                    f"{used.products:9}{'' if default else '  not a default'}{'  spills or too large' if bad else ''}",
+                    flush=True,
+                )
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""The streaming form (E32) as one Triton kernel: output, tangent and log-sum-exp in one pass over the keys.
+
+One accumulator takes both P dV and H V. What is absent (a tangent, a mask, key lengths) is compiled out.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rcm_kernels.attention_jvp.configs import case_of, forward_config
+from rcm_kernels.attention_jvp.problem import Options, Result, Tangents
+from rcm_kernels.attention_jvp.tiles import (
+    mask_of,
+    padded,
+    place,
+    precision_of,
+    scores,
+    strides_of,
+    tile,
+    whole,
+    wide,
+)
+
+LOG2E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def forward_kernel(
+    q, q_strides, k, k_strides, v, v_strides, tq, tq_strides, tk, tk_strides, tv, tv_strides,
+    mask, mask_strides, lengths, out, out_strides, tangent, tangent_strides, lse,
+    heads, group, row_end, key_end, scale,
+    D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    CAUSAL: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    """A block of queries of one head against all its keys.
+
+    q, tq [b, h, n, D]; k, tk [b, h / group, m, D]; v, tv [b, h / group, m, E]; lengths [b] or None; out and
+    tangent [b, h, n, E]; lse float32 [b, h, n].
+    """
+    batch, head = tl.program_id(1) // heads, tl.program_id(1) % heads
+    shared = head // group
+    first = tl.program_id(0) * BLOCK_M
+    rows = first + tl.arange(0, BLOCK_M)
+    width, depth = tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_D)
+    k, v = place(k, k_strides, batch, shared), place(v, v_strides, batch, shared)
+    if tk is not None:
+        tk = place(tk, tk_strides, batch, shared)
+    if tv is not None:
+        tv = place(tv, tv_strides, batch, shared)
+    if mask is not None:
+        mask = place(mask, mask_strides, batch, head)
+    qs = tile(
+        place(q, q_strides, batch, head), rows, q_strides[2], row_end, depth, q_strides[3], D, False, WIDE
+    )
+    if tq is not None:
+        tq = place(tq, tq_strides, batch, head)
+        tqs = tile(tq, rows, tq_strides[2], row_end, depth, tq_strides[3], D, False, WIDE)
+
+    end = key_end
+    if lengths is not None:
+        end = tl.minimum(end, tl.load(lengths + batch).to(tl.int32))
+    last = tl.minimum(end, first + BLOCK_M) if CAUSAL else end
+    maximum = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    normaliser = tl.zeros([BLOCK_M], tl.float32)
+    rho = tl.zeros([BLOCK_M], tl.float32)
+    o = tl.zeros([BLOCK_M, BLOCK_E], tl.float32)
+    t = tl.zeros([BLOCK_M, BLOCK_E], tl.float32)
+    for start in range(0, last, BLOCK_N):
+        columns = start + tl.arange(0, BLOCK_N)
+        ks = tile(k, columns, k_strides[2], end, depth, k_strides[3], D, WHOLE, WIDE)
+        S = scores(
+            qs,
+            ks,
+            mask,
+            mask_strides,
+            rows,
+            columns,
+            row_end,
+            end,
+            scale * LOG2E,
+            LOG2E,
+            CAUSAL,
+            WHOLE,
+            PRECISION,
+        )
+        previous, maximum = maximum, tl.maximum(maximum, tl.max(S, 1))
+        # -inf - -inf is nan: a row that has met no key yet is measured from 0, where exp2(-inf) = 0
+        origin = tl.where(maximum == float("-inf"), 0.0, maximum)
+        P, decay = tl.exp2(S - origin[:, None]), tl.exp2(previous - origin)
+        normaliser = decay * normaliser + tl.sum(P, 1)
+        vs = tile(v, columns, v_strides[2], end, width, v_strides[3], E, WHOLE, WIDE)
+        weights = P.to(vs.dtype)
+        o = tl.dot(weights, vs, o * decay[:, None], input_precision=PRECISION)
+        if tangent is not None:
+            t = t * decay[:, None]
+        if tq is not None or tk is not None:
+            dS = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+            if tq is not None:
+                dS = tl.dot(tqs, tl.trans(ks), dS, input_precision=PRECISION)
+            if tk is not None:
+                tks = tile(tk, columns, tk_strides[2], end, depth, tk_strides[3], D, WHOLE, WIDE)
+                dS = tl.dot(qs, tl.trans(tks), dS, input_precision=PRECISION)
+            H = P * (dS * scale)
+            rho = decay * rho + tl.sum(H, 1)
+            t = tl.dot(H.to(vs.dtype), vs, t, input_precision=PRECISION)
+        if tv is not None:
+            tvs = tile(tv, columns, tv_strides[2], end, width, tv_strides[3], E, WHOLE, WIDE)
+            t = tl.dot(weights, tvs, t, input_precision=PRECISION)
+
+    # the normaliser is 0 only for a row that may attend to nothing: all its accumulators are zero and stay so
+    divisor = tl.where(normaliser == 0, 1.0, normaliser)
+    inverse = 1.0 / divisor
+    o = o * inverse[:, None]
+    inside = (rows[:, None] < row_end) & (width[None, :] < E)
+    where = rows[:, None].to(tl.int64) * out_strides[2] + width[None, :] * out_strides[3]
+    tl.store(place(out, out_strides, batch, head) + where, o.to(out.dtype.element_ty), mask=inside)
+    if tangent is not None:
+        t = t * inverse[:, None] - (rho * inverse)[:, None] * o
+        where = rows[:, None].to(tl.int64) * tangent_strides[2] + width[None, :] * tangent_strides[3]
+        tangent_place = place(tangent, tangent_strides, batch, head)
+        tl.store(tangent_place + where, t.to(tangent.dtype.element_ty), mask=inside)
+    total = (maximum + tl.log2(divisor)) / LOG2E
+    tl.store(lse + tl.program_id(1).to(tl.int64) * row_end + rows, total, mask=rows < row_end)
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Options) -> Result:
+    """Inputs [b, h, n, d], [b, g, m, d], [b, g, m, e] of any strides, h a multiple of g; one launch."""
+    batch, heads, rows, dim = q.shape
+    shared, keys, width = k.shape[1], k.shape[2], v.shape[3]
+    out = torch.empty_like(q) if width == dim else q.new_empty(batch, heads, rows, width)
+    tangent = None if tangents.absent else torch.empty_like(out)
+    lse = q.new_empty(batch, heads, rows, 1, dtype=torch.float32)
+    mask, mask_strides = mask_of(options, (batch, heads, rows, keys))
+    config = forward_config(case_of(q, v, tangents))
+    forward_kernel[(triton.cdiv(rows, config.block_m), batch * heads)](
+        q, q.stride(), k, k.stride(), v, v.stride(),
+        tangents.q, strides_of(tangents.q), tangents.k, strides_of(tangents.k), tangents.v, strides_of(tangents.v),
+        mask, mask_strides, options.lengths, out, out.stride(), tangent, strides_of(tangent), lse,
+        heads, heads // shared, rows, keys, options.scale,
+        D=dim, E=width, BLOCK_D=padded(dim), BLOCK_E=padded(width), BLOCK_M=config.block_m, BLOCK_N=config.block_n,
+        CAUSAL=options.causal, WHOLE=whole(options, keys, config), PRECISION=precision_of(q), WIDE=wide(q),
+        num_warps=config.warps, num_stages=config.stages,
+    )  # fmt: skip
+    return Result(out, tangent, lse)

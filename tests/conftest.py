@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import interpreted  # noqa: F401 - before anything imports triton
 import pytest
-import torch
 from tiny import prepare, run_all, tiny_values
 
 from infra.local import LocalExecutor
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
 
 
 @pytest.fixture

@@ -39,7 +39,8 @@ def choose_backend(requested: str, q: Tensor, k: Tensor, v: Tensor) -> str:
     fits = q.dtype != torch.float32 or max(q.shape[-1], v.shape[-1]) <= LARGEST_FLOAT32
     if q.device.type != "cpu" and not missing and fits:
         chosen = "triton"
-    _say(chosen, q.device.type, missing)
+    if not torch.compiler.is_compiling():
+        _say(chosen, q.device.type, missing)
     return chosen
 
 
@@ -59,9 +60,14 @@ def why_not_triton(device: str, dtype: torch.dtype, width: int) -> str | None:
     return None
 
 
-@cache
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def triton_interprets() -> bool | None:
     """Whether kernels run in Triton's interpreter; None without Triton."""
+    return _triton_interprets()
+
+
+@cache
+def _triton_interprets() -> bool | None:
     try:
         import triton
     except ImportError:

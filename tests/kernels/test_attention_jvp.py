@@ -304,3 +304,24 @@ def test_heads_third_and_gradients_of_shared_heads(backend):
     ours, theirs = (torch.autograd.grad(x.sin().sum(), (q, k, v)) for x in (out, expected))
     for mine, other in zip(ours, theirs):
         torch.testing.assert_close(mine, other)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # dynamo itself does
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_compiled_whole_it_gives_the_same_numbers(backend):
+    primals, moved = draw("odd"), draw("odd", 1)
+
+    def call(q, k, v):
+        out, tangent = attention_jvp(q, k, v, *moved, is_causal=True, backend=backend)
+        return out.sin(), tangent
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    gradients = []
+    for function in (compiled, call):
+        leaves = [x.clone().requires_grad_() for x in primals]
+        out, tangent = function(*leaves)
+        gradients.append((out.detach(), tangent, *torch.autograd.grad(out.sum(), leaves)))
+    for ours, theirs in zip(*gradients):
+        torch.testing.assert_close(
+            ours, theirs, atol=1e-14, rtol=1e-14
+        )  # the same operations, perhaps in another order

@@ -46,7 +46,7 @@ def attention_jvp(
     given = [_laid_out(x, layout) for x in (q, k, v, tq, tk, tv)]
     options = _options(given, attn_mask, is_causal, scale, enable_gqa, key_lengths)
     chosen = choose_backend(backend, *given[:3])
-    out, tangent, _ = _Attention.apply(*given, options, chosen)  # type: ignore[no-untyped-call]
+    out, tangent, _ = _apply(*given, options, chosen)
     found = out, torch.zeros_like(out) if tangent is None else tangent
     return found if layout == "bhnd" else (found[0].transpose(1, 2), found[1].transpose(1, 2))
 
@@ -66,8 +66,7 @@ def attention(
     options = _options([q, k, v, None, None, None], attn_mask, is_causal, scale, enable_gqa, None)
     chosen = choose_backend(backend, q, k, v)
     if torch.is_grad_enabled():
-        out, _, _ = _Attention.apply(q, k, v, None, None, None, options, chosen)  # type: ignore[no-untyped-call]
-        return out  # type: ignore[no-any-return]
+        return _apply(q, k, v, None, None, None, options, chosen)[0]
     # without gradient the value and the tangent come out of one pass over the keys
     (q, tq), (k, tk), (v, tv) = _unpack(q), _unpack(k), _unpack(v)
     result = _run(q, k, v, Tangents(tq, tk, tv), options, chosen)
@@ -78,7 +77,10 @@ def attention(
 
 
 class _Attention(torch.autograd.Function):
-    """(out, tangent along the given tangents or None, log-sum-exp); only ``out`` is differentiable."""
+    """(out, tangent along the given tangents or None, log-sum-exp); only ``out`` is differentiable.
+
+    torch.compile traces this class as it is, and refuses one with rules of its own for jvp and vmap.
+    """
 
     @staticmethod
     def forward(
@@ -106,11 +108,6 @@ class _Attention(torch.autograd.Function):
         ctx.save_for_forward(q, k, v)
 
     @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, None, None]:
-        q, k, v = ctx.saved_tensors
-        return _run(q, k, v, Tangents(*tangents[:3]), ctx.options, ctx.backend).tangent, None, None
-
-    @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if gradients[0] is None:
             return (None,) * 8
@@ -121,6 +118,15 @@ class _Attention(torch.autograd.Function):
         else:
             backward = torch_route.backward
         return (*backward(q, k, v, result, gradients[0], ctx.options), None, None, None, None, None)
+
+
+class _Transformed(_Attention):
+    """With the rules that forward-mode AD and vmap ask for."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, None, None]:
+        q, k, v = ctx.saved_tensors
+        return _run(q, k, v, Tangents(*tangents[:3]), ctx.options, ctx.backend).tangent, None, None
 
     @staticmethod
     def vmap(
@@ -137,9 +143,15 @@ class _Attention(torch.autograd.Function):
             return x.flatten(0, 1)
 
         joined = [join(x, dim) for x, dim in zip(tensors, in_dims)]
-        found = _Attention.apply(*joined, options.repeated(size), backend)  # type: ignore[no-untyped-call]
+        found = _apply(*joined, options.repeated(size), backend)
         parted = tuple(None if x is None else x.reshape(size, -1, *x.shape[1:]) for x in found)
         return parted, tuple(None if x is None else 0 for x in parted)
+
+
+def _apply(*inputs: Any) -> tuple[Tensor, Tensor | None, Tensor]:
+    function = _Attention if torch.compiler.is_compiling() else _Transformed
+    found: tuple[Tensor, Tensor | None, Tensor] = function.apply(*inputs)  # type: ignore[no-untyped-call]
+    return found
 
 
 def _run(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Options, backend: str) -> Result:

@@ -13,9 +13,19 @@ from torch import Tensor
 
 from rcm_kernels.attention_jvp.configs import backward_config, case_of
 from rcm_kernels.attention_jvp.problem import Options, Result, Tangents
-from rcm_kernels.attention_jvp.tiles import mask_of, padded, place, precision_of, scores, tile, whole, wide
-
-LOG2E = tl.constexpr(1.4426950408889634)
+from rcm_kernels.attention_jvp.tiles import (
+    LOG2E,
+    keys_of,
+    mask_of,
+    padded,
+    place,
+    precision_of,
+    scores,
+    store,
+    tile,
+    whole,
+    wide,
+)
 
 
 @triton.jit
@@ -45,37 +55,19 @@ def query_kernel(
     top = tl.load(lse + line, mask=rows < row_end, other=float("inf")) * LOG2E
     offset = tl.load(delta + line, mask=rows < row_end, other=0.0)
 
-    end = key_end
-    if lengths is not None:
-        end = tl.minimum(end, tl.load(lengths + batch).to(tl.int32))
+    end = keys_of(lengths, batch, key_end)
     last = tl.minimum(end, first + BLOCK_M) if CAUSAL else end
     gradient = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for start in range(0, last, BLOCK_N):
         columns = start + tl.arange(0, BLOCK_N)
         ks = tile(k, columns, k_strides[2], end, depth, k_strides[3], D, WHOLE, WIDE)
         vs = tile(v, columns, v_strides[2], end, width, v_strides[3], E, WHOLE, WIDE)
-        S = scores(
-            qs,
-            ks,
-            mask,
-            mask_strides,
-            rows,
-            columns,
-            row_end,
-            end,
-            scale * LOG2E,
-            LOG2E,
-            CAUSAL,
-            WHOLE,
-            PRECISION,
-        )
+        S = scores(qs, ks, mask, mask_strides, rows, columns, row_end, end, scale, CAUSAL, WHOLE, PRECISION)
         dP = tl.dot(gs, tl.trans(vs), input_precision=PRECISION)
         dS = tl.exp2(S - top[:, None]) * (dP - offset[:, None])
         gradient = tl.dot(dS.to(ks.dtype), ks, gradient, input_precision=PRECISION)
-    inside = (rows[:, None] < row_end) & (depth[None, :] < D)
-    where = rows[:, None].to(tl.int64) * dq_strides[2] + depth[None, :] * dq_strides[3]
-    value = (gradient * scale).to(dq.dtype.element_ty)
-    tl.store(place(dq, dq_strides, batch, head) + where, value, mask=inside)
+    dq = place(dq, dq_strides, batch, head)
+    store(dq, gradient * scale, rows, dq_strides[2], row_end, depth, dq_strides[3], D)
 
 
 @triton.jit
@@ -92,9 +84,7 @@ def key_kernel(
     first = tl.program_id(0) * BLOCK_N
     columns = first + tl.arange(0, BLOCK_N)
     width, depth = tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_D)
-    end = key_end
-    if lengths is not None:
-        end = tl.minimum(end, tl.load(lengths + batch).to(tl.int32))
+    end = keys_of(lengths, batch, key_end)
     ks = tile(
         place(k, k_strides, batch, shared), columns, k_strides[2], end, depth, k_strides[3], D, WHOLE, WIDE
     )
@@ -118,22 +108,16 @@ def key_kernel(
             top = tl.load(lse + line, mask=rows < row_end, other=float("inf")) * LOG2E
             offset = tl.load(delta + line, mask=rows < row_end, other=0.0)
             S = scores(
-                qs, ks, mask_base, mask_strides, rows, columns, row_end, end, scale * LOG2E, LOG2E, CAUSAL,
-                WHOLE, PRECISION,
-            )  # fmt: skip
+                qs, ks, mask_base, mask_strides, rows, columns, row_end, end, scale, CAUSAL, WHOLE, PRECISION
+            )
             P = tl.exp2(S - top[:, None])
             value_gradient = tl.dot(tl.trans(P.to(gs.dtype)), gs, value_gradient, input_precision=PRECISION)
             dP = tl.dot(gs, tl.trans(vs), input_precision=PRECISION)
             dS = P * (dP - offset[:, None])
             key_gradient = tl.dot(tl.trans(dS.to(qs.dtype)), qs, key_gradient, input_precision=PRECISION)
-    where = columns[:, None].to(tl.int64) * dk_strides[2] + depth[None, :] * dk_strides[3]
-    inside = (columns[:, None] < key_end) & (depth[None, :] < D)
-    key_gradient = (key_gradient * scale).to(dk.dtype.element_ty)
-    tl.store(place(dk, dk_strides, batch, shared) + where, key_gradient, mask=inside)
-    where = columns[:, None].to(tl.int64) * dv_strides[2] + width[None, :] * dv_strides[3]
-    inside = (columns[:, None] < key_end) & (width[None, :] < E)
-    value_gradient = value_gradient.to(dv.dtype.element_ty)
-    tl.store(place(dv, dv_strides, batch, shared) + where, value_gradient, mask=inside)
+    dk, dv = place(dk, dk_strides, batch, shared), place(dv, dv_strides, batch, shared)
+    store(dk, key_gradient * scale, columns, dk_strides[2], key_end, depth, dk_strides[3], D)
+    store(dv, value_gradient, columns, dv_strides[2], key_end, width, dv_strides[3], E)
 
 
 def backward(

@@ -13,18 +13,19 @@ from torch import Tensor
 from rcm_kernels.attention_jvp.configs import case_of, forward_config
 from rcm_kernels.attention_jvp.problem import Options, Result, Tangents
 from rcm_kernels.attention_jvp.tiles import (
+    LOG2E,
+    keys_of,
     mask_of,
     padded,
     place,
     precision_of,
     scores,
+    store,
     strides_of,
     tile,
     whole,
     wide,
 )
-
-LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
@@ -60,9 +61,7 @@ def forward_kernel(
         tq = place(tq, tq_strides, batch, head)
         tqs = tile(tq, rows, tq_strides[2], row_end, depth, tq_strides[3], D, False, WIDE)
 
-    end = key_end
-    if lengths is not None:
-        end = tl.minimum(end, tl.load(lengths + batch).to(tl.int32))
+    end = keys_of(lengths, batch, key_end)
     last = tl.minimum(end, first + BLOCK_M) if CAUSAL else end
     maximum = tl.full([BLOCK_M], float("-inf"), tl.float32)
     normaliser = tl.zeros([BLOCK_M], tl.float32)
@@ -72,21 +71,7 @@ def forward_kernel(
     for start in range(0, last, BLOCK_N):
         columns = start + tl.arange(0, BLOCK_N)
         ks = tile(k, columns, k_strides[2], end, depth, k_strides[3], D, WHOLE, WIDE)
-        S = scores(
-            qs,
-            ks,
-            mask,
-            mask_strides,
-            rows,
-            columns,
-            row_end,
-            end,
-            scale * LOG2E,
-            LOG2E,
-            CAUSAL,
-            WHOLE,
-            PRECISION,
-        )
+        S = scores(qs, ks, mask, mask_strides, rows, columns, row_end, end, scale, CAUSAL, WHOLE, PRECISION)
         previous, maximum = maximum, tl.maximum(maximum, tl.max(S, 1))
         # -inf - -inf is nan: a row that has met no key yet is measured from 0, where exp2(-inf) = 0
         origin = tl.where(maximum == float("-inf"), 0.0, maximum)
@@ -115,14 +100,12 @@ def forward_kernel(
     divisor = tl.where(normaliser == 0, 1.0, normaliser)
     inverse = 1.0 / divisor
     o = o * inverse[:, None]
-    inside = (rows[:, None] < row_end) & (width[None, :] < E)
-    where = rows[:, None].to(tl.int64) * out_strides[2] + width[None, :] * out_strides[3]
-    tl.store(place(out, out_strides, batch, head) + where, o.to(out.dtype.element_ty), mask=inside)
+    out = place(out, out_strides, batch, head)
+    store(out, o, rows, out_strides[2], row_end, width, out_strides[3], E)
     if tangent is not None:
         t = t * inverse[:, None] - (rho * inverse)[:, None] * o
-        where = rows[:, None].to(tl.int64) * tangent_strides[2] + width[None, :] * tangent_strides[3]
-        tangent_place = place(tangent, tangent_strides, batch, head)
-        tl.store(tangent_place + where, t.to(tangent.dtype.element_ty), mask=inside)
+        tangent = place(tangent, tangent_strides, batch, head)
+        store(tangent, t, rows, tangent_strides[2], row_end, width, tangent_strides[3], E)
     total = (maximum + tl.log2(divisor)) / LOG2E
     tl.store(lse + tl.program_id(1).to(tl.int64) * row_end + rows, total, mask=rows < row_end)
 

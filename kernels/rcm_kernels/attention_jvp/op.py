@@ -202,19 +202,20 @@ def _options(
 
 
 def _check_tensors(q: Tensor, k: Tensor, v: Tensor, enable_gqa: bool) -> None:
-    said = f"query {_said(q)}, key {_said(k)} and value {_said(v)}"
     if not q.ndim == k.ndim == v.ndim == 4 or 0 in (*q.shape, *k.shape, *v.shape):
-        raise ValueError(f"{said}: expected four dimensions each, none empty")
+        raise ValueError(f"{_all_said(q, k, v)}: expected four dimensions each, none empty")
     if (q.dtype, q.device) != (k.dtype, k.device) or (q.dtype, q.device) != (v.dtype, v.device):
-        raise ValueError(f"{said}: expected one dtype and one device")
+        raise ValueError(f"{_all_said(q, k, v)}: expected one dtype and one device")
     if not q.is_floating_point():
-        raise ValueError(f"{said}: expected a floating dtype")
+        raise ValueError(f"{_all_said(q, k, v)}: expected a floating dtype")
     heads = (q.shape[1], k.shape[1])
     shared = heads[0] % heads[1] == 0 if enable_gqa else heads[0] == heads[1]
     if enable_gqa and not shared:
         raise ValueError(f"{heads[0]} query heads cannot share {heads[1]} key heads evenly")
     if q.shape[-1] != k.shape[-1] or k.shape[:-1] != v.shape[:-1] or q.shape[0] != k.shape[0] or not shared:
-        raise ValueError(f"{said} do not fit; expected [b, h, n, d], [b, h, m, d] and [b, h, m, e]")
+        raise ValueError(
+            f"{_all_said(q, k, v)} do not fit; expected [b, h, n, d], [b, h, m, d] and [b, h, m, e]"
+        )
 
 
 def _check_mask(mask: Tensor, shape: tuple[int, ...], q: Tensor) -> None:
@@ -226,6 +227,10 @@ def _check_mask(mask: Tensor, shape: tuple[int, ...], q: Tensor) -> None:
         raise ValueError(f"attn_mask has shape {list(mask.shape)}, which does not broadcast to {list(shape)}")
     if mask.requires_grad:
         raise ValueError("attn_mask requires a gradient, and masks are constants here; detach it")
+
+
+def _all_said(q: Tensor, k: Tensor, v: Tensor) -> str:
+    return f"query {_said(q)}, key {_said(k)} and value {_said(v)}"
 
 
 def _said(x: Tensor) -> str:

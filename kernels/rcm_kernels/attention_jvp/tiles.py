@@ -16,6 +16,9 @@ INTERPRETED: bool = triton.knobs.runtime.interpret
 """Whether kernels run in Triton's interpreter (TRITON_INTERPRET=1 before the first import of triton)."""
 
 
+LOG2E = tl.constexpr(1.4426950408889634)
+
+
 class Config(NamedTuple):
     """Rows and keys of a tile, and how Triton compiles it."""
 
@@ -53,16 +56,33 @@ def tile(
 
 
 @triton.jit
+def store(base, value, rows, row_stride, row_end, columns, column_stride, WIDTH: tl.constexpr):
+    """Writes ``value`` [rows, columns] where ``tile`` would read it, in the dtype of the matrix."""
+    where = base + rows[:, None].to(tl.int64) * row_stride + columns[None, :] * column_stride
+    inside = (rows[:, None] < row_end) & (columns[None, :] < WIDTH)
+    tl.store(where, value.to(base.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def keys_of(lengths, batch, key_end):
+    """How many keys of sequence ``batch`` count; ``lengths`` is None or [b]."""
+    end = key_end
+    if lengths is not None:
+        end = tl.minimum(end, tl.load(lengths + batch).to(tl.int32))
+    return end
+
+
+@triton.jit
 def scores(
-    q, k, mask, mask_strides, rows, columns, row_end, column_end, factor, LOG2E: tl.constexpr,
+    q, k, mask, mask_strides, rows, columns, row_end, column_end, scale,
     CAUSAL: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Scaled scores in units of log 2, ``factor = scale LOG2E``; -inf where a row may not attend.
+    """Scaled scores in units of log 2; -inf where a row may not attend.
 
     ``mask``: None, or the first element of an additive or boolean (uint8) mask [n, m] of this batch and head.
     WHOLE: every column is known to be below ``column_end``.
     """
-    S = tl.dot(q, tl.trans(k), input_precision=PRECISION) * factor
+    S = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (scale * LOG2E)
     if not WHOLE:
         S = tl.where((columns < column_end)[None, :], S, float("-inf"))
     if CAUSAL:

@@ -17,8 +17,14 @@ from typing import Any, NamedTuple
 
 import triton
 from rcm_kernels.attention_jvp import backward, forward
-from rcm_kernels.attention_jvp.configs import Case, backward_config, forward_config
-from rcm_kernels.attention_jvp.tiles import Config, padded
+from rcm_kernels.attention_jvp.configs import (
+    DESCRIPTORS,
+    Case,
+    Config,
+    backward_config,
+    forward_config,
+    padded,
+)
 from rcm_kernels.dispatch import LARGEST_FLOAT32
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -28,17 +34,31 @@ SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 PROMISED = 90
 LENGTH = 4096
 HEADS = 16
-CASES = [
-    Case(dim, dim, kind, moved)
-    for kind, dims in {"bf16": (32, 64, 72, 112, 128, 256), "fp32": (32, 64, 128)}.items()
-    for dim in dims
-    for moved in ("", "q", "qkv")
-]
+KINDS = {"bf16": (32, 64, 72, 112, 128, 256), "fp32": (32, 64, 128)}
+MOVED = ("", "q", "qkv")
 """Head dimensions of the families, and the tangents of plain, cross- and self-attention."""
+
+
+def cases(arch: int) -> list[Case]:
+    """What ships for ``arch``: everything by pointers, and 16-bit types by descriptors where the hardware has them."""
+    return [
+        Case(arch, dim, dim, kind, moved, described)
+        for kind, dims in KINDS.items()
+        for dim in dims
+        for moved in MOVED
+        for described in (False, True)
+        if not described or (arch >= DESCRIPTORS and kind != "fp32")
+    ]
 
 
 class Pointer(NamedTuple):
     kind: str
+
+
+class Descriptor(NamedTuple):
+    kind: str
+    rows: int
+    columns: int
 
 
 class Usage(NamedTuple):
@@ -55,6 +75,8 @@ def specialised(value: Any, path: tuple[int, ...], constants: dict[Any, Any], hi
     if isinstance(value, Pointer):
         hints[path] = [["tt.divisibility", 16]]
         return f"*{value.kind}"
+    if isinstance(value, Descriptor):
+        return f"tensordesc<{value.kind}[1, 1, {value.rows}, {value.columns}]>"
     if isinstance(value, tuple):
         return tuple(specialised(v, (*path, i), constants, hints) for i, v in enumerate(value))
     if isinstance(value, float):
@@ -115,19 +137,24 @@ def launches(case: Case) -> Iterator[tuple[str, Any, dict[str, Any], dict[str, A
     present = {"q", "k", "v", "g", "out", "dq", "dk", "dv", *(f"t{name}" for name in case.moved)}
     if case.moved:
         present.add("tangent")
-    values: dict[str, Any] = {n: place if n in present else None for n in dims}
-    values |= {f"{n}_strides": strides(d) if n in present else (0, 0, 0, 0) for n, d in dims.items()}
-    values |= {"mask": None, "mask_strides": (0, 0, 0, 0), "lengths": None, "lse": wide, "delta": wide}
-    values |= {"heads": HEADS, "group": 1, "row_end": LENGTH, "key_end": LENGTH, "scale": 0.1}
+    base: dict[str, Any] = {n: place if n in present else None for n in dims}
+    base |= {f"{n}_strides": strides(d) if n in present else (0, 0, 0, 0) for n, d in dims.items()}
+    base |= {"mask": None, "mask_strides": (0, 0, 0, 0), "lengths": None, "lse": wide, "delta": wide}
+    base |= {"heads": HEADS, "group": 1, "row_end": LENGTH, "key_end": LENGTH, "scale": 0.1}
     constants = {
         "D": case.dim, "E": case.width, "BLOCK_D": padded(case.dim), "BLOCK_E": padded(case.width),
-        "CAUSAL": False, "WHOLE": False, "PRECISION": "ieee", "WIDE": False,
+        "CAUSAL": False, "WHOLE": False, "PRECISION": "ieee", "WIDE": False, "DESCRIBED": case.described,
     }  # fmt: skip
     named = [("forward", forward.forward_kernel, forward_config(case))]
     if not case.moved:
         shipped = backward_config(case)
         named += [("dq", backward.query_kernel, shipped), ("dk, dv", backward.key_kernel, shipped)]
     for name, kernel, config in named:
+        values = dict(base)
+        if case.described:
+            rows = {"q": config.block_m, "k": config.block_n, "v": config.block_n, "g": config.block_m}
+            for n in present & {"q", "k", "v", "g", "tq", "tk", "tv"}:
+                values[n] = Descriptor(case.kind, rows[n[-1]], padded(dims[n]))
         yield name, kernel, values, constants | {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n}, config
 
 
@@ -141,14 +168,14 @@ def main() -> int:
         f"{'arch':6}{'kernel':10}{'case':26}{'tile':24}{'registers':>9}{'spilled':>9}{'shared':>9}{'products':>9}"
     )
     for arch in options.arch or SHARED_MEMORY:
-        for case in CASES:
+        for case in cases(arch):
             for name, kernel, values, constants, config in launches(case):
                 used = compiled(kernel, values, constants, config, arch)
                 bad = used.spilled > 0 or used.shared > SHARED_MEMORY[arch]
                 default = case.kind != "fp32" or case.dim <= LARGEST_FLOAT32
                 broken += bad and arch == PROMISED and default
                 tile = f"{config.block_m}x{config.block_n} {config.warps}w {config.stages}s"
-                what = f"{case.dim} {case.kind} d({case.moved})"
+                what = f"{case.dim} {case.kind} d({case.moved}){' tma' if case.described else ''}"
                 print(
                     f"sm_{arch:<3}{name:10}{what:26}{tile:24}{used.registers:9}{used.spilled:9}{used.shared:9}"
                     f"{used.products:9}{'' if default else '  not a default'}{'  spills or too large' if bad else ''}",

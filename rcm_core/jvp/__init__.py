@@ -2,6 +2,7 @@
 
 from rcm_core.jvp.attention import flash_jvp
 from rcm_core.jvp.forward import jvp
+from rcm_core.jvp.joint import Dual, joint_jvp
 from rcm_core.jvp.tangent import TangentKind, consistency_jvp
 
-__all__ = ["TangentKind", "consistency_jvp", "flash_jvp", "jvp"]
+__all__ = ["Dual", "TangentKind", "consistency_jvp", "flash_jvp", "joint_jvp", "jvp"]

@@ -10,7 +10,7 @@ import torch
 
 from rcm_core.config import Params
 from rcm_core.errors import InputError
-from rcm_core.evaluation.judge import judge_for
+from rcm_core.evaluation.judge import Judge, judge_for
 from rcm_core.evaluation.quality import score_one
 from rcm_core.evaluation.reference import teacher_features
 from rcm_core.evaluation.select import Candidate, choose
@@ -58,7 +58,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
             else teacher_features(workspace, executor.state_root / "cache", judge)
         )
         jobs = [
-            (c, s, job, data, section.metric, reference, Bootstrap(section.bootstrap, section.seed))
+            (c, s, job, judge, section.metric, reference, Bootstrap(section.bootstrap, section.seed))
             for c, s, job in items
         ]
         scores: dict[Candidate, dict[str, Estimate]] = {candidate: {} for candidate in candidates}
@@ -86,9 +86,9 @@ def parse(name: str) -> Candidate:
 
 
 def _score(
-    item: tuple[Candidate, int, Job, str, str, np.ndarray, Bootstrap],
+    item: tuple[Candidate, int, Job, Judge, str, np.ndarray, Bootstrap],
 ) -> tuple[Candidate, int, Estimate]:
-    candidate, steps, job, data, metric, reference, bootstrap = item
+    candidate, steps, job, judge, metric, reference, bootstrap = item
     torch.set_num_threads(1)
     pixels = sample_pixels(job)
-    return candidate, steps, score_one(metric, pixels, job.prompts, judge_for(data), reference, bootstrap)
+    return candidate, steps, score_one(metric, pixels, job.prompts, judge, reference, bootstrap)

@@ -11,7 +11,7 @@ import torch
 from rcm_core import mini
 from rcm_core.config import Params, TeacherSection
 from rcm_core.errors import InputError
-from rcm_core.evaluation.judge import judge_for
+from rcm_core.evaluation.judge import Judge, judge_for
 from rcm_core.prompts import cycle, read_prompts
 from rcm_core.protocols import Executor
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
@@ -126,7 +126,7 @@ def _gate(
     asked = cycle(prompts, gate.samples)
     job = Job(teacher, asked, tuple(range(gate.samples)), section.seed, section.steps, device=section.device)
     jobs = split_jobs(job, GATE_BATCH)
-    results = executor.map(_correct, [(j, section.data) for j in jobs], "gate", device=section.device)
+    results = executor.map(_correct, [(j, judge) for j in jobs], "gate", device=section.device)
     accuracy = sum(results) / gate.samples
     print(
         f"teacher: {accuracy:.1%} of {gate.samples} guided {section.steps}-step samples recognised",
@@ -141,7 +141,7 @@ def _gate(
     return {"judge_accuracy": judged, "teacher_accuracy": accuracy}
 
 
-def _correct(item: tuple[Job, str]) -> int:
-    job, data = item
+def _correct(item: tuple[Job, Judge]) -> int:
+    job, judge = item
     torch.set_num_threads(1)
-    return int(judge_for(data).correct(sample_pixels(job), job.prompts).sum())
+    return int(judge.correct(sample_pixels(job), job.prompts).sum())

@@ -16,10 +16,15 @@ def shard(denoiser: Denoiser, world: int, device: torch.device) -> None:
     if world == 1:
         return
     mesh = init_device_mesh(device.type, (world,))
-    for module in denoiser.network.modules():
-        if type(module).__name__ in denoiser.family.blocks:
-            fully_shard(module, mesh=mesh)
+    for module in blocks_of(denoiser):
+        fully_shard(module, mesh=mesh)
     fully_shard(denoiser.network, mesh=mesh)
+
+
+def blocks_of(denoiser: Denoiser) -> list[nn.Module]:
+    """The blocks of the family in order, sharded (which changes their class) or not."""
+    names = set(denoiser.family.blocks)
+    return [m for m in denoiser.network.modules() if names & {c.__name__ for c in type(m).__mro__}]
 
 
 def sum_over_ranks(values: list[float], world: int, device: torch.device) -> list[float]:

@@ -52,7 +52,11 @@ class LoopSettings:
     def optimiser(self, role: str, network: nn.Module) -> torch.optim.Optimizer:
         """AdamW for the parameters of ``role``."""
         return torch.optim.AdamW(
-            network.parameters(), lr=self.lr[role], betas=self.betas, weight_decay=self.weight_decay
+            network.parameters(),
+            lr=self.lr[role],
+            betas=self.betas,
+            weight_decay=self.weight_decay,
+            fused=True,
         )
 
     def lr_factor(self, step: int) -> float:

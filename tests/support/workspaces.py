@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,15 @@ def launch(workspace: Path, stage: str, env: Mapping[str, str]) -> subprocess.Co
         timeout=PATIENCE,
         check=False,
     )
+
+
+def wait_for(
+    what: str, condition: Callable[[], Any], log: Path, process: subprocess.Popen[Any] | None = None
+) -> Any:
+    """The first true value of ``condition``; fails if ``process`` ends before, or patience does."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert process is None or process.poll() is None, f"ended before {what}: {log.read_text()[-3000:]}"
+        assert time.monotonic() < deadline, f"no {what} after {PATIENCE} s: {log.read_text()[-3000:]}"
+        time.sleep(0.02)
+    return found

@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import pytest
 import torch
 from ranks import distil_on
 from safetensors.torch import load_file
-from workspaces import PATIENCE, command, configure, environment, launch
+from workspaces import PATIENCE, command, configure, environment, launch, wait_for
 
 from infra.local import LocalExecutor
 from infra.ray.cluster import shared_cluster
@@ -88,15 +87,8 @@ class Run:
     log: Path
 
     def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
-        """Its first true value; fails if the run ends before, or patience does."""
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            found = condition()
-            if found:
-                return found
-            assert self.process.poll() is None, f"ended before there was {what}: {self.log.read_text()}"
-            time.sleep(0.01)
-        raise AssertionError(f"no {what} after {PATIENCE} s: {self.log.read_text()}")
+        """Its first true value."""
+        return wait_for(what, condition, self.log, self.process)
 
     def checkpoints(self) -> bool:
         """Whether there are two: a rank goes on to the second when Ray has taken note of the first."""

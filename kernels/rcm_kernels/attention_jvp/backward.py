@@ -11,16 +11,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcm_kernels.attention_jvp.configs import backward_config, case_of
+from rcm_kernels.attention_jvp.configs import backward_config, case_of, padded
 from rcm_kernels.attention_jvp.problem import Options, Result, Tangents
 from rcm_kernels.attention_jvp.tiles import (
     LOG2E,
+    describable,
     keys_of,
     mask_of,
-    padded,
     place,
     precision_of,
     scores,
+    source,
     store,
     tile,
     whole,
@@ -35,22 +36,17 @@ def query_kernel(
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     CAUSAL: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     """dQ of a block of queries of one head: a walk over its keys. lse, delta float32 [b, h, n]."""
     batch, head = tl.program_id(1) // heads, tl.program_id(1) % heads
     shared = head // group
     first = tl.program_id(0) * BLOCK_M
     rows = first + tl.arange(0, BLOCK_M)
-    width, depth = tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_D)
-    k, v = place(k, k_strides, batch, shared), place(v, v_strides, batch, shared)
     if mask is not None:
         mask = place(mask, mask_strides, batch, head)
-    qs = tile(
-        place(q, q_strides, batch, head), rows, q_strides[2], row_end, depth, q_strides[3], D, False, WIDE
-    )
-    gs = tile(
-        place(g, g_strides, batch, head), rows, g_strides[2], row_end, width, g_strides[3], E, False, WIDE
-    )
+    qs = tile(q, q_strides, batch, head, first, row_end, BLOCK_M, BLOCK_D, D, False, WIDE, DESCRIBED)
+    gs = tile(g, g_strides, batch, head, first, row_end, BLOCK_M, BLOCK_E, E, False, WIDE, DESCRIBED)
     line = tl.program_id(1).to(tl.int64) * row_end + rows
     top = tl.load(lse + line, mask=rows < row_end, other=float("inf")) * LOG2E
     offset = tl.load(delta + line, mask=rows < row_end, other=0.0)
@@ -60,14 +56,13 @@ def query_kernel(
     gradient = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for start in range(0, last, BLOCK_N):
         columns = start + tl.arange(0, BLOCK_N)
-        ks = tile(k, columns, k_strides[2], end, depth, k_strides[3], D, WHOLE, WIDE)
-        vs = tile(v, columns, v_strides[2], end, width, v_strides[3], E, WHOLE, WIDE)
+        ks = tile(k, k_strides, batch, shared, start, end, BLOCK_N, BLOCK_D, D, WHOLE, WIDE, DESCRIBED)
+        vs = tile(v, v_strides, batch, shared, start, end, BLOCK_N, BLOCK_E, E, WHOLE, WIDE, DESCRIBED)
         S = scores(qs, ks, mask, mask_strides, rows, columns, row_end, end, scale, CAUSAL, WHOLE, PRECISION)
         dP = tl.dot(gs, tl.trans(vs), input_precision=PRECISION)
         dS = tl.exp2(S - top[:, None]) * (dP - offset[:, None])
         gradient = tl.dot(dS.to(ks.dtype), ks, gradient, input_precision=PRECISION)
-    dq = place(dq, dq_strides, batch, head)
-    store(dq, gradient * scale, rows, dq_strides[2], row_end, depth, dq_strides[3], D)
+    store(dq, dq_strides, batch, head, gradient * scale, first, row_end, BLOCK_M, BLOCK_D, D)
 
 
 @triton.jit
@@ -77,33 +72,28 @@ def key_kernel(
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     CAUSAL: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     """dK, dV of a block of keys: a walk over the queries of all heads that share them."""
     shares = heads // group
     batch, shared = tl.program_id(1) // shares, tl.program_id(1) % shares
     first = tl.program_id(0) * BLOCK_N
     columns = first + tl.arange(0, BLOCK_N)
-    width, depth = tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_D)
     end = keys_of(lengths, batch, key_end)
-    ks = tile(
-        place(k, k_strides, batch, shared), columns, k_strides[2], end, depth, k_strides[3], D, WHOLE, WIDE
-    )
-    vs = tile(
-        place(v, v_strides, batch, shared), columns, v_strides[2], end, width, v_strides[3], E, WHOLE, WIDE
-    )
+    ks = tile(k, k_strides, batch, shared, first, end, BLOCK_N, BLOCK_D, D, WHOLE, WIDE, DESCRIBED)
+    vs = tile(v, v_strides, batch, shared, first, end, BLOCK_N, BLOCK_E, E, WHOLE, WIDE, DESCRIBED)
     key_gradient = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     value_gradient = tl.zeros([BLOCK_N, BLOCK_E], tl.float32)
     begin = (first // BLOCK_M) * BLOCK_M if CAUSAL else 0
     for turn in range(group):
         head = shared * group + turn
-        q_base, g_base = place(q, q_strides, batch, head), place(g, g_strides, batch, head)
         mask_base = mask
         if mask is not None:
             mask_base = place(mask, mask_strides, batch, head)
         for start in range(begin, row_end, BLOCK_M):
             rows = start + tl.arange(0, BLOCK_M)
-            qs = tile(q_base, rows, q_strides[2], row_end, depth, q_strides[3], D, False, WIDE)
-            gs = tile(g_base, rows, g_strides[2], row_end, width, g_strides[3], E, False, WIDE)
+            qs = tile(q, q_strides, batch, head, start, row_end, BLOCK_M, BLOCK_D, D, False, WIDE, DESCRIBED)
+            gs = tile(g, g_strides, batch, head, start, row_end, BLOCK_M, BLOCK_E, E, False, WIDE, DESCRIBED)
             line = (batch * heads + head).to(tl.int64) * row_end + rows
             top = tl.load(lse + line, mask=rows < row_end, other=float("inf")) * LOG2E
             offset = tl.load(delta + line, mask=rows < row_end, other=0.0)
@@ -115,9 +105,8 @@ def key_kernel(
             dP = tl.dot(gs, tl.trans(vs), input_precision=PRECISION)
             dS = P * (dP - offset[:, None])
             key_gradient = tl.dot(tl.trans(dS.to(qs.dtype)), qs, key_gradient, input_precision=PRECISION)
-    dk, dv = place(dk, dk_strides, batch, shared), place(dv, dv_strides, batch, shared)
-    store(dk, key_gradient * scale, columns, dk_strides[2], key_end, depth, dk_strides[3], D)
-    store(dv, value_gradient, columns, dv_strides[2], key_end, width, dv_strides[3], E)
+    store(dk, dk_strides, batch, shared, key_gradient * scale, first, key_end, BLOCK_N, BLOCK_D, D)
+    store(dv, dv_strides, batch, shared, value_gradient, first, key_end, BLOCK_N, BLOCK_E, E)
 
 
 def backward(
@@ -131,9 +120,12 @@ def backward(
     lse = result.lse.masked_fill(result.lse == -torch.inf, torch.inf)
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     mask, mask_strides = mask_of(options, (batch, heads, rows, keys))
-    config = backward_config(case_of(q, v, Tangents(None, None, None)))
+    case = case_of(q, v, Tangents(None, None, None), describable(options, (q, k, v, gradient)))
+    config = backward_config(case)
+    qs, gs = (source(x, config.block_m, case.described) for x in (q, gradient))
+    ks, vs = (source(x, config.block_n, case.described) for x in (k, v))
     inputs = (
-        q, q.stride(), k, k.stride(), v, v.stride(), gradient, gradient.stride(),
+        qs, q.stride(), ks, k.stride(), vs, v.stride(), gs, gradient.stride(),
         mask, mask_strides, options.lengths, lse, delta,
     )  # fmt: skip
     sizes = (heads, heads // shared, rows, keys, options.scale)
@@ -141,7 +133,8 @@ def backward(
         "D": dim, "E": width, "BLOCK_D": padded(dim), "BLOCK_E": padded(width),
         "BLOCK_M": config.block_m, "BLOCK_N": config.block_n,
         "CAUSAL": options.causal, "WHOLE": whole(options, keys, config),
-        "PRECISION": precision_of(q), "WIDE": wide(q), "num_warps": config.warps, "num_stages": config.stages,
+        "PRECISION": precision_of(q), "WIDE": wide(q), "DESCRIBED": case.described,
+        "num_warps": config.warps, "num_stages": config.stages,
     }  # fmt: skip
     grid = (triton.cdiv(rows, config.block_m), batch * heads)
     query_kernel[grid](*inputs, dq, dq.stride(), *sizes, **constants)

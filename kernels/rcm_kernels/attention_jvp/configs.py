@@ -1,22 +1,36 @@
-"""Tile sizes that ship: chosen by head dimension and dtype, checked ahead of time (kernels/bench/aot.py)."""
+"""Tile sizes that ship: chosen by architecture, head dimension, dtype and what moves; no timing at run time.
+
+``tuned.json`` overrides a rule where a measurement on that architecture found better (kernels/bench/tune.py).
+"""
 
 from __future__ import annotations
 
+import json
+from functools import cache
+from importlib import resources
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rcm_kernels.attention_jvp.problem import Tangents
-from rcm_kernels.attention_jvp.tiles import INTERPRETED, Config, padded
+from rcm_kernels.dispatch import triton_interprets
 
-INTERPRETER = Config(16, 16, 4, 1)
-"""In the interpreter a tile costs milliseconds whatever its size; small ones show ragged edges."""
+
+class Config(NamedTuple):
+    """Rows and keys of a tile, and how Triton compiles it."""
+
+    block_m: int
+    block_n: int
+    warps: int
+    stages: int
 
 
 class Case(NamedTuple):
     """What a configuration depends on."""
 
+    arch: int
+    """Compute capability, as in 90; 0 in the interpreter."""
     dim: int
     """Of queries and keys."""
     width: int
@@ -25,24 +39,76 @@ class Case(NamedTuple):
     """fp32, bf16 or fp16."""
     moved: str
     """Which of q, k, v have a tangent, as in "q" or "qkv"."""
+    described: bool
+    """Whether tiles are read through tensor descriptors, else through pointers."""
 
 
 KINDS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
+INTERPRETER = Config(16, 16, 4, 1)
+"""In the interpreter a tile costs milliseconds whatever its size; small ones show ragged edges."""
 
-def case_of(q: Tensor, v: Tensor, tangents: Tangents) -> Case:
-    """The case of inputs [b, h, n, d] and [b, g, m, e]."""
+DESCRIPTORS = 90
+"""From this architecture on, whole tiles are copied by hardware (TMA)."""
+
+
+def case_of(q: Tensor, v: Tensor, tangents: Tangents, describable: bool) -> Case:
+    """The case of inputs [b, h, n, d] and [b, g, m, e]; the interpreter reads descriptors wherever it can."""
     moved = "".join(name for name, x in zip("qkv", tangents) if x is not None)
-    return Case(q.shape[-1], v.shape[-1], KINDS[q.dtype], moved)
+    arch, kind = _architecture(q.device), KINDS[q.dtype]
+    described = describable and (arch == 0 or (arch >= DESCRIPTORS and kind != "fp32"))
+    return Case(arch, q.shape[-1], v.shape[-1], kind, moved, described)
+
+
+def padded(width: int) -> int:
+    """The power of two, 16 or more, that holds ``width`` columns."""
+    return max(16, 1 << (width - 1).bit_length())
+
+
+@cache
+def _architecture(device: torch.device) -> int:
+    if triton_interprets():
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def forward_config(case: Case) -> Config:
-    """For ``forward_kernel``: the largest tile that spills nothing on sm_90 (kernels/bench/aot.py).
-
-    Rows whose width is no multiple of 16 are read in smaller pieces, which takes registers.
-    """
-    if INTERPRETED:
+    """For ``forward_kernel``: tuned, else the largest tile that spills nothing on sm_90 (kernels/bench/aot.py)."""
+    if case.arch == 0:
         return INTERPRETER
+    return tuned("forward", case) or (_described_forward(case) if case.described else _forward(case))
+
+
+def backward_config(case: Case) -> Config:
+    """For both kernels of the gradient, by the same rule."""
+    if case.arch == 0:
+        return INTERPRETER
+    return tuned("backward", case) or _backward(case)
+
+
+def tuned(kernel: str, case: Case) -> Config | None:
+    """What ``tuned.json`` has for this very case."""
+    found = _table().get(f"sm_{case.arch}", {}).get(key_of(kernel, case))
+    return Config(*found) if found else None
+
+
+def key_of(kernel: str, case: Case) -> str:
+    """A case as ``tuned.json`` names it."""
+    how = "descriptors" if case.described else "pointers"
+    return f"{kernel} {case.dim}x{case.width} {case.kind} d({case.moved}) {how}"
+
+
+@cache
+def _table() -> dict[str, dict[str, list[int]]]:
+    found: dict[str, dict[str, list[int]]] = json.loads(
+        resources.files(__package__).joinpath("tuned.json").read_text(encoding="utf-8")
+    )
+    return found
+
+
+def _forward(case: Case) -> Config:
+    """Rows whose width is no multiple of 16 are read in smaller pieces, which takes registers."""
     size, moved, aligned = _size(case), len(case.moved), case.dim % 16 == 0 == case.width % 16
     if case.kind == "fp32":  # products without tensor cores
         return Config(32, 32, 8, 1) if moved < 2 and size <= 64 else Config(16, 16, 8, 1)
@@ -57,10 +123,11 @@ def forward_config(case: Case) -> Config:
     return (Config(64, 32, 8, 2), Config(32, 64, 8, 2), Config(16, 64, 8, 2))[min(moved, 2)]
 
 
-def backward_config(case: Case) -> Config:
-    """For both kernels of the gradient, by the same rule."""
-    if INTERPRETED:
-        return INTERPRETER
+def _described_forward(case: Case) -> Config:
+    return _forward(case)
+
+
+def _backward(case: Case) -> Config:
     size, aligned = _size(case), case.dim % 16 == 0 == case.width % 16
     if case.kind == "fp32":
         return Config(32, 32, 8, 1)

@@ -10,16 +10,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcm_kernels.attention_jvp.configs import case_of, forward_config
+from rcm_kernels.attention_jvp.configs import case_of, forward_config, padded
 from rcm_kernels.attention_jvp.problem import Options, Result, Tangents
 from rcm_kernels.attention_jvp.tiles import (
     LOG2E,
+    describable,
     keys_of,
     mask_of,
-    padded,
     place,
     precision_of,
     scores,
+    source,
     store,
     strides_of,
     tile,
@@ -36,6 +37,7 @@ def forward_kernel(
     D: tl.constexpr, E: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     CAUSAL: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
+    DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     """A block of queries of one head against all its keys.
 
@@ -46,20 +48,11 @@ def forward_kernel(
     shared = head // group
     first = tl.program_id(0) * BLOCK_M
     rows = first + tl.arange(0, BLOCK_M)
-    width, depth = tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_D)
-    k, v = place(k, k_strides, batch, shared), place(v, v_strides, batch, shared)
-    if tk is not None:
-        tk = place(tk, tk_strides, batch, shared)
-    if tv is not None:
-        tv = place(tv, tv_strides, batch, shared)
     if mask is not None:
         mask = place(mask, mask_strides, batch, head)
-    qs = tile(
-        place(q, q_strides, batch, head), rows, q_strides[2], row_end, depth, q_strides[3], D, False, WIDE
-    )
+    qs = tile(q, q_strides, batch, head, first, row_end, BLOCK_M, BLOCK_D, D, False, WIDE, DESCRIBED)
     if tq is not None:
-        tq = place(tq, tq_strides, batch, head)
-        tqs = tile(tq, rows, tq_strides[2], row_end, depth, tq_strides[3], D, False, WIDE)
+        tqs = tile(tq, tq_strides, batch, head, first, row_end, BLOCK_M, BLOCK_D, D, False, WIDE, DESCRIBED)
 
     end = keys_of(lengths, batch, key_end)
     last = tl.minimum(end, first + BLOCK_M) if CAUSAL else end
@@ -70,42 +63,43 @@ def forward_kernel(
     t = tl.zeros([BLOCK_M, BLOCK_E], tl.float32)
     for start in range(0, last, BLOCK_N):
         columns = start + tl.arange(0, BLOCK_N)
-        ks = tile(k, columns, k_strides[2], end, depth, k_strides[3], D, WHOLE, WIDE)
+        ks = tile(k, k_strides, batch, shared, start, end, BLOCK_N, BLOCK_D, D, WHOLE, WIDE, DESCRIBED)
         S = scores(qs, ks, mask, mask_strides, rows, columns, row_end, end, scale, CAUSAL, WHOLE, PRECISION)
         previous, maximum = maximum, tl.maximum(maximum, tl.max(S, 1))
         # -inf - -inf is nan: a row that has met no key yet is measured from 0, where exp2(-inf) = 0
         origin = tl.where(maximum == float("-inf"), 0.0, maximum)
         P, decay = tl.exp2(S - origin[:, None]), tl.exp2(previous - origin)
         normaliser = decay * normaliser + tl.sum(P, 1)
-        vs = tile(v, columns, v_strides[2], end, width, v_strides[3], E, WHOLE, WIDE)
-        weights = P.to(vs.dtype)
-        o = tl.dot(weights, vs, o * decay[:, None], input_precision=PRECISION)
-        if tangent is not None:
-            t = t * decay[:, None]
         if tq is not None or tk is not None:
             dS = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
             if tq is not None:
                 dS = tl.dot(tqs, tl.trans(ks), dS, input_precision=PRECISION)
             if tk is not None:
-                tks = tile(tk, columns, tk_strides[2], end, depth, tk_strides[3], D, WHOLE, WIDE)
+                tks = tile(
+                    tk, tk_strides, batch, shared, start, end, BLOCK_N, BLOCK_D, D, WHOLE, WIDE, DESCRIBED
+                )
                 dS = tl.dot(qs, tl.trans(tks), dS, input_precision=PRECISION)
             H = P * (dS * scale)
             rho = decay * rho + tl.sum(H, 1)
+        vs = tile(v, v_strides, batch, shared, start, end, BLOCK_N, BLOCK_E, E, WHOLE, WIDE, DESCRIBED)
+        weights = P.to(vs.dtype)
+        o = tl.dot(weights, vs, o * decay[:, None], input_precision=PRECISION)
+        if tangent is not None:
+            t = t * decay[:, None]
+        if tq is not None or tk is not None:
             t = tl.dot(H.to(vs.dtype), vs, t, input_precision=PRECISION)
         if tv is not None:
-            tvs = tile(tv, columns, tv_strides[2], end, width, tv_strides[3], E, WHOLE, WIDE)
+            tvs = tile(tv, tv_strides, batch, shared, start, end, BLOCK_N, BLOCK_E, E, WHOLE, WIDE, DESCRIBED)
             t = tl.dot(weights, tvs, t, input_precision=PRECISION)
 
     # the normaliser is 0 only for a row that may attend to nothing: all its accumulators are zero and stay so
     divisor = tl.where(normaliser == 0, 1.0, normaliser)
     inverse = 1.0 / divisor
     o = o * inverse[:, None]
-    out = place(out, out_strides, batch, head)
-    store(out, o, rows, out_strides[2], row_end, width, out_strides[3], E)
+    store(out, out_strides, batch, head, o, first, row_end, BLOCK_M, BLOCK_E, E)
     if tangent is not None:
         t = t * inverse[:, None] - (rho * inverse)[:, None] * o
-        tangent = place(tangent, tangent_strides, batch, head)
-        store(tangent, t, rows, tangent_strides[2], row_end, width, tangent_strides[3], E)
+        store(tangent, tangent_strides, batch, head, t, first, row_end, BLOCK_M, BLOCK_E, E)
     total = (maximum + tl.log2(divisor)) / LOG2E
     tl.store(lse + tl.program_id(1).to(tl.int64) * row_end + rows, total, mask=rows < row_end)
 
@@ -118,14 +112,17 @@ def forward(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Option
     tangent = None if tangents.absent else torch.empty_like(out)
     lse = q.new_empty(batch, heads, rows, 1, dtype=torch.float32)
     mask, mask_strides = mask_of(options, (batch, heads, rows, keys))
-    config = forward_config(case_of(q, v, tangents))
+    case = case_of(q, v, tangents, describable(options, (q, k, v, *tangents)))
+    config = forward_config(case)
+    qs, tqs = (source(x, config.block_m, case.described) for x in (q, tangents.q))
+    ks, tks, vs, tvs = (source(x, config.block_n, case.described) for x in (k, tangents.k, v, tangents.v))
     forward_kernel[(triton.cdiv(rows, config.block_m), batch * heads)](
-        q, q.stride(), k, k.stride(), v, v.stride(),
-        tangents.q, strides_of(tangents.q), tangents.k, strides_of(tangents.k), tangents.v, strides_of(tangents.v),
+        qs, q.stride(), ks, k.stride(), vs, v.stride(),
+        tqs, strides_of(tangents.q), tks, strides_of(tangents.k), tvs, strides_of(tangents.v),
         mask, mask_strides, options.lengths, out, out.stride(), tangent, strides_of(tangent), lse,
         heads, heads // shared, rows, keys, options.scale,
         D=dim, E=width, BLOCK_D=padded(dim), BLOCK_E=padded(width), BLOCK_M=config.block_m, BLOCK_N=config.block_n,
         CAUSAL=options.causal, WHOLE=whole(options, keys, config), PRECISION=precision_of(q), WIDE=wide(q),
-        num_warps=config.warps, num_stages=config.stages,
+        DESCRIBED=case.described, num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip
     return Result(out, tangent, lse)

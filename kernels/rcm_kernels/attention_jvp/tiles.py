@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
+from rcm_kernels.attention_jvp.configs import Config, padded
 from rcm_kernels.attention_jvp.problem import Options
-
-INTERPRETED: bool = triton.knobs.runtime.interpret
-"""Whether kernels run in Triton's interpreter (TRITON_INTERPRET=1 before the first import of triton)."""
-
+from rcm_kernels.dispatch import triton_interprets
 
 LOG2E = tl.constexpr(1.4426950408889634)
-
-
-class Config(NamedTuple):
-    """Rows and keys of a tile, and how Triton compiles it."""
-
-    block_m: int
-    block_n: int
-    warps: int
-    stages: int
 
 
 @triton.jit
@@ -36,31 +25,41 @@ def place(base, strides, batch, head):
 
 @triton.jit
 def tile(
-    base, rows, row_stride, row_end, columns, column_stride,
-    WIDTH: tl.constexpr, WHOLE: tl.constexpr, WIDE: tl.constexpr,
+    matrices, strides, batch, head, first, end,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
+    WHOLE: tl.constexpr, WIDE: tl.constexpr, DESCRIBED: tl.constexpr,
 ):  # fmt: skip
-    """[rows, columns] of a matrix, zero where a row is not below ``row_end`` or a column not below WIDTH.
+    """Rows ``first`` to ``first`` + ROWS of matrix (batch, head), zero from row ``end`` and column WIDTH on.
 
-    WHOLE: every row is known to be below. WIDE: in float32, for the interpreter multiplies bfloat16 wrongly.
+    ``matrices``: the first element of [b, h, n, WIDTH], or if DESCRIBED its tensor descriptor, of blocks [1, 1, ROWS,
+    COLUMNS] and with ``end`` its own. WHOLE: every row is known to be below ``end``. WIDE: in float32, for the
+    interpreter multiplies bfloat16 wrongly.
     """
-    where = base + rows[:, None].to(tl.int64) * row_stride + columns[None, :] * column_stride
-    if WHOLE and columns.shape[0] == WIDTH:
-        found = tl.load(where)
-    elif WHOLE:
-        found = tl.load(where, mask=columns[None, :] < WIDTH, other=0.0)
-    elif columns.shape[0] == WIDTH:
-        found = tl.load(where, mask=rows[:, None] < row_end, other=0.0)
+    if DESCRIBED:
+        found = tl.reshape(matrices.load([batch, head, first, 0]), [ROWS, COLUMNS])
     else:
-        found = tl.load(where, mask=(rows[:, None] < row_end) & (columns[None, :] < WIDTH), other=0.0)
+        rows, columns = first + tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
+        where = place(matrices, strides, batch, head) + rows.to(tl.int64) * strides[2] + columns * strides[3]
+        if WHOLE and COLUMNS == WIDTH:
+            found = tl.load(where)
+        elif WHOLE:
+            found = tl.load(where, mask=columns < WIDTH, other=0.0)
+        elif COLUMNS == WIDTH:
+            found = tl.load(where, mask=rows < end, other=0.0)
+        else:
+            found = tl.load(where, mask=(rows < end) & (columns < WIDTH), other=0.0)
     return found.to(tl.float32) if WIDE else found
 
 
 @triton.jit
-def store(base, value, rows, row_stride, row_end, columns, column_stride, WIDTH: tl.constexpr):
-    """Writes ``value`` [rows, columns] where ``tile`` would read it, in the dtype of the matrix."""
-    where = base + rows[:, None].to(tl.int64) * row_stride + columns[None, :] * column_stride
-    inside = (rows[:, None] < row_end) & (columns[None, :] < WIDTH)
-    tl.store(where, value.to(base.dtype.element_ty), mask=inside)
+def store(
+    matrices, strides, batch, head, value, first, end,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Writes ``value`` [ROWS, COLUMNS] where ``tile`` would read it, in the dtype of the matrices."""
+    rows, columns = first + tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
+    where = place(matrices, strides, batch, head) + rows.to(tl.int64) * strides[2] + columns * strides[3]
+    tl.store(where, value.to(matrices.dtype.element_ty), mask=(rows < end) & (columns < WIDTH))
 
 
 @triton.jit
@@ -98,17 +97,36 @@ def scores(
     return S
 
 
-def padded(width: int) -> int:
-    """The power of two, 16 or more, that holds ``width`` columns."""
-    return max(16, 1 << (width - 1).bit_length())
-
-
 def mask_of(options: Options, shape: Sequence[int]) -> tuple[Tensor | None, tuple[int, ...]]:
     """The mask as a kernel reads it, and its strides over [b, h, n, m]; broadcast without a copy."""
     if options.mask is None:
         return None, (0, 0, 0, 0)
     mask = options.mask.view(torch.uint8) if options.mask.dtype == torch.bool else options.mask
     return mask, mask.expand(*shape).stride()
+
+
+def describable(options: Options, tensors: Iterable[Tensor | None]) -> bool:
+    """Whether the hardware that copies whole tiles can read ``tensors``: 16-byte rows and strides, no broadcast.
+
+    Not under torch.compile, which cannot ask for addresses, and not for sequences of several lengths: what lies behind
+    their ends may be anything, and a tile is copied whole.
+    """
+    if options.lengths is not None or torch.compiler.is_compiling():
+        return False
+    return all(_describable(x) for x in tensors if x is not None)
+
+
+def _describable(x: Tensor) -> bool:
+    spans = zip(x.shape[:-1], x.stride()[:-1])
+    aligned = all(stride * x.itemsize % 16 == 0 and (stride > 0 or size == 1) for size, stride in spans)
+    return aligned and x.stride(-1) == 1 and x.data_ptr() % 16 == 0
+
+
+def source(x: Tensor | None, rows: int, described: bool) -> Tensor | TensorDescriptor | None:
+    """``x`` [b, h, n, d] in the form that ``tile`` reads, ``rows`` at a time."""
+    if x is None or not described:
+        return x
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, 1, rows, padded(x.shape[-1])])
 
 
 def strides_of(x: Tensor | None) -> tuple[int, ...]:
@@ -128,4 +146,4 @@ def whole(options: Options, keys: int, config: Config) -> bool:
 
 def wide(x: Tensor) -> bool:
     """Whether tiles of ``x`` are widened to float32 before they are multiplied."""
-    return INTERPRETED and x.dtype == torch.bfloat16
+    return bool(triton_interprets()) and x.dtype == torch.bfloat16

@@ -1,0 +1,56 @@
+"""How anything is measured here: medians with device events, and peak memory above what was there before."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+MOST_RUNS = 30
+SECONDS = 1.0
+"""A measurement repeats until it has lasted this long, twice at least and MOST_RUNS times at most."""
+
+
+class Cost(NamedTuple):
+    """Median time of a call, and memory that it took above its inputs."""
+
+    milliseconds: float
+    megabytes: float
+
+
+def measure(call: Callable[[], object], device: torch.device) -> Cost:
+    """Of ``call`` after one call for warming up (compilation, choice of algorithms)."""
+    if device.type != "cuda":
+        return Cost(statistics.median(_wall(call) for _ in range(2)), 0.0)
+    call()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    first = _events(call)
+    memory = (torch.cuda.max_memory_allocated() - before) / 2**20
+    runs = max(2, min(MOST_RUNS, int(1000 * SECONDS / max(first, 1e-3))))
+    return Cost(statistics.median(_events(call) for _ in range(runs)), memory)
+
+
+def _events(call: Callable[[], object]) -> float:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end)
+
+
+def _wall(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return 1000 * (time.perf_counter() - begin)
+
+
+def matmul_ceiling(device: torch.device, size: int) -> float:
+    """TFLOP/s of a square bfloat16 product: what this machine has to give."""
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return 2 * size**3 / measure(lambda: a @ b, device).milliseconds / 1e9

@@ -1,0 +1,163 @@
+"""The public calls: checks, and the choice between plain torch and Triton."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rcm_kernels.dispatch import triton_interprets
+from rcm_kernels.pairs import reference
+from rcm_kernels.pairs.reference import ACTIVATIONS, Pair
+
+NORMS = ("layer", "rms")
+WIDEST = 16384
+"""Channels of a row that a norm kernel holds in registers."""
+
+
+def modulated_norm(
+    x: Tensor,
+    tx: Tensor | None,
+    *,
+    kind: str = "layer",
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    scale: Tensor | None = None,
+    tscale: Tensor | None = None,
+    shift: Tensor | None = None,
+    tshift: Tensor | None = None,
+    eps: float = 1e-6,
+    backend: str = "auto",
+) -> Pair:
+    """Adaptive normalisation ``norm(x) (1 + scale) + shift`` over the last dimension, and its tangent.
+
+    x, tx [..., n, c]; weight, bias [c]; scale, shift and their tangents broadcast to x, as [b, 1, c] does. ``kind`` is
+    layer (LayerNorm) or rms (RMSNorm). Source: DiT, arXiv 2212.09748, section 3.2. ValueError for what does not fit.
+    """
+    if kind not in NORMS:
+        raise ValueError(f"unknown norm {kind!r}; use {' or '.join(NORMS)}")
+    if (scale is None and tscale is not None) or (shift is None and tshift is not None):
+        raise ValueError("a tangent of scale or shift came without the value itself; give both or neither")
+    same(x, {"tx": tx})
+    fits(x, {"scale": scale, "tscale": tscale, "shift": shift, "tshift": tshift})
+    fits(x[..., 0, :], {"weight": weight, "bias": bias})
+    if uses_triton(backend, x, x.shape[-1]):
+        from rcm_kernels.pairs import triton_rules
+
+        return triton_rules.modulated_norm(x, tx, kind, weight, bias, scale, tscale, shift, tshift, eps)
+    return reference.modulated_norm(x, tx, kind, weight, bias, scale, tscale, shift, tshift, eps)
+
+
+def gated_residual(
+    x: Tensor,
+    tx: Tensor | None,
+    h: Tensor,
+    th: Tensor | None,
+    gate: Tensor,
+    tgate: Tensor | None,
+    *,
+    backend: str = "auto",
+) -> Pair:
+    """``x + gate h`` and its tangent; x, h [..., n, c], ``gate`` broadcasts to them. ValueError as above."""
+    if h.shape != x.shape:
+        raise ValueError(f"h has shape {list(h.shape)}, expected {list(x.shape)} as x")
+    same(x, {"tx": tx})
+    same(h, {"th": th})
+    fits(x, {"gate": gate, "tgate": tgate})
+    if uses_triton(backend, x):
+        from rcm_kernels.pairs import triton_rules
+
+        return triton_rules.gated_residual(x, tx, h, th, gate, tgate)
+    return reference.gated_residual(x, tx, h, th, gate, tgate)
+
+
+def gated_activation(
+    a: Tensor,
+    ta: Tensor | None,
+    b: Tensor | None = None,
+    tb: Tensor | None = None,
+    *,
+    kind: str,
+    backend: str = "auto",
+) -> Pair:
+    """``act(a) b``, or ``act(a)`` without ``b``, and its tangent; ``kind`` is gelu, gelu_tanh or silu."""
+    if kind not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {kind!r}; use {', '.join(ACTIVATIONS)}")
+    if b is None and tb is not None:
+        raise ValueError("a tangent of b came without b; give both or neither")
+    same(a, {"ta": ta, "b": b, "tb": tb})
+    if uses_triton(backend, a):
+        from rcm_kernels.pairs import triton_rules
+
+        return triton_rules.gated_activation(a, ta, b, tb, kind)
+    return reference.gated_activation(a, ta, b, tb, kind)
+
+
+def rotary(x: Tensor, tx: Tensor | None, cos: Tensor, sin: Tensor, *, backend: str = "auto") -> Pair:
+    """Neighbouring channels (2 i, 2 i + 1) of x [b, n, h, d] turned by the angle of (token, i), and its tangent.
+
+    cos, sin [n, d / 2]. Source: RoFormer, arXiv 2104.09864, equation 34.
+    """
+    expected = (x.shape[1], x.shape[-1] // 2) if x.ndim == 4 and x.shape[-1] % 2 == 0 else None
+    if expected is None or cos.shape != expected or sin.shape != expected:
+        raise ValueError(
+            f"x {list(x.shape)}, cos {list(cos.shape)} and sin {list(sin.shape)} do not fit;"
+            " expected [b, n, h, d] with d even, and [n, d / 2] twice"
+        )
+    same(x, {"tx": tx})
+    if uses_triton(backend, x):
+        from rcm_kernels.pairs import triton_rules
+
+        return triton_rules.rotary(x, tx, cos, sin)
+    return reference.rotary(x, tx, cos, sin)
+
+
+def linear(x: Tensor, tx: Tensor | None, weight: Tensor, bias: Tensor | None = None) -> Pair:
+    """``x W^T + bias`` and ``tx W^T`` as one matrix product: the weights are read once."""
+    same(x, {"tx": tx})
+    if tx is None:
+        return torch.nn.functional.linear(x, weight, bias), None
+    value, tangent = (torch.stack((x, tx)) @ weight.mT).unbind(0)
+    return value if bias is None else value + bias, tangent
+
+
+def same(x: Tensor, others: dict[str, Tensor | None]) -> None:
+    """ValueError unless all are like ``x``."""
+    for name, other in others.items():
+        if other is not None and (other.shape, other.dtype, other.device) != (x.shape, x.dtype, x.device):
+            raise ValueError(
+                f"{name} is {other.dtype} {list(other.shape)} on {other.device}, expected {x.dtype}"
+                f" {list(x.shape)} on {x.device}"
+            )
+
+
+def fits(x: Tensor, others: dict[str, Tensor | None]) -> None:
+    """ValueError unless all broadcast to ``x`` with every channel of it."""
+    for name, other in others.items():
+        if other is None:
+            continue
+        sizes = zip(reversed(other.shape), reversed(x.shape))
+        if other.ndim > x.ndim or other.shape[-1] != x.shape[-1] or any(a not in (1, b) for a, b in sizes):
+            raise ValueError(
+                f"{name} has shape {list(other.shape)}, which does not broadcast to {list(x.shape)}"
+            )
+
+
+def uses_triton(backend: str, x: Tensor, width: int = 0) -> bool:
+    """Whether Triton computes: on a GPU by default, in its interpreter only when asked for."""
+    if backend not in ("auto", "reference", "triton"):
+        raise ValueError(f"unknown backend {backend!r}; use 'auto', 'reference' or 'triton'")
+    if backend == "reference":
+        return False
+    interpreted = triton_interprets()
+    missing = ""
+    if interpreted is None:
+        missing = "Triton is not installed"
+    elif x.device.type != "cuda" and not interpreted:
+        missing = f"the tensors are on {x.device}"
+    elif x.dtype == torch.float64:
+        missing = "its kernels take no float64"
+    elif width > WIDEST:
+        missing = f"its norm takes up to {WIDEST} channels, not {width}"
+    if backend == "triton" and missing:
+        raise ValueError(f"backend 'triton' is not available: {missing}; use 'auto'")
+    return not missing and (backend == "triton" or x.device.type == "cuda")

@@ -1,0 +1,130 @@
+"""The definitions in plain torch, any float dtype: each value beside its derivative, a tangent of None being zero.
+
+Computed in ``accumulation_dtype`` and rounded once, as the kernels do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from rcm_kernels.attention_jvp.problem import accumulation_dtype
+
+Pair = tuple[Tensor, Tensor | None]
+
+
+def modulated_norm(
+    x: Tensor,
+    tx: Tensor | None,
+    kind: str,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    tscale: Tensor | None,
+    shift: Tensor | None,
+    tshift: Tensor | None,
+    eps: float,
+) -> Pair:
+    """``norm(x) (1 + scale) + shift`` with n = r (x - mean) and r = 1 / sqrt(var + eps).
+
+    dn = r (dx - mean dx - n mean(n dx)); RMSNorm has no means but the last.
+    """
+    wide, moved, scale, tscale, shift, tshift = (_wide(v) for v in (x, tx, scale, tscale, shift, tshift))
+    assert wide is not None
+    centred = wide - wide.mean(-1, keepdim=True) if kind == "layer" else wide
+    r = (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
+    n = centred * r
+    dn = None
+    if moved is not None:
+        part = moved - moved.mean(-1, keepdim=True) if kind == "layer" else moved
+        dn = r * (part - n * (n * moved).mean(-1, keepdim=True))
+    if weight is not None:
+        n, dn = n * weight.to(n.dtype), _times(dn, weight.to(n.dtype))
+    if bias is not None:
+        n = n + bias.to(n.dtype)
+    y, dy = n, dn
+    if scale is not None:
+        y, dy = n * (1 + scale), _sum(_times(dn, 1 + scale), _times(tscale, n))
+    if shift is not None:
+        y, dy = y + shift, _sum(dy, tshift)
+    return _rounded(y, dy, x)
+
+
+def gated_residual(
+    x: Tensor, tx: Tensor | None, h: Tensor, th: Tensor | None, gate: Tensor, tgate: Tensor | None
+) -> Pair:
+    """``x + gate h`` and ``dx + dgate h + gate dh``."""
+    wide = [_wide(v) for v in (x, tx, h, th, gate, tgate)]
+    a, ta, b, tb, g, tg = wide
+    assert a is not None
+    assert b is not None
+    assert g is not None
+    return _rounded(a + g * b, _sum(ta, _sum(_times(tb, g), _times(tg, b))), x)
+
+
+def gated_activation(a: Tensor, ta: Tensor | None, b: Tensor | None, tb: Tensor | None, kind: str) -> Pair:
+    """``act(a) b`` and ``act'(a) da b + act(a) db``; without ``b`` the activation alone."""
+    wide, moved, other, tother = (_wide(v) for v in (a, ta, b, tb))
+    assert wide is not None
+    value, slope = ACTIVATIONS[kind](wide)
+    y, dy = value, _times(moved, slope)
+    if other is not None:
+        y, dy = value * other, _sum(_times(dy, other), _times(tother, value))
+    return _rounded(y, dy, a)
+
+
+def rotary(x: Tensor, tx: Tensor | None, cos: Tensor, sin: Tensor) -> Pair:
+    """Each pair of neighbouring channels turned by its angle, and the tangent by the same."""
+
+    def turned(v: Tensor) -> Tensor:
+        even, odd = v[..., ::2], v[..., 1::2]
+        c, s = (w.to(v.dtype)[:, None] for w in (cos, sin))
+        return torch.stack((even * c - odd * s, even * s + odd * c), -1).flatten(-2)
+
+    wide, moved = _wide(x), _wide(tx)
+    assert wide is not None
+    return _rounded(turned(wide), None if moved is None else turned(moved), x)
+
+
+def _gelu(x: Tensor) -> tuple[Tensor, Tensor]:
+    share = 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+    return x * share, share + x * (-0.5 * x * x).exp() / math.sqrt(2 * math.pi)
+
+
+def _gelu_tanh(x: Tensor) -> tuple[Tensor, Tensor]:
+    k = math.sqrt(2 / math.pi)
+    share = torch.sigmoid(2 * k * (x + 0.044715 * x**3))
+    return x * share, share + x * share * (1 - share) * 2 * k * (1 + 3 * 0.044715 * x * x)
+
+
+def _silu(x: Tensor) -> tuple[Tensor, Tensor]:
+    share = torch.sigmoid(x)
+    return x * share, share * (1 + x * (1 - share))
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "silu": _silu,
+}
+
+
+def _wide(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.to(accumulation_dtype(x.dtype))
+
+
+def _times(x: Tensor | None, factor: Tensor) -> Tensor | None:
+    return None if x is None else x * factor
+
+
+def _sum(x: Tensor | None, y: Tensor | None) -> Tensor | None:
+    if x is None or y is None:
+        return y if x is None else x
+    return x + y
+
+
+def _rounded(y: Tensor, dy: Tensor | None, like: Tensor) -> Pair:
+    return y.to(like.dtype), None if dy is None else dy.expand_as(y).to(like.dtype)

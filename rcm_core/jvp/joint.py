@@ -1,0 +1,153 @@
+"""The joint pass: a network's value with gradient and its tangent in one forward, also under FSDP2.
+
+Inside a block, what crosses is a dual tensor; at its boundary, where sharding and checkpointing have their hooks, a
+``Dual`` of two plain tensors. A block's graph is not kept: its backward runs the block again, without tangents, which
+is activation checkpointing. The tangent carries no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+
+from rcm_core.jvp.attention import flash_jvp
+
+
+class Dual(NamedTuple):
+    """A value and its tangent, as two plain tensors; None is zero."""
+
+    primal: Tensor
+    tangent: Tensor | None
+
+
+def joint_jvp(
+    fn: Callable[..., Tensor],
+    primals: Sequence[Tensor],
+    tangents: Sequence[Tensor],
+    blocks: Sequence[nn.Module],
+) -> tuple[Tensor, Tensor]:
+    """``fn(*primals)`` with gradient to the parameters, and its derivative along ``tangents``, without one.
+
+    ``blocks`` are the modules that ``fn`` runs one after another and that hold most of its cost; with FSDP2, its units.
+    What lies between them keeps its graph.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(forward_ad.dual_level())
+        stack.enter_context(flash_jvp())
+        for block in blocks:
+            stack.enter_context(_by_pairs(block))
+        inputs = [_dual(Dual(p, t)) for p, t in zip(primals, tangents, strict=True)]
+        value, tangent = _pair(fn(*inputs))
+    return value, torch.zeros_like(value) if tangent is None else tangent.detach()
+
+
+@contextmanager
+def _by_pairs(block: nn.Module) -> Iterator[None]:
+    """While open, ``block`` takes and returns dual tensors, and all hooks between see a ``Dual`` of plain ones."""
+    plain = block.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return _run(plain, args, kwargs)
+
+    before = block.register_forward_pre_hook(
+        lambda _, args, kwargs: (_closed(args), _closed(kwargs)), prepend=True, with_kwargs=True
+    )
+    after = block.register_forward_hook(lambda _, __, out: _opened(out))
+    block.forward = forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del block.forward
+        before.remove()
+        after.remove()
+
+
+def _run(plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Value and tangent of ``plain`` in one pass without graph; the value is tied to one that backward will make."""
+    with torch.no_grad():
+        outputs, spec = _flat(_closed(plain(*_opened(args), **_opened(kwargs))))
+    if not torch.is_grad_enabled():
+        return tree_unflatten(outputs, spec)
+    inputs, shape = tree_flatten(_primals((args, kwargs)))
+    values = [x.primal if isinstance(x, Dual) else x for x in outputs]
+    anchor = torch.empty(0, requires_grad=True)  # parameters have gradients also where no input has one
+    tied = _Replayed.apply(plain, shape, len(values), anchor, *values, *inputs)  # type: ignore[no-untyped-call]
+    return tree_unflatten(
+        [Dual(v, x.tangent) if isinstance(x, Dual) else v for v, x in zip(tied, outputs)], spec
+    )
+
+
+class _Replayed(torch.autograd.Function):
+    """Outputs that are there already; backward runs the block again, with gradient, to find those of its inputs.
+
+    Parameters get theirs on the way, as in any backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        plain: Callable[..., Any],
+        shape: Any,
+        count: int,
+        anchor: Tensor,  # noqa: ARG004 - it only makes the outputs require a gradient
+        *tensors: Any,
+    ) -> tuple[Any, ...]:
+        outputs, inputs = tensors[:count], tensors[count:]
+        ctx.plain, ctx.shape, ctx.count = plain, shape, count
+        ctx.others = [None if isinstance(x, Tensor) else x for x in inputs]
+        ctx.places = [i for i, x in enumerate(inputs) if isinstance(x, Tensor)]
+        ctx.save_for_backward(*[inputs[i] for i in ctx.places])
+        ctx.set_materialize_grads(False)
+        return tuple(x.view_as(x) if isinstance(x, Tensor) else x for x in outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+        inputs = list(ctx.others)
+        for i, x in zip(ctx.places, ctx.saved_tensors):
+            inputs[i] = x.detach().requires_grad_(x.requires_grad)
+        args, kwargs = tree_unflatten(inputs, ctx.shape)
+        with torch.enable_grad(), flash_jvp():
+            outputs = tree_flatten(ctx.plain(*args, **kwargs))[0]
+        known = [(out, g) for out, g in zip(outputs, gradients) if g is not None]
+        torch.autograd.backward([out for out, _ in known], [g for _, g in known])
+        found = [x.grad if isinstance(x, Tensor) else None for x in inputs]
+        return (None, None, None, None, *[None] * ctx.count, *found)
+
+
+def _closed(tree: Any) -> Any:
+    """Every dual tensor in ``tree`` as a ``Dual``."""
+    return tree_map_only(Tensor, lambda x: pair if (pair := _pair(x)).tangent is not None else x, tree)
+
+
+def _opened(tree: Any) -> Any:
+    """Every ``Dual`` in ``tree`` as a dual tensor."""
+    return _map_duals(_dual, tree)
+
+
+def _primals(tree: Any) -> Any:
+    return _map_duals(lambda pair: pair.primal, tree)
+
+
+def _map_duals(fn: Callable[[Dual], Any], tree: Any) -> Any:
+    leaves, spec = _flat(tree)
+    return tree_unflatten([fn(x) if isinstance(x, Dual) else x for x in leaves], spec)
+
+
+def _flat(tree: Any) -> Any:
+    """Leaves, a ``Dual`` being one, and what puts them together again."""
+    return tree_flatten(tree, is_leaf=lambda x: isinstance(x, Dual))
+
+
+def _pair(x: Tensor) -> Dual:
+    return Dual(*forward_ad.unpack_dual(x))  # type: ignore[no-untyped-call]
+
+
+def _dual(pair: Dual) -> Tensor:
+    made: Tensor = forward_ad.make_dual(pair.primal, pair.tangent)  # type: ignore[no-untyped-call]
+    return made

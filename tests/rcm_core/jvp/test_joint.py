@@ -1,0 +1,143 @@
+"""One pass for value, gradient and tangent: the same as two passes, on one rank and on two with FSDP2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rcm_core.denoiser import Denoiser
+from rcm_core.jvp import flash_jvp, joint_jvp, jvp
+from rcm_core.mini import build_network
+from rcm_core.models import wan
+from rcm_core.parameterisation import RectifiedFlow
+from rcm_core.training.parallel import blocks_of, shard
+
+
+def denoiser() -> Denoiser:
+    """A diffusers Wan of three blocks, the same at every call."""
+    network = build_network(channels=1, heads=2, head_dim=12, layers=3, ffn_dim=32, text_dim=8).train()
+    rng = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0, 0.2, generator=rng)
+    return Denoiser(network, wan, RectifiedFlow(time_scale=1000.0))  # type: ignore[arg-type]
+
+
+def draw(rank: int = 0) -> tuple[Tensor, ...]:
+    """State and angle, their tangents, the text, and weights of a loss."""
+    rng = torch.Generator().manual_seed(rank)
+    x, a, weights = (torch.randn(2, 1, 1, 4, 4, generator=rng) for _ in range(3))
+    t, s = (torch.rand(2, generator=rng, dtype=torch.float64) for _ in range(2))
+    return x, t, a, s * 1e-3, torch.randn(2, 3, 8, generator=rng), weights
+
+
+def gradients(student: Denoiser) -> dict[str, Tensor]:
+    found = {}
+    for name, p in student.network.named_parameters():
+        if p.grad is not None:
+            found[name] = p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad.clone()
+    student.network.zero_grad()
+    return found
+
+
+def two_passes(student: Denoiser, rank: int = 0) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    x, t, a, s, text, weights = draw(rank)
+    with torch.no_grad(), flash_jvp():
+        _, tangent = jvp(lambda u, v: student(u, v, {"text": text}), (x, t), (a, s))
+    with flash_jvp():  # the same attention in both, so that bits may be compared
+        value = student(x, t, {"text": text})
+    (value * weights).sum().backward()
+    return value.detach(), tangent, gradients(student)
+
+
+def one_pass(student: Denoiser, rank: int = 0) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    x, t, a, s, text, weights = draw(rank)
+    value, tangent = joint_jvp(lambda u, v: student(u, v, {"text": text}), (x, t), (a, s), blocks_of(student))
+    assert value.requires_grad
+    assert not tangent.requires_grad
+    (value * weights).sum().backward()
+    return value.detach(), tangent, gradients(student)
+
+
+def same(
+    found: tuple[Tensor, Tensor, dict[str, Tensor]], expected: tuple[Tensor, Tensor, dict[str, Tensor]]
+) -> None:
+    """float32 sums of the same products in perhaps another order: some roundings of the largest element."""
+    assert found[2].keys() == expected[2].keys()
+    pairs = [(found[0], expected[0]), (found[1], expected[1])]
+    pairs += [(found[2][name], expected[2][name]) for name in found[2]]
+    for mine, theirs in pairs:
+        assert float((mine - theirs).abs().max()) <= 1e-5 * max(1e-3, float(theirs.abs().max()))
+    assert any(float(g.abs().max()) > 0 for g in found[2].values())
+
+
+def test_value_tangent_and_gradients_are_those_of_two_passes() -> None:
+    student = denoiser()
+    same(one_pass(student), two_passes(student))
+
+
+def test_the_module_is_left_as_it_was() -> None:
+    student = denoiser()
+    before = two_passes(student)
+    one_pass(student)
+    after = two_passes(student)
+    assert torch.equal(before[0], after[0])
+    assert all("forward" not in vars(b) and not b._forward_hooks for b in blocks_of(student))
+
+
+def test_parameters_have_gradients_where_no_input_of_a_block_has_one() -> None:
+    student = denoiser()
+    inside = {id(p) for b in blocks_of(student) for p in b.parameters()}
+    for p in student.network.parameters():
+        p.requires_grad_(id(p) in inside)
+    found = one_pass(student)
+    assert found[2].keys() == two_passes(student)[2].keys()
+    assert len(found[2]) == len(inside)
+
+
+def test_no_graph_is_kept_inside_the_blocks() -> None:
+    """What a plain forward keeps for its backward, and what this one keeps."""
+    student = denoiser()
+    x, t, a, s, text, _ = draw()
+
+    def kept(call: object) -> int:
+        sizes: list[int] = []
+
+        def pack(saved: Tensor) -> Tensor:
+            sizes.append(saved.nbytes)
+            return saved
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+            call()  # type: ignore[operator]
+        return sum(sizes)
+
+    plain = kept(lambda: student(x, t, {"text": text}))
+    joint = kept(
+        lambda: joint_jvp(lambda u, v: student(u, v, {"text": text}), (x, t), (a, s), blocks_of(student))
+    )
+    assert joint < 0.5 * plain
+
+
+def on_a_rank(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
+    student = denoiser()
+    shard(student, 2, torch.device("cpu"))
+    joint = one_pass(student, rank)
+    torch.save((joint, two_passes(student, rank)), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.system
+def test_two_ranks_with_fsdp2(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(on_a_rank, (tmp_path,), nprocs=2, join=True)
+    alone = [two_passes(denoiser(), rank) for rank in range(2)]
+    for rank in range(2):
+        joint, two = torch.load(tmp_path / f"{rank}.pt")
+        same(joint, two)
+        mean = {name: (alone[0][2][name] + alone[1][2][name]) / 2 for name in alone[0][2]}
+        same(joint, (alone[rank][0], alone[rank][1], mean))

@@ -152,9 +152,9 @@ def launches(case: Case) -> Iterator[tuple[str, Any, dict[str, Any], dict[str, A
     for name, kernel, config in named:
         values = dict(base)
         if case.described:
-            rows = {"q": config.block_m, "k": config.block_n, "v": config.block_n, "g": config.block_m}
-            for n in present & {"q", "k", "v", "g", "tq", "tk", "tv"}:
-                values[n] = Descriptor(case.kind, rows[n[-1]], padded(dims[n]))
+            for n in present:
+                rows = config.block_n if n[-1] in "kv" else config.block_m
+                values[n] = Descriptor(case.kind, rows, padded(dims[n]))
         yield name, kernel, values, constants | {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n}, config
 
 

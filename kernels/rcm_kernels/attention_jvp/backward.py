@@ -62,7 +62,7 @@ def query_kernel(
         dP = tl.dot(gs, tl.trans(vs), input_precision=PRECISION)
         dS = tl.exp2(S - top[:, None]) * (dP - offset[:, None])
         gradient = tl.dot(dS.to(ks.dtype), ks, gradient, input_precision=PRECISION)
-    store(dq, dq_strides, batch, head, gradient * scale, first, row_end, BLOCK_M, BLOCK_D, D)
+    store(dq, dq_strides, batch, head, gradient * scale, first, row_end, BLOCK_M, BLOCK_D, D, DESCRIBED)
 
 
 @triton.jit
@@ -105,8 +105,8 @@ def key_kernel(
             dP = tl.dot(gs, tl.trans(vs), input_precision=PRECISION)
             dS = P * (dP - offset[:, None])
             key_gradient = tl.dot(tl.trans(dS.to(qs.dtype)), qs, key_gradient, input_precision=PRECISION)
-    store(dk, dk_strides, batch, shared, key_gradient * scale, first, key_end, BLOCK_N, BLOCK_D, D)
-    store(dv, dv_strides, batch, shared, value_gradient, first, key_end, BLOCK_N, BLOCK_E, E)
+    store(dk, dk_strides, batch, shared, key_gradient * scale, first, key_end, BLOCK_N, BLOCK_D, D, DESCRIBED)
+    store(dv, dv_strides, batch, shared, value_gradient, first, key_end, BLOCK_N, BLOCK_E, E, DESCRIBED)
 
 
 def backward(
@@ -120,10 +120,10 @@ def backward(
     lse = result.lse.masked_fill(result.lse == -torch.inf, torch.inf)
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     mask, mask_strides = mask_of(options, (batch, heads, rows, keys))
-    case = case_of(q, v, Tangents(None, None, None), describable(options, (q, k, v, gradient)))
+    case = case_of(q, v, Tangents(None, None, None), describable(options, (q, k, v, gradient, dq, dk, dv)))
     config = backward_config(case)
-    qs, gs = (source(x, config.block_m, case.described) for x in (q, gradient))
-    ks, vs = (source(x, config.block_n, case.described) for x in (k, v))
+    qs, gs, dqs = (source(x, config.block_m, case.described) for x in (q, gradient, dq))
+    ks, vs, dks, dvs = (source(x, config.block_n, case.described) for x in (k, v, dk, dv))
     inputs = (
         qs, q.stride(), ks, k.stride(), vs, v.stride(), gs, gradient.stride(),
         mask, mask_strides, options.lengths, lse, delta,
@@ -137,7 +137,7 @@ def backward(
         "num_warps": config.warps, "num_stages": config.stages,
     }  # fmt: skip
     grid = (triton.cdiv(rows, config.block_m), batch * heads)
-    query_kernel[grid](*inputs, dq, dq.stride(), *sizes, **constants)
+    query_kernel[grid](*inputs, dqs, dq.stride(), *sizes, **constants)
     grid = (triton.cdiv(keys, config.block_n), batch * shared)
-    key_kernel[grid](*inputs, dk, dk.stride(), dv, dv.stride(), *sizes, **constants)
+    key_kernel[grid](*inputs, dks, dk.stride(), dvs, dv.stride(), *sizes, **constants)
     return dq, dk, dv

@@ -84,7 +84,7 @@ def backward_config(case: Case) -> Config:
     """For both kernels of the gradient, by the same rule."""
     if case.arch == 0:
         return INTERPRETER
-    return tuned("backward", case) or _backward(case)
+    return tuned("backward", case) or (_described_backward(case) if case.described else _backward(case))
 
 
 def tuned(kernel: str, case: Case) -> Config | None:
@@ -124,7 +124,17 @@ def _forward(case: Case) -> Config:
 
 
 def _described_forward(case: Case) -> Config:
-    return _forward(case)
+    """Tiles that hardware copies need no registers for addresses."""
+    moved = min(len(case.moved), 2)
+    if _size(case) <= 64:
+        return (Config(128, 128, 8, 3), Config(128, 128, 8, 2), Config(128, 128, 8, 2))[moved]
+    if _size(case) <= 128:
+        return (Config(128, 128, 8, 2), Config(128, 64, 8, 3), Config(128, 64, 8, 2))[moved]
+    return (Config(128, 64, 8, 2), Config(64, 64, 8, 1), Config(16, 64, 8, 2))[moved]
+
+
+def _described_backward(case: Case) -> Config:
+    return Config(128, 64, 8, 2) if _size(case) <= 128 else Config(64, 32, 8, 1)
 
 
 def _backward(case: Case) -> Config:

@@ -96,10 +96,10 @@ def forward_kernel(
     divisor = tl.where(normaliser == 0, 1.0, normaliser)
     inverse = 1.0 / divisor
     o = o * inverse[:, None]
-    store(out, out_strides, batch, head, o, first, row_end, BLOCK_M, BLOCK_E, E)
+    store(out, out_strides, batch, head, o, first, row_end, BLOCK_M, BLOCK_E, E, DESCRIBED)
     if tangent is not None:
         t = t * inverse[:, None] - (rho * inverse)[:, None] * o
-        store(tangent, tangent_strides, batch, head, t, first, row_end, BLOCK_M, BLOCK_E, E)
+        store(tangent, tangent_strides, batch, head, t, first, row_end, BLOCK_M, BLOCK_E, E, DESCRIBED)
     total = (maximum + tl.log2(divisor)) / LOG2E
     tl.store(lse + tl.program_id(1).to(tl.int64) * row_end + rows, total, mask=rows < row_end)
 
@@ -112,14 +112,14 @@ def forward(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Option
     tangent = None if tangents.absent else torch.empty_like(out)
     lse = q.new_empty(batch, heads, rows, 1, dtype=torch.float32)
     mask, mask_strides = mask_of(options, (batch, heads, rows, keys))
-    case = case_of(q, v, tangents, describable(options, (q, k, v, *tangents)))
+    case = case_of(q, v, tangents, describable(options, (q, k, v, *tangents, out, tangent)))
     config = forward_config(case)
-    qs, tqs = (source(x, config.block_m, case.described) for x in (q, tangents.q))
+    qs, tqs, outs, moved = (source(x, config.block_m, case.described) for x in (q, tangents.q, out, tangent))
     ks, tks, vs, tvs = (source(x, config.block_n, case.described) for x in (k, tangents.k, v, tangents.v))
     forward_kernel[(triton.cdiv(rows, config.block_m), batch * heads)](
         qs, q.stride(), ks, k.stride(), vs, v.stride(),
         tqs, strides_of(tangents.q), tks, strides_of(tangents.k), tvs, strides_of(tangents.v),
-        mask, mask_strides, options.lengths, out, out.stride(), tangent, strides_of(tangent), lse,
+        mask, mask_strides, options.lengths, outs, out.stride(), moved, strides_of(tangent), lse,
         heads, heads // shared, rows, keys, options.scale,
         D=dim, E=width, BLOCK_D=padded(dim), BLOCK_E=padded(width), BLOCK_M=config.block_m, BLOCK_N=config.block_n,
         CAUSAL=options.causal, WHOLE=whole(options, keys, config), PRECISION=precision_of(q), WIDE=wide(q),

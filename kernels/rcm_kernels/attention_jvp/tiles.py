@@ -54,12 +54,16 @@ def tile(
 @triton.jit
 def store(
     matrices, strides, batch, head, value, first, end,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     """Writes ``value`` [ROWS, COLUMNS] where ``tile`` would read it, in the dtype of the matrices."""
-    rows, columns = first + tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
-    where = place(matrices, strides, batch, head) + rows.to(tl.int64) * strides[2] + columns * strides[3]
-    tl.store(where, value.to(matrices.dtype.element_ty), mask=(rows < end) & (columns < WIDTH))
+    if DESCRIBED:
+        block = tl.reshape(value.to(matrices.dtype), [1, 1, ROWS, COLUMNS])
+        matrices.store([batch, head, first, 0], block)
+    else:
+        rows, columns = first + tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
+        where = place(matrices, strides, batch, head) + rows.to(tl.int64) * strides[2] + columns * strides[3]
+        tl.store(where, value.to(matrices.dtype.element_ty), mask=(rows < end) & (columns < WIDTH))
 
 
 @triton.jit

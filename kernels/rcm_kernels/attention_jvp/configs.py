@@ -112,11 +112,14 @@ def _forward(case: Case) -> Config:
     size, moved, aligned = _size(case), len(case.moved), case.dim % 16 == 0 == case.width % 16
     if case.kind == "fp32":  # products without tensor cores
         return Config(32, 32, 8, 1) if moved < 2 and size <= 64 else Config(16, 16, 8, 1)
+    old = case.arch < DESCRIPTORS  # no asynchronous products: their operands pass through registers
     if size <= 64:
         return Config(128, 64, 8, 3) if aligned else Config(64, 32, 4, 2)
     if size <= 128:
         if not moved:
-            return Config(128, 64, 8, 2)
+            return Config(128, 64, 8, 2) if aligned else Config(64, 64, 8, 2)
+        if old and (moved > 1 or not aligned):
+            return Config(32, 32, 8 if aligned else 4, 2) if moved == 1 or aligned else Config(16, 32, 4, 2)
         if not aligned:
             return Config(64, 32, 8, 2) if moved == 1 else Config(16, 32, 4, 2)
         return Config(64, 64, 8, 2) if moved == 1 and case.dim == size else Config(64, 32, 8, 2)
@@ -134,17 +137,20 @@ def _described_forward(case: Case) -> Config:
 
 
 def _described_backward(case: Case) -> Config:
-    return Config(128, 64, 8, 2) if _size(case) <= 128 else Config(64, 32, 8, 1)
+    if _size(case) > 128:
+        return Config(64, 32, 8, 1)
+    return Config(128, 64, 8, 2 if case.arch < 100 else 1)
 
 
 def _backward(case: Case) -> Config:
     size, aligned = _size(case), case.dim % 16 == 0 == case.width % 16
     if case.kind == "fp32":
         return Config(32, 32, 8, 1)
+    old = case.arch < DESCRIPTORS
     if size <= 64:
-        return Config(64, 64, 4, 2)
+        return Config(64, 64, 8 if old else 4, 2)
     if size <= 128:
-        return Config(64, 64, 8, 2) if aligned else Config(64, 32, 8, 1)
+        return Config(64, 64, 8, 1 if old else 2) if aligned else Config(64, 32, 8, 1)
     return Config(32, 32, 4, 1)
 
 

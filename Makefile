@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: distill test check stop clean
+.PHONY: distill test check bench-gpu tune-gpu stop clean
 
 distill: $(VENV)/.installed
 	@$(BIN)/rcm distill
@@ -20,6 +20,12 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python scripts/dvc_deps.py --check
 	$(BIN)/python scripts/check_links.py
 	$(BIN)/python -m pip check
+
+bench-gpu: $(VENV)/.installed-dev
+	@$(BIN)/python kernels/bench/gpu.py
+
+tune-gpu: $(VENV)/.installed-dev
+	@$(BIN)/python kernels/bench/tune.py
 
 stop: $(VENV)/.installed
 	@$(BIN)/rcm stop

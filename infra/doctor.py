@@ -89,6 +89,17 @@ def _compute() -> Iterator[Finding]:
         build = "a CPU build of torch" if torch.version.cuda is None else "torch sees no device"
         yield Finding("gpu", f"none ({build}); everything runs on the CPU")
     yield _attention()
+    yield _plain_attention()
+
+
+def _plain_attention() -> Finding:
+    import torch
+    from rcm_kernels.plain import plain_backend
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    said = {"torch": "PyTorch's own for the CPU", "cudnn": "cuDNN", "flash": "PyTorch's flash attention"}
+    chosen = plain_backend(device)
+    return Finding("attention without tangents", said.get(chosen, chosen))
 
 
 def _attention() -> Finding:

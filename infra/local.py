@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from rcm_kernels.plain import fastest_attention
 
 from infra.state import held, state_root
 from rcm_core.device import resolve_device
@@ -62,7 +63,7 @@ class LocalExecutor:
     ) -> Iterator[Result]:
         resolve_device(device)
         for item in items:
-            with _threads(1):
+            with _threads(1), fastest_attention():
                 result = function(item)
             yield result
 
@@ -83,7 +84,7 @@ class LocalExecutor:
             )
         resolve_device(device)
         folder = state / "local"
-        with held(state), _threads(threads), _process_group():
+        with held(state), _threads(threads), _process_group(), fastest_attention():
             folder.mkdir(parents=True, exist_ok=True)
             loop(LocalContext(folder), spec)
 

@@ -134,11 +134,13 @@ class RayExecutor:
 def _call(shared: tuple[Callable[[Item], Result], str], item: Item) -> Result:
     """Runs on a Ray worker: one thread, so that results do not depend on the machine's cores."""
     import torch
+    from rcm_kernels.plain import fastest_attention
 
     function, workspace = shared
     os.chdir(workspace)
     torch.set_num_threads(1)
-    return function(item)
+    with fastest_attention():
+        return function(item)
 
 
 def _result(reference: Any, label: str) -> Any:

@@ -12,6 +12,7 @@ import ray.train
 import torch
 from ray.train import Checkpoint, UserCallback
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from rcm_kernels.plain import fastest_attention
 
 from rcm_core.errors import InputError
 
@@ -46,6 +47,7 @@ def run_rank(job: dict[str, Any]) -> None:
         if context.rank == 0:
             log = opened.enter_context(Path(job["log"]).open("a", buffering=1))
             opened.enter_context(redirect_stdout(log))
+        opened.enter_context(fastest_attention())
         job["loop"](context, job["spec"])
 
 

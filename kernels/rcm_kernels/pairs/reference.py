@@ -28,10 +28,7 @@ def modulated_norm(
     tshift: Tensor | None,
     eps: float,
 ) -> Pair:
-    """``norm(x) (1 + scale) + shift`` with n = r (x - mean) and r = 1 / sqrt(var + eps).
-
-    dn = r (dx - mean dx - n mean(n dx)); RMSNorm has no means but the last.
-    """
+    """Adaptive normalisation and its tangent (E33)."""
     wide, moved, scale, tscale, shift, tshift = (_wide(v) for v in (x, tx, scale, tscale, shift, tshift))
     assert wide is not None
     centred = wide - wide.mean(-1, keepdim=True) if kind == "layer" else wide
@@ -56,7 +53,7 @@ def modulated_norm(
 def gated_residual(
     x: Tensor, tx: Tensor | None, h: Tensor, th: Tensor | None, gate: Tensor, tgate: Tensor | None
 ) -> Pair:
-    """``x + gate h`` and ``dx + dgate h + gate dh``."""
+    """``x + gate h`` and ``dx + dgate h + gate dh`` (E34)."""
     wide = [_wide(v) for v in (x, tx, h, th, gate, tgate)]
     a, ta, b, tb, g, tg = wide
     assert a is not None
@@ -66,7 +63,7 @@ def gated_residual(
 
 
 def gated_activation(a: Tensor, ta: Tensor | None, b: Tensor | None, tb: Tensor | None, kind: str) -> Pair:
-    """``act(a) b`` and ``act'(a) da b + act(a) db``; without ``b`` the activation alone."""
+    """``act(a) b`` and ``act'(a) da b + act(a) db`` (E34); without ``b`` the activation alone."""
     wide, moved, other, tother = (_wide(v) for v in (a, ta, b, tb))
     assert wide is not None
     value, slope = ACTIVATIONS[kind](wide)

@@ -26,6 +26,7 @@ from rcm_kernels.attention_jvp.configs import (
     padded,
 )
 from rcm_kernels.dispatch import LARGEST_FLOAT32
+from rcm_kernels.pairs import triton_rules as pairs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -158,6 +159,33 @@ def launches(case: Case) -> Iterator[tuple[str, Any, dict[str, Any], dict[str, A
         yield name, kernel, values, constants | {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n}, config
 
 
+def pointwise() -> Iterator[tuple[str, Any, dict[str, Any], dict[str, Any], Config]]:
+    """The fused rules at a width of 5120, everything present, as ``launches``."""
+    kind, width, tokens = Pointer("bf16"), 5120, LENGTH
+    names = [
+        "x", "tx", "weight", "bias", "scale", "tscale", "shift", "tshift", "h", "th", "gate", "tgate",
+        "a", "ta", "b", "tb", "cos", "sin", "y", "ty",
+    ]  # fmt: skip
+    values: dict[str, Any] = dict.fromkeys(names, kind) | {"per": tokens, "width": width, "eps": 1e-6}
+    values |= {"size": tokens * width, "tokens": tokens, "pairs": width // 2, "half": 64}
+    yield "norm", pairs.norm_kernel, values, {"KIND": "layer", "WIDTH": 8192}, Config(1, 8192, 16, 1)
+    yield "residual", pairs.residual_kernel, values, {"WIDTH": pairs.BLOCK}, Config(1, pairs.BLOCK, 4, 1)
+    shape = {"KIND": "gelu", "WIDTH": pairs.BLOCK}
+    yield "activation", pairs.activation_kernel, values, shape, Config(1, pairs.BLOCK, 4, 1)
+    yield "rotary", pairs.rotary_kernel, values, {"WIDTH": pairs.BLOCK // 2}, Config(1, pairs.BLOCK, 4, 1)
+
+
+def everything(arch: int) -> Iterator[tuple[str, Any, dict[str, Any], dict[str, Any], Config, str, bool]]:
+    """All launches for ``arch``, each with what it is for and whether it is a default."""
+    for case in cases(arch):
+        what = f"{case.dim} {case.kind} d({case.moved}){' tma' if case.described else ''}"
+        default = case.kind != "fp32" or case.dim <= LARGEST_FLOAT32
+        for launch in launches(case):
+            yield *launch, what, default
+    for launch in pointwise():
+        yield *launch, "5120 bf16", True
+
+
 def main() -> int:
     """Prints a line for every kernel; 1 if one breaks its promise."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -165,22 +193,19 @@ def main() -> int:
     options = parser.parse_args()
     broken = 0
     print(
-        f"{'arch':6}{'kernel':10}{'case':26}{'tile':24}{'registers':>9}{'spilled':>9}{'shared':>9}{'products':>9}"
+        f"{'arch':7}{'kernel':11}{'case':22}{'tile':18}{'registers':>9}{'spilled':>9}{'shared':>9}{'products':>9}"
     )
     for arch in options.arch or SHARED_MEMORY:
-        for case in cases(arch):
-            for name, kernel, values, constants, config in launches(case):
-                used = compiled(kernel, values, constants, config, arch)
-                bad = used.spilled > 0 or used.shared > SHARED_MEMORY[arch]
-                default = case.kind != "fp32" or case.dim <= LARGEST_FLOAT32
-                broken += bad and arch == PROMISED and default
-                tile = f"{config.block_m}x{config.block_n} {config.warps}w {config.stages}s"
-                what = f"{case.dim} {case.kind} d({case.moved}){' tma' if case.described else ''}"
-                print(
-                    f"sm_{arch:<3}{name:10}{what:26}{tile:24}{used.registers:9}{used.spilled:9}{used.shared:9}"
-                    f"{used.products:9}{'' if default else '  not a default'}{'  spills or too large' if bad else ''}",
-                    flush=True,
-                )
+        for name, kernel, values, constants, config, what, default in everything(arch):
+            used = compiled(kernel, values, constants, config, arch)
+            bad = used.spilled > 0 or used.shared > SHARED_MEMORY[arch]
+            broken += bad and arch == PROMISED and default
+            tile = f"{config.block_m}x{config.block_n} {config.warps}w {config.stages}s"
+            print(
+                f"sm_{arch:<4}{name:11}{what:22}{tile:18}{used.registers:9}{used.spilled:9}{used.shared:9}"
+                f"{used.products:9}{'' if default else '  not a default'}{'  spills or too large' if bad else ''}",
+                flush=True,
+            )
     return 1 if broken else 0
 
 

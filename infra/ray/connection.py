@@ -29,7 +29,9 @@ def start_local(workspace: Path) -> str:
     import ray
 
     on_terminate = signal.getsignal(signal.SIGTERM)
-    context = ray.init("local", num_cpus=cores(), object_store_memory=OBJECT_STORE, **QUIET)
+    context = ray.init(
+        "local", num_cpus=cores(), object_store_memory=OBJECT_STORE, include_dashboard=False, **QUIET
+    )
     _restore(on_terminate)
     return context.address_info["gcs_address"]
 

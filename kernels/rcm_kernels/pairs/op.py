@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rcm_kernels.dispatch import triton_interprets
 from rcm_kernels.pairs import reference
-from rcm_kernels.pairs.reference import ACTIVATIONS, Pair
+from rcm_kernels.pairs.reference import ACTIVATIONS, Modulation, Pair
 
 NORMS = ("layer", "rms")
 WIDEST = 16384
@@ -40,11 +40,12 @@ def modulated_norm(
     same(x, {"tx": tx})
     fits(x, {"scale": scale, "tscale": tscale, "shift": shift, "tshift": tshift})
     fits(x[..., 0, :], {"weight": weight, "bias": bias})
+    by = Modulation(weight, bias, scale, tscale, shift, tshift)
     if uses_triton(backend, x, x.shape[-1]):
         from rcm_kernels.pairs import triton_rules
 
-        return triton_rules.modulated_norm(x, tx, kind, weight, bias, scale, tscale, shift, tshift, eps)
-    return reference.modulated_norm(x, tx, kind, weight, bias, scale, tscale, shift, tshift, eps)
+        return triton_rules.modulated_norm(x, tx, kind, by, eps)
+    return reference.modulated_norm(x, tx, kind, by, eps)
 
 
 def gated_residual(

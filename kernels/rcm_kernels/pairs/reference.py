@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,20 +17,20 @@ from rcm_kernels.attention_jvp.problem import accumulation_dtype
 Pair = tuple[Tensor, Tensor | None]
 
 
-def modulated_norm(
-    x: Tensor,
-    tx: Tensor | None,
-    kind: str,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    tscale: Tensor | None,
-    shift: Tensor | None,
-    tshift: Tensor | None,
-    eps: float,
-) -> Pair:
+class Modulation(NamedTuple):
+    """What follows a normalisation: ``(weight n + bias) (1 + scale) + shift``, the last two with tangents."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    scale: Tensor | None
+    tscale: Tensor | None
+    shift: Tensor | None
+    tshift: Tensor | None
+
+
+def modulated_norm(x: Tensor, tx: Tensor | None, kind: str, by: Modulation, eps: float) -> Pair:
     """Adaptive normalisation and its tangent (E33)."""
-    wide, moved, scale, tscale, shift, tshift = (_wide(v) for v in (x, tx, scale, tscale, shift, tshift))
+    wide, moved, scale, tscale, shift, tshift = (_wide(v) for v in (x, tx, *by[2:]))
     assert wide is not None
     centred = wide - wide.mean(-1, keepdim=True) if kind == "layer" else wide
     r = (centred.square().mean(-1, keepdim=True) + eps).rsqrt()
@@ -38,10 +39,10 @@ def modulated_norm(
     if moved is not None:
         part = moved - moved.mean(-1, keepdim=True) if kind == "layer" else moved
         dn = r * (part - n * (n * moved).mean(-1, keepdim=True))
-    if weight is not None:
-        n, dn = n * weight.to(n.dtype), _times(dn, weight.to(n.dtype))
-    if bias is not None:
-        n = n + bias.to(n.dtype)
+    if by.weight is not None:
+        n, dn = n * by.weight.to(n.dtype), _times(dn, by.weight.to(n.dtype))
+    if by.bias is not None:
+        n = n + by.bias.to(n.dtype)
     y, dy = n, dn
     if scale is not None:
         y, dy = n * (1 + scale), _sum(_times(dn, 1 + scale), _times(tscale, n))

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcm_kernels.pairs.reference import Pair
+from rcm_kernels.pairs.reference import Modulation, Pair
 
 BLOCK = 1024
 """Elements of a block of a pointwise kernel."""
@@ -145,28 +145,16 @@ def rotary_kernel(x, tx, cos, sin, y, ty, tokens, pairs, half, WIDTH: tl.constex
         turn_pairs(tx, ty, at, inside, c, s)
 
 
-def modulated_norm(
-    x: Tensor,
-    tx: Tensor | None,
-    kind: str,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    scale: Tensor | None,
-    tscale: Tensor | None,
-    shift: Tensor | None,
-    tshift: Tensor | None,
-    eps: float,
-) -> Pair:
+def modulated_norm(x: Tensor, tx: Tensor | None, kind: str, by: Modulation, eps: float) -> Pair:
     """One program per row."""
-    turns = (scale, tscale, shift, tshift)
-    per, (scale, tscale, shift, tshift) = _modulation(x, turns)
+    per, (scale, tscale, shift, tshift) = _modulation(x, by[2:])
     moving = any(v is not None for v in (tx, tscale, tshift))
     x, tx = x.contiguous(), _dense(tx)
     y, ty = torch.empty_like(x), torch.empty_like(x) if moving else None
     width = x.shape[-1]
     block = triton.next_power_of_2(width)
     norm_kernel[(x.numel() // width,)](
-        x, tx, _dense(weight), _dense(bias), scale, tscale, shift, tshift, y, ty, per, width, eps,
+        x, tx, _dense(by.weight), _dense(by.bias), scale, tscale, shift, tshift, y, ty, per, width, eps,
         KIND=kind, WIDTH=block, num_warps=min(16, max(1, block // 256)),
     )  # fmt: skip
     return y, ty

@@ -30,7 +30,7 @@ from rcm_kernels.pairs import triton_rules as pairs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+SHARED_MEMORY = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Bytes a block may have (CUDA programming guide, compute capabilities)."""
 PROMISED = 90
 LENGTH = 4096
@@ -48,7 +48,7 @@ def cases(arch: int) -> list[Case]:
         for dim in dims
         for moved in MOVED
         for described in (False, True)
-        if not described or (arch >= DESCRIPTORS and kind != "fp32")
+        if not described or (arch in DESCRIPTORS and kind != "fp32")
     ]
 
 
@@ -129,7 +129,10 @@ def strides(dim: int) -> tuple[int, int, int, int]:
     return (HEADS * LENGTH * dim, LENGTH * dim, dim, 1)
 
 
-def launches(case: Case) -> Iterator[tuple[str, Any, dict[str, Any], dict[str, Any], Config]]:
+Launch = tuple[str, Any, dict[str, Any], dict[str, Any], Config]
+
+
+def launches(case: Case, mask: Pointer | None = None) -> Iterator[Launch]:
     """Every kernel of ``case``: its name, itself, arguments, constants and configuration."""
     place, wide = Pointer(case.kind), Pointer("fp32")
     dims = {"q": case.dim, "k": case.dim, "v": case.width, "g": case.width, "out": case.width}
@@ -140,7 +143,13 @@ def launches(case: Case) -> Iterator[tuple[str, Any, dict[str, Any], dict[str, A
         present.add("tangent")
     base: dict[str, Any] = {n: place if n in present else None for n in dims}
     base |= {f"{n}_strides": strides(d) if n in present else (0, 0, 0, 0) for n, d in dims.items()}
-    base |= {"mask": None, "mask_strides": (0, 0, 0, 0), "lengths": None, "lse": wide, "delta": wide}
+    base |= {
+        "mask": mask,
+        "mask_strides": (0, 0, LENGTH, 1) if mask else (0, 0, 0, 0),
+        "lengths": None,
+        "lse": wide,
+        "delta": wide,
+    }
     base |= {"heads": HEADS, "group": 1, "row_end": LENGTH, "key_end": LENGTH, "scale": 0.1}
     constants = {
         "D": case.dim, "E": case.width, "BLOCK_D": padded(case.dim), "BLOCK_E": padded(case.width),
@@ -159,7 +168,7 @@ def launches(case: Case) -> Iterator[tuple[str, Any, dict[str, Any], dict[str, A
         yield name, kernel, values, constants | {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n}, config
 
 
-def pointwise() -> Iterator[tuple[str, Any, dict[str, Any], dict[str, Any], Config]]:
+def pointwise() -> Iterator[Launch]:
     """The fused rules at a width of 5120, everything present, as ``launches``."""
     kind, width, tokens = Pointer("bf16"), 5120, LENGTH
     names = [
@@ -175,15 +184,18 @@ def pointwise() -> Iterator[tuple[str, Any, dict[str, Any], dict[str, Any], Conf
     yield "rotary", pairs.rotary_kernel, values, {"WIDTH": pairs.BLOCK // 2}, Config(1, pairs.BLOCK, 4, 1)
 
 
-def everything(arch: int) -> Iterator[tuple[str, Any, dict[str, Any], dict[str, Any], Config, str, bool]]:
+def everything(arch: int) -> Iterator[tuple[Launch, str, bool]]:
     """All launches for ``arch``, each with what it is for and whether it is a default."""
     for case in cases(arch):
         what = f"{case.dim} {case.kind} d({case.moved}){' tma' if case.described else ''}"
         default = case.kind != "fp32" or case.dim <= LARGEST_FLOAT32
         for launch in launches(case):
-            yield *launch, what, default
+            yield launch, what, default
+        if case.kind != "fp32" and not case.described:
+            for launch in launches(case, Pointer("fp32")):
+                yield launch, f"{what} mask", default
     for launch in pointwise():
-        yield *launch, "5120 bf16", True
+        yield launch, "5120 bf16", True
 
 
 def main() -> int:
@@ -196,7 +208,7 @@ def main() -> int:
         f"{'arch':7}{'kernel':11}{'case':22}{'tile':18}{'registers':>9}{'spilled':>9}{'shared':>9}{'products':>9}"
     )
     for arch in options.arch or SHARED_MEMORY:
-        for name, kernel, values, constants, config, what, default in everything(arch):
+        for (name, kernel, values, constants, config), what, default in everything(arch):
             used = compiled(kernel, values, constants, config, arch)
             bad = used.spilled > 0 or used.shared > SHARED_MEMORY[arch]
             broken += bad and arch == PROMISED and default

@@ -58,7 +58,7 @@ def fastest(call: Callable[[], object], module: Any, name: str, device: torch.de
         setattr(module, name, lambda _, chosen=candidate: chosen)
         try:
             spent = measure(call, device).milliseconds
-        except (OutOfResources, PTXASError, CompilationError):
+        except (OutOfResources, PTXASError, CompilationError, RuntimeError):
             continue
         if best is None or spent < best[1]:
             best = candidate, spent
@@ -102,7 +102,7 @@ def main() -> int:
         found[configs.key_of("forward", case)] = list(tune_forward(given, device))
         if not moved:
             found[configs.key_of("backward", case)] = list(tune_backward(given, device))
-    TABLE.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n")
+        TABLE.write_text(json.dumps(table, indent=2, sort_keys=True) + "\n")
     return 0
 
 

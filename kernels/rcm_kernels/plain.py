@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -28,7 +28,7 @@ def plain_backend(device: torch.device) -> str:
     """flash-attn where it is installed (extra ``gpu``), else cudnn or flash, PyTorch's own; torch on a CPU."""
     if device.type != "cuda":
         chosen = "torch"
-    elif importlib.util.find_spec("flash_attn"):
+    elif _has_flash_attn():
         chosen = "flash-attn"
     elif torch.cuda.get_device_capability(device) >= HOPPER:
         chosen = "cudnn"
@@ -36,6 +36,15 @@ def plain_backend(device: torch.device) -> str:
         chosen = "flash"
     log.info("attention without a tangent on %s: %s", device, chosen)
     return chosen
+
+
+def _has_flash_attn() -> bool:
+    """Whether it is installed and made for this torch."""
+    try:
+        importlib.import_module("flash_attn")
+    except ImportError:
+        return False
+    return True
 
 
 class plain_attention(TorchFunctionMode):  # noqa: N801
@@ -94,4 +103,6 @@ def _flash_takes(query: Tensor, value: Tensor, options: Mapping[str, Any]) -> bo
     """Self-attention and cross-attention alike: half precision, one width for all."""
     fits = query.dtype in (torch.float16, torch.bfloat16) and query.ndim == 4
     widths = query.shape[-1] == value.shape[-1] <= FLASH_WIDTH
-    return fits and widths and not options.get("dropout_p")
+    # its causal mask ends at the last key, PyTorch's begins at the first: the same for equal lengths only
+    corners = not options.get("is_causal") or query.shape[-2] == value.shape[-2]
+    return fits and widths and corners and not options.get("dropout_p") and not options.get("enable_gqa")

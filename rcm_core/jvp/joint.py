@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils.checkpoint import get_device_states, set_device_states
 
 from rcm_core.jvp.attention import flash_jvp
 
@@ -29,7 +30,7 @@ class Dual(NamedTuple):
 def joint_jvp(
     fn: Callable[..., Tensor],
     primals: Sequence[Tensor],
-    tangents: Sequence[Tensor],
+    tangents: Sequence[Tensor | None],
     blocks: Sequence[nn.Module],
 ) -> tuple[Tensor, Tensor]:
     """``fn(*primals)`` with gradient to the parameters, and its derivative along ``tangents``, without one.
@@ -42,7 +43,7 @@ def joint_jvp(
         stack.enter_context(flash_jvp())
         for block in blocks:
             stack.enter_context(_by_pairs(block))
-        inputs = [_dual(Dual(p, t)) for p, t in zip(primals, tangents, strict=True)]
+        inputs = [p if t is None else _dual(Dual(p, t)) for p, t in zip(primals, tangents, strict=True)]
         value, tangent = _pair(fn(*inputs))
     return value, torch.zeros_like(value) if tangent is None else tangent.detach()
 
@@ -50,7 +51,7 @@ def joint_jvp(
 @contextmanager
 def _by_pairs(block: nn.Module) -> Iterator[None]:
     """While open, ``block`` takes and returns dual tensors, and all hooks between see a ``Dual`` of plain ones."""
-    plain = block.forward
+    plain, own = block.forward, vars(block).get("forward")
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         return _run(plain, args, kwargs)
@@ -63,13 +64,17 @@ def _by_pairs(block: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        del block.forward
+        if own is None:
+            del block.forward
+        else:
+            block.forward = own  # type: ignore[method-assign]
         before.remove()
         after.remove()
 
 
 def _run(plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """Value and tangent of ``plain`` in one pass without graph; the value is tied to one that backward will make."""
+    replay = _Replay(plain, torch.get_rng_state(), get_device_states(args), _autocasts())
     with torch.no_grad():
         outputs, spec = _flat(_closed(plain(*_opened(args), **_opened(kwargs))))
     if not torch.is_grad_enabled():
@@ -77,10 +82,33 @@ def _run(plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     inputs, shape = tree_flatten(_primals((args, kwargs)))
     values = [x.primal if isinstance(x, Dual) else x for x in outputs]
     anchor = torch.empty(0, requires_grad=True)  # parameters have gradients also where no input has one
-    tied = _Replayed.apply(plain, shape, len(values), anchor, *values, *inputs)  # type: ignore[no-untyped-call]
+    tied = _Replayed.apply(replay, shape, len(values), anchor, *values, *inputs)  # type: ignore[no-untyped-call]
     return tree_unflatten(
         [Dual(v, x.tangent) if isinstance(x, Dual) else v for v, x in zip(tied, outputs)], spec
     )
+
+
+class _Replay(NamedTuple):
+    """A block as it ran: its random numbers and its precision."""
+
+    plain: Callable[..., Any]
+    random: Tensor
+    device_random: tuple[list[int], list[Tensor]]
+    autocasts: list[tuple[str, torch.dtype]]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        devices, states = self.device_random
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices))
+            for device, dtype in self.autocasts:
+                stack.enter_context(torch.autocast(device, dtype))
+            torch.set_rng_state(self.random)
+            set_device_states(devices, states)
+            return self.plain(*args, **kwargs)
+
+
+def _autocasts() -> list[tuple[str, torch.dtype]]:
+    return [(d, torch.get_autocast_dtype(d)) for d in ("cpu", "cuda") if torch.is_autocast_enabled(d)]
 
 
 class _Replayed(torch.autograd.Function):
@@ -92,14 +120,14 @@ class _Replayed(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        plain: Callable[..., Any],
+        replay: _Replay,
         shape: Any,
         count: int,
         anchor: Tensor,  # noqa: ARG004 - it only makes the outputs require a gradient
         *tensors: Any,
     ) -> tuple[Any, ...]:
         outputs, inputs = tensors[:count], tensors[count:]
-        ctx.plain, ctx.shape, ctx.count = plain, shape, count
+        ctx.replay, ctx.shape, ctx.count = replay, shape, count
         ctx.others = [None if isinstance(x, Tensor) else x for x in inputs]
         ctx.places = [i for i, x in enumerate(inputs) if isinstance(x, Tensor)]
         ctx.save_for_backward(*[inputs[i] for i in ctx.places])
@@ -112,10 +140,11 @@ class _Replayed(torch.autograd.Function):
         for i, x in zip(ctx.places, ctx.saved_tensors):
             inputs[i] = x.detach().requires_grad_(x.requires_grad)
         args, kwargs = tree_unflatten(inputs, ctx.shape)
-        with torch.enable_grad(), flash_jvp():
-            outputs = tree_flatten(ctx.plain(*args, **kwargs))[0]
-        known = [(out, g) for out, g in zip(outputs, gradients) if g is not None]
-        torch.autograd.backward([out for out, _ in known], [g for _, g in known])
+        with torch.enable_grad():
+            outputs = tree_flatten(ctx.replay(*args, **kwargs))[0]
+        known = [(out, g) for out, g in zip(outputs, gradients) if g is not None and out.requires_grad]
+        if known:
+            torch.autograd.backward([out for out, _ in known], [g for _, g in known])
         found = [x.grad if isinstance(x, Tensor) else None for x in inputs]
         return (None, None, None, None, *[None] * ctx.count, *found)
 

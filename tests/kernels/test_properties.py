@@ -113,7 +113,10 @@ def test_descriptors_read_and_write_what_pointers_do(
     for module in (forward, backward):
         monkeypatch.setattr(module, "describable", lambda *_: False)
     for mine, theirs in zip(described, five()):
-        assert torch.equal(mine, theirs)
+        if DEVICE == "cpu":
+            assert torch.equal(mine, theirs)
+        else:  # tiles of other sizes: sums in another order, rounded to ``kind``
+            torch.testing.assert_close(mine, theirs, atol=4 * torch.finfo(kind).eps, rtol=1e-2)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

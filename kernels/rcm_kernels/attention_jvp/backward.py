@@ -19,6 +19,7 @@ from rcm_kernels.attention_jvp.tiles import (
     keys_of,
     mask_of,
     place,
+    place_of,
     precision_of,
     scores,
     source,
@@ -39,15 +40,15 @@ def query_kernel(
     DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     """dQ of a block of queries of one head: a walk over its keys. lse, delta float32 [b, h, n]."""
-    batch, head = tl.program_id(1) // heads, tl.program_id(1) % heads
+    row_of_heads, first = place_of(row_end, BLOCK_M)
+    batch, head = row_of_heads // heads, row_of_heads % heads
     shared = head // group
-    first = tl.program_id(0) * BLOCK_M
     rows = first + tl.arange(0, BLOCK_M)
     if mask is not None:
         mask = place(mask, mask_strides, batch, head)
     qs = tile(q, q_strides, batch, head, first, row_end, BLOCK_M, BLOCK_D, D, False, WIDE, DESCRIBED)
     gs = tile(g, g_strides, batch, head, first, row_end, BLOCK_M, BLOCK_E, E, False, WIDE, DESCRIBED)
-    line = tl.program_id(1).to(tl.int64) * row_end + rows
+    line = row_of_heads.to(tl.int64) * row_end + rows
     top = tl.load(lse + line, mask=rows < row_end, other=float("inf")) * LOG2E
     offset = tl.load(delta + line, mask=rows < row_end, other=0.0)
 
@@ -76,8 +77,8 @@ def key_kernel(
 ):  # fmt: skip
     """dK, dV of a block of keys: a walk over the queries of all heads that share them."""
     shares = heads // group
-    batch, shared = tl.program_id(1) // shares, tl.program_id(1) % shares
-    first = tl.program_id(0) * BLOCK_N
+    row_of_heads, first = place_of(key_end, BLOCK_N)
+    batch, shared = row_of_heads // shares, row_of_heads % shares
     columns = first + tl.arange(0, BLOCK_N)
     end = keys_of(lengths, batch, key_end)
     ks = tile(k, k_strides, batch, shared, first, end, BLOCK_N, BLOCK_D, D, WHOLE, WIDE, DESCRIBED)
@@ -136,8 +137,9 @@ def backward(
         "PRECISION": precision_of(q), "WIDE": wide(q), "DESCRIBED": case.described,
         "num_warps": config.warps, "num_stages": config.stages,
     }  # fmt: skip
-    grid = (triton.cdiv(rows, config.block_m), batch * heads)
-    query_kernel[grid](*inputs, dqs, dq.stride(), *sizes, **constants)
-    grid = (triton.cdiv(keys, config.block_n), batch * shared)
-    key_kernel[grid](*inputs, dks, dk.stride(), dvs, dv.stride(), *sizes, **constants)
+    with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
+        grid = (triton.cdiv(rows, config.block_m) * batch * heads,)
+        query_kernel[grid](*inputs, dqs, dq.stride(), *sizes, **constants)
+        grid = (triton.cdiv(keys, config.block_n) * batch * shared,)
+        key_kernel[grid](*inputs, dks, dk.stride(), dvs, dv.stride(), *sizes, **constants)
     return dq, dk, dv

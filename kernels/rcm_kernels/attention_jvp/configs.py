@@ -48,15 +48,18 @@ KINDS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 INTERPRETER = Config(16, 16, 4, 1)
 """In the interpreter a tile costs milliseconds whatever its size; small ones show ragged edges."""
 
-DESCRIPTORS = 90
-"""From this architecture on, whole tiles are copied by hardware (TMA)."""
+DESCRIPTORS = (90, 100, 103)
+"""Architectures where whole tiles are copied by hardware (TMA) and there is shared memory for them."""
+
+SMALL = (86, 87, 89, 120, 121)
+"""Architectures with 99 KiB of shared memory for a block."""
 
 
 def case_of(q: Tensor, v: Tensor, tangents: Tangents, describable: bool) -> Case:
     """The case of inputs [b, h, n, d] and [b, g, m, e]; the interpreter reads descriptors wherever it can."""
     moved = "".join(name for name, x in zip("qkv", tangents) if x is not None)
     arch, kind = _architecture(q.device), KINDS[q.dtype]
-    described = describable and (arch == 0 or (arch >= DESCRIPTORS and kind != "fp32"))
+    described = describable and (arch == 0 or (arch in DESCRIPTORS and kind != "fp32"))
     return Case(arch, q.shape[-1], v.shape[-1], kind, moved, described)
 
 
@@ -110,20 +113,21 @@ def _table() -> dict[str, dict[str, list[int]]]:
 def _forward(case: Case) -> Config:
     """Rows whose width is no multiple of 16 are read in smaller pieces, which takes registers."""
     size, moved, aligned = _size(case), len(case.moved), case.dim % 16 == 0 == case.width % 16
+    if case.arch in SMALL:
+        return _small(case)
     if case.kind == "fp32":  # products without tensor cores
         return Config(32, 32, 8, 1) if moved < 2 and size <= 64 else Config(16, 16, 8, 1)
-    old = case.arch < DESCRIPTORS  # no asynchronous products: their operands pass through registers
     if size <= 64:
         return Config(128, 64, 8, 3) if aligned else Config(64, 32, 4, 2)
-    if size <= 128:
-        if not moved:
-            return Config(128, 64, 8, 2) if aligned else Config(64, 64, 8, 2)
-        if old and (moved > 1 or not aligned):
-            return Config(32, 32, 8 if aligned else 4, 2) if moved == 1 or aligned else Config(16, 32, 4, 2)
-        if not aligned:
-            return Config(64, 32, 8, 2) if moved == 1 else Config(16, 32, 4, 2)
-        return Config(64, 64, 8, 2) if moved == 1 and case.dim == size else Config(64, 32, 8, 2)
-    return (Config(64, 32, 8, 2), Config(32, 64, 8, 2), Config(16, 64, 8, 2))[min(moved, 2)]
+    if size > 128:
+        return (Config(64, 32, 8, 2), Config(32, 64, 8, 2), Config(16, 64, 8, 2))[min(moved, 2)]
+    if not moved:
+        return Config(128, 64, 8, 2) if aligned else Config(64, 64, 8, 2)
+    if not aligned:
+        return Config(32, 32, 4, 2) if moved == 1 else Config(16, 32, 8, 2)
+    if moved > 1:
+        return Config(32, 32, 8, 2)
+    return Config(64, 64, 8, 2) if case.dim == size else Config(64, 32, 8, 2)
 
 
 def _described_forward(case: Case) -> Config:
@@ -144,14 +148,26 @@ def _described_backward(case: Case) -> Config:
 
 def _backward(case: Case) -> Config:
     size, aligned = _size(case), case.dim % 16 == 0 == case.width % 16
+    if case.arch in SMALL:
+        return _small(case)
     if case.kind == "fp32":
         return Config(32, 32, 8, 1)
-    old = case.arch < DESCRIPTORS
     if size <= 64:
-        return Config(64, 64, 8 if old else 4, 2)
-    if size <= 128:
-        return Config(64, 64, 8, 1 if old else 2) if aligned else Config(64, 32, 8, 1)
-    return Config(32, 32, 4, 1)
+        return Config(64, 64, 8, 2)
+    if size > 128:
+        return Config(16, 32, 4, 1)
+    return Config(64, 64, 8, 1) if aligned else Config(32, 32, 8, 1)
+
+
+def _small(case: Case) -> Config:
+    aligned = case.dim % 16 == 0 == case.width % 16
+    if case.kind == "fp32" and _size(case) > 32:
+        return Config(16, 16, 8, 1)
+    if case.kind == "fp32" or _size(case) > 128:
+        return Config(16, 32, 4, 1)
+    if _size(case) <= 64:
+        return Config(64, 32, 4, 2)
+    return Config(32, 32, 8, 1) if aligned else Config(16, 32, 8, 1)
 
 
 def _size(case: Case) -> int:

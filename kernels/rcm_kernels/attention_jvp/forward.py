@@ -18,6 +18,7 @@ from rcm_kernels.attention_jvp.tiles import (
     keys_of,
     mask_of,
     place,
+    place_of,
     precision_of,
     scores,
     source,
@@ -44,9 +45,9 @@ def forward_kernel(
     q, tq [b, h, n, D]; k, tk [b, h / group, m, D]; v, tv [b, h / group, m, E]; lengths [b] or None; out and
     tangent [b, h, n, E]; lse float32 [b, h, n].
     """
-    batch, head = tl.program_id(1) // heads, tl.program_id(1) % heads
+    line, first = place_of(row_end, BLOCK_M)
+    batch, head = line // heads, line % heads
     shared = head // group
-    first = tl.program_id(0) * BLOCK_M
     rows = first + tl.arange(0, BLOCK_M)
     if mask is not None:
         mask = place(mask, mask_strides, batch, head)
@@ -101,7 +102,7 @@ def forward_kernel(
         t = t * inverse[:, None] - (rho * inverse)[:, None] * o
         store(tangent, tangent_strides, batch, head, t, first, row_end, BLOCK_M, BLOCK_E, E, DESCRIBED)
     total = (maximum + tl.log2(divisor)) / LOG2E
-    tl.store(lse + tl.program_id(1).to(tl.int64) * row_end + rows, total, mask=rows < row_end)
+    tl.store(lse + line.to(tl.int64) * row_end + rows, total, mask=rows < row_end)
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Options) -> Result:
@@ -116,13 +117,14 @@ def forward(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Option
     config = forward_config(case)
     qs, tqs, outs, moved = (source(x, config.block_m, case.described) for x in (q, tangents.q, out, tangent))
     ks, tks, vs, tvs = (source(x, config.block_n, case.described) for x in (k, tangents.k, v, tangents.v))
-    forward_kernel[(triton.cdiv(rows, config.block_m), batch * heads)](
-        qs, q.stride(), ks, k.stride(), vs, v.stride(),
-        tqs, strides_of(tangents.q), tks, strides_of(tangents.k), tvs, strides_of(tangents.v),
-        mask, mask_strides, options.lengths, outs, out.stride(), moved, strides_of(tangent), lse,
-        heads, heads // shared, rows, keys, options.scale,
-        D=dim, E=width, BLOCK_D=padded(dim), BLOCK_E=padded(width), BLOCK_M=config.block_m, BLOCK_N=config.block_n,
-        CAUSAL=options.causal, WHOLE=whole(options, keys, config), PRECISION=precision_of(q), WIDE=wide(q),
-        DESCRIBED=case.described, num_warps=config.warps, num_stages=config.stages,
-    )  # fmt: skip
+    with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
+        forward_kernel[(triton.cdiv(rows, config.block_m) * batch * heads,)](
+            qs, q.stride(), ks, k.stride(), vs, v.stride(),
+            tqs, strides_of(tangents.q), tks, strides_of(tangents.k), tvs, strides_of(tangents.v),
+            mask, mask_strides, options.lengths, outs, out.stride(), moved, strides_of(tangent), lse,
+            heads, heads // shared, rows, keys, options.scale,
+            D=dim, E=width, BLOCK_D=padded(dim), BLOCK_E=padded(width), BLOCK_M=config.block_m, BLOCK_N=config.block_n,
+            CAUSAL=options.causal, WHOLE=whole(options, keys, config), PRECISION=precision_of(q), WIDE=wide(q),
+            DESCRIBED=case.described, num_warps=config.warps, num_stages=config.stages,
+        )  # fmt: skip
     return Result(out, tangent, lse)

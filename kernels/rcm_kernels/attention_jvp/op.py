@@ -113,11 +113,8 @@ class _Attention(torch.autograd.Function):
             return (None,) * 8
         q, k, v, out, lse = ctx.saved_tensors
         result = Result(out, None, lse)
-        if ctx.backend == "triton":
-            from rcm_kernels.attention_jvp.backward import backward
-        else:
-            backward = torch_route.backward
-        return (*backward(q, k, v, result, gradients[0], ctx.options), None, None, None, None, None)
+        found = _backward(ctx.backend, q, k, v, result, gradients[0], ctx.options)
+        return (*found, None, None, None, None, None)
 
 
 class _Transformed(_Attention):
@@ -156,11 +153,24 @@ def _apply(*inputs: Any) -> tuple[Tensor, Tensor | None, Tensor]:
 
 def _run(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Options, backend: str) -> Result:
     """Output and tangent in the dtype of ``q``."""
-    if backend == "triton":
+    if backend != "triton":
+        return torch_route.forward(q, k, v, tangents, options, backend)
+    if torch.compiler.is_compiling():
+        from rcm_kernels.attention_jvp.compiled import forward
+    else:
         from rcm_kernels.attention_jvp.forward import forward
+    return forward(q, k, v, tangents, options)
 
-        return forward(q, k, v, tangents, options)
-    return torch_route.forward(q, k, v, tangents, options, backend)
+
+def _backward(backend: str, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k, v."""
+    if backend != "triton":
+        return torch_route.backward(*given)
+    if torch.compiler.is_compiling():
+        from rcm_kernels.attention_jvp.compiled import backward
+    else:
+        from rcm_kernels.attention_jvp.backward import backward
+    return backward(*given)
 
 
 def _unpack(x: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -24,6 +24,16 @@ def place(base, strides, batch, head):
 
 
 @triton.jit
+def place_of(end, ROWS: tl.constexpr):
+    """Which matrix of a batch of heads this program is for, and its first row; neighbours share a matrix.
+
+    One dimension of programs: the others end at 65,535.
+    """
+    tiles = tl.cdiv(end, ROWS)
+    return tl.program_id(0) // tiles, tl.program_id(0) % tiles * ROWS
+
+
+@triton.jit
 def tile(
     matrices, strides, batch, head, first, end,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
@@ -91,7 +101,11 @@ def scores(
     if CAUSAL:
         S = tl.where(columns[None, :] <= rows[:, None], S, float("-inf"))
     if mask is not None:
-        where = mask + rows[:, None].to(tl.int64) * mask_strides[2] + columns[None, :] * mask_strides[3]
+        where = (
+            mask
+            + rows[:, None].to(tl.int64) * mask_strides[2]
+            + columns[None, :].to(tl.int64) * mask_strides[3]
+        )
         inside = (rows[:, None] < row_end) & (columns[None, :] < column_end)
         given = tl.load(where, mask=inside, other=0)
         if given.dtype == tl.uint8:
@@ -112,10 +126,10 @@ def mask_of(options: Options, shape: Sequence[int]) -> tuple[Tensor | None, tupl
 def describable(options: Options, tensors: Iterable[Tensor | None]) -> bool:
     """Whether the hardware that copies whole tiles can read ``tensors``: 16-byte rows and strides, no broadcast.
 
-    Not under torch.compile, which cannot ask for addresses, and not for sequences of several lengths: what lies behind
-    their ends may be anything, and a tile is copied whole.
+    Not for sequences of several lengths: what lies behind their ends may be anything, and a tile is copied whole. Not
+    with a mask: its tiles need the shared memory that the larger tiles of descriptors fill.
     """
-    if options.lengths is not None or torch.compiler.is_compiling():
+    if options.lengths is not None or options.mask is not None:
         return False
     return all(_describable(x) for x in tensors if x is not None)
 
@@ -140,7 +154,9 @@ def strides_of(x: Tensor | None) -> tuple[int, ...]:
 
 def precision_of(x: Tensor) -> str:
     """float32 products are real float32 products, unless torch was told that TF32 will do."""
-    return "tf32" if x.is_cuda and torch.backends.cuda.matmul.allow_tf32 else "ieee"
+    if x.dtype != torch.float32 or not x.is_cuda:
+        return "ieee"
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 def whole(options: Options, keys: int, config: Config) -> bool:

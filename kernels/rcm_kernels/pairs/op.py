@@ -1,4 +1,4 @@
-"""The public calls: checks, and the choice between plain torch and Triton."""
+"""The public calls: checks, and the choice between plain torch and Triton. Results carry no gradient."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ WIDEST = 16384
 """Channels of a row that a norm kernel holds in registers."""
 
 
+@torch.no_grad()
 def modulated_norm(
     x: Tensor,
     tx: Tensor | None,
@@ -48,6 +49,7 @@ def modulated_norm(
     return reference.modulated_norm(x, tx, kind, by, eps)
 
 
+@torch.no_grad()
 def gated_residual(
     x: Tensor,
     tx: Tensor | None,
@@ -71,6 +73,7 @@ def gated_residual(
     return reference.gated_residual(x, tx, h, th, gate, tgate)
 
 
+@torch.no_grad()
 def gated_activation(
     a: Tensor,
     ta: Tensor | None,
@@ -93,6 +96,7 @@ def gated_activation(
     return reference.gated_activation(a, ta, b, tb, kind)
 
 
+@torch.no_grad()
 def rotary(x: Tensor, tx: Tensor | None, cos: Tensor, sin: Tensor, *, backend: str = "auto") -> Pair:
     """Neighbouring channels (2 i, 2 i + 1) of x [b, n, h, d] turned by the angle of (token, i), and its tangent.
 
@@ -112,6 +116,7 @@ def rotary(x: Tensor, tx: Tensor | None, cos: Tensor, sin: Tensor, *, backend: s
     return reference.rotary(x, tx, cos, sin)
 
 
+@torch.no_grad()
 def linear(x: Tensor, tx: Tensor | None, weight: Tensor, bias: Tensor | None = None) -> Pair:
     """``x W^T + bias`` and ``tx W^T`` as one matrix product: the weights are read once."""
     same(x, {"tx": tx})

@@ -94,13 +94,14 @@ def _gelu(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _gelu_tanh(x: Tensor) -> tuple[Tensor, Tensor]:
     k = math.sqrt(2 / math.pi)
-    share = torch.sigmoid(2 * k * (x + 0.044715 * x**3))
-    return x * share, share + x * share * (1 - share) * 2 * k * (1 + 3 * 0.044715 * x * x)
+    z = 2 * k * (x + 0.044715 * x**3)
+    share, rest = torch.sigmoid(z), torch.sigmoid(-z)  # 1 - share would cancel
+    return x * share, share + x * share * rest * 2 * k * (1 + 3 * 0.044715 * x * x)
 
 
 def _silu(x: Tensor) -> tuple[Tensor, Tensor]:
     share = torch.sigmoid(x)
-    return x * share, share * (1 + x * (1 - share))
+    return x * share, share * (1 + x * torch.sigmoid(-x))
 
 
 ACTIVATIONS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {

@@ -92,11 +92,12 @@ def activated(x, KIND: tl.constexpr):
         share = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
         slope = share + x * tl.exp(-0.5 * x * x) * 0.3989422804014327
     elif KIND == "gelu_tanh":
-        share = sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
-        slope = share + x * share * (1.0 - share) * 1.5957691216057308 * (1.0 + 0.134145 * x * x)
+        z = 1.5957691216057308 * (x + 0.044715 * x * x * x)
+        share = sigmoid(z)
+        slope = share + x * share * sigmoid(-z) * 1.5957691216057308 * (1.0 + 0.134145 * x * x)
     else:
         share = sigmoid(x)
-        slope = share * (1.0 + x * (1.0 - share))
+        slope = share * (1.0 + x * sigmoid(-x))  # 1 - share would cancel
     return x * share, slope
 
 
@@ -153,10 +154,11 @@ def modulated_norm(x: Tensor, tx: Tensor | None, kind: str, by: Modulation, eps:
     y, ty = torch.empty_like(x), torch.empty_like(x) if moving else None
     width = x.shape[-1]
     block = triton.next_power_of_2(width)
-    norm_kernel[(x.numel() // width,)](
-        x, tx, _dense(by.weight), _dense(by.bias), scale, tscale, shift, tshift, y, ty, per, width, eps,
-        KIND=kind, WIDTH=block, num_warps=min(16, max(1, block // 256)),
-    )  # fmt: skip
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        norm_kernel[(x.numel() // width,)](
+            x, tx, _dense(by.weight), _dense(by.bias), scale, tscale, shift, tshift, y, ty, per, width, eps,
+            KIND=kind, WIDTH=block, num_warps=min(16, max(1, block // 256)),
+        )  # fmt: skip
     return y, ty
 
 
@@ -170,9 +172,10 @@ def gated_residual(
     y, ty = torch.empty_like(x), torch.empty_like(x) if moving else None
     width = x.shape[-1]
     grid = (x.numel() // width, triton.cdiv(width, BLOCK))
-    residual_kernel[grid](
-        x, _dense(tx), h.contiguous(), _dense(th), gate_rows, tgate, y, ty, per, width, WIDTH=BLOCK
-    )
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        residual_kernel[grid](
+            x, _dense(tx), h.contiguous(), _dense(th), gate_rows, tgate, y, ty, per, width, WIDTH=BLOCK
+        )
     return y, ty
 
 
@@ -181,9 +184,10 @@ def gated_activation(a: Tensor, ta: Tensor | None, b: Tensor | None, tb: Tensor 
     a = a.contiguous()
     y = torch.empty_like(a)
     ty = torch.empty_like(a) if ta is not None or tb is not None else None
-    activation_kernel[(triton.cdiv(a.numel(), BLOCK),)](
-        a, _dense(ta), _dense(b), _dense(tb), y, ty, a.numel(), KIND=kind, WIDTH=BLOCK
-    )
+    with torch.cuda.device_of(a):  # type: ignore[no-untyped-call]
+        activation_kernel[(triton.cdiv(a.numel(), BLOCK),)](
+            a, _dense(ta), _dense(b), _dense(tb), y, ty, a.numel(), KIND=kind, WIDTH=BLOCK
+        )
     return y, ty
 
 
@@ -194,9 +198,19 @@ def rotary(x: Tensor, tx: Tensor | None, cos: Tensor, sin: Tensor) -> Pair:
     y, ty = torch.empty_like(x), None if tx is None else torch.empty_like(x)
     pairs = heads * dim // 2
     grid = (batch * tokens, triton.cdiv(pairs, BLOCK // 2))
-    rotary_kernel[grid](
-        x, _dense(tx), cos.contiguous(), sin.contiguous(), y, ty, tokens, pairs, dim // 2, WIDTH=BLOCK // 2
-    )
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        rotary_kernel[grid](
+            x,
+            _dense(tx),
+            cos.contiguous(),
+            sin.contiguous(),
+            y,
+            ty,
+            tokens,
+            pairs,
+            dim // 2,
+            WIDTH=BLOCK // 2,
+        )
     return y, ty
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from rcm_core.denoiser import Denoiser
 from rcm_core.jvp import flash_jvp, joint_jvp, jvp
@@ -48,8 +48,7 @@ def two_passes(student: Denoiser, rank: int = 0) -> tuple[Tensor, Tensor, dict[s
     x, t, a, s, text, weights = draw(rank)
     with torch.no_grad(), flash_jvp():
         _, tangent = jvp(lambda u, v: student(u, v, {"text": text}), (x, t), (a, s))
-    with flash_jvp():  # the same attention in both, so that bits may be compared
-        value = student(x, t, {"text": text})
+    value = student(x, t, {"text": text})
     (value * weights).sum().backward()
     return value.detach(), tangent, gradients(student)
 
@@ -66,12 +65,12 @@ def one_pass(student: Denoiser, rank: int = 0) -> tuple[Tensor, Tensor, dict[str
 def same(
     found: tuple[Tensor, Tensor, dict[str, Tensor]], expected: tuple[Tensor, Tensor, dict[str, Tensor]]
 ) -> None:
-    """float32 sums of the same products in perhaps another order: some roundings of the largest element."""
+    """float32, three blocks, attention by two algorithms: roundings of the largest element (1.4e-5 was seen)."""
     assert found[2].keys() == expected[2].keys()
     pairs = [(found[0], expected[0]), (found[1], expected[1])]
     pairs += [(found[2][name], expected[2][name]) for name in found[2]]
     for mine, theirs in pairs:
-        assert float((mine - theirs).abs().max()) <= 1e-5 * max(1e-3, float(theirs.abs().max()))
+        assert float((mine - theirs).abs().max()) <= 1e-4 * max(1e-3, float(theirs.abs().max()))
     assert any(float(g.abs().max()) > 0 for g in found[2].values())
 
 
@@ -141,3 +140,87 @@ def test_two_ranks_with_fsdp2(tmp_path: Path) -> None:
         same(joint, two)
         mean = {name: (alone[0][2][name] + alone[1][2][name]) / 2 for name in alone[0][2]}
         same(joint, (alone[rank][0], alone[rank][1], mean))
+
+
+class Toy(nn.Module):
+    """A block that returns two values, the second untouched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(4, 4)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        return self.drop(self.line(x).tanh()) + text, text
+
+
+def toys() -> tuple[list[nn.Module], Tensor, Tensor]:
+    torch.manual_seed(0)
+    return [Toy(), Toy()], torch.randn(6, 4), torch.randn(6, 4)
+
+
+def chain(blocks: list[nn.Module], x: Tensor) -> Tensor:
+    text = torch.ones(6, 4)
+    for block in blocks:
+        x, text = block(x, text)
+    return x
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_blocks_of_several_outputs_with_dropout_and_frozen_parts(frozen: bool) -> None:
+    """The mask that the value saw is the one that the gradient sees."""
+    blocks, x, along = toys()
+    blocks[0].requires_grad_(not frozen)
+    found = []
+    for joint in (True, False):
+        torch.manual_seed(1)
+        value = (
+            joint_jvp(lambda a: chain(blocks, a), (x,), (along,), blocks)[0] if joint else chain(blocks, x)
+        )
+        value.square().sum().backward()
+        found.append(
+            [value.detach(), *[p.grad for b in blocks for p in b.parameters() if p.grad is not None]]
+        )
+        for block in blocks:
+            block.zero_grad()
+    assert len(found[0]) == len(found[1]) == (3 if frozen else 5)
+    for mine, theirs in zip(*found):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)  # float32 sums of six products
+
+
+def test_backward_outside_of_autocast_repeats_its_precision() -> None:
+    blocks, x, along = toys()
+    for block in blocks:
+        block.eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        value = joint_jvp(lambda a: chain(blocks, a), (x,), (along,), blocks)[0]
+        expected = chain(blocks, x)
+    gradients = []
+    for found in (value, expected):
+        found.sum().backward()
+        gradients.append([p.grad for block in blocks for p in block.parameters()])
+        for block in blocks:
+            block.zero_grad()
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(*gradients))
+
+
+def test_a_forward_that_was_put_on_an_instance_stays() -> None:
+    blocks, x, along = toys()
+    own = blocks[0].forward
+    blocks[0].forward = lambda *given: own(*given)  # type: ignore[method-assign]
+    before = blocks[0].forward
+    joint_jvp(lambda a: chain(blocks, a), (x,), (along,), blocks)
+    assert blocks[0].forward is before
+    assert "forward" not in vars(blocks[1])
+
+
+def test_a_missing_tangent_is_zero() -> None:
+    student = denoiser()
+    x, t, a, _, text, _ = draw()
+
+    def call(u: Tensor, v: Tensor) -> Tensor:
+        return student(u, v, {"text": text})
+
+    found = joint_jvp(call, (x, t), (a, None), blocks_of(student))[1]
+    expected = joint_jvp(call, (x, t), (a, torch.zeros_like(t)), blocks_of(student))[1]
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)  # float32, zeros left out of sums

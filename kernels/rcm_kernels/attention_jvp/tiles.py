@@ -49,7 +49,11 @@ def tile(
         found = tl.reshape(matrices.load([batch, head, first, 0]), [ROWS, COLUMNS])
     else:
         rows, columns = first + tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
-        where = place(matrices, strides, batch, head) + rows.to(tl.int64) * strides[2] + columns.to(tl.int64) * strides[3]
+        where = (
+            place(matrices, strides, batch, head)
+            + rows.to(tl.int64) * strides[2]
+            + columns.to(tl.int64) * strides[3]
+        )
         if WHOLE and COLUMNS == WIDTH:
             found = tl.load(where)
         elif WHOLE:
@@ -72,7 +76,11 @@ def store(
         matrices.store([batch, head, first, 0], block)
     else:
         rows, columns = first + tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
-        where = place(matrices, strides, batch, head) + rows.to(tl.int64) * strides[2] + columns.to(tl.int64) * strides[3]
+        where = (
+            place(matrices, strides, batch, head)
+            + rows.to(tl.int64) * strides[2]
+            + columns.to(tl.int64) * strides[3]
+        )
         tl.store(where, value.to(matrices.dtype.element_ty), mask=(rows < end) & (columns < WIDTH))
 
 

@@ -1,6 +1,6 @@
 """Compiles every shipped kernel configuration ahead of time, without a GPU: ``python kernels/bench/aot.py``.
 
-Prints registers, spills, shared memory and matrix instructions for sm_80, sm_90 and sm_100; exit status 1 if a default
+Prints registers, spills, shared memory and matrix instructions for sm_80, 89, 90 and 100; exit status 1 if a default
 configuration spills or asks for more shared memory than the architecture has, where that is a promise (sm_90).
 """
 

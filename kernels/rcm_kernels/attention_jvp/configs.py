@@ -42,6 +42,16 @@ class Case(NamedTuple):
     described: bool
     """Whether tiles are read through tensor descriptors, else through pointers."""
 
+    @property
+    def size(self) -> int:
+        """Columns of the widest tile."""
+        return max(padded(self.dim), padded(self.width))
+
+    @property
+    def aligned(self) -> bool:
+        """Rows of a width that is no multiple of 16 are read in smaller pieces, which takes registers."""
+        return self.dim % 16 == 0 == self.width % 16
+
 
 KINDS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -111,8 +121,7 @@ def _table() -> dict[str, dict[str, list[int]]]:
 
 
 def _forward(case: Case) -> Config:
-    """Rows whose width is no multiple of 16 are read in smaller pieces, which takes registers."""
-    size, moved, aligned = _size(case), len(case.moved), case.dim % 16 == 0 == case.width % 16
+    size, moved, aligned = case.size, len(case.moved), case.aligned
     if case.arch in SMALL:
         return _small(case)
     if case.kind == "fp32":  # products without tensor cores
@@ -133,21 +142,21 @@ def _forward(case: Case) -> Config:
 def _described_forward(case: Case) -> Config:
     """Tiles that hardware copies need no registers for addresses."""
     moved = min(len(case.moved), 2)
-    if _size(case) <= 64:
+    if case.size <= 64:
         return (Config(128, 128, 8, 3), Config(128, 128, 8, 2), Config(128, 128, 8, 2))[moved]
-    if _size(case) <= 128:
+    if case.size <= 128:
         return (Config(128, 128, 8, 2), Config(128, 64, 8, 3), Config(128, 64, 8, 2))[moved]
     return (Config(128, 64, 8, 2), Config(64, 64, 8, 1), Config(16, 64, 8, 2))[moved]
 
 
 def _described_backward(case: Case) -> Config:
-    if _size(case) > 128:
+    if case.size > 128:
         return Config(64, 32, 8, 1)
     return Config(128, 64, 8, 2 if case.arch < 100 else 1)
 
 
 def _backward(case: Case) -> Config:
-    size, aligned = _size(case), case.dim % 16 == 0 == case.width % 16
+    size, aligned = case.size, case.aligned
     if case.arch in SMALL:
         return _small(case)
     if case.kind == "fp32":
@@ -160,15 +169,10 @@ def _backward(case: Case) -> Config:
 
 
 def _small(case: Case) -> Config:
-    aligned = case.dim % 16 == 0 == case.width % 16
-    if case.kind == "fp32" and _size(case) > 32:
+    if case.kind == "fp32" and case.size > 32:
         return Config(16, 16, 8, 1)
-    if case.kind == "fp32" or _size(case) > 128:
+    if case.kind == "fp32" or case.size > 128:
         return Config(16, 32, 4, 1)
-    if _size(case) <= 64:
+    if case.size <= 64:
         return Config(64, 32, 4, 2)
-    return Config(32, 32, 8, 1) if aligned else Config(16, 32, 8, 1)
-
-
-def _size(case: Case) -> int:
-    return max(padded(case.dim), padded(case.width))
+    return Config(32, 32, 8, 1) if case.aligned else Config(16, 32, 8, 1)

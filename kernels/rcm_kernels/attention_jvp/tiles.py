@@ -34,6 +34,14 @@ def place_of(end, ROWS: tl.constexpr):
 
 
 @triton.jit
+def cells(matrices, strides, batch, head, first, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Pointers to ROWS rows from ``first`` on of matrix (batch, head), and the numbers of their rows and columns."""
+    rows, columns = first + tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
+    base = place(matrices, strides, batch, head)
+    return base + rows.to(tl.int64) * strides[2] + columns.to(tl.int64) * strides[3], rows, columns
+
+
+@triton.jit
 def tile(
     matrices, strides, batch, head, first, end,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
@@ -48,12 +56,7 @@ def tile(
     if DESCRIBED:
         found = tl.reshape(matrices.load([batch, head, first, 0]), [ROWS, COLUMNS])
     else:
-        rows, columns = first + tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
-        where = (
-            place(matrices, strides, batch, head)
-            + rows.to(tl.int64) * strides[2]
-            + columns.to(tl.int64) * strides[3]
-        )
+        where, rows, columns = cells(matrices, strides, batch, head, first, ROWS, COLUMNS)
         if WHOLE and COLUMNS == WIDTH:
             found = tl.load(where)
         elif WHOLE:
@@ -75,12 +78,7 @@ def store(
         block = tl.reshape(value.to(matrices.dtype), [1, 1, ROWS, COLUMNS])
         matrices.store([batch, head, first, 0], block)
     else:
-        rows, columns = first + tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
-        where = (
-            place(matrices, strides, batch, head)
-            + rows.to(tl.int64) * strides[2]
-            + columns.to(tl.int64) * strides[3]
-        )
+        where, rows, columns = cells(matrices, strides, batch, head, first, ROWS, COLUMNS)
         tl.store(where, value.to(matrices.dtype.element_ty), mask=(rows < end) & (columns < WIDTH))
 
 

@@ -97,6 +97,8 @@ class TrajectoriesSection(Section):
     shard_size: Count
     routes: bool
     """Also keep every state, angle and velocity of the route."""
+    real: bool
+    """Also keep a real image for every sample, with a prompt of its own."""
     target: str | None
     """None: in the stage's folder; else a folder or ``s3://bucket/prefix`` that holds the shards."""
     endpoint: str | None
@@ -106,8 +108,16 @@ class TrajectoriesSection(Section):
 
 
 class LearningRates(Section):
+    """Of every role that the method trains."""
+
     student: Positive
-    fake: Positive
+    fake: Positive | None = None
+    heads: Positive | None = None
+
+    @property
+    def given(self) -> dict[str, float]:
+        """By role, of those that have one."""
+        return self.model_dump(exclude_none=True)
 
 
 class TrainSection(Section):
@@ -118,6 +128,8 @@ class TrainSection(Section):
     """Samples per iteration over all ranks and accumulation steps."""
     accumulate: Count
     lr: LearningRates
+    clip: Positive | None
+    """Largest gradient norm of a role; null: gradients are not clipped."""
     lr_warmup: Annotated[int, Field(ge=0)]
     lr_decay: bool
     """Cosine to zero over the run."""

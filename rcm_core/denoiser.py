@@ -2,29 +2,141 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from rcm_core.errors import InputError
+from rcm_core.extras import Embedding, LogVariance
 from rcm_core.protocols import Condition, Family, Parameterisation
+
+EMBEDDED = ("guidance", "end")
+GUIDANCE_SCALE = 0.1
+"""The guidance scale is embedded as a tenth of itself (SANA-Sprint, arXiv 2503.09641, section 3.2)."""
+NETWORK = "network."
 
 
 class Denoiser(nn.Module):
-    """Wraps ``network``; states and angles go in, velocities [B, C, T, H, W] come out, both float32."""
+    """Wraps ``network``; states and angles go in, velocities [B, C, T, H, W] come out, both float32.
 
-    def __init__(self, network: nn.Module, family: Family, parameterisation: Parameterisation) -> None:
+    ``extras`` are protocols.Demands.extras. The embedded inputs are read from the condition by their names; one that
+    is absent is 0. InputError if the family has no embedding to add them to.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        family: Family,
+        parameterisation: Parameterisation,
+        extras: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self.network = network
         self.family = family
         self.parameterisation = parameterisation
+        self.extras = nn.ModuleDict()
+        for name in sorted(extras):
+            self.extras[name] = (
+                Embedding(self._time_layer().out_features) if name in EMBEDDED else LogVariance()
+            )
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """``F`` at state ``x`` [B, ...] and angle ``t`` [B] (E7, E8)."""
         inputs, time = self.parameterisation.to_network(x, t)
-        output = self.family.call(self.network, inputs, time, condition)
+        with self._embedding(condition):
+            output = self.family.call(self.network, inputs, time, condition)
         return self.parameterisation.velocity(x, t, output)
 
+    def features(self, x: Tensor, t: Tensor, condition: Condition, blocks: Sequence[int]) -> list[Tensor]:
+        """Tokens ``[B, tokens, width]`` that leave the blocks of these indices, in their order."""
+        found: dict[int, Tensor] = {}
 
-def load_denoiser(folder: Path, family: Family) -> Denoiser:
+        def keep(index: int) -> Any:
+            def hook(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ARG001
+                # blocks of two streams give (text, image)
+                found[index] = output if isinstance(output, Tensor) else output[-1]
+
+            return hook
+
+        every = self.blocks()
+        with ExitStack() as stack:
+            for index in blocks:
+                stack.callback(every[index].register_forward_hook(keep(index)).remove)
+            self(x, t, condition)
+        return [found[index] for index in blocks]
+
+    def log_variance(self, t: Tensor) -> Tensor:
+        """``[B]``: the adaptive weighting's head; only with the extra "log_variance"."""
+        value: Tensor = self.extras["log_variance"](t)
+        return value
+
+    def blocks(self) -> list[nn.Module]:
+        """The blocks of the family in order, sharded (which changes their class) or not."""
+        names = set(self.family.blocks)
+        return [m for m in self.network.modules() if names & {c.__name__ for c in type(m).__mro__}]
+
+    def check_blocks(self, blocks: Sequence[int]) -> int:
+        """The width of the tokens that leave ``blocks``; InputError if the network has no such block."""
+        count = len(self.blocks())
+        if any(index >= count for index in blocks):
+            raise InputError(
+                f"the discriminator asks for blocks {list(blocks)}, but the network has {count} (from 0);"
+                " change the method's blocks"
+            )
+        return self._time_layer().out_features
+
+    def plain(self, weights: Mapping[str, Tensor], guidance: float | None) -> dict[str, Tensor]:
+        """The network's own weights out of ``weights`` (of this module's parameters, whole, on the CPU), with the
+        embedded ``guidance`` scale folded into the time embedding's bias.
+        """
+        own = {name.removeprefix(NETWORK): w for name, w in weights.items() if name.startswith(NETWORK)}
+        if guidance is not None:
+            embedding = Embedding(self._time_layer().out_features)
+            prefix = "extras.guidance."
+            embedding.load_state_dict(
+                {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
+            )
+            with torch.no_grad():
+                added = embedding(torch.tensor([GUIDANCE_SCALE * guidance]))[0]
+            bias = f"{self.family.time_layer}.bias"
+            own[bias] = own[bias] + added
+        return own
+
+    def _time_layer(self) -> nn.Linear:
+        if self.family.time_layer is None:
+            raise InputError(
+                "the method embeds a guidance scale or a second time, but this family has no time embedding to add it"
+                " to; set method.guidance to null, or choose another method"
+            )
+        layer = self.network.get_submodule(self.family.time_layer)
+        assert isinstance(layer, nn.Linear), f"{self.family.time_layer} must be a linear layer"
+        return layer
+
+    @contextmanager
+    def _embedding(self, condition: Condition) -> Iterator[None]:
+        """Adds the embedded inputs to the time embedding while the network runs."""
+        given = [(name, condition[name]) for name in EMBEDDED if name in self.extras and name in condition]
+        if not given:
+            yield
+            return
+
+        def add(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:  # noqa: ARG001
+            for name, value in given:
+                scaled = GUIDANCE_SCALE * value if name == "guidance" else value
+                output = output + self.extras[name](scaled).to(output.dtype)
+            return output
+
+        handle = self._time_layer().register_forward_hook(add)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def load_denoiser(folder: Path, family: Family, extras: Sequence[str] = ()) -> Denoiser:
     """The network of the pipeline in ``folder``, wrapped."""
-    return Denoiser(family.load_network(folder), family, family.parameterisation(folder))
+    return Denoiser(family.load_network(folder), family, family.parameterisation(folder), extras)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rcm_core.errors import InputError
 from rcm_core.protocols import Condition, Velocity
+from rcm_core.trigflow import per_sample
 
 
 @dataclass(frozen=True)
@@ -18,16 +19,20 @@ class Guided:
     """
 
     velocity: Velocity
-    scale: float
+    scale: float | Tensor
+    """One for all, or one for each sample [B]."""
     negative: Condition
     """The null condition, of the same names as the condition; a batch of 1 serves every sample."""
 
     def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        if self.scale == 1:
+        scale = self.scale
+        if isinstance(scale, Tensor):
+            scale = per_sample(scale, x)
+        elif scale == 1:
             return self.velocity(x, t, condition)
         both = _concatenate(condition, self.negative)
         conditional, null = self.velocity(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
-        return null + self.scale * (conditional - null)
+        return null + scale * (conditional - null)
 
 
 def _concatenate(condition: Condition, negative: Condition) -> Condition:

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from rcm_core.config import Params, check, samples_per_rank
+from rcm_core.demands import provided, refuse_impossible
 from rcm_core.errors import InputError
 from rcm_core.registry import available, find
 
@@ -31,9 +32,11 @@ def _check_choices(params: Params, where: str) -> None:
     name = method.pop("name", None)
     if not isinstance(name, str):
         raise InputError(f"{where}: method.name = {name!r}; name one of {', '.join(available('methods'))}")
-    check(find("methods", name).Config, method, f"{where}: method")
-    find("models", params.teacher.family)
+    module = find("methods", name)
+    built = module.build(check(module.Config, method, f"{where}: method"), params.train.tangent)
+    family = find("models", params.teacher.family)
     find("data", params.teacher.data)
+    refuse_impossible(built.demands, family, provided(params.trajectories), params.train.lr.given)  # type: ignore[arg-type]
 
 
 def _check_together(params: Params, where: str) -> None:

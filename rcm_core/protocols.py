@@ -43,9 +43,31 @@ class Codec(Protocol):
 
     def encode_text(self, prompts: Sequence[str]) -> Condition: ...
 
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Latents of pixels in [-1, 1], ``[B, C, T, H, W]``: what the network is trained on."""
+        ...
+
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels in [0, 1], ``[B, C, T, H, W]``."""
         ...
+
+
+class Network(Protocol):
+    """How a method sees a network: its velocity, and what its blocks hold on the way (for discriminators)."""
+
+    def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor: ...
+
+    def features(self, x: Tensor, t: Tensor, condition: Condition, blocks: Sequence[int]) -> list[Tensor]:
+        """Tokens ``[B, tokens, width]`` that leave the blocks of these indices."""
+        ...
+
+
+Nets = Mapping[str, Any]
+"""By name. A Network each: "student" (which also has ``log_variance(t)`` if the method asks for it), "fake",
+"target"; "unguided", the teacher's conditional velocity, through which gradients reach its inputs. Velocities
+without gradient: "teacher", guided, at the scales ``condition["guidance"]`` [B] if they are there; "null", the
+teacher's for the negative prompt. "heads": features to logits.
+"""
 
 
 class Family(Protocol):
@@ -53,6 +75,10 @@ class Family(Protocol):
 
     blocks: tuple[str, ...]
     """Class names of the submodules that are sharded and checkpointed as units."""
+
+    time_layer: str | None
+    """The last linear layer of the time embedding: what a student takes besides the angle (the guidance scale, a
+    second time) is added to its output. None: the family has no such embedding."""
 
     network_class: str
     """Class name of the network, as ``transformer/config.json`` has it."""
@@ -72,39 +98,80 @@ class Family(Protocol):
     def load_codec(self, folder: Path) -> Codec: ...
 
 
+class Examples(NamedTuple):
+    """Real data with its own condition."""
+
+    x0: Tensor
+    condition: Condition
+
+
+class Recorded(NamedTuple):
+    """The teacher's own routes: ``x`` and guided ``v`` [B, K, ...] at descending angles ``t`` [B, K]."""
+
+    x: Tensor
+    t: Tensor
+    v: Tensor
+
+
 class Batch(NamedTuple):
     """A pure function of (seed, step, rank)."""
 
     condition: Condition
     negative: Condition
     x0: Tensor
+    """What the teacher made for ``condition``."""
+    real: Examples | None = None
+    route: Recorded | None = None
+    """How it made ``x0``."""
 
 
 class Update(NamedTuple):
     """One backward pass: whose parameters it moves, the scalar loss, detached scalars for the log."""
 
-    role: str
+    roles: tuple[str, ...]
     loss: Tensor
     scalars: dict[str, Tensor]
+
+
+class Follow(NamedTuple):
+    """After every update of ``on``: follower <- (1 - rate) follower + rate leader."""
+
+    follower: str
+    leader: str
+    rate: float
+    on: str
+
+
+class Demands(NamedTuple):
+    """What a method asks of the trainer, the source and the family, before any work starts."""
+
+    roles: frozenset[str]
+    """What it trains: "student", "fake" (both begin as the teacher), "heads" (a discriminator)."""
+    needs: frozenset[str]
+    """Of the source: "condition", "x0", "routes", "real"."""
+    extras: frozenset[str] = frozenset()
+    """What the student has besides the teacher's network: "guidance" and "end" are inputs, embedded beside the
+    time; "log_variance" is the head of the adaptive weighting."""
+    guidance: float | None = None
+    """The guidance scale that is folded into a candidate's weights; only with the extra "guidance"."""
+    follows: tuple[Follow, ...] = ()
+    """A follower that no update moves ("target") begins as the teacher too."""
+    heads: tuple[int, ...] = ()
+    """Blocks whose features the discriminator's heads see."""
 
 
 class Method(Protocol):
     """A file in ``rcm_core/methods`` has ``Config`` (pydantic) and ``build(config, tangent) -> Method``."""
 
-    roles: frozenset[str]
-    """Networks it trains: "student", "fake"."""
-
-    needs: frozenset[str]
-    """What it needs of a source: "x0", "condition"."""
+    @property
+    def demands(self) -> Demands: ...
 
     def student_update(self, step: int) -> bool:
         """Whether step ``step`` (from 0) moves the student; EMA counts these."""
         ...
 
-    def updates(
-        self, nets: Mapping[str, Velocity], batch: Batch, step: int, rng: torch.Generator
-    ) -> Iterator[Update]:
-        """Losses of step ``step``. ``nets`` has "student", "teacher" (guided, no gradient) and, if trained, "fake"."""
+    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
+        """Losses of step ``step``, each to be followed by its backward pass before the next is asked for."""
         ...
 
 

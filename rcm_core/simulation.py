@@ -11,7 +11,7 @@ from pydantic import ValidationInfo, field_validator
 from torch import Tensor
 
 from rcm_core.config import Count, Positive, Section
-from rcm_core.samplers.times import fixed_angles, log_normal_angles, simulation_angles
+from rcm_core.samplers.times import fixed_angles, log_normal_angles, shifted_angles, simulation_angles
 from rcm_core.trigflow import NOISE_ANGLE
 
 
@@ -23,6 +23,8 @@ class SimulationSection(Section):
     dmd_mean: float
     """p_D: ln tan t ~ N(dmd_mean, dmd_std^2), for the simulation and for the comparison of scores."""
     dmd_std: Positive
+    dmd_shift: Positive | None = None
+    """p_D: flow times uniform and moved towards noise by this shift (E13), in place of the log-normal (video)."""
     fixed_times: tuple[float, ...] | None
     """Angles of the simulation after pi/2, in place of random ones."""
 
@@ -44,5 +46,11 @@ def simulated(config: SimulationSection, index: int, batch: int, rng: torch.Gene
     n = index % config.simulation_steps + 1
     if config.fixed_times is not None:
         return fixed_angles((NOISE_ANGLE, *config.fixed_times[: n - 1]), batch, rng.device)
-    draws = log_normal_angles((n - 1) * batch, config.dmd_mean, config.dmd_std, rng)
-    return simulation_angles(draws.reshape(n - 1, batch))
+    return simulation_angles(compared(config, (n - 1) * batch, rng).reshape(n - 1, batch))
+
+
+def compared(config: SimulationSection, count: int, rng: torch.Generator) -> Tensor:
+    """``[count]`` angles from p_D."""
+    if config.dmd_shift is not None:
+        return shifted_angles(count, config.dmd_shift, rng)
+    return log_normal_angles(count, config.dmd_mean, config.dmd_std, rng)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,8 +168,8 @@ class Store:
     def __len__(self) -> int:
         return len(self.frame)
 
-    def sample(self, index: int) -> dict[str, Tensor]:
-        """All tensors of the ``index``-th sample of the manifest."""
+    def sample(self, index: int, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Tensors of the ``index``-th sample of the manifest: all, or those of these ``names``."""
         row = self.frame.iloc[index]
         handle = self.handles[row["shard"]]
-        return {name: handle.get_slice(name)[int(row["row"])] for name in self.names}
+        return {name: handle.get_slice(name)[int(row["row"])] for name in names or self.names}

@@ -46,3 +46,23 @@ def consistency_loss(F: Tensor, g: Tensor) -> Tensor:
     """``[B]``: sum of (F - sg[F] - g)^2; its value is ||g||^2, its gradient -2 g (E21)."""
     target = (F.detach() + g).detach().to(torch.promote_types(F.dtype, torch.float32))
     return (F - target).square().flatten(1).sum(1)
+
+
+def clip_tangent(g: Tensor) -> Tensor:
+    """Every element of ``g`` in [-1, 1]: sCM's alternative to normalisation (arXiv 2410.11081, section 4.2)."""
+    return g.double().clamp(-1.0, 1.0)
+
+
+def adaptive(loss: Tensor, log_variance: Tensor, weight: Tensor | None = None) -> Tensor:
+    """``[B]``: weight e^-lv loss + lv (E35); at the best lv every angle has the same expected loss, 1.
+
+    ``loss`` is a sum over the elements of a sample. sCM has the mean, which moves lv by the logarithm of their
+    number and changes no gradient of the network.
+    """
+    weighted = loss if weight is None else weight * loss
+    return (-log_variance).exp() * weighted + log_variance
+
+
+def prior_weight(t: Tensor, like: Tensor) -> Tensor:
+    """``[B]``: 1 / tan t (E36; SANA-Sprint's and TBCM's prior factor at unit data variance)."""
+    return (1 / t.tan()).to(like.dtype)

@@ -9,16 +9,32 @@ from rcm_core.trigflow import per_sample
 SMALLEST_WEIGHT = 1e-5
 
 
-def distribution_gradient(xg: Tensor, D_real: Tensor, D_fake: Tensor) -> Tensor:
+def distribution_gradient(
+    xg: Tensor, D_real: Tensor, D_fake: Tensor, floor: float = SMALLEST_WEIGHT
+) -> Tensor:
     """The pseudo-gradient (D_fake - D_real) / w of the reverse divergence at ``xg``, ``[B, ...]`` float64
     (E24).
 
     ``D_real`` and ``D_fake`` are the clean predictions of teacher and fake score at the renoised ``xg``; w =
-    max(mean |xg - D_real|, 1e-5) for each sample.
+    max(mean |xg - D_real|, floor) for each sample.
     """
     real = D_real.double()
-    w = (xg.detach().double() - real).abs().flatten(1).mean(1).clamp(min=SMALLEST_WEIGHT)
-    return (D_fake.double() - real) / per_sample(w, real)
+    return (D_fake.double() - real) / _size(xg, real, floor)
+
+
+def augmentation_gradient(
+    xg: Tensor, D_condition: Tensor, D_null: Tensor, alpha: float, floor: float
+) -> Tensor:
+    """The pseudo-gradient -alpha (D_condition - D_null) / w of guidance as a loss of its own, ``[B, ...]``
+    float64 (E44; CDM, arXiv 2605.06376); w as above with ``D_condition``.
+    """
+    real = D_condition.double()
+    return alpha * (D_null.double() - real) / _size(xg, real, floor)
+
+
+def _size(xg: Tensor, real: Tensor, floor: float) -> Tensor:
+    w = (xg.detach().double() - real).abs().flatten(1).mean(1).clamp(min=floor)
+    return per_sample(w, real)
 
 
 def distribution_loss(xg: Tensor, gradient: Tensor) -> Tensor:

@@ -1,57 +1,119 @@
-"""DMD2 without its GAN: distribution matching, backward simulation (Yin et al. 2024, arXiv 2405.14867)."""
+"""DMD2: distribution matching, backward simulation, two time scales, optional GAN (Yin et al. 2024, arXiv
+2405.14867).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from rcm_core.config import Count, Positive
 from rcm_core.jvp import TangentKind
-from rcm_core.protocols import Batch, Update, Velocity
-from rcm_core.samplers.times import log_normal_angles
-from rcm_core.simulation import SimulationSection, simulated
-from rcm_core.terms import distribution_term, fake_score_term
+from rcm_core.losses.adversarial import logistic_critic, logistic_student
+from rcm_core.losses.finite import mean_over
+from rcm_core.protocols import Batch, Demands, Nets, Update
+from rcm_core.samplers.times import shifted_angles
+from rcm_core.simulation import SimulationSection, compared, simulated
+from rcm_core.terms.adversarial import Discriminator, frozen
+from rcm_core.terms.distribution import Generated, fake_score_term, generated, matching_term
 
 
 class Config(SimulationSection):
     """``method:`` of ``method=dmd2``."""
 
     student_every: Count
-    """One student update in this many iterations; the others train the fake score."""
+    """K: one student update in this many iterations; the others train the fake score."""
     dmd_weight: Positive
+    gan_weight: Annotated[float, Field(ge=0)]
+    """Of the adversarial loss in the student's update; 0: no GAN, no real data."""
+    gan_critic_weight: Annotated[float, Field(ge=0)]
+    """Of the discriminator's loss in the fake score's update."""
+    gan_blocks: tuple[Annotated[int, Field(ge=0)], ...]
+    """Blocks of the fake score whose features the discriminator sees."""
+
+    @model_validator(mode="after")
+    def _whole_gan(self) -> Config:
+        if self.gan_weight and not (self.gan_critic_weight and self.gan_blocks):
+            raise ValueError("gan_weight > 0 needs gan_critic_weight > 0 and gan_blocks")
+        return self
 
 
 @dataclass(frozen=True)
 class DMD2:
     config: Config
-    roles: frozenset[str] = frozenset({"student", "fake"})
-    needs: frozenset[str] = frozenset({"condition"})
+
+    @property
+    def demands(self) -> Demands:
+        config = self.config
+        if not config.gan_weight:
+            return Demands(frozenset({"student", "fake"}), frozenset({"condition"}))
+        return Demands(
+            frozenset({"student", "fake", "heads"}), frozenset({"condition", "real"}), heads=config.gan_blocks
+        )
 
     def student_update(self, step: int) -> bool:
         return step % self.config.student_every == 0
 
-    def updates(
-        self, nets: Mapping[str, Velocity], batch: Batch, step: int, rng: torch.Generator
-    ) -> Iterator[Update]:
-        config = self.config
-        cycle = step // config.student_every
+    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
+        """The GAN's losses come after the score's, in draws of their own, so that without it nothing else
+        changes.
+        """
+        cycle = step // self.config.student_every
         if self.student_update(step):
-            angles, t = self._angles(cycle, batch, rng)
-            term = distribution_term(nets, batch, angles, t, rng)
-            loss = config.dmd_weight * term.loss
-            yield Update("student", loss, {"loss": loss.detach(), **term.scalars})
+            yield self._student(nets, batch, cycle, rng)
             return
         angles, t = self._angles(step - cycle - 1, batch, rng)
-        term = fake_score_term(nets, batch, angles, t, rng)
-        yield Update("fake", term.loss, {"fake_loss": term.loss.detach(), **term.scalars})
+        with torch.no_grad():
+            made = generated(nets, batch, angles, rng)
+        term = fake_score_term(nets, made, batch.condition, t, rng)
+        loss = term.loss / elements(batch)
+        yield Update(("fake",), loss, {"fake_loss": loss.detach(), **term.scalars})
+        if self.config.gan_weight:
+            critic = self.config.gan_critic_weight * self._critic(nets, batch, made, rng)
+            yield Update(("fake", "heads"), critic, {"critic_loss": critic.detach()})
+
+    def _student(self, nets: Nets, batch: Batch, index: int, rng: torch.Generator) -> Update:
+        angles, t = self._angles(index, batch, rng)
+        made = generated(nets, batch, angles, rng)
+        term = matching_term(nets, made, batch.condition, t, rng)
+        loss = self.config.dmd_weight * term.loss / (2 * elements(batch))
+        if self.config.gan_weight:
+            with frozen(nets["fake"], nets["heads"]):
+                logits = self._discriminator.logits(
+                    nets, made.x, batch.condition, self._noised(batch, rng), rng
+                )
+            loss = loss + self.config.gan_weight * mean_over(made.finite, logistic_student(logits))
+        return Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
+
+    def _critic(self, nets: Nets, batch: Batch, made: Generated, rng: torch.Generator) -> Tensor:
+        assert batch.real is not None  # demanded
+        real, condition = batch.real
+        fakes = self._discriminator.logits(nets, made.x, batch.condition, self._noised(batch, rng), rng)
+        reals = self._discriminator.logits(nets, real, condition, self._noised(batch, rng), rng)
+        return mean_over(made.finite, logistic_critic(reals, fakes))
+
+    @property
+    def _discriminator(self) -> Discriminator:
+        return Discriminator("fake", self.config.gan_blocks)
+
+    def _noised(self, batch: Batch, rng: torch.Generator) -> Tensor:
+        return shifted_angles(len(batch.x0), 1.0, rng)
 
     def _angles(self, index: int, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         size = len(batch.x0)
-        angles = simulated(self.config, index, size, rng)
-        return angles, log_normal_angles(size, self.config.dmd_mean, self.config.dmd_std, rng)
+        return simulated(self.config, index, size, rng), compared(self.config, size, rng)
+
+
+def elements(batch: Batch) -> int:
+    """Per sample. Losses here are means over them, and half of it for matching, as the released code has them: so
+    the published weights of the GAN mean the same.
+    """
+    return batch.x0[0].numel()
 
 
 def build(config: Config, tangent: TangentKind) -> DMD2:  # noqa: ARG001

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -12,10 +12,12 @@ from torch import Tensor
 
 from rcm_core.config import Count, Positive
 from rcm_core.jvp import TangentKind
-from rcm_core.protocols import Batch, Update, Velocity
+from rcm_core.losses.consistency import WarmupForm
+from rcm_core.protocols import Batch, Demands, Nets, Update
 from rcm_core.samplers.times import log_normal_angles
-from rcm_core.simulation import SimulationSection, simulated
-from rcm_core.terms import Warmup, consistency_term, distribution_term, fake_score_term
+from rcm_core.simulation import SimulationSection, compared, simulated
+from rcm_core.terms.consistency import Consistency, along_teacher, consistency_term, ramp
+from rcm_core.terms.distribution import fake_score_term, generated, matching_term
 
 
 class Config(SimulationSection):
@@ -25,8 +27,9 @@ class Config(SimulationSection):
     """K: after the warm-up one iteration in K moves the student, the others the fake score."""
     warmup: Annotated[int, Field(ge=0)]
     """H: iterations of tangent warm-up, with the consistency term alone."""
-    warmup_form: Literal["rcm", "scm"]
-    dmd_weight: Positive
+    warmup_form: WarmupForm
+    dmd_weight: Annotated[float, Field(ge=0)]
+    """0: no matching and no fake score, which is sCM."""
     consistency_weight: Positive
     """The published lambda is dmd_weight / consistency_weight."""
     p_mean: float
@@ -38,15 +41,17 @@ class Config(SimulationSection):
 class RCM:
     config: Config
     tangent: TangentKind
-    roles: frozenset[str] = frozenset({"student", "fake"})
-    needs: frozenset[str] = frozenset({"x0", "condition"})
+
+    @property
+    def demands(self) -> Demands:
+        roles = {"student", "fake"} if self.config.dmd_weight else {"student"}
+        return Demands(frozenset(roles), frozenset({"x0", "condition"}))
 
     def student_update(self, step: int) -> bool:
-        return step < self.config.warmup or (step - self.config.warmup) % self.config.student_every == 0
+        after = step - self.config.warmup
+        return not self.config.dmd_weight or after < 0 or after % self.config.student_every == 0
 
-    def updates(
-        self, nets: Mapping[str, Velocity], batch: Batch, step: int, rng: torch.Generator
-    ) -> Iterator[Update]:
+    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
         """Two losses on a student step: the first graph is freed by its backward pass before the second is
         built.
         """
@@ -56,35 +61,33 @@ class RCM:
             yield self._fake(nets, batch, after - cycle - 1, rng)
             return
         yield self._consistency(nets, batch, step, rng)
-        if after >= 0:
+        if after >= 0 and self.config.dmd_weight:
             yield self._distribution(nets, batch, cycle, rng)
 
-    def _consistency(
-        self, nets: Mapping[str, Velocity], batch: Batch, step: int, rng: torch.Generator
-    ) -> Update:
+    def _consistency(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Update:
         config = self.config
         t = log_normal_angles(len(batch.x0), config.p_mean, config.p_std, rng)
-        warmup = Warmup(min(1.0, step / config.warmup) if config.warmup else 1.0, config.warmup_form)
-        term = consistency_term(nets, batch, t, warmup, self.tangent, rng)
+        states = along_teacher(nets, batch.x0, t, batch.condition, rng)
+        how = Consistency(self.tangent, ramp(step, config.warmup), config.warmup_form)
+        term = consistency_term(nets, states, batch.condition, how)
         loss = config.consistency_weight * term.loss
-        return Update("student", loss, {"loss": loss.detach(), **term.scalars})
+        return Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
 
-    def _distribution(
-        self, nets: Mapping[str, Velocity], batch: Batch, index: int, rng: torch.Generator
-    ) -> Update:
+    def _distribution(self, nets: Nets, batch: Batch, index: int, rng: torch.Generator) -> Update:
         angles, t = self._angles(index, batch, rng)
-        term = distribution_term(nets, batch, angles, t, rng)
-        return Update("student", self.config.dmd_weight * term.loss, term.scalars)
+        term = matching_term(nets, generated(nets, batch, angles, rng), batch.condition, t, rng)
+        return Update(("student",), self.config.dmd_weight * term.loss, term.scalars)
 
-    def _fake(self, nets: Mapping[str, Velocity], batch: Batch, index: int, rng: torch.Generator) -> Update:
+    def _fake(self, nets: Nets, batch: Batch, index: int, rng: torch.Generator) -> Update:
         angles, t = self._angles(index, batch, rng)
-        term = fake_score_term(nets, batch, angles, t, rng)
-        return Update("fake", term.loss, {"fake_loss": term.loss.detach(), **term.scalars})
+        with torch.no_grad():
+            made = generated(nets, batch, angles, rng)
+        term = fake_score_term(nets, made, batch.condition, t, rng)
+        return Update(("fake",), term.loss, {"fake_loss": term.loss.detach(), **term.scalars})
 
     def _angles(self, index: int, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         size = len(batch.x0)
-        angles = simulated(self.config, index, size, rng)
-        return angles, log_normal_angles(size, self.config.dmd_mean, self.config.dmd_std, rng)
+        return simulated(self.config, index, size, rng), compared(self.config, size, rng)
 
 
 def build(config: Config, tangent: TangentKind) -> RCM:

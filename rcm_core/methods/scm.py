@@ -1,52 +1,91 @@
-"""sCM: continuous-time consistency distillation (Lu and Song 2024, arXiv 2410.11081)."""
+"""sCM: continuous-time consistency, by distillation or from data (Lu and Song 2024, arXiv 2410.11081)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
+from torch import Tensor
 
-from rcm_core.config import Positive, Section
+from rcm_core.config import Positive
+from rcm_core.embedded import GuidanceSection, with_scale
 from rcm_core.jvp import TangentKind
-from rcm_core.protocols import Batch, Update, Velocity
+from rcm_core.losses.consistency import WarmupForm
+from rcm_core.protocols import Batch, Condition, Demands, Nets, Update
 from rcm_core.samplers.times import log_normal_angles
-from rcm_core.terms import Warmup, consistency_term
+from rcm_core.terms.consistency import (
+    Consistency,
+    Limit,
+    States,
+    Weighting,
+    along_data,
+    along_teacher,
+    consistency_term,
+    ramp,
+)
 
 
-class Config(Section):
+class Config(GuidanceSection):
     """``method:`` of ``method=scm``."""
 
+    learn_from: Literal["teacher", "data"]
+    """teacher: sCD, along the teacher's ODE; data: sCT, along the paths between real data and noise."""
     warmup: Annotated[int, Field(ge=0)]
     """Iterations over which the tangent is warmed up."""
-    warmup_form: Literal["rcm", "scm"]
+    warmup_form: WarmupForm
+    limit: Limit
+    """How the size of a sample's tangent is bounded."""
+    weighting: Weighting
     consistency_weight: Positive
     p_mean: float
     """ln tan t ~ N(p_mean, p_std^2)."""
     p_std: Positive
+
+    @model_validator(mode="after")
+    def _guided_by_a_teacher(self) -> Config:
+        if self.learn_from == "data" and self.guidance is not None:
+            raise ValueError(
+                "learn_from = data has no guidance to embed; set guidance and guidance_at to null"
+            )
+        return self
 
 
 @dataclass(frozen=True)
 class SCM:
     config: Config
     tangent: TangentKind
-    roles: frozenset[str] = frozenset({"student"})
-    needs: frozenset[str] = frozenset({"x0", "condition"})
+
+    @property
+    def demands(self) -> Demands:
+        config = self.config
+        needs = {"condition", "x0"} if config.learn_from == "teacher" else {"real"}
+        head = {"log_variance"} if config.weighting != "none" else set()
+        return Demands(
+            frozenset({"student"}), frozenset(needs), config.embedded | head, guidance=config.guidance_at
+        )
 
     def student_update(self, step: int) -> bool:  # noqa: ARG002
         return True
 
-    def updates(
-        self, nets: Mapping[str, Velocity], batch: Batch, step: int, rng: torch.Generator
-    ) -> Iterator[Update]:
+    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
         config = self.config
         t = log_normal_angles(len(batch.x0), config.p_mean, config.p_std, rng)
-        warmup = Warmup(min(1.0, step / config.warmup) if config.warmup else 1.0, config.warmup_form)
-        term = consistency_term(nets, batch, t, warmup, self.tangent, rng)
+        states, condition = self._states(nets, batch, t, rng)
+        r = ramp(step, config.warmup)
+        how = Consistency(self.tangent, r, config.warmup_form, config.limit, config.weighting)
+        term = consistency_term(nets, states, condition, how)
         loss = config.consistency_weight * term.loss
-        yield Update("student", loss, {"loss": loss.detach(), **term.scalars})
+        yield Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
+
+    def _states(self, nets: Nets, batch: Batch, t: Tensor, rng: torch.Generator) -> tuple[States, Condition]:
+        if self.config.learn_from == "data":
+            assert batch.real is not None  # demanded
+            return along_data(batch.real.x0, t, rng), batch.real.condition
+        condition = with_scale(self.config, batch.condition, len(t), rng)
+        return along_teacher(nets, batch.x0, t, condition, rng), condition
 
 
 def build(config: Config, tangent: TangentKind) -> SCM:

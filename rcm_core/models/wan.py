@@ -23,6 +23,7 @@ from rcm_core.protocols import Condition, Parameterisation
 
 blocks = ("WanTransformerBlock",)
 network_class = "WanTransformer3DModel"
+time_layer = "condition_embedder.time_embedder.linear_2"
 pipeline_class = "WanPipeline"
 PARTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
 TEXT_LENGTH = 512  # Wan's own; a tokenizer with a smaller model_max_length (mini) sets a smaller one
@@ -146,15 +147,28 @@ class WanCodec:
         return {"text": hidden * tokens.attention_mask.unsqueeze(-1)}
 
     @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Latents of pixels in [-1, 1], [B, C, T, H, W]: the posterior's mode, normalised as Wan's are."""
+        if isinstance(self.vae, PixelSpace):
+            return pixels
+        mean, std = self._statistics()
+        latents: Tensor = (self.vae.encode(pixels).latent_dist.mode() - mean) / std
+        return latents
+
+    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels in [0, 1], [B, C, T, H, W]."""
         if isinstance(self.vae, PixelSpace):
             return ((latents + 1) / 2).clamp(0, 1)  # without the enlargement that is for people's eyes
-        shape = (1, -1, 1, 1, 1)
-        mean = torch.tensor(self.vae.config.latents_mean).view(shape)
-        std = torch.tensor(self.vae.config.latents_std).view(shape)
+        mean, std = self._statistics()
         pixels: Tensor = self.vae.decode(latents * std + mean, return_dict=False)[0]
         return ((pixels + 1) / 2).clamp(0, 1)
+
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the VAE's latents, per channel."""
+        values = (self.vae.config.latents_mean, self.vae.config.latents_std)
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in values)
+        return mean, std
 
 
 def vae_name(folder: Path) -> str:

@@ -46,3 +46,8 @@ def simulation_angles(draws: Tensor) -> Tensor:
 def fixed_angles(angles: Sequence[float], batch: int, device: torch.device) -> Tensor:
     """``[n, B]``: the same ``angles`` for every sample, float64."""
     return torch.tensor(angles, dtype=torch.float64, device=device)[:, None].expand(-1, batch)
+
+
+def grid_angles(tau: Tensor, shift: float) -> Tensor:
+    """Angles of flow times ``tau`` moved towards noise by ``shift`` (E13); exactly pi/2 and 0 at 1 and 0."""
+    return angle_from_flow_time(shift_flow_time(tau, shift))

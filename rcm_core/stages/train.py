@@ -7,13 +7,14 @@ import shutil
 from pathlib import Path
 
 from rcm_core.config import Params
+from rcm_core.demands import provided, refuse_impossible
 from rcm_core.errors import InputError
 from rcm_core.protocols import Executor
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
+from rcm_core.registry import find
 from rcm_core.storage import atomic, atomic_folder, require_space
 from rcm_core.training import distill
 from rcm_core.training.log import Curves
-from rcm_core.training.source import TrajectorySource
 from rcm_core.usage import peak_memory
 
 STAGE = "train"
@@ -31,7 +32,8 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     )
     distill.settings_of(section).per_rank(section.workers)
     method = distill.build_method(params.method, section.tangent)
-    distill.refuse_impossible(method, TrajectorySource.provides)
+    family = find("models", params.teacher.family)
+    refuse_impossible(method.demands, family, provided(params.trajectories), section.lr.given)  # type: ignore[arg-type]
     with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device) as extra:
         state = live_state(executor.state_root, STAGE, fingerprint(STAGE, params, parameters, inputs))
         require_space(state, _size(params, workspace))

@@ -15,11 +15,12 @@ from rcm_core.config import Params, TrajectoriesSection
 from rcm_core.errors import InputError
 from rcm_core.prompts import load_split
 from rcm_core.protocols import Executor
+from rcm_core.real import RealExamples
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.rng import address
 from rcm_core.samplers.ode import sample_route
-from rcm_core.sampling import Job, Teacher, conditions, guided, noise, sample
-from rcm_core.storage import atomic, atomic_folder, require_space
+from rcm_core.sampling import Job, Teacher, codec_of, conditions, guided, noise, sample
+from rcm_core.storage import atomic, atomic_folder, read_json, require_space
 from rcm_core.trajectory_store import (
     MANIFEST,
     Place,
@@ -42,6 +43,7 @@ class ShardJob:
     name: str
     job: Job
     routes: bool
+    real: RealExamples | None
 
 
 def run(params: Params, workspace: Path, executor: Executor) -> None:
@@ -58,7 +60,10 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
         place.open()
         if not place.remote:
             require_space(Path(place.url), _size(section, teacher))
-        jobs = _jobs(section, teacher, load_split(workspace, "train"), place)
+        prompts = load_split(workspace, "train")
+        data = read_json(workspace / "runs/teacher/teacher.json", "teacher")["data"]
+        real = RealExamples(data, tuple(prompts), section.seed) if section.real else None
+        jobs = _jobs(section, teacher, prompts, place, real)
         shards = []
         for facts in executor.map(make_shard, jobs, "trajectories", device=section.device):
             shards.append(facts)
@@ -76,14 +81,20 @@ def _place(section: TrajectoriesSection, workspace: Path, state: Path, key: str)
     return Place(f"{target if '://' in target else workspace / target}/{key}", section.endpoint)
 
 
-def _jobs(section: TrajectoriesSection, teacher: Teacher, prompts: list[str], place: Place) -> list[ShardJob]:
+def _jobs(
+    section: TrajectoriesSection,
+    teacher: Teacher,
+    prompts: list[str],
+    place: Place,
+    real: RealExamples | None,
+) -> list[ShardJob]:
     jobs = []
     for index, first in enumerate(range(0, section.samples, section.shard_size)):
         ids = tuple(range(first, min(first + section.shard_size, section.samples)))
         # prompts rotate with the epoch over them, so that every prompt meets every phrase of noise addresses
         asked = tuple(prompts[address(section.seed, "prompt", i) % len(prompts)] for i in ids)
         job = Job(teacher, asked, ids, section.seed, teacher.steps, device=section.device)
-        jobs.append(ShardJob(place, shard_name(index), job, section.routes))
+        jobs.append(ShardJob(place, shard_name(index), job, section.routes, real))
     return jobs
 
 
@@ -96,6 +107,8 @@ def make_shard(item: ShardJob) -> dict[str, Any]:
     tensors = _route(job) if item.routes else {"x0": sample(job)}
     condition = conditions(job.teacher, job.prompts, torch.device("cpu"))
     tensors |= {f"condition.{name}": value.contiguous() for name, value in condition.items()}
+    if item.real is not None:
+        tensors |= _real(item.real, job)
     keep = torch.isfinite(tensors["x0"].flatten(1)).all(dim=1)
     kept = [int(i) for i in torch.nonzero(keep).flatten()]
     facts = {
@@ -123,13 +136,21 @@ def _route(job: Job) -> dict[str, Tensor]:
     }
 
 
+def _real(examples: RealExamples, job: Job) -> dict[str, Tensor]:
+    """A real image's latents and its own prompt's embedding for every sample."""
+    pixels, prompts = examples.of(job.ids)
+    condition = conditions(job.teacher, prompts, torch.device("cpu"))
+    latents = codec_of(job.teacher.folder, job.teacher.family).encode(pixels)
+    return {"real.x0": latents, **{f"real.condition.{k}": v.contiguous() for k, v in condition.items()}}
+
+
 def _size(section: TrajectoriesSection, teacher: Teacher) -> int:
     """Bytes that the shards need, with the copy that becomes the output if there is no target."""
-    states = 1 + (2 * teacher.steps + 1 if section.routes else 0)
+    states = 1 + (2 * teacher.steps + 1 if section.routes else 0) + section.real
     condition = conditions(teacher, (teacher.negative_prompt,), torch.device("cpu"))
     text = sum(value.numel() * value.element_size() for value in condition.values())
     copies = 2 if section.target is None else 1
-    return copies * section.samples * (4 * math.prod(teacher.shape) * states + text)
+    return copies * section.samples * (4 * math.prod(teacher.shape) * states + (1 + section.real) * text)
 
 
 def _refuse_nonfinite(shards: list[dict[str, Any]], samples: int) -> None:

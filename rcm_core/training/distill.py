@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from rcm_core.config import Params, TrainSection, check
+from rcm_core.demands import refuse_impossible
 from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.device import resolve_device
-from rcm_core.errors import InputError
+from rcm_core.extras import Heads
 from rcm_core.guidance import Guided
-from rcm_core.protocols import Condition, Method, TrainContext, Velocity
+from rcm_core.protocols import Condition, Method, TrainContext
 from rcm_core.registry import find
+from rcm_core.rng import address
 from rcm_core.sampling import Teacher
 from rcm_core.storage import write_json
 from rcm_core.training.parallel import shard
@@ -29,7 +32,8 @@ def settings_of(section: TrainSection) -> LoopSettings:
         iterations=section.iterations,
         batch=section.batch,
         accumulate=section.accumulate,
-        lr={"student": section.lr.student, "fake": section.lr.fake},
+        lr=section.lr.given,
+        clip=section.clip,
         lr_warmup=section.lr_warmup,
         lr_decay=section.lr_decay,
         betas=section.betas,
@@ -51,26 +55,48 @@ def build_method(parameters: dict[str, Any], tangent: str) -> Method:
     return method
 
 
-def refuse_impossible(method: Method, provides: frozenset[str]) -> None:
-    """InputError if the source lacks what the method needs."""
-    missing = sorted(method.needs - provides)
-    if missing:
-        raise InputError(
-            f"the method needs {', '.join(missing)}, but the training data provides {', '.join(sorted(provides))};"
-            " choose another method"
-        )
-
-
-class GuidedTeacher:
-    """The frozen teacher's guided velocity for batches of any size."""
+class FrozenTeacher:
+    """The frozen teacher's velocities without gradient, for batches of any size."""
 
     def __init__(self, denoiser: Denoiser, scale: float, negative: Condition) -> None:
-        self.velocity = Guided(denoiser, scale, negative)
+        self.denoiser, self.scale, self.negative = denoiser, scale, negative
 
     @torch.no_grad()
-    def __call__(self, x: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
-        """Guided ``F``, without gradient."""
-        return self.velocity(x, t, condition)
+    def guided(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Guided ``F``, at each sample's own scale if the condition has one."""
+        scale = condition.get("guidance", self.scale)
+        text = {name: condition[name] for name in self.negative}
+        return Guided(self.denoiser, scale, self.negative)(x, t, text)
+
+    @torch.no_grad()
+    def null(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:  # noqa: ARG002
+        """``F`` for the negative prompt."""
+        expanded = {k: v.expand(len(x), *v.shape[1:]) for k, v in self.negative.items()}
+        return self.denoiser(x, t, expanded)  # type: ignore[no-any-return]
+
+
+def build_nets(
+    method: Method, teacher: Teacher, seed: int, device: torch.device, world: int
+) -> dict[str, nn.Module]:
+    """What is trained or follows; new modules begin at weights that the seed addresses."""
+    demands, family, folder = method.demands, find("models", teacher.family), Path(teacher.folder)
+    copies = (demands.roles | {f.follower for f in demands.follows}) - {"heads"}
+    nets: dict[str, nn.Module] = {}
+    with torch.random.fork_rng(devices=[]):
+        for role in sorted(copies):
+            torch.manual_seed(address(seed, "extras", role))
+            extras = demands.extras if role in ("student", "target") else frozenset()
+            denoiser = load_denoiser(folder, family, sorted(extras)).to(device).train()  # type: ignore[arg-type]
+            shard(denoiser, world, device)
+            nets[role] = denoiser
+        if "heads" in demands.roles:
+            torch.manual_seed(address(seed, "heads"))
+            student = nets["student"]
+            assert isinstance(student, Denoiser)
+            nets["heads"] = Heads(student.check_blocks(demands.heads), len(demands.heads)).to(device).train()
+    for role in copies - demands.roles:
+        nets[role].requires_grad_(False)
+    return nets
 
 
 def loop(context: TrainContext, spec: dict[str, Any]) -> None:
@@ -80,25 +106,19 @@ def loop(context: TrainContext, spec: dict[str, Any]) -> None:
     torch.set_num_threads(section.threads)
     device = resolve_device(section.device)
     store = Store(workspace / "runs/trajectories", Path(spec["cache"]))
-    source = TrajectorySource(store, section.batch, section.seed, device)
     method = build_method(params.method, section.tangent)
-    refuse_impossible(method, source.provides)
+    source = TrajectorySource(store, section.batch, section.seed, device, method.demands.needs)
 
     teacher = Teacher.read(workspace)
     family = find("models", teacher.family)
-    folder = Path(teacher.folder)
-    roles = sorted(method.roles)
-    nets = {role: load_denoiser(folder, family).to(device).train() for role in roles}  # type: ignore[arg-type]
-    frozen = load_denoiser(folder, family).to(device).requires_grad_(False)  # type: ignore[arg-type]
-    for denoiser in (*nets.values(), frozen):
-        shard(denoiser, context.world, device)
-    velocities: dict[str, Velocity] = {
-        **nets,
-        "teacher": GuidedTeacher(frozen, teacher.guidance, source.negative),
-    }
+    refuse_impossible(method.demands, family, source.provides, section.lr.given)  # type: ignore[arg-type]
+    nets = build_nets(method, teacher, section.seed, device, context.world)
+    frozen = load_denoiser(Path(teacher.folder), family).to(device).requires_grad_(False)  # type: ignore[arg-type]
+    shard(frozen, context.world, device)
+    guide = FrozenTeacher(frozen, teacher.guidance, source.negative)
     trainer = Trainer(
         nets=nets,
-        velocities=velocities,
+        views={**nets, "teacher": guide.guided, "null": guide.null, "unguided": frozen},
         build_method=lambda tangent: build_method(params.method, tangent),
         source=source,
         settings=settings_of(section),

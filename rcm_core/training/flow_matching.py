@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rcm_core.protocols import Batch, Condition, Update, Velocity
+from rcm_core.protocols import Batch, Condition, Demands, Nets, Update
 from rcm_core.trigflow import angle_from_flow_time, conditional_velocity, diffuse, per_sample
 
 
@@ -17,8 +17,7 @@ class FlowMatching:
     """Rectified-flow regression ``|u - (z - x0)|^2`` at logit-normal times (E8), regressed through F."""
 
     condition_dropout: float
-    roles = frozenset({"student"})
-    needs = frozenset({"x0", "condition"})
+    demands = Demands(frozenset({"student"}), frozenset({"x0", "condition"}))
 
     def student_update(self, step: int) -> bool:  # noqa: ARG002 - every step moves the network
         """Always."""
@@ -26,7 +25,7 @@ class FlowMatching:
 
     def updates(
         self,
-        nets: Mapping[str, Velocity],
+        nets: Nets,
         batch: Batch,
         step: int,  # noqa: ARG002
         rng: torch.Generator,
@@ -41,7 +40,7 @@ class FlowMatching:
         # u = (cos t + sin t) F - (cos t - sin t) x: an error of F is an error of u times 1 / (cos t + sin t)
         error = per_sample(t.cos() + t.sin(), x0) * (F - conditional_velocity(x0, z, t))
         loss = error.square().mean()
-        yield Update("student", loss, {"loss": loss.detach()})
+        yield Update(("student",), loss, {"loss": loss.detach()})
 
 
 def replace_rows(condition: Condition, other: Condition, rows: Tensor) -> Condition:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from rcm_core.denoiser import Denoiser
 
@@ -16,15 +19,9 @@ def shard(denoiser: Denoiser, world: int, device: torch.device) -> None:
     if world == 1:
         return
     mesh = init_device_mesh(device.type, (world,))
-    for module in blocks_of(denoiser):
+    for module in denoiser.blocks():
         fully_shard(module, mesh=mesh)
     fully_shard(denoiser.network, mesh=mesh)
-
-
-def blocks_of(denoiser: Denoiser) -> list[nn.Module]:
-    """The blocks of the family in order, sharded (which changes their class) or not."""
-    names = set(denoiser.family.blocks)
-    return [m for m in denoiser.network.modules() if names & {c.__name__ for c in type(m).__mro__}]
 
 
 def sum_over_ranks(values: list[float], world: int, device: torch.device) -> list[float]:
@@ -36,9 +33,36 @@ def sum_over_ranks(values: list[float], world: int, device: torch.device) -> lis
     return [float(v) for v in total]
 
 
+def average_gradients(module: nn.Module, world: int) -> None:
+    """Gradients of what is not sharded, averaged over the ranks as FSDP does with its own; a collective."""
+    if world == 1:
+        return
+    for p in module.parameters():
+        if not isinstance(p, DTensor):
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            dist.all_reduce(p.grad)
+            p.grad /= world
+
+
 def gradient_norm(module: nn.Module) -> float:
     """L2 norm of all gradients of ``module``, over all shards."""
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    return math.hypot(*(_norm(kind) for kind in _gradients(module)))
+
+
+def scale_gradients(module: nn.Module, factor: float) -> None:
+    """Multiplies all gradients of ``module``."""
+    for kind in _gradients(module):
+        torch._foreach_mul_(kind, factor)
+
+
+def _gradients(module: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Whole gradients and sharded ones: no operation takes both."""
+    every = [p.grad for p in module.parameters() if p.grad is not None]
+    return [g for g in every if not isinstance(g, DTensor)], [g for g in every if isinstance(g, DTensor)]
+
+
+def _norm(gradients: list[torch.Tensor]) -> float:
+    if not gradients:
+        return 0.0
     norm = torch.nn.utils.get_total_norm(gradients)
-    full = norm.full_tensor() if isinstance(norm, torch.distributed.tensor.DTensor) else norm
-    return float(full)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)

@@ -30,6 +30,7 @@ def settings_of(section: TeacherSection) -> LoopSettings:
         batch=mini.batch,
         accumulate=1,
         lr={"student": mini.lr},
+        clip=None,
         lr_warmup=20,
         lr_decay=True,
         betas=(0.9, 0.99),
@@ -76,7 +77,7 @@ def loop(context: TrainContext, spec: dict[str, Any]) -> None:
     assert mini is not None  # settings_of has refused it before
     trainer = Trainer(
         nets={"student": student},
-        velocities={"student": student},
+        views={"student": student},
         build_method=lambda _: FlowMatching(mini.condition_dropout),
         source=image_source(section, spec["prompts"], folder, device),
         settings=settings_of(section),

@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from rcm_core.protocols import Batch, Condition
+from rcm_core.protocols import Batch, Condition, Examples, Recorded
 from rcm_core.rng import generator
 from rcm_core.trajectory_store import Store
 
@@ -28,31 +28,45 @@ class Order:
         return [int(self.permutation(p // self.count)[p % self.count]) for p in range(first, first + size)]
 
 
+GROUPS = {"x0": "x0", "condition": "condition.", "routes": "route.", "real": "real."}
+"""What a source can provide, and how its tensors' names begin in a store."""
+
+
 class TrajectorySource:
-    """Teacher-made latents and their text embeddings from a ``Store``."""
+    """Teacher-made latents and their text embeddings from a ``Store``; of the rest only what ``needs`` asks for."""
 
-    provides = frozenset({"x0", "condition"})
-
-    def __init__(self, store: Store, global_batch: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, store: Store, global_batch: int, seed: int, device: torch.device, needs: frozenset[str]
+    ) -> None:
         self.store, self.global_batch, self.device = store, global_batch, device
         self.order = Order(len(store), seed)
-        self.negative = {k.removeprefix("condition."): v.to(device) for k, v in store.negative.items()}
+        self.negative = _below("condition.", {k: v.to(device) for k, v in store.negative.items()})
+        self.provides = frozenset(k for k, p in GROUPS.items() if any(n.startswith(p) for n in store.names))
+        wanted = tuple(GROUPS[k] for k in {"x0", "condition"} | needs)
+        self.names = [name for name in store.names if name.startswith(wanted)]
 
     def batch(self, step: int, part: int, size: int) -> Batch:
         """Part ``part`` of the global batch of ``step``: [size, ...] tensors."""
         indices = self.order.indices(step * self.global_batch + part * size, size)
-        samples = [self.store.sample(i) for i in indices]
-        stacked = {name: torch.stack([s[name] for s in samples]).to(self.device) for name in self.store.names}
-        condition = {
-            k.removeprefix("condition."): v for k, v in stacked.items() if k.startswith("condition.")
-        }
-        return Batch(condition, self.negative, stacked["x0"])
+        samples = [self.store.sample(i, self.names) for i in indices]
+        stacked = {name: torch.stack([s[name] for s in samples]).to(self.device) for name in self.names}
+        real, route = _below("real.", stacked), _below("route.", stacked)
+        return Batch(
+            _below("condition.", stacked),
+            self.negative,
+            stacked["x0"],
+            Examples(real["x0"], _below("condition.", real)) if real else None,
+            Recorded(route["x"], route["t"], route["v"]) if route else None,
+        )
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 class ImageSource:
     """Real images with a random one of their label's prompts, for training the embedded teacher."""
-
-    provides = frozenset({"x0", "condition"})
 
     def __init__(
         self,

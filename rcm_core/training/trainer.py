@@ -17,12 +17,12 @@ from rcm_core.config import samples_per_rank
 from rcm_core.denoiser import Denoiser
 from rcm_core.errors import InputError
 from rcm_core.health import Health, next_rung
-from rcm_core.protocols import Batch, Method, TrainContext, Velocity
+from rcm_core.protocols import Batch, Method, Nets, TrainContext
 from rcm_core.rng import generator
 from rcm_core.training import checkpoint
 from rcm_core.training.ema import PowerEMA
 from rcm_core.training.log import Curves
-from rcm_core.training.parallel import gradient_norm, sum_over_ranks
+from rcm_core.training.parallel import average_gradients, gradient_norm, scale_gradients, sum_over_ranks
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class LoopSettings:
     batch: int
     accumulate: int
     lr: Mapping[str, float]
+    clip: float | None
     lr_warmup: int
     lr_decay: bool
     """Cosine to zero over the run."""
@@ -77,10 +78,10 @@ class Source(Protocol):
 
 @dataclass
 class Trainer:
-    """Trains ``nets`` by ``method``; ``velocities`` is what the method sees (teacher guided, frozen)."""
+    """Trains ``nets`` (those that follow another included) by ``method``, which sees them among ``views``."""
 
-    nets: Mapping[str, Denoiser]
-    velocities: Mapping[str, Velocity]
+    nets: Mapping[str, nn.Module]
+    views: Nets
     build_method: Callable[[str], Method]
     source: Source
     settings: LoopSettings
@@ -99,16 +100,23 @@ class Trainer:
         self.health = Health(self.settings.max_nonfinite)
         self.method = self.build_method(self.tangent)
         self.optimisers = {role: self.settings.optimiser(role, net) for role, net in self._trained().items()}
-        self.ema = PowerEMA(self.nets["student"].network, self.settings.ema_lengths)
+        self.ema = PowerEMA(self.student, self.settings.ema_lengths)
         folder = self.context.resume()
         if folder is not None:
             self._restore(folder)
 
+    @property
+    def student(self) -> Denoiser:
+        """The network that becomes the product."""
+        student = self.nets["student"]
+        assert isinstance(student, Denoiser)
+        return student
+
     def _trained(self) -> dict[str, nn.Module]:
-        return {role: self.nets[role].network for role in sorted(self.method.roles)}
+        return {role: self.nets[role] for role in sorted(self.method.demands.roles)}
 
     def _restore(self, folder: Path) -> None:
-        progress = checkpoint.load(folder, self._trained(), self.optimisers, self.ema)
+        progress = checkpoint.load(folder, self.nets, self.optimisers, self.ema)
         self.step, self.student_updates = progress["step"], progress["student_updates"]
         self.curves = Curves(**progress["curves"])
         self.health.counts.extend((k, n) for k, n in progress["health"])
@@ -131,8 +139,10 @@ class Trainer:
                     print(self.curves.line(self.step, self.settings.iterations, rate, scalars), flush=True)
                 last, started = self.step, time.perf_counter()
             if final or self.step % self.settings.candidate_every == 0:
-                student = self.nets["student"].network
-                write_candidates(self.candidates, self.step, student, self.ema, self.context.rank)
+                guidance = self.method.demands.guidance
+                write_candidates(
+                    self.candidates, self.step, self.student, self.ema, self.context.rank, guidance
+                )
             if final or self.step % self.settings.checkpoint_every == 0:
                 self.save()
 
@@ -144,17 +154,18 @@ class Trainer:
             index = part * self.context.world + self.context.rank
             batch = self.source.batch(step, index, self.size)
             rng = generator(self.settings.seed, "train", step, index, device=self.device)
-            for update in self.method.updates(self.velocities, batch, step, rng):
+            for update in self.method.updates(self.views, batch, step, rng):
                 (update.loss / self.settings.accumulate).backward()  # type: ignore[no-untyped-call]
-                roles.add(update.role)
+                roles.update(update.roles)
                 window.add({name: float(value) for name, value in update.scalars.items()})
         names = sorted(window.sums)
         sums = sum_over_ranks([window.sums[n] for n in names], self.context.world, self.device)
         total = {"nonfinite": 0.0} | dict(zip(names, sums))
         self._check_health(step, int(total["nonfinite"]))
-        self._apply(step, sorted(roles))
+        norms = self._apply(step, sorted(roles))
         world = self.context.world
-        return {n: v if n == "nonfinite" else v / (window.counts[n] * world) for n, v in total.items()}
+        means = {n: v if n == "nonfinite" else v / (window.counts[n] * world) for n, v in total.items()}
+        return means | norms
 
     def _check_health(self, step: int, nonfinite: int) -> None:
         self.health.record(nonfinite, self.settings.batch)
@@ -169,9 +180,12 @@ class Trainer:
         self.method = self.build_method(rung)
         self.health.counts.clear()
 
-    def _apply(self, step: int, roles: list[str]) -> None:
-        refuse_nonfinite({role: self.nets[role].network for role in roles}, step)
-        for role in roles:
+    def _apply(self, step: int, roles: list[str]) -> dict[str, float]:
+        """Moves ``roles`` and what follows them; the norm of the student's gradient before clipping."""
+        norms = {role: self._finite_norm(role, step) for role in roles}
+        for role, norm in norms.items():
+            if self.settings.clip is not None and norm > self.settings.clip:
+                scale_gradients(self.nets[role], self.settings.clip / norm)
             for group in self.optimisers[role].param_groups:
                 group["lr"] = self.settings.lr[role] * self.settings.lr_factor(step)
             self.optimisers[role].step()
@@ -179,14 +193,29 @@ class Trainer:
             optimiser.zero_grad(set_to_none=True)
         if self.method.student_update(step):
             self.student_updates += 1
-            self.ema.update(self.nets["student"].network)
+            self.ema.update(self.student)
+        for follow in self.method.demands.follows:
+            if follow.on in roles:
+                move_towards(self.nets[follow.follower], self.nets[follow.leader], follow.rate)
+        return {"gradient_norm": norms["student"]} if "student" in norms else {}
+
+    def _finite_norm(self, role: str, step: int) -> float:
+        """Norm of the role's gradient; a collective. InputError if it is not finite."""
+        average_gradients(self.nets[role], self.context.world)
+        norm = gradient_norm(self.nets[role])
+        if not math.isfinite(norm):
+            raise InputError(
+                f"step {step}: the gradient of the {role} is not finite; no weight was changed;"
+                " lower train.lr or raise method.warmup"
+            )
+        return norm
 
     def save(self) -> None:
         """Reports a full-state checkpoint; every rank together."""
         self.candidates.parent.mkdir(parents=True, exist_ok=True)  # where space was asked for
         with TemporaryDirectory(dir=self.candidates.parent, prefix="writing-") as name:
             folder = Path(name)
-            state = checkpoint.gather(self._trained(), self.optimisers, self.ema)
+            state = checkpoint.gather(self.nets, self.optimisers, self.ema)
             progress: dict[str, Any] = {
                 "step": self.step,
                 "student_updates": self.student_updates,
@@ -198,20 +227,18 @@ class Trainer:
             self.context.report({"step": float(self.step)}, folder, self.step)
 
 
-def refuse_nonfinite(networks: Mapping[str, nn.Module], step: int) -> None:
-    """InputError if a gradient is not finite; a collective under FSDP."""
-    for role, network in networks.items():
-        if not math.isfinite(gradient_norm(network)):
-            raise InputError(
-                f"step {step}: the gradient of the {role} is not finite; no weight was changed;"
-                " lower train.lr or raise method.warmup"
-            )
+@torch.no_grad()
+def move_towards(follower: nn.Module, leader: nn.Module, rate: float) -> None:
+    """follower <- (1 - rate) follower + rate leader, parameter by parameter, shard by shard."""
+    torch._foreach_lerp_(list(follower.parameters()), list(leader.parameters()), rate)
 
 
-def write_candidates(root: Path, step: int, network: nn.Module, ema: PowerEMA, rank: int) -> None:
+def write_candidates(
+    root: Path, step: int, student: Denoiser, ema: PowerEMA, rank: int, guidance: float | None = None
+) -> None:
     """Each EMA length's network, in diffusers layout, as ``root/step_000300-ema_0.05/transformer``."""
     for length in ema.exponents:
-        weights = checkpoint.full_tensors({**network.state_dict(), **ema.weights(length)})
+        weights = checkpoint.full_tensors({**student.state_dict(), **ema.weights(length)})
         if rank == 0:
             folder = root / f"step_{step:06d}-ema_{length:g}" / "transformer"
-            checkpoint.write_network(folder, network, weights)
+            checkpoint.write_network(folder, student.network, student.plain(weights, guidance))

@@ -84,8 +84,8 @@ def test_an_unknown_key_is_named_with_the_nearest(
 
 
 def test_a_missing_key_is_named(values: dict[str, Any]) -> None:
-    del values["train"]["lr"]["fake"]
-    with pytest.raises(InputError, match=r"key 'train\.lr\.fake' is missing; add it"):
+    del values["train"]["lr"]["student"]
+    with pytest.raises(InputError, match=r"key 'train\.lr\.student' is missing; add it"):
         check(Params, values, "params.yaml")
 
 

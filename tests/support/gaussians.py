@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from rcm_core.extras import Embedding, LogVariance
 from rcm_core.trigflow import per_sample
 
 
@@ -106,10 +108,21 @@ def energy_distance(a: Tensor, b: Tensor) -> float:
 
 
 class Perceptron(nn.Module):
-    """A small smooth Velocity for states [B, D]."""
+    """A small smooth Network for states [B, D]; its hidden layers are its blocks, of one token each.
 
-    def __init__(self, dimension: int = 2, width: int = 96, seed: int = 0) -> None:
+    ``extras`` are a student's: "guidance" and "end" are inputs that a condition holds, "log_variance" is the head.
+    """
+
+    def __init__(
+        self, dimension: int = 2, width: int = 96, seed: int = 0, extras: Iterable[str] = ()
+    ) -> None:
         super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            made = {
+                name: LogVariance() if name == "log_variance" else Embedding(width) for name in sorted(extras)
+            }
+        self.extras = nn.ModuleDict(made)
         rng = torch.Generator().manual_seed(seed)
         sizes = [dimension + 4, width, width, width, dimension]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
@@ -118,9 +131,25 @@ class Perceptron(nn.Module):
                 layer.weight.normal_(0, layer.in_features**-0.5, generator=rng)
                 layer.bias.zero_()
 
-    def forward(self, x: Tensor, t: Tensor, condition: object = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, condition: Mapping[str, Tensor] | None = None) -> Tensor:
+        return self.layers[-1](self._hidden(x, t, condition or {})[-1])
+
+    def log_variance(self, t: Tensor) -> Tensor:
+        return self.extras["log_variance"](t)
+
+    def features(
+        self, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], blocks: Sequence[int]
+    ) -> list[Tensor]:
+        hidden = self._hidden(x, t, condition)
+        return [hidden[index][:, None] for index in blocks]
+
+    def _hidden(self, x: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> list[Tensor]:
         t = t.to(x.dtype)[:, None]
-        h = torch.cat([x, t.cos(), t.sin(), (2 * t).cos(), (2 * t).sin()], 1)
-        for layer in self.layers[:-1]:
-            h = torch.nn.functional.silu(layer(h))
-        return self.layers[-1](h)
+        h = self.layers[0](torch.cat([x, t.cos(), t.sin(), (2 * t).cos(), (2 * t).sin()], 1))
+        for name, layer in self.extras.items():
+            if name in condition:
+                h = h + layer(condition[name])
+        found = [torch.nn.functional.silu(h)]
+        for layer in self.layers[1:-1]:
+            found.append(torch.nn.functional.silu(layer(found[-1])))
+        return found

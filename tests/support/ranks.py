@@ -56,6 +56,7 @@ def trainer(pipeline: Path, context: Context, until: int, accumulate: int = 1) -
         batch=BATCH,
         accumulate=accumulate,
         lr={"student": 1e-3},
+        clip=None,
         lr_warmup=0,
         lr_decay=False,
         betas=(0.9, 0.99),
@@ -69,7 +70,7 @@ def trainer(pipeline: Path, context: Context, until: int, accumulate: int = 1) -
     )
     return Trainer(
         nets={"student": student},
-        velocities={"student": student},
+        views={"student": student},
         build_method=lambda _: FlowMatching(0.1),
         source=Noise(),
         settings=settings,

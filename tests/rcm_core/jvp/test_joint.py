@@ -14,7 +14,7 @@ from rcm_core.jvp import flash_jvp, joint_jvp, jvp
 from rcm_core.mini import build_network
 from rcm_core.models import wan
 from rcm_core.parameterisation import RectifiedFlow
-from rcm_core.training.parallel import blocks_of, shard
+from rcm_core.training.parallel import shard
 
 
 def denoiser() -> Denoiser:
@@ -55,7 +55,7 @@ def two_passes(student: Denoiser, rank: int = 0) -> tuple[Tensor, Tensor, dict[s
 
 def one_pass(student: Denoiser, rank: int = 0) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     x, t, a, s, text, weights = draw(rank)
-    value, tangent = joint_jvp(lambda u, v: student(u, v, {"text": text}), (x, t), (a, s), blocks_of(student))
+    value, tangent = joint_jvp(lambda u, v: student(u, v, {"text": text}), (x, t), (a, s), student.blocks())
     assert value.requires_grad
     assert not tangent.requires_grad
     (value * weights).sum().backward()
@@ -85,12 +85,12 @@ def test_the_module_is_left_as_it_was() -> None:
     one_pass(student)
     after = two_passes(student)
     assert torch.equal(before[0], after[0])
-    assert all("forward" not in vars(b) and not b._forward_hooks for b in blocks_of(student))
+    assert all("forward" not in vars(b) and not b._forward_hooks for b in student.blocks())
 
 
 def test_parameters_have_gradients_where_no_input_of_a_block_has_one() -> None:
     student = denoiser()
-    inside = {id(p) for b in blocks_of(student) for p in b.parameters()}
+    inside = {id(p) for b in student.blocks() for p in b.parameters()}
     for p in student.network.parameters():
         p.requires_grad_(id(p) in inside)
     found = one_pass(student)
@@ -116,7 +116,7 @@ def test_no_graph_is_kept_inside_the_blocks() -> None:
 
     plain = kept(lambda: student(x, t, {"text": text}))
     joint = kept(
-        lambda: joint_jvp(lambda u, v: student(u, v, {"text": text}), (x, t), (a, s), blocks_of(student))
+        lambda: joint_jvp(lambda u, v: student(u, v, {"text": text}), (x, t), (a, s), student.blocks())
     )
     assert joint < 0.5 * plain
 
@@ -221,6 +221,6 @@ def test_a_missing_tangent_is_zero() -> None:
     def call(u: Tensor, v: Tensor) -> Tensor:
         return student(u, v, {"text": text})
 
-    found = joint_jvp(call, (x, t), (a, None), blocks_of(student))[1]
-    expected = joint_jvp(call, (x, t), (a, torch.zeros_like(t)), blocks_of(student))[1]
+    found = joint_jvp(call, (x, t), (a, None), student.blocks())[1]
+    expected = joint_jvp(call, (x, t), (a, torch.zeros_like(t)), student.blocks())[1]
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)  # float32, zeros left out of sums

@@ -21,7 +21,14 @@ RCM = {
     "p_mean": 0.0,
     "p_std": 1.0,
 }
-DMD2 = {**SIMULATION, "student_every": 3, "dmd_weight": 1.0}
+DMD2 = {
+    **SIMULATION,
+    "student_every": 3,
+    "dmd_weight": 1.0,
+    "gan_weight": 0.0,
+    "gan_critic_weight": 0.01,
+    "gan_blocks": [],
+}
 
 
 class Counting(Perceptron):
@@ -42,7 +49,7 @@ def student_calls(method, step: int) -> tuple[list[str], Counting]:
     roles = []
     for update in method.updates(nets, batch, step, generator(1, step)):
         update.loss.backward()
-        roles.append(update.role)
+        roles.extend(update.roles)
     return roles, nets["student"]
 
 

@@ -14,10 +14,11 @@ from workspaces import configure, environment, launch
 
 from infra import local
 from infra.local import LocalContext, LocalExecutor
+from rcm_core.demands import refuse_impossible
 from rcm_core.errors import InputError
+from rcm_core.protocols import Demands
 from rcm_core.stages import train
 from rcm_core.storage import sha256, sha256_folder
-from rcm_core.training.distill import refuse_impossible
 
 
 def hashes(workspace: Path) -> list[str]:
@@ -167,12 +168,22 @@ def test_what_the_stage_reads_is_made_by_others(fresh: Path) -> None:
         run(fresh)
 
 
-def test_a_method_that_needs_what_there_is_not() -> None:
-    class NeedsRoutes:
-        roles = frozenset({"student"})
-        needs = frozenset({"x0", "route"})
+class NoTimeLayer:
+    time_layer = None
 
-    with pytest.raises(
-        InputError, match="the method needs route, but the training data provides condition, x0"
-    ):
-        refuse_impossible(NeedsRoutes(), frozenset({"x0", "condition"}))  # type: ignore[arg-type]
+
+@pytest.mark.parametrize(
+    ("demands", "message"),
+    [
+        (
+            Demands(frozenset({"student"}), frozenset({"routes"})),
+            r"needs routes.*set trajectories\.routes to true",
+        ),
+        (Demands(frozenset({"student"}), frozenset({"real"})), r"needs real.*set trajectories\.real to true"),
+        (Demands(frozenset({"student"}), frozenset(), frozenset({"guidance"})), r"set method\.guidance"),
+        (Demands(frozenset({"student", "heads"}), frozenset()), r"trains heads; add train\.lr\.heads"),
+    ],
+)
+def test_a_method_that_cannot_have_what_it_needs(demands: Demands, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        refuse_impossible(demands, NoTimeLayer(), frozenset({"x0", "condition"}), {"student": 1.0})  # type: ignore[arg-type]

@@ -38,7 +38,7 @@ def test_parts_make_up_the_batch_however_it_is_cut(tiny_run: Path, tmp_path: Pat
     Only the samples: noise and angles are drawn per part, so 1 x 8 is not the same training as 2 x 4; 2 ranks
     and 2 accumulation steps have the same parts and are (tests/system/test_training.py).
     """
-    source = TrajectorySource(Store(tiny_run / "runs/trajectories", tmp_path), 8, 0, CPU)
+    source = TrajectorySource(Store(tiny_run / "runs/trajectories", tmp_path), 8, 0, CPU, frozenset())
     for step in (0, 3, 17):  # 17 x 8 wraps round the 40 samples
         whole = source.batch(step, 0, 8)
         for parts in (2, 4):
@@ -51,7 +51,7 @@ def test_parts_make_up_the_batch_however_it_is_cut(tiny_run: Path, tmp_path: Pat
 
 def test_a_batch_holds_samples_with_their_own_conditions(tiny_run: Path, tmp_path: Path) -> None:
     store = Store(tiny_run / "runs/trajectories", tmp_path)
-    source = TrajectorySource(store, 8, 0, CPU)
+    source = TrajectorySource(store, 8, 0, CPU, frozenset())
     known = {
         store.sample(i)["x0"].numpy().tobytes(): store.sample(i)["condition.text"] for i in range(len(store))
     }

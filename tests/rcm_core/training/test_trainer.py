@@ -17,7 +17,7 @@ from infra.local import LocalContext
 from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.errors import InputError
 from rcm_core.models import wan
-from rcm_core.protocols import Batch, Update
+from rcm_core.protocols import Batch, Demands, Follow, Update
 from rcm_core.training.trainer import LoopSettings, Trainer
 
 SETTINGS = LoopSettings(
@@ -25,6 +25,7 @@ SETTINGS = LoopSettings(
     batch=4,
     accumulate=1,
     lr={"student": 1e-3, "fake": 1e-3},
+    clip=None,
     lr_warmup=0,
     lr_decay=False,
     betas=(0.9, 0.99),
@@ -41,11 +42,15 @@ SETTINGS = LoopSettings(
 class Pull:
     """Pulls all weights of the student, or of the fake, towards the number of the step."""
 
-    roles = frozenset({"student", "fake"})
-    needs = frozenset({"x0"})
-
-    def __init__(self, tangent: str, bad: Callable[[str, int], float], broken_at: int | None = None) -> None:
+    def __init__(
+        self,
+        tangent: str,
+        bad: Callable[[str, int], float],
+        broken_at: int | None = None,
+        follows: tuple[Follow, ...] = (),
+    ) -> None:
         self.tangent, self.bad, self.broken_at = tangent, bad, broken_at
+        self.demands = Demands(frozenset({"student", "fake"}), frozenset({"x0"}), follows=follows)
 
     def student_update(self, step: int) -> bool:
         return step % 2 == 0
@@ -57,7 +62,7 @@ class Pull:
         if step == self.broken_at:
             loss = loss * torch.inf
         lost = torch.tensor(self.bad(self.tangent, step))
-        yield Update(role, loss, {"loss": loss.detach(), "nonfinite": lost})
+        yield Update((role,), loss, {"loss": loss.detach(), "nonfinite": lost})
 
 
 class Steps:
@@ -68,11 +73,12 @@ class Steps:
 
 
 def trainer(folder: Path, state: Path, method: Callable[[str], Pull], **settings: Any) -> Trainer:
-    nets: dict[str, Denoiser] = {role: load_denoiser(folder, wan) for role in ("student", "fake")}  # type: ignore[arg-type]
+    roles = ("student", "fake", "target") if method("exact").demands.follows else ("student", "fake")
+    nets: dict[str, Denoiser] = {role: load_denoiser(folder, wan) for role in roles}  # type: ignore[arg-type]
     loop = {k: settings.pop(k) for k in ("tangent_fallback",) if k in settings}
     return Trainer(
         nets=nets,
-        velocities=nets,
+        views=nets,
         build_method=method,  # type: ignore[arg-type]
         source=Steps(),
         settings=replace(SETTINGS, **settings),
@@ -195,6 +201,38 @@ def test_saving_changes_nothing(folder: Path, tmp_path: Path) -> None:
     never.run()
     for role in ("student", "fake"):
         assert equal(weights(often, role), weights(never, role))
+
+
+def test_a_large_gradient_is_clipped_and_its_norm_is_told(folder: Path, tmp_path: Path) -> None:
+    free, bound = (trainer(folder, tmp_path / str(c), healthy, clip=c) for c in (None, 1e-3))
+    told = [made.train_step(0)["gradient_norm"] for made in (free, bound)]
+    assert told[0] == told[1] > 1e-3  # as it was, not as it was made
+    # AdamW's first step is blind to scale; its first moment holds 0.1 of the gradient that was used
+    moments = [
+        torch.cat([s["exp_avg"].flatten() for s in made.optimisers["student"].state.values()])
+        for made in (free, bound)
+    ]
+    torch.testing.assert_close(moments[1].norm(), torch.tensor(1e-4), rtol=1e-4, atol=0)
+    torch.testing.assert_close(moments[1], moments[0] * 1e-3 / told[0])
+
+
+def test_a_follower_moves_after_the_updates_it_follows_and_is_resumed(folder: Path, tmp_path: Path) -> None:
+    def method(tangent: str) -> Pull:
+        follow = Follow("target", "student", 0.25, "student")
+        return Pull(tangent, lambda *_: 0.0, follows=(follow,))
+
+    made = trainer(folder, tmp_path, method)
+    for step in range(2):
+        before, student = weights(made, "target"), weights(made)
+        made.train_step(step)
+        moved = weights(made)
+        for name, now in weights(made, "target").items():
+            leader = moved[name] if step == 0 else student[name]
+            expected = before[name].lerp(leader, 0.25) if step == 0 else before[name]
+            torch.testing.assert_close(now, expected)
+    made.step = 2
+    made.save()
+    assert equal(weights(trainer(folder, tmp_path, method), "target"), weights(made, "target"))
 
 
 def test_a_checkpoint_of_other_ema_lengths_or_networks_is_not_loaded(folder: Path, tmp_path: Path) -> None:

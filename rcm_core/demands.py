@@ -1,0 +1,41 @@
+"""Whether a method can have what it asks for: refused in one sentence, before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rcm_core.config import TrajectoriesSection
+from rcm_core.denoiser import EMBEDDED
+from rcm_core.errors import InputError
+from rcm_core.protocols import Demands, Family
+
+SETTINGS = {"routes": "trajectories.routes", "real": "trajectories.real"}
+"""What makes the trajectories stage keep it."""
+
+
+def refuse_impossible(
+    demands: Demands, family: Family, provides: frozenset[str], lr: Mapping[str, float]
+) -> None:
+    """InputError if the training data, the family or the learning rates lack what the method needs."""
+    missing = sorted(demands.needs - provides)
+    if missing:
+        remedy = " and ".join(f"{SETTINGS[name]} to true" for name in missing if name in SETTINGS)
+        raise InputError(
+            f"the method needs {', '.join(missing)}, but the training data provides {', '.join(sorted(provides))};"
+            + (f" set {remedy}, or choose another method" if remedy else " choose another method")
+        )
+    if demands.extras & set(EMBEDDED) and family.time_layer is None:
+        raise InputError(
+            f"the method embeds {', '.join(sorted(demands.extras & set(EMBEDDED)))}, but this family has no time"
+            " embedding to add it to; set method.guidance and method.guidance_at to null, or choose another method"
+        )
+    if unrated := sorted(demands.roles - lr.keys()):
+        raise InputError(
+            f"train.lr has {', '.join(sorted(lr))}, but the method also trains {', '.join(unrated)};"
+            f" add train.lr.{unrated[0]}"
+        )
+
+
+def provided(section: TrajectoriesSection) -> frozenset[str]:
+    """What trajectories with these parameters hold."""
+    return frozenset({"x0", "condition", *(name for name in SETTINGS if getattr(section, name))})

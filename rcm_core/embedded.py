@@ -1,0 +1,45 @@
+"""A guidance scale that the student takes as an input, drawn for every sample (sCM, arXiv 2410.11081, section 5.1;
+SANA-Sprint, arXiv 2503.09641, section 3.2).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field, model_validator
+
+from rcm_core.config import Section
+from rcm_core.protocols import Condition
+
+Scale = Annotated[float, Field(ge=0)]
+
+
+class GuidanceSection(Section):
+    """The parameters of every method that can embed the guidance scale."""
+
+    guidance: Annotated[tuple[Scale, ...], Field(min_length=1)] | None
+    """Scales that are drawn and embedded into the student; null: the teacher's own scale, fixed."""
+    guidance_at: Scale | None
+    """The scale that is folded into the published student."""
+
+    @model_validator(mode="after")
+    def _both(self) -> GuidanceSection:
+        if (self.guidance is None) != (self.guidance_at is None):
+            raise ValueError("expected guidance and guidance_at together, or null for both")
+        return self
+
+    @property
+    def embedded(self) -> frozenset[str]:
+        """What the student takes for it."""
+        return frozenset() if self.guidance is None else frozenset({"guidance"})
+
+
+def with_scale(config: GuidanceSection, condition: Condition, size: int, rng: torch.Generator) -> Condition:
+    """``condition`` of ``size`` samples with a drawn scale for each under "guidance", if the method embeds it."""
+    if config.guidance is None:
+        return condition
+    choices = torch.tensor(config.guidance, device=rng.device)
+    drawn = choices[torch.randint(len(choices), (size,), generator=rng, device=rng.device)]
+    device = next(iter(condition.values())).device if condition else drawn.device
+    return {**condition, "guidance": drawn.to(device)}

@@ -1,0 +1,89 @@
+"""What a student or a discriminator has besides the teacher's network: small modules, never sharded."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+FREQUENCIES = 16
+"""Features cos k v and sin k v, k = 1 .. 16: smooth in v, so that derivatives in time stay small (sCM, arXiv
+2410.11081, section 4.1)."""
+HIDDEN = 128
+KERNEL = 9
+GROUPS = 8
+
+
+def waves(value: Tensor) -> Tensor:
+    """``[B, 2 FREQUENCIES]`` features of ``value`` [B], of the order of 1."""
+    k = torch.arange(1, FREQUENCIES + 1, device=value.device, dtype=value.dtype)
+    phase = value[:, None] * k
+    return torch.cat([phase.cos(), phase.sin()], 1)
+
+
+class Embedding(nn.Module):
+    """A second scalar input: ``[B]`` to ``[B, width]``, zero for every value at first, and always zero at 0.
+
+    So a student begins as its teacher, and one whose value is fixed at 0 is the plain network.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(2 * FREQUENCIES, HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, width, bias=False)
+        )
+        nn.init.zeros_(self.layers[2].weight)  # type: ignore[arg-type]
+
+    def forward(self, value: Tensor) -> Tensor:
+        dtype = self.layers[0].weight.dtype
+        value = value.to(dtype)  # type: ignore[arg-type]
+        difference: Tensor = self.layers(waves(value)) - self.layers(waves(torch.zeros_like(value)))
+        return difference
+
+
+class LogVariance(nn.Module):
+    """``lv(t)`` of the adaptive weighting (E35): ``[B]`` from angles [B]; zero at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2 * FREQUENCIES, 1)
+        nn.init.zeros_(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
+
+    def forward(self, t: Tensor) -> Tensor:
+        value: Tensor = self.layer(waves(t.to(self.layer.weight.dtype)))[:, 0]
+        return value
+
+
+class Head(nn.Module):
+    """One logit per token: a pointwise convolution, a residual one over ``KERNEL`` tokens, a normalised pointwise
+    one (SANA-Sprint, arXiv 2503.09641, section 3.3; after LADD, arXiv 2403.12015).
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        groups = GROUPS if width % GROUPS == 0 else 1
+        self.first = nn.Sequential(nn.Conv1d(width, width, 1), nn.GroupNorm(groups, width))
+        self.second = nn.Sequential(
+            nn.Conv1d(width, width, KERNEL, padding=KERNEL // 2), nn.GroupNorm(groups, width)
+        )
+        self.last = spectral_norm(nn.Conv1d(width, 1, 1))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        h = nnf.leaky_relu(self.first(tokens.transpose(1, 2)), 0.2)
+        h = h + nnf.leaky_relu(self.second(h), 0.2)
+        logits: Tensor = self.last(h)[:, 0]
+        return logits
+
+
+class Heads(nn.Module):
+    """The trained part of a discriminator: one head for each of ``count`` blocks of a network."""
+
+    def __init__(self, width: int, count: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(Head(width) for _ in range(count))
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """``[B, heads, tokens]`` logits."""
+        return torch.stack([head(tokens) for head, tokens in zip(self.heads, features, strict=True)], 1)

@@ -1,0 +1,21 @@
+"""MeanFlow: the average velocity between two times (Geng et al. 2025, arXiv 2505.13447)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rcm_core.trigflow import per_sample
+
+
+def average_velocity_target(v: Tensor, derivative: Tensor, tau: Tensor, end: Tensor, r: float) -> Tensor:
+    """v - r (tau - end) du/dtau (E42): what the average velocity u between ``end`` and ``tau`` [B] should be.
+
+    ``derivative`` is du/dtau along (v, 0, 1); ``r`` in [0, 1] warms it up.
+    """
+    return v - per_sample(r * (tau - end), v) * derivative
+
+
+def meanflow_loss(u: Tensor, target: Tensor, power: float, c: float) -> Tensor:
+    """``[B]``: e / sg[(e + c)^power] with e = |u - sg[target]|^2 (E43; section 4.3)."""
+    error = (u - target.detach()).square().flatten(1).sum(1)
+    return error / (error.detach() + c).pow(power)

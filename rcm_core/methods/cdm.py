@@ -1,0 +1,166 @@
+"""CDM: distribution matching at any time, on and off the student's own routes (arXiv 2605.06376)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from rcm_core.config import Count, Positive, Section, Share
+from rcm_core.jvp import TangentKind
+from rcm_core.losses.distribution import augmentation_gradient
+from rcm_core.losses.finite import finite_mask, keep_rows
+from rcm_core.protocols import Batch, Condition, Demands, Follow, Nets, Update
+from rcm_core.rng import generator
+from rcm_core.samplers.walks import Walk, random_schedule, recorded_walk
+from rcm_core.terms import Term, unit_noise
+from rcm_core.terms.distribution import Generated, fake_score_term, matched, matching_term
+from rcm_core.trigflow import angle_from_flow_time, diffuse, flow_time_from_angle, predict_x0, rotate
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Config(Section):
+    """``method:`` of ``method=cdm``; times are flow times in [0, 1]."""
+
+    student_every: Count
+    """R: one student update in this many fake score updates."""
+    rollout_steps: Count
+    """N_max: the student's routes have 1 .. N_max steps."""
+    rollout_low: Share
+    rollout_high: Share
+    """Between them the times of a route are drawn, before the shift."""
+    rollout_shift: Positive
+    """The model's own time shift."""
+    compare_low: Annotated[float, Field(gt=0, lt=1)]
+    compare_high: Annotated[float, Field(gt=0, lt=1)]
+    """Bounds of the times at which predictions are compared."""
+    augmentation_weight: Weight
+    matching_weight: Weight
+    off_weight: Weight
+    """Weights of L_CA, L_DM and L_CDM (E44, E25, E48)."""
+    alpha: Positive
+    """Strength of the guidance that L_CA teaches; about a guidance scale of 1 + alpha."""
+    floor: Positive
+    """Smallest normaliser of a pseudo-gradient."""
+    through_velocity: bool
+    """Whether the gradient of L_CDM also goes through the velocity that extrapolates; the released code says no."""
+    merge: Share
+    """The fake score moves by this share towards the student after each of its updates."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Config:
+        for low, high in (("rollout_low", "rollout_high"), ("compare_low", "compare_high")):
+            if getattr(self, low) >= getattr(self, high):
+                raise ValueError(f"expected {low} < {high}")
+        if not self.matching_weight + self.off_weight:
+            raise ValueError(
+                "matching_weight and off_weight are both 0: augmentation alone diverges; set one"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class CDM:
+    config: Config
+
+    @property
+    def demands(self) -> Demands:
+        follow = Follow("fake", "student", self.config.merge, "fake")
+        return Demands(frozenset({"student", "fake"}), frozenset({"condition"}), follows=(follow,))
+
+    def student_update(self, step: int) -> bool:
+        return (step + 1) % self.config.student_every == 0
+
+    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
+        """The fake score learns in every iteration; the student's losses share its route and anchors."""
+        condition, size = batch.condition, len(batch.x0)
+        walk = self._rollout(nets, batch, step, rng)
+        anchor = torch.randint(len(walk.t), (size,), generator=rng, device=rng.device).to(walk.x.device)
+        rows = torch.arange(size, device=anchor.device)
+        x, F, t = walk.x[anchor, rows], walk.F[anchor, rows], walk.t[anchor]
+        finite = finite_mask(x, F)
+        x, F = keep_rows(finite, x), keep_rows(finite, F)
+        made = Generated(predict_x0(x, t, F), finite)
+        term = fake_score_term(nets, made, condition, self._compared(size, rng), rng)
+        loss = term.loss / batch.x0[0].numel()
+        yield Update(("fake",), loss, {"fake_loss": loss.detach(), **term.scalars})
+        if self.student_update(step):
+            yield self._on_route(nets, Generated(x, finite), t, condition, rng)
+            if self.config.off_weight:
+                yield self._off_route(nets, Generated(x, finite), F, t, condition, rng)
+
+    def _rollout(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Walk:
+        """The student's deterministic sampler at random times; the length is the same on every rank."""
+        config = self.config
+        length = torch.randint(1, config.rollout_steps + 1, (), generator=generator("cdm", step))
+        angles = random_schedule(
+            int(length), config.rollout_low, config.rollout_high, config.rollout_shift, rng
+        )
+        noise = unit_noise(rng, batch.x0)
+        return recorded_walk(nets["student"], noise, angles.to(noise.device), batch.condition)
+
+    def _on_route(
+        self, nets: Nets, state: Generated, t: Tensor, condition: Condition, rng: torch.Generator
+    ) -> Update:
+        """L_CA + L_DM at the anchor: one student call serves both."""
+        config = self.config
+        made = Generated(predict_x0(state.x, t, nets["student"](state.x, t, condition)), state.finite)
+        term = matching_term(
+            nets, made, condition, self._compared(len(t), rng), rng, config.floor, real="unguided"
+        )
+        loss = config.matching_weight * term.loss
+        if config.augmentation_weight:
+            loss = loss + config.augmentation_weight * self._augmented(nets, made, t, condition, rng).loss
+        loss = loss / state.x[0].numel()
+        return Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
+
+    def _augmented(
+        self, nets: Nets, made: Generated, t: Tensor, condition: Condition, rng: torch.Generator
+    ) -> Term:
+        """Guidance alone as a direction, never noisier than the anchor."""
+        with torch.no_grad():
+            q = self._compared(len(t), rng, flow_time_from_angle(t))
+            y = diffuse(made.x, unit_noise(rng, made.x), q)
+            null = predict_x0(y, q, nets["null"](y, q, condition))
+            conditional = predict_x0(y, q, nets["unguided"](y, q, condition))
+            gradient = augmentation_gradient(made.x, conditional, null, self.config.alpha, self.config.floor)
+        return matched(made, gradient)
+
+    def _off_route(
+        self,
+        nets: Nets,
+        state: Generated,
+        F: Tensor,
+        t: Tensor,
+        condition: Condition,
+        rng: torch.Generator,
+    ) -> Update:
+        """L_CDM: the state is carried along its velocity to any other time, and matched there (E48)."""
+        config = self.config
+        away = self._compared(len(t), rng).to(t.device)
+        along = nets["student"](state.x, t, condition) if config.through_velocity else F
+        x = rotate(state.x, t, away, along)
+        made = Generated(predict_x0(x, away, nets["student"](x, away, condition)), state.finite)
+        term = matching_term(
+            nets, made, condition, self._compared(len(t), rng), rng, config.floor, real="unguided"
+        )
+        loss = config.off_weight * term.loss / state.x[0].numel()
+        return Update(("student",), loss, {"off_loss": loss.detach(), **term.scalars})
+
+    def _compared(self, size: int, rng: torch.Generator, most: Tensor | None = None) -> Tensor:
+        """``[size]`` angles: uniform flow times, below ``most`` [size] if given, within the bounds."""
+        config = self.config
+        q = torch.rand(size, generator=rng, device=rng.device, dtype=torch.float64)
+        if most is not None:
+            q = q.to(most.device) * most
+        return angle_from_flow_time(q.clamp(config.compare_low, config.compare_high))
+
+
+def build(config: Config, tangent: TangentKind) -> CDM:  # noqa: ARG001
+    """``tangent`` is accepted for the methods' common form; nothing here needs one."""
+    return CDM(config)

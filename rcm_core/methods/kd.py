@@ -1,0 +1,57 @@
+"""Knowledge distillation: regression on what the teacher's own routes end in (Luhman and Luhman 2021, arXiv
+2101.02388): the plain baseline, and an initialiser for other methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from rcm_core.config import Positive, Section, Share
+from rcm_core.jvp import TangentKind
+from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
+from rcm_core.losses.pairs import PairLoss, pair_loss
+from rcm_core.protocols import Batch, Demands, Nets, Update
+from rcm_core.terms import left_out
+from rcm_core.trigflow import predict_x0
+
+
+class Config(Section):
+    """``method:`` of ``method=kd``."""
+
+    start_share: Share
+    """Share of the samples that are asked for from pure noise; the others from a random point of the route."""
+    loss: PairLoss
+    huber: Positive
+    """c of the pseudo-Huber loss (E41)."""
+
+
+@dataclass(frozen=True)
+class KD:
+    config: Config
+    demands = Demands(frozenset({"student"}), frozenset({"routes", "x0", "condition"}))
+
+    def student_update(self, step: int) -> bool:  # noqa: ARG002
+        return True
+
+    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:  # noqa: ARG002
+        assert batch.route is not None  # demanded
+        route, size = batch.route, len(batch.x0)
+        point = torch.randint(route.t.shape[1], (size,), generator=rng, device=rng.device)
+        at_start = torch.rand(size, generator=rng, device=rng.device) < self.config.start_share
+        rows = torch.arange(size, device=route.x.device)
+        point = torch.where(at_start, torch.zeros_like(point), point).to(rows.device)
+        x, t = route.x[rows, point], route.t[rows, point].double()
+        finite = finite_mask(x, batch.x0)
+        x = keep_rows(finite, x)
+        found = predict_x0(x, t, nets["student"](x, t, batch.condition))
+        each = pair_loss(found, keep_rows(finite, batch.x0), self.config.loss, self.config.huber)
+        loss = mean_over(finite, each)
+        yield Update(("student",), loss, {"loss": loss.detach(), "nonfinite": left_out(finite)})
+
+
+def build(config: Config, tangent: TangentKind) -> KD:  # noqa: ARG001
+    """``tangent`` is accepted for the methods' common form; nothing here needs one."""
+    return KD(config)

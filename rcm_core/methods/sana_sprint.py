@@ -1,0 +1,135 @@
+"""SANA-Sprint: sCM and a latent adversarial loss on real data, in turn with its discriminator (arXiv 2503.09641)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rcm_core.config import Positive, Share
+from rcm_core.embedded import GuidanceSection, with_scale
+from rcm_core.jvp import TangentKind
+from rcm_core.losses.adversarial import hinge_critic, hinge_student
+from rcm_core.losses.consistency import WarmupForm
+from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
+from rcm_core.protocols import Batch, Condition, Demands, Examples, Nets, Update
+from rcm_core.samplers.times import log_normal_angles
+from rcm_core.terms import left_out, unit_noise
+from rcm_core.terms.adversarial import Discriminator, frozen
+from rcm_core.terms.consistency import (
+    Consistency,
+    Weighting,
+    along_teacher,
+    consistency_term,
+    ramp,
+)
+from rcm_core.trigflow import NOISE_ANGLE, diffuse, predict_x0
+
+
+class Config(GuidanceSection):
+    """``method:`` of ``method=sana_sprint``."""
+
+    warmup: Annotated[int, Field(ge=0)]
+    warmup_form: WarmupForm
+    weighting: Weighting
+    consistency_weight: Annotated[float, Field(ge=0)]
+    """0: the adversarial loss alone."""
+    p_mean: float
+    """ln tan t ~ N(p_mean, p_std^2), for the consistency term and the student's time in the adversarial one."""
+    p_std: Positive
+    adversarial_weight: Positive
+    """lambda."""
+    noise_share: Share
+    """Max-time weighting: the share of adversarial samples that start from pure noise."""
+    critic_mean: float
+    """ln tan s ~ N(critic_mean, critic_std^2): the discriminator's noise."""
+    critic_std: Positive
+    misaligned: bool
+    """Real data with another sample's prompt counts as fake too."""
+    blocks: tuple[Annotated[int, Field(ge=0)], ...]
+    """Blocks of the frozen teacher whose features the discriminator sees."""
+
+
+@dataclass(frozen=True)
+class SanaSprint:
+    config: Config
+    tangent: TangentKind
+
+    @property
+    def demands(self) -> Demands:
+        config = self.config
+        head = {"log_variance"} if config.weighting != "none" and config.consistency_weight else set()
+        return Demands(
+            frozenset({"student", "heads"}),
+            frozenset({"real"}),
+            config.embedded | head,
+            guidance=config.guidance_at,
+            heads=config.blocks,
+        )
+
+    def student_update(self, step: int) -> bool:
+        return step % 2 == 0
+
+    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
+        assert batch.real is not None  # demanded
+        condition = with_scale(self.config, batch.real.condition, len(batch.real.x0), rng)
+        real = Examples(batch.real.x0, condition)
+        if not self.student_update(step):
+            yield self._critic(nets, real, rng)
+            return
+        if self.config.consistency_weight:
+            yield self._consistency(nets, real, step // 2, rng)
+        yield self._adversarial(nets, real, rng)
+
+    def _consistency(self, nets: Nets, real: Examples, index: int, rng: torch.Generator) -> Update:
+        config = self.config
+        t = log_normal_angles(len(real.x0), config.p_mean, config.p_std, rng)
+        states = along_teacher(nets, real.x0, t, real.condition, rng)
+        r = ramp(index, config.warmup)
+        how = Consistency(self.tangent, r, config.warmup_form, weighting=config.weighting)
+        term = consistency_term(nets, states, real.condition, how)
+        loss = config.consistency_weight * term.loss
+        return Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
+
+    def _adversarial(self, nets: Nets, real: Examples, rng: torch.Generator) -> Update:
+        fake, finite = self._fake(nets, real, rng)
+        with frozen(nets["heads"]):
+            logits = self._logits(nets, fake, real.condition, rng)
+        loss = self.config.adversarial_weight * mean_over(finite, hinge_student(logits))
+        return Update(("student",), loss, {"adversarial_loss": loss.detach(), "nonfinite": left_out(finite)})
+
+    def _critic(self, nets: Nets, real: Examples, rng: torch.Generator) -> Update:
+        """Hinge loss (E38); with misaligned pairs the fake side is the mean of both kinds of fakes."""
+        with torch.no_grad():
+            fake, finite = self._fake(nets, real, rng)
+        x0 = keep_rows(finite, real.x0)
+        reals = self._logits(nets, x0, real.condition, rng)
+        fakes = [self._logits(nets, keep_rows(finite, fake), real.condition, rng)]
+        if self.config.misaligned:
+            fakes.append(self._logits(nets, x0.roll(1, 0), real.condition, rng))
+        each = torch.stack([hinge_critic(reals, logits) for logits in fakes]).mean(0)
+        loss = mean_over(finite, each)
+        return Update(("heads",), loss, {"critic_loss": loss.detach(), "nonfinite": left_out(finite)})
+
+    def _fake(self, nets: Nets, real: Examples, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One step from noised real data, often from pure noise; and which rows of the data are finite."""
+        config, size = self.config, len(real.x0)
+        t = log_normal_angles(size, config.p_mean, config.p_std, rng)
+        pure = torch.rand(size, generator=rng, device=rng.device) < config.noise_share
+        t = torch.where(pure, torch.full_like(t, NOISE_ANGLE), t).to(real.x0.device)
+        finite = finite_mask(real.x0)
+        x = diffuse(keep_rows(finite, real.x0), unit_noise(rng, real.x0), t)
+        return predict_x0(x, t, nets["student"](x, t, real.condition)), finite
+
+    def _logits(self, nets: Nets, x0: Tensor, condition: Condition, rng: torch.Generator) -> Tensor:
+        config = self.config
+        s = log_normal_angles(len(x0), config.critic_mean, config.critic_std, rng)
+        return Discriminator("unguided", config.blocks).logits(nets, x0, condition, s, rng)
+
+
+def build(config: Config, tangent: TangentKind) -> SanaSprint:
+    return SanaSprint(config, tangent)

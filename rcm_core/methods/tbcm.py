@@ -1,0 +1,146 @@
+"""TBCM: continuous-time consistency on the teacher's own routes, without images (arXiv 2511.20410)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from rcm_core.config import Count, Positive, Share
+from rcm_core.embedded import GuidanceSection, with_scale
+from rcm_core.jvp import TangentKind
+from rcm_core.losses.consistency import WarmupForm
+from rcm_core.protocols import Batch, Condition, Demands, Nets, Update
+from rcm_core.samplers.walks import Scheme, recorded_walk, route_angles
+from rcm_core.terms import unit_noise
+from rcm_core.terms.consistency import Consistency, States, Weighting, consistency_term, ramp
+
+
+class Config(GuidanceSection):
+    """``method:`` of ``method=tbcm``; ``train.batch`` counts prompts, each of which gives ``pairs`` points."""
+
+    routes: Literal["online", "recorded"]
+    """online: new routes in every iteration, from prompts alone; recorded: those of the trajectories stage."""
+    route_steps: Annotated[int, Field(ge=2)]
+    """Teacher steps of an online route."""
+    scheme: Scheme
+    shift: Positive
+    """Of the reference route, applied twice as released (E47); small problems need 1 or less."""
+    pairs: Count
+    """Points of each route that are trained on, of all but the first (which carries no signal)."""
+    p_mean: float
+    """ln tan t ~ N(p_mean, p_std^2), for scheme = log_normal."""
+    p_std: Positive
+    degenerate_below: Positive | None
+    """Routes that end in a picture of less contrast (variance within channels) m than this are dropped with
+    probability 1 - m / degenerate_below; null keeps all."""
+    warmup: Annotated[int, Field(ge=0)]
+    warmup_form: WarmupForm
+    calm_start: Annotated[int, Field(ge=0)] | None
+    """Iteration from which the tangent's unstable part is reduced; null: never."""
+    calm_steps: Count
+    calm_r: Share
+    """What it is reduced to over ``calm_steps``."""
+    weighting: Weighting
+    consistency_weight: Positive
+
+    @model_validator(mode="after")
+    def _fits(self) -> Config:
+        if self.routes == "online" and self.pairs > self.route_steps - 1:
+            raise ValueError(f"pairs = {self.pairs} exceeds the {self.route_steps - 1} points of a route")
+        if self.routes == "recorded" and self.guidance is not None:
+            raise ValueError("recorded routes have the teacher's own guidance; set guidance to null")
+        return self
+
+
+class Points(NamedTuple):
+    """Some points of every route, point by point: [pairs, B, ...] states, velocities and angles [pairs, B]."""
+
+    x: Tensor
+    v: Tensor
+    t: Tensor
+    end: Tensor
+
+
+@dataclass(frozen=True)
+class TBCM:
+    config: Config
+    tangent: TangentKind
+
+    @property
+    def demands(self) -> Demands:
+        config = self.config
+        needs = {"condition", "routes"} if config.routes == "recorded" else {"condition"}
+        head = {"log_variance"} if config.weighting != "none" else set()
+        return Demands(
+            frozenset({"student"}), frozenset(needs), config.embedded | head, guidance=config.guidance_at
+        )
+
+    def student_update(self, step: int) -> bool:  # noqa: ARG002
+        return True
+
+    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
+        config = self.config
+        condition = with_scale(config, batch.condition, len(batch.x0), rng)
+        points = (
+            self._recorded(batch, rng)
+            if config.routes == "recorded"
+            else self._online(nets, batch, condition, rng)
+        )
+        count = len(points.x)
+        keep = self._worthy(points.end, rng).repeat(count)
+        x, v, t = points.x.flatten(0, 1), points.v.flatten(0, 1), points.t.flatten()
+        repeated = {name: value.repeat(count, *[1] * (value.ndim - 1)) for name, value in condition.items()}
+        how = Consistency(self.tangent, self._r(step), config.warmup_form, weighting=config.weighting)
+        term = consistency_term(nets, States(x, t, v, keep), repeated, how)
+        loss = config.consistency_weight * term.loss
+        yield Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
+
+    def _online(self, nets: Nets, batch: Batch, condition: Condition, rng: torch.Generator) -> Points:
+        config = self.config
+        noise = unit_noise(rng, batch.x0)
+        angles = route_angles(
+            config.scheme, config.route_steps, config.shift, config.p_mean, config.p_std, rng
+        ).to(noise.device)
+        walk = recorded_walk(nets["teacher"], noise, angles, condition)
+        chosen = self._chosen(len(angles), rng).to(noise.device)
+        t = walk.t[chosen][:, None].expand(-1, len(noise))
+        return Points(walk.x[chosen], walk.F[chosen], t, walk.end)
+
+    def _recorded(self, batch: Batch, rng: torch.Generator) -> Points:
+        assert batch.route is not None  # demanded
+        x, t, v = batch.route
+        chosen = self._chosen(x.shape[1], rng).to(x.device)
+        return Points(
+            x[:, chosen].transpose(0, 1), v[:, chosen].transpose(0, 1), t[:, chosen].T.double(), batch.x0
+        )
+
+    def _chosen(self, steps: int, rng: torch.Generator) -> Tensor:
+        """Indices of the points that are used, the first never."""
+        order = torch.randperm(steps - 1, generator=rng, device=rng.device) + 1
+        return order[: self.config.pairs].sort().values
+
+    def _worthy(self, end: Tensor, rng: torch.Generator) -> Tensor:
+        """``[B]``: which routes count (section 2.6 of the paper's release drops black pictures)."""
+        threshold = self.config.degenerate_below
+        if threshold is None:
+            return torch.ones(len(end), dtype=torch.bool, device=end.device)
+        contrast = end.flatten(2).var(2, unbiased=False).mean(1)
+        draws = torch.rand(len(end), generator=rng, device=rng.device).to(end.device)
+        return draws < contrast / threshold
+
+    def _r(self, step: int) -> float:
+        """Warm-up, then the calm-down."""
+        config, r = self.config, ramp(step, self.config.warmup)
+        if config.calm_start is None or step < config.calm_start:
+            return r
+        share = ramp(step - config.calm_start, config.calm_steps)
+        return r * (1 - share) + config.calm_r * share
+
+
+def build(config: Config, tangent: TangentKind) -> TBCM:
+    return TBCM(config, tangent)

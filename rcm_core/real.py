@@ -1,0 +1,43 @@
+"""Real images with a prompt that describes each, addressed by number: what adversarial losses learn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rcm_core.registry import find
+from rcm_core.rng import address, generator
+
+
+@dataclass(frozen=True)
+class RealExamples:
+    """Examples of the benchmark ``data`` (its train split alone), each with one of ``prompts``."""
+
+    data: str
+    prompts: tuple[str, ...]
+    seed: int
+
+    def of(self, ids: tuple[int, ...]) -> tuple[Tensor, tuple[str, ...]]:
+        """Pixels in [-1, 1], [B, C, T, H, W], and their prompts; example i is a function of (seed, i)."""
+        module = find("data", self.data)
+        if hasattr(module, "draw"):
+            return self._drawn(module, ids)
+        images, labels = module.images("train")
+        named: dict[int, list[str]] = {}
+        for prompt in self.prompts:
+            named.setdefault(module.label(prompt), []).append(prompt)
+        rows = [address(self.seed, "real", i) % len(images) for i in ids]
+        choices = [named[int(labels[row])] for row in rows]
+        prompts = (c[address(self.seed, "real prompt", i) % len(c)] for i, c in zip(ids, choices))
+        return images[rows], tuple(prompts)
+
+    def _drawn(self, module: object, ids: tuple[int, ...]) -> tuple[Tensor, tuple[str, ...]]:
+        """A benchmark that composes its images: each for a prompt of its own."""
+        prompts = tuple(self.prompts[address(self.seed, "real prompt", i) % len(self.prompts)] for i in ids)
+        drawn = [
+            module.draw(prompt, "train", generator(self.seed, "real", i))  # type: ignore[attr-defined]
+            for i, prompt in zip(ids, prompts)
+        ]
+        return torch.stack(drawn), prompts

@@ -1,0 +1,43 @@
+"""A discriminator in latent space: trained heads on the features of a network that knows the noise (LADD, arXiv
+2403.12015; SANA-Sprint, arXiv 2503.09641, section 3.3; DMD2, arXiv 2405.14867, section 4.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rcm_core.protocols import Condition, Nets
+from rcm_core.terms import unit_noise
+from rcm_core.trigflow import diffuse
+
+
+class Discriminator(NamedTuple):
+    """Heads on the ``blocks`` of ``backbone`` ("unguided": the frozen teacher; "fake": the fake score)."""
+
+    backbone: str
+    blocks: Sequence[int]
+
+    def logits(self, nets: Nets, x0: Tensor, condition: Condition, s: Tensor, rng: torch.Generator) -> Tensor:
+        """``[B, heads, tokens]`` for clean ``x0`` [B, ...] noised to angles ``s`` [B]."""
+        s = s.to(x0.device)
+        y = diffuse(x0, unit_noise(rng, x0), s)
+        logits: Tensor = nets["heads"](nets[self.backbone].features(y, s, condition, self.blocks))
+        return logits
+
+
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Gradients go through ``modules`` and not into them, in every graph that is built inside."""
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    for p in parameters:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in parameters:
+            p.requires_grad_(True)

@@ -1,0 +1,58 @@
+"""The average velocity of a rectified flow (MeanFlow), read from a network that speaks TrigFlow."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rcm_core.jvp import TangentKind, flash_jvp, jvp
+from rcm_core.parameterisation import RectifiedFlow
+from rcm_core.protocols import Condition, Network
+from rcm_core.terms.consistency import States
+from rcm_core.trigflow import angle_from_flow_time, flow_time_from_angle, per_sample
+
+FLOW = RectifiedFlow()
+STEP = 5e-3
+"""Of the difference that replaces forward-mode AD (FastGen's for Wan2.1)."""
+
+
+class FlowState(NamedTuple):
+    """A rectified-flow state ``x`` = (1 - tau) x0 + tau eps [B, ...], its time [B], the velocity ``v`` there."""
+
+    x: Tensor
+    tau: Tensor
+    v: Tensor
+
+
+def along(states: States) -> FlowState:
+    """TrigFlow ``states`` in rectified-flow variables (E7, E8)."""
+    x, t = states.x, states.t
+    return FlowState(FLOW.to_network(x, t)[0], flow_time_from_angle(t), FLOW.output(x, t, states.direction))
+
+
+class AverageVelocity(NamedTuple):
+    """u(x, tau) of ``network`` between flow time ``end`` [B] and tau; ``end`` is an embedded input."""
+
+    network: Network
+    condition: Condition
+    end: Tensor
+
+    def __call__(self, x: Tensor, tau: Tensor) -> Tensor:
+        """``[B, ...]`` at rectified-flow state ``x`` and time ``tau`` [B]."""
+        t = angle_from_flow_time(tau)
+        state = per_sample(t.cos() + t.sin(), x) * x
+        F = self.network(state, t, {**self.condition, "end": self.end.to(x.dtype)})
+        return FLOW.output(state, t, F)
+
+    @torch.no_grad()
+    def derivative(self, state: FlowState, kind: TangentKind) -> Tensor:
+        """du/dtau along (v, 0, 1): by forward-mode AD, or by a backward difference where that is not wanted."""
+        x, tau, v = state
+        if kind == "exact":
+            with flash_jvp():
+                return jvp(self.__call__, (x, tau), (v.to(x.dtype), torch.ones_like(tau)))[1]
+        h = tau.clamp(max=STEP)
+        earlier = self(x - per_sample(h, x) * v, tau - h)
+        return (self(x, tau) - earlier) / per_sample(h, x)

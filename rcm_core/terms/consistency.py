@@ -1,0 +1,91 @@
+"""The continuous-time consistency term, wherever its states and directions come from."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rcm_core.jvp import TangentKind, consistency_jvp
+from rcm_core.losses.consistency import (
+    WarmupForm,
+    adaptive,
+    clip_tangent,
+    consistency_loss,
+    consistency_tangent,
+    normalise_tangent,
+    prior_weight,
+    tangent_norm,
+)
+from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
+from rcm_core.protocols import Condition, Nets
+from rcm_core.terms import Term, left_out, unit_noise
+from rcm_core.trigflow import conditional_velocity, diffuse
+
+Limit = Literal["normalise", "clip"]
+Weighting = Literal["none", "adaptive", "adaptive_prior"]
+
+
+class Consistency(NamedTuple):
+    """How the term is formed."""
+
+    tangent: TangentKind
+    r: float = 1.0
+    """Share of the unstable part of the tangent that is used, in [0, 1]."""
+    form: WarmupForm = "rcm"
+    limit: Limit = "normalise"
+    weighting: Weighting = "none"
+    """"adaptive": E35; "adaptive_prior": also divided by tan t (E36). Both need the student's log_variance."""
+
+
+class States(NamedTuple):
+    """Where the consistency is asked for: states ``x`` [B, ...] at angles ``t`` [B], the direction dx/dt."""
+
+    x: Tensor
+    t: Tensor
+    direction: Tensor
+    keep: Tensor | None = None
+    """[B] booleans: rows that do not count at all (they are not counted as non-finite either)."""
+
+
+def ramp(step: int, length: int) -> float:
+    """Warm-up: 0 at step 0, 1 from step ``length`` on."""
+    return min(1.0, step / length) if length else 1.0
+
+
+def along_teacher(nets: Nets, x0: Tensor, t: Tensor, condition: Condition, rng: torch.Generator) -> States:
+    """``x0`` noised to angles ``t`` [B], and the guided teacher's velocity there."""
+    t = t.to(x0.device)
+    x = diffuse(x0, unit_noise(rng, x0), t)
+    with torch.no_grad():
+        return States(x, t, nets["teacher"](x, t, condition))
+
+
+def along_data(x0: Tensor, t: Tensor, rng: torch.Generator) -> States:
+    """``x0`` noised to angles ``t`` [B], and the velocity of the path through that noise (E2)."""
+    t, z = t.to(x0.device), unit_noise(rng, x0)
+    return States(diffuse(x0, z, t), t, conditional_velocity(x0, z, t))
+
+
+def consistency_term(nets: Nets, states: States, condition: Condition, how: Consistency) -> Term:
+    """The sCM term (E15 to E21).
+
+    The tangent pass is without gradient and comes first, so a sample that is not finite never enters the
+    gradient pass.
+    """
+    x, t, student = states.x, states.t, nets["student"]
+    with torch.no_grad():
+        F, J = consistency_jvp(student, x, t, condition, states.direction, how.tangent)
+        g = consistency_tangent(F, states.direction, J, x, t, how.r, how.form)
+        finite = finite_mask(g)
+        counted = finite if states.keep is None else finite & states.keep
+        g = keep_rows(counted, g)
+        norm = mean_over(counted, tangent_norm(g))
+        target = clip_tangent(g) if how.limit == "clip" else normalise_tangent(g)
+    moving = student(keep_rows(counted, x), t, condition)
+    each = consistency_loss(moving, target)
+    if how.weighting != "none":
+        prior = prior_weight(t, each) if how.weighting == "adaptive_prior" else None
+        each = adaptive(each, student.log_variance(t), prior)
+    return Term(mean_over(counted, each), {"tangent_norm": norm, "nonfinite": left_out(finite)})

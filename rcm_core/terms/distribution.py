@@ -1,0 +1,75 @@
+"""The terms of distribution matching: a student's own sample, its comparison, the fake score's training."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rcm_core.losses.denoising import fake_score_loss
+from rcm_core.losses.distribution import SMALLEST_WEIGHT, distribution_gradient, distribution_loss
+from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
+from rcm_core.protocols import Batch, Condition, Nets
+from rcm_core.samplers.few_step import walk
+from rcm_core.terms import Term, left_out, unit_noise
+from rcm_core.trigflow import diffuse, predict_x0
+
+
+class Generated(NamedTuple):
+    """Clean samples of the student [B, ...], zeros in the rows that are not ``finite`` [B]."""
+
+    x: Tensor
+    finite: Tensor
+
+
+def generated(nets: Nets, batch: Batch, angles: Tensor, rng: torch.Generator) -> Generated:
+    """Backward simulation (E27) through ``angles`` [n, B]; only the last call carries a gradient."""
+    condition, angles = batch.condition, angles.to(batch.x0.device)
+    x = walk(nets["student"], unit_noise(rng, batch.x0, len(angles)), condition, angles)
+    finite = finite_mask(x)
+    x = keep_rows(finite, x)
+    xg = predict_x0(x, angles[-1], nets["student"](x, angles[-1], condition))
+    finite = finite & finite_mask(xg)
+    return Generated(keep_rows(finite, xg), finite)
+
+
+def matching_term(
+    nets: Nets,
+    made: Generated,
+    condition: Condition,
+    t: Tensor,
+    rng: torch.Generator,
+    floor: float = SMALLEST_WEIGHT,
+    real: str = "teacher",
+) -> Term:
+    """The DMD term (E24, E25): scores of ``real`` and the fake compared at angles ``t`` [B]."""
+    xg, t = made.x, t.to(made.x.device)
+    with torch.no_grad():
+        y = diffuse(xg, unit_noise(rng, xg), t)
+        fake = predict_x0(y, t, nets["fake"](y, t, condition))
+        teacher = predict_x0(y, t, nets[real](y, t, condition))
+        gradient = distribution_gradient(xg, teacher, fake, floor)
+    return matched(made, gradient)
+
+
+def matched(made: Generated, gradient: Tensor) -> Term:
+    """The loss whose gradient at ``made.x`` is twice ``gradient`` [B, ...] (E25)."""
+    with torch.no_grad():
+        finite = made.finite & finite_mask(gradient)
+        gradient = keep_rows(finite, gradient)
+        size = mean_over(finite, gradient.flatten(1).norm(dim=1))
+    loss = mean_over(finite, distribution_loss(made.x, gradient))
+    return Term(loss, {"dmd_gradient": size, "nonfinite": left_out(finite)})
+
+
+def fake_score_term(
+    nets: Nets, made: Generated, condition: Condition, t: Tensor, rng: torch.Generator
+) -> Term:
+    """The fake score's denoising loss (E26) on samples ``made`` without gradient, at angles ``t`` [B]."""
+    t = t.to(made.x.device)
+    finite = made.finite & finite_mask(made.x)
+    xg = keep_rows(finite, made.x)
+    z = unit_noise(rng, xg)
+    F = nets["fake"](diffuse(xg, z, t), t, condition)
+    return Term(mean_over(finite, fake_score_loss(F, xg, z, t)), {"nonfinite": left_out(finite)})

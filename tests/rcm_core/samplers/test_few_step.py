@@ -9,7 +9,7 @@ from rcm_core.errors import InputError
 from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.samplers.few_step import Sampler, sample_student, walk
 from rcm_core.samplers.times import fixed_angles
-from rcm_core.trigflow import flow_time_from_angle
+from rcm_core.trigflow import flow_time_from_angle, predict_x0
 
 GAUSSIAN = Gaussian(torch.tensor([0.5, -0.7], dtype=torch.float64), 0.4)
 ANGLES = (math.pi / 2, 1.3, 1.0, 0.6)
@@ -104,6 +104,15 @@ def test_e28_in_rectified_flow_time_is_what_it_is_in_angles(kind, angles):
     found = sample_student(velocity, noise, {}, angles, kind)
     # the same in float64; states are at most some tens of units
     torch.testing.assert_close(found, state, atol=1e-12, rtol=1e-12)
+
+
+def test_from_pure_noise_the_first_state_is_the_noise_to_the_bit():
+    """cos + sin of pi/2 rounds to 1, so training's simulation (walk) and the sampler see the same states."""
+    noise = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(3))
+    angles = fixed_angles(ANGLES[:3], 4, noise.device)
+    x = walk(GAUSSIAN.velocity, noise, {}, angles)
+    expected = predict_x0(x, angles[-1], GAUSSIAN.velocity(x, angles[-1]))
+    assert torch.equal(sample_student(GAUSSIAN.velocity, noise, {}, ANGLES[:3]), expected)
 
 
 def test_euler_s_steps_converge_to_the_exact_solution_at_first_order():

@@ -106,6 +106,20 @@ def sample(
 
 
 @app.command()
+def tune_times(
+    steps: Annotated[int, typer.Option(help="Times for 1 to this many steps.", min=1, max=8)] = 4,
+    samples: Annotated[
+        int | None, typer.Option(help="Samples for each list that is tried (select.samples).", min=20)
+    ] = None,
+    params: Annotated[Path, typer.Option(help="Parameters.")] = Path("params.yaml"),
+) -> None:
+    """Search the times of the student's sampler on the validation split: the first, then the next, up to --steps."""
+    from infra.tune import tune_times as tune
+
+    tune(params, Path.cwd(), steps, samples)
+
+
+@app.command()
 def doctor() -> None:
     """Say what is installed, which backends and devices there are, and how to get what is missing."""
     from rich.console import Console

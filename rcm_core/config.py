@@ -153,13 +153,20 @@ class TrainSection(Section):
     device: Literal["auto", "cpu", "cuda"]
 
 
+class SamplerSection(Section):
+    """``sampler:`` how the student is sampled; comes with the method, is published with the student."""
+
+    kind: Literal["renoise", "euler"]
+    """After each step: new noise, or on along the line that is left (deterministic, DDIM)."""
+    times: tuple[tuple[float, ...], ...]
+    """A list of descending TrigFlow angles for each number of steps; 1.5708 means pi/2, pure noise."""
+
+
 class SelectSection(Section):
     """``select:`` how a candidate is chosen, on the validation split alone."""
 
     samples: Count
     steps: Steps
-    angles: tuple[Annotated[float, Field(gt=0, lt=1.5708)], ...]
-    """The student's sampler: TrigFlow angles after the first, which is pi/2; descending."""
     metric: Literal["frechet", "frechet_teacher", "accuracy"]
     bootstrap: Count
     seed: int
@@ -199,6 +206,7 @@ class Params(Section):
     prompts: PromptsSection
     trajectories: TrajectoriesSection
     method: dict[str, Any]
+    sampler: SamplerSection
     train: TrainSection
     select: SelectSection
     evaluate: EvaluateSection

@@ -10,6 +10,7 @@ from rcm_core.config import Params, check, samples_per_rank
 from rcm_core.demands import provided, refuse_impossible
 from rcm_core.errors import InputError
 from rcm_core.registry import available, find
+from rcm_core.samplers.few_step import Sampler
 
 
 def load_params(path: Path) -> Params:
@@ -45,12 +46,12 @@ def _check_together(params: Params, where: str) -> None:
     samples_per_rank(train.batch, train.workers, train.accumulate, f"{where}: train.batch")
     if mini is not None:
         samples_per_rank(mini.batch, mini.workers, 1, f"{where}: teacher.mini.batch")
-    angles = params.select.angles
-    if list(angles) != sorted(set(angles), reverse=True):
-        raise InputError(f"{where}: select.angles = {list(angles)}; expected descending angles below pi/2")
-    for section, steps in (("select", params.select.steps), ("evaluate", params.evaluate.steps)):
-        if max(steps) > len(angles) + 1:
-            raise InputError(
-                f"{where}: {section}.steps asks for {max(steps)} steps, but the sampler has {len(angles) + 1} angles"
-                " (pi/2 and select.angles); add angles or ask for fewer steps"
-            )
+    place = where
+    try:
+        sampler = Sampler.of(params.sampler.kind, params.sampler.times)
+        for section, numbers in (("select", params.select.steps), ("evaluate", params.evaluate.steps)):
+            place = f"{where}: {section}.steps"
+            for steps in numbers:
+                sampler.angles(steps)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error

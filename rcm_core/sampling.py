@@ -17,9 +17,12 @@ from rcm_core.guidance import Guided
 from rcm_core.protocols import Codec, Condition, Family
 from rcm_core.registry import find
 from rcm_core.rng import generator
-from rcm_core.samplers.few_step import sample_student
+from rcm_core.samplers.few_step import Sampler, sample_student
 from rcm_core.samplers.ode import Solver, sample_teacher
 from rcm_core.storage import read_json
+from rcm_core.trigflow import NOISE_ANGLE
+
+ONE_STEP = Sampler("renoise", ((NOISE_ANGLE,),))
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ class Job:
     steps: int
     network: str | None = None
     """Folder of a student's transformer; None samples the teacher itself, guided."""
-    angles: tuple[float, ...] = ()
-    """The student's angles after pi/2."""
+    sampler: Sampler = ONE_STEP
+    """The student's; the teacher has its own."""
     device: str = "cpu"
 
 
@@ -113,7 +116,7 @@ def sample(job: Job) -> Tensor:
     """Latents [B, C, T, H, W], float32 on the CPU."""
     device = resolve_device(job.device)
     condition = conditions(job.teacher, job.prompts, device)
-    draws = 1 if job.network is None else job.steps
+    draws = 1 if job.network is None else job.sampler.draws(job.steps)
     z = noise(job.seed, job.ids, draws, job.teacher.shape).to(device)
     if job.network is None:
         velocity = guided(job.teacher, job.device)
@@ -122,17 +125,18 @@ def sample(job: Job) -> Tensor:
         )
     else:
         student = network_of(job.teacher.folder, job.teacher.family, job.network, job.device)
-        x0 = sample_student(student, z, condition, student_angles(job.angles, job.steps))
+        x0 = sample_student(student, z, condition, job.sampler.angles(job.steps), job.sampler.kind)
     return x0.float().cpu()
 
 
-def student_angles(angles: tuple[float, ...], steps: int) -> tuple[float, ...]:
-    """pi/2 and the first ``steps - 1`` of ``angles``; InputError if there are too few."""
-    if steps > len(angles) + 1:
+def read_sampler(facts: Any, where: Path, made_by: str) -> Sampler:
+    """The student's sampler that ``facts``, read from ``where``, record; InputError if they hold none."""
+    try:
+        return Sampler.of(facts["kind"], facts["times"])
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{steps} steps asked for, but the sampler has {len(angles) + 1} angles; extend select.angles"
-        )
-    return (torch.pi / 2, *angles)[:steps]
+            f"{where} has no sampler, which is a kind and lists of times; `dvc repro {made_by}` makes it again"
+        ) from error
 
 
 def decode(job: Job, latents: Tensor) -> Tensor:
@@ -155,5 +159,8 @@ def sample_pipeline(folder: Path, prompts: list[str], steps: int, seed: int) -> 
         str(folder), facts["family"], tuple(facts["shape"]), guidance=1.0, steps=steps, shift=1.0, solver="euler",
         negative_prompt="",
     )  # fmt: skip
+    config = folder / "scheduler/scheduler_config.json"
+    sampler = read_sampler(read_json(config, "publish"), config, "publish")
+    sampler.angles(steps)
     network, ids = str(folder / "transformer"), tuple(range(len(prompts)))
-    return sample_pixels(Job(teacher, tuple(prompts), ids, seed, steps, network, tuple(facts["angles"])))
+    return sample_pixels(Job(teacher, tuple(prompts), ids, seed, steps, network, sampler))

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from rcm_core.samplers.few_step import Sampler
 
-def model_card(facts: dict[str, Any], quality: dict[str, Any], name: str) -> str:
+KINDS = {"renoise": "new noise after each step", "euler": "deterministic, Euler steps"}
+
+
+def model_card(facts: dict[str, Any], sampler: Sampler, quality: dict[str, Any], name: str) -> str:
     """Markdown with the YAML header that model hubs read; the same facts give the same text."""
     teacher = facts["teacher"]
     shown = [
@@ -15,8 +19,10 @@ def model_card(facts: dict[str, Any], quality: dict[str, Any], name: str) -> str
     table = "\n".join(
         f"| {row} | " + " | ".join(_cell(quality[row][column]) for column in columns) + " |" for row in shown
     )
+    times = "; ".join(", ".join(f"{angle:.4f}" for angle in angles) for angles in sampler.times)
     height, width = 8 * facts["shape"][2], 8 * facts["shape"][3]
     frames = 4 * (facts["shape"][1] - 1) + 1
+    fewest = min(facts["steps"])
     return f"""---
 license: {teacher["licence"].lower()}
 library_name: diffusers
@@ -35,11 +41,12 @@ teacher `{teacher["source"]}` ({teacher["steps"]} steps with guidance {teacher["
     from diffusers import DiffusionPipeline
 
     pipe = DiffusionPipeline.from_pretrained("this folder")
-    pipe("a prompt", num_inference_steps=1, guidance_scale=1.0, height={height}, width={width}, num_frames={frames},
-         max_sequence_length={facts["text_length"]})
+    pipe("a prompt", num_inference_steps={fewest}, guidance_scale=1.0, height={height}, width={width},
+         num_frames={frames}, max_sequence_length={facts["text_length"]})
 
-or `rcm sample --model "this folder" --prompt "a prompt" --steps 1 --out sample.png`. Guidance is distilled in: keep
-`guidance_scale=1.0`.
+or `rcm sample --model "this folder" --prompt "a prompt" --steps {fewest} --out sample.png`. Guidance is distilled in:
+keep `guidance_scale=1.0`. The sampler ({KINDS[sampler.kind]}) is the scheduler in this folder; it has times for
+{", ".join(map(str, sampler.steps))} steps.
 
 ## Quality
 
@@ -58,6 +65,7 @@ Protocol `{quality["protocol"]["hash"][:12]}`: {quality["protocol"]["description
 | teacher | `{teacher["source"]}`, content hash `{teacher["hash"]}`, licence {teacher["licence"]} |
 | benchmark | {teacher["data"]} |
 | method | `{facts["method"]}` |
+| sampler | {sampler.kind}; angles {times} |
 | checkpoint | {facts["choice"]["name"]} (chosen on the validation split) |
 | version | `{facts["version"]}`: hash of the weights and configuration in this folder |
 """

@@ -1,9 +1,14 @@
-"""The student's sampler: denoise, renoise, denoise (E28; Song et al. 2023, arXiv 2303.01469, algorithm 1)."""
+"""The student's sampler (E28): denoise, then renoise (Song et al. 2023, arXiv 2303.01469, algorithm 1) or go on along
+the line that is left (Euler's step, DDIM); denoise.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -11,7 +16,63 @@ from torch import Tensor
 from rcm_core.errors import InputError
 from rcm_core.protocols import Condition, Velocity
 from rcm_core.samplers.times import fixed_angles
-from rcm_core.trigflow import diffuse, predict_x0
+from rcm_core.trigflow import NOISE_ANGLE, diffuse, per_sample, predict_x0, rotate
+
+Kind = Literal["renoise", "euler"]
+PURE = 1.5707
+"""Angles from here to pi/2, and above it by rounding, mean pi/2: nobody writes all its digits."""
+ROUNDING = 1e-4
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How a student is sampled; made by ``of``, which checks it."""
+
+    kind: Kind
+    times: tuple[tuple[float, ...], ...]
+    """One list of descending angles for each number of steps; the list of length n is that of n steps."""
+
+    @classmethod
+    def of(cls, kind: str, times: Sequence[Sequence[float]]) -> Sampler:
+        """InputError names what is wrong with ``sampler.kind`` or ``sampler.times``."""
+        known: dict[str, Kind] = {name: name for name in get_args(Kind)}
+        if kind not in known:
+            raise InputError(f"sampler.kind = {kind!r}; expected {' or '.join(known)}")
+        if not times:
+            raise InputError("sampler.times is empty; give a list of angles for each number of steps")
+        exact = tuple(tuple(_exact(angle) for angle in angles) for angles in times)
+        for given, angles in zip(times, exact):
+            if not _descend(angles):
+                raise InputError(
+                    f"sampler.times has {list(given)}; expected angles that descend, from at most pi/2"
+                    f" (written 1.5708; {PURE} and above mean it) to above 0: mend that list"
+                )
+        lengths = [len(angles) for angles in exact]
+        twice = next((n for n in lengths if lengths.count(n) > 1), None)
+        if twice is not None:
+            raise InputError(
+                f"sampler.times has several lists of {twice} angles; keep one for {_count(twice)}"
+            )
+        return cls(known[kind], exact)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The numbers of steps that there are times for, ascending."""
+        return tuple(sorted(len(angles) for angles in self.times))
+
+    def angles(self, steps: int) -> tuple[float, ...]:
+        """The times of ``steps`` steps; InputError if there are none."""
+        found = next((angles for angles in self.times if len(angles) == steps), None)
+        if found is None:
+            raise InputError(
+                f"{_count(steps)} asked for, but sampler.times has lists for {', '.join(map(str, self.steps))};"
+                f" ask for one of these, or add a list of {steps} to sampler.times"
+            )
+        return found
+
+    def draws(self, steps: int) -> int:
+        """Noise tensors that ``steps`` steps need; the first is the initial state."""
+        return steps if self.kind == "renoise" else 1
 
 
 @torch.no_grad()
@@ -29,21 +90,57 @@ def walk(velocity: Velocity, noise: Tensor, condition: Condition, angles: Tensor
 
 
 @torch.no_grad()
+def glide(velocity: Velocity, x: Tensor, condition: Condition, angles: Tensor) -> Tensor:
+    """State at the last of ``angles`` [n, B] from ``x`` [B, ...] at the first, by steps of (E5): Euler's on a
+    rectified flow.
+    """
+    for here, after in pairwise(angles):
+        x = rotate(x, here, after, velocity(x, here, condition))
+    return x
+
+
+@torch.no_grad()
 def sample_student(
-    velocity: Velocity, noise: Tensor, condition: Condition, angles: Sequence[float]
+    velocity: Velocity,
+    noise: Tensor,
+    condition: Condition,
+    angles: Sequence[float],
+    kind: Kind = "renoise",
 ) -> Tensor:
     """Samples ``x0`` [B, ...] in ``len(angles)`` network calls.
 
-    ``noise`` [steps, B, ...] is unit noise, so that the caller can seed every sample by its own id and no
-    sample depends on the others in its batch; ``angles`` descend from (about) pi/2. InputError if the two
+    ``noise`` [draws, B, ...] is unit noise, so that the caller can seed every sample by its own id and no sample
+    depends on the others in its batch: one for each angle to renoise, one for ``euler``. ``angles`` descend from at
+    most pi/2; below it the first noise is the rectified-flow state, as a pipeline takes it (E28). InputError if they
     disagree.
     """
-    if len(noise) != len(angles) or not angles:
+    needed = len(angles) if kind == "renoise" else 1
+    if len(noise) != needed or not angles:
         raise InputError(
-            f"{len(angles)} angles but noise for {len(noise)} steps; give one noise tensor for each angle"
+            f"{len(angles)} angles ({kind}) but noise for {len(noise)} steps; give one noise tensor for each"
+            " angle, or a single one for euler"
         )
-    if any(later >= earlier for earlier, later in pairwise(angles)):
+    if not _descend(angles):
         raise InputError(f"angles {tuple(angles)} must descend, from noise (pi/2) towards data (0)")
     schedule = fixed_angles(angles, noise.shape[1], noise.device)
-    x = walk(velocity, noise, condition, schedule)
+    scale = per_sample(schedule[0].cos() + schedule[0].sin(), noise[0])
+    x = scale * noise[0]
+    if kind == "renoise":
+        x = walk(velocity, torch.cat([x[None], noise[1:]]), condition, schedule)
+    else:
+        x = glide(velocity, x, condition, schedule)
     return predict_x0(x, schedule[-1], velocity(x, schedule[-1], condition))
+
+
+def _exact(angle: float) -> float:
+    return NOISE_ANGLE if PURE <= angle <= NOISE_ANGLE + ROUNDING else float(angle)
+
+
+def _descend(angles: Sequence[float]) -> bool:
+    """Whether there are angles and pi/2 >= angles[0] > ... > 0; false for what is not a number."""
+    rim = math.nextafter(NOISE_ANGLE, 2)
+    return bool(angles) and all(before > after for before, after in pairwise((rim, *angles, 0.0)))
+
+
+def _count(steps: int) -> str:
+    return f"{steps} step" if steps == 1 else f"{steps} steps"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -14,11 +12,8 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from rcm_core.errors import InputError
-from rcm_core.trigflow import NOISE_ANGLE, flow_time_from_angle
-
-DEFAULT_ANGLES = (NOISE_ANGLE, 1.3, 1.0, 0.6)
-"""arXiv 2510.08431 (1.3, 1.0, 0.6), from pure noise."""
+from rcm_core.samplers.few_step import Sampler
+from rcm_core.trigflow import flow_time_from_angle
 
 
 @dataclass
@@ -30,9 +25,9 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """``sample_student`` (E28) for a pipeline whose network is a rectified flow (it predicts eps - x0 at flow
     time tau).
 
-    The pipeline's latents are rectified-flow states c x (E7). At the first angle, pi/2, c = 1: the pipeline's
-    unit noise is the state, which is why another first angle is refused. ``n`` inference steps use the first
-    ``n`` angles.
+    The pipeline's latents are rectified-flow states c x (E7), its unit noise the first of them, at whatever angle.
+    ``times`` has a list of angles for each number of steps; a configuration without it is refused: there is no
+    sampler that fits every student.
     """
 
     order = 1
@@ -41,26 +36,22 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     @register_to_config  # type: ignore[misc,untyped-decorator]
     def __init__(
         self,
-        angles: Sequence[float] = DEFAULT_ANGLES,
+        kind: str = "renoise",
+        times: Sequence[Sequence[float]] = (),
         num_train_timesteps: int = 1000,  # noqa: ARG002 (read from the config)
     ) -> None:
-        _check(angles)
+        self._sampler = Sampler.of(kind, times)
         self.generator: torch.Generator | None = None
-        self.set_timesteps(len(angles))
+        self.set_timesteps(self._sampler.steps[-1])
 
     def set_generator(self, generator: torch.Generator | None) -> None:
         """Source of the renoising for pipelines that pass none to ``step``; None: torch's global stream."""
         self.generator = generator
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """InputError if more steps are asked for than there are angles."""
-        angles = self.config.angles
-        if not 1 <= num_inference_steps <= len(angles):
-            raise InputError(
-                f"{num_inference_steps} steps asked for, but this student has angles for 1 to {len(angles)}; "
-                "choose num_inference_steps in that range"
-            )
-        tau = flow_time_from_angle(torch.tensor(angles[:num_inference_steps], dtype=torch.float64))
+        """InputError if there are no times for that many steps."""
+        angles = self._sampler.angles(num_inference_steps)
+        tau = flow_time_from_angle(torch.tensor(angles, dtype=torch.float64))
         self.num_inference_steps = num_inference_steps
         self.timesteps = (self.config.num_train_timesteps * tau).float().to(device)
         self.sigmas = torch.cat([tau, tau.new_zeros(1)]).float()
@@ -82,16 +73,17 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         generator: torch.Generator | None = None,
         return_dict: bool = True,
     ) -> FewStepSchedulerOutput | tuple[Tensor]:
-        """Denoises ``sample`` and renoises it to the next angle; the last step returns the clean sample."""
+        """Takes ``sample`` to the next time, by new noise or Euler's step; the last returns the clean sample."""
         if self.step_index is None:
             self.step_index = self._index(timestep) if self.begin_index is None else self.begin_index
         tau, after = self._tau[self.step_index], self._tau[self.step_index + 1]
-        state = sample.float()
-        result = state - tau * model_output.float()
-        if after > 0:
+        state, velocity = sample.float(), model_output.float()
+        if self._sampler.kind == "euler" or after == 0:
+            result = state + (after - tau) * velocity
+        else:
             source = self.generator if generator is None else generator
             noise = randn_tensor(state.shape, generator=source, device=state.device, dtype=state.dtype)
-            result = (1 - after) * result + after * noise
+            result = (1 - after) * (state - tau * velocity) + after * noise
         self.step_index += 1
         result = result.to(sample.dtype)
         return FewStepSchedulerOutput(prev_sample=result) if return_dict else (result,)
@@ -102,13 +94,3 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def __len__(self) -> int:
         return int(self.config.num_train_timesteps)
-
-
-def _check(angles: Sequence[float]) -> None:
-    if not angles or not math.isclose(angles[0], NOISE_ANGLE, abs_tol=1e-9):
-        raise InputError(
-            f"angles {list(angles)} must begin with pi/2: a pipeline starts from unit noise, "
-            "which is the state at that angle alone"
-        )
-    if any(later >= earlier for earlier, later in pairwise(angles)) or angles[-1] <= 0:
-        raise InputError(f"angles {list(angles)} must descend and stay above 0")

@@ -22,7 +22,7 @@ from rcm_core.evaluation.statistics import Bootstrap, exact, mean
 from rcm_core.prompts import cycle, load_split
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
-from rcm_core.sampling import Job, Teacher, sample_pixels, split_jobs
+from rcm_core.sampling import Job, Teacher, read_sampler, sample_pixels, split_jobs
 from rcm_core.storage import atomic_folder, read_json, write_json
 
 STAGE = "evaluate"
@@ -68,14 +68,17 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
 
 def _jobs(section: EvaluateSection, workspace: Path) -> dict[str, Job]:
     teacher = Teacher.read(workspace)
-    angles = tuple(read_json(workspace / "runs/select/selection.json", "select")["angles"])
+    place = workspace / "runs/select/selection.json"
+    sampler = read_sampler(read_json(place, "select").get("sampler"), place, "select")
     prompts = cycle(load_split(workspace, "test"), section.samples)
     network = str(workspace / "runs/select/transformer")
     whole = Job(
         teacher, prompts, tuple(range(section.samples)), section.seed, teacher.steps, device=section.device
     )
+    for steps in section.steps:
+        sampler.angles(steps)  # refused before anything is sampled
     students = {
-        f"student_{s}": replace(whole, steps=s, network=network, angles=angles) for s in section.steps
+        f"student_{s}": replace(whole, steps=s, network=network, sampler=sampler) for s in section.steps
     }
     return {"teacher": whole, "teacher_1": replace(whole, steps=1), **students}
 
@@ -124,7 +127,8 @@ def _time(jobs: dict[str, Job]) -> dict[str, list[float]]:
     torch.set_num_threads(1)
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for job in jobs.values():
-        sample_pixels(replace(job, steps=1))  # loads the networks
+        fewest = 1 if job.network is None else job.sampler.steps[0]
+        sample_pixels(replace(job, steps=fewest))  # loads the networks
     for _ in range(TIMINGS):
         for name, job in jobs.items():
             for _ in range(1 if job.steps == job.teacher.steps else REPEATS):

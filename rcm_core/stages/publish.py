@@ -10,8 +10,9 @@ from rcm_core.config import Params
 from rcm_core.evaluation.card import model_card
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
+from rcm_core.samplers.few_step import Sampler
 from rcm_core.samplers.scheduler import FewStepScheduler
-from rcm_core.sampling import Teacher, codec_of, student_angles
+from rcm_core.sampling import Teacher, codec_of, read_sampler
 from rcm_core.storage import atomic_folder, filesystem, read_json, require_space, sha256_folder, write_json
 
 STAGE = "publish"
@@ -31,7 +32,10 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
     parameters = dump(publish=params.publish, method=params.method)
     with recorded(STAGE, workspace, parameters, inputs, None, "cpu") as extra:
         out = workspace / "runs" / STAGE / "pipeline"
-        facts = _facts(params, workspace)
+        chosen = workspace / "runs/select/selection.json"
+        selection = read_json(chosen, "select")
+        sampler = read_sampler(selection.get("sampler"), chosen, "select")
+        facts = _facts(params, workspace, selection)
         require_space(
             out.parent,
             2 * sum(f.stat().st_size for f in (workspace / "runs/teacher").rglob("*") if f.is_file()),
@@ -40,11 +44,11 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
             shutil.copytree(workspace / "runs/teacher/pipeline", folder, dirs_exist_ok=True)
             shutil.rmtree(folder / "transformer")
             shutil.copytree(workspace / "runs/select/transformer", folder / "transformer")
-            _write_scheduler(folder, facts["angles"])
+            _write_scheduler(folder, sampler)
             facts["version"] = sha256_folder(folder)[:12]
             write_json(folder / "student.json", facts)
             quality = read_json(workspace / "runs/evaluate/quality.json", "evaluate")
-            (folder / "README.md").write_text(model_card(facts, quality, params.publish.name))
+            (folder / "README.md").write_text(model_card(facts, sampler, quality, params.publish.name))
         extra["version"] = facts["version"]
         if params.publish.target is not None:
             target = params.publish.target.rstrip("/")
@@ -53,15 +57,14 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
             _copy(out, extra["published"], params.publish.endpoint)
 
 
-def _facts(params: Params, workspace: Path) -> dict[str, Any]:
+def _facts(params: Params, workspace: Path, selection: dict[str, Any]) -> dict[str, Any]:
+    """``student.json``; the sampler is in the scheduler's configuration alone."""
     teacher = Teacher.read(workspace)
     source = read_json(workspace / "runs/teacher/teacher.json", "teacher")
-    selection = read_json(workspace / "runs/select/selection.json", "select")
     return {
         "family": teacher.family,
         "shape": list(teacher.shape),
         "text_length": codec_of(teacher.folder, teacher.family).length,
-        "angles": selection["angles"],
         "steps": selection["steps"],
         "method": params.method,
         "choice": selection["choice"],
@@ -71,12 +74,11 @@ def _facts(params: Params, workspace: Path) -> dict[str, Any]:
     }
 
 
-def _write_scheduler(folder: Path, angles: list[float]) -> None:
+def _write_scheduler(folder: Path, sampler: Sampler) -> None:
     """Puts the student's few-step sampler in the place of the teacher's scheduler."""
     shutil.rmtree(folder / "scheduler")
-    FewStepScheduler(angles=list(student_angles(tuple(angles), len(angles) + 1))).save_pretrained(
-        folder / "scheduler"
-    )
+    times = [list(angles) for angles in sampler.times]
+    FewStepScheduler(sampler.kind, times).save_pretrained(folder / "scheduler")
     index = read_json(folder / "model_index.json", "teacher")
     index["scheduler"] = [FewStepScheduler.__module__, FewStepScheduler.__name__]
     write_json(folder / "model_index.json", index)

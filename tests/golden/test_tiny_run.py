@@ -12,6 +12,7 @@ from diffusers import DiffusionPipeline
 from tiny import prepare, run_all, tiny_values
 
 from infra.local import LocalExecutor
+from rcm_core.samplers.few_step import Sampler
 from rcm_core.sampling import Job, Teacher, sample, sample_pipeline
 from rcm_core.storage import sha256, sha256_folder
 
@@ -111,7 +112,7 @@ def test_diffusers_loads_the_published_student_and_draws_what_we_draw(tiny_run: 
 def test_a_sample_does_not_depend_on_the_others_in_its_batch(tiny_run: Path) -> None:
     job = Job(
         Teacher.read(tiny_run), ("the digit 7", "a handwritten seven"), (4, 9), 0, 4,
-        str(tiny_run / "runs/select/transformer"), (1.3, 1.0, 0.6),
+        str(tiny_run / "runs/select/transformer"), Sampler.of("renoise", [[1.5708, 1.3, 1.0, 0.6]]),
     )  # fmt: skip
     both = sample(job)
     from dataclasses import replace

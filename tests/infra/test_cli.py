@@ -40,6 +40,7 @@ def test_help_imports_nothing_heavy() -> None:
             "--prompts-file none.txt does not exist",
         ),
         (["sample", "--out", "a.png", "--prompt", "a seven"], "runs/publish/pipeline does not exist"),
+        (["tune-times"], "params.yaml does not exist"),
         (["run", "trian"], "unknown stage 'trian' (did you mean 'train'?)"),
     ],
 )

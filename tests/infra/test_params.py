@@ -31,6 +31,18 @@ def test_overrides_change_what_they_name(project: Path) -> None:
     assert load(project) == params
 
 
+@pytest.mark.parametrize("method", ["dmd2", "rcm", "scm"])
+def test_a_sampler_comes_with_the_method_and_its_lists_can_be_overridden(project: Path, method: str) -> None:
+    given = compose(project, [f"method={method}"]).sampler
+    pure = 1.5708
+    assert given.times == ((pure,), (pure, 1.3), (pure, 1.3, 1.0), (pure, 1.3, 1.0, 0.6))
+    steps = ["select.steps=[1,2]", "evaluate.steps=[2]"]
+    times = "sampler.times=[[1.5708],[1.5708,1.1]]"
+    params = compose(project, [f"method={method}", times, "sampler.kind=euler", *steps])
+    assert (params.sampler.kind, params.sampler.times) == ("euler", ((1.5708,), (1.5708, 1.1)))
+    assert load(project) == params
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
@@ -38,6 +50,9 @@ def test_overrides_change_what_they_name(project: Path) -> None:
         ("teacher=minni", r"unknown teacher 'minni' \(did you mean 'mini'\?\)"),
         ("train.iterations=many", "train.iterations = 'many'"),
         ("train.iteration=7", "do not fit conf/"),
+        ("sampler.times=[[1.5708],[1.0,1.3]]", r"sampler\.times has \[1\.0, 1\.3\]; expected angles that"),
+        ("sampler.times=[[1.5708]]", r"select\.steps: 2 steps asked for, but sampler\.times has lists for 1"),
+        ("select.angles=[1.3]", "do not fit conf/"),
         ("nonsense", "override 'nonsense': expected key=value"),
     ],
 )

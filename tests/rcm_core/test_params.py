@@ -39,10 +39,22 @@ def load(folder: Path, values: dict[str, Any]) -> Any:
         ("method", None, "method = None: input should be an object"),
         ("train.batch", 9, r"train\.batch 9 does not divide into 2 workers x 2 accumulation steps"),
         ("teacher.mini.workers", 3, r"teacher\.mini\.batch 16 does not divide into 3 workers"),
-        ("select.steps", [1, 5], r"select\.steps asks for 5 steps, but the sampler has 4 angles"),
-        ("evaluate.steps", [8], r"evaluate\.steps asks for 8 steps"),
-        ("select.angles", [0.6, 1.0, 1.3], r"select\.angles = \[0.6, 1.0, 1.3\]; expected descending"),
-        ("select.angles", [1.3, 1.3, 0.6], r"expected descending"),
+        (
+            "select.steps",
+            [1, 5],
+            r"yaml: select\.steps: 5 steps asked for, but sampler\.times has lists for 1, 2, 3, 4; ask for one",
+        ),
+        ("evaluate.steps", [8], r"yaml: evaluate\.steps: 8 steps asked for, but sampler\.times has"),
+        (
+            "sampler.times",
+            [[0.6, 1.0, 1.3]],
+            r"yaml: sampler\.times has \[0.6, 1.0, 1.3\]; expected angles that descend",
+        ),
+        ("sampler.times", [[1.3, 1.3]], r"yaml: sampler\.times has \[1.3, 1.3\]; expected"),
+        ("sampler.times", [], r"yaml: sampler\.times is empty"),
+        ("sampler.times", [[1.5708]], r"yaml: select\.steps: 2 steps asked for"),
+        ("sampler.times", [1.5708, 1.3], r"yaml: sampler\.times\.0 = 1.5708: input should be a valid array"),
+        ("sampler.kind", "ddim", r"yaml: sampler\.kind = 'ddim': input should be 'renoise' or 'euler'"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.rng import address, generator
-from rcm_core.sampling import Job, Teacher, noise, split_jobs, student_angles
+from rcm_core.samplers.few_step import Sampler
+from rcm_core.sampling import Job, Teacher, noise, read_sampler, split_jobs
 
 SHAPE = (1, 2, 3, 4)
 
@@ -45,13 +49,22 @@ def test_jobs_are_cut_without_losing_a_sample() -> None:
     assert sum((part.ids for part in parts), ()) == job.ids
 
 
-def test_a_student_has_as_many_angles_as_steps() -> None:
-    assert student_angles((1.3, 1.0), 1) == (torch.pi / 2,)
-    assert student_angles((1.3, 1.0), 3) == (torch.pi / 2, 1.3, 1.0)
-    with pytest.raises(
-        InputError, match=r"4 steps asked for, but the sampler has 3 angles; extend select\.angles"
-    ):
-        student_angles((1.3, 1.0), 4)
+def test_a_recorded_sampler_is_read_or_its_file_is_named() -> None:
+    place = Path("runs/select/selection.json")
+    facts = {"kind": "euler", "times": [[1.5708], [1.4, 1.0]]}
+    assert read_sampler(facts, place, "select") == Sampler("euler", ((torch.pi / 2,), (1.4, 1.0)))
+    broken: list[Any] = [
+        None,
+        {},
+        {"kind": "euler"},
+        {"kind": "euler", "times": 3},
+        facts | {"times": [["a"]]},
+    ]
+    for found in broken:
+        with pytest.raises(
+            InputError, match=r"selection\.json has no sampler, .*; `dvc repro select` makes it"
+        ):
+            read_sampler(found, place, "select")
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:

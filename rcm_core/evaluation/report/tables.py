@@ -90,6 +90,8 @@ def lineage(run: Run) -> str:
     gate = teacher.get("gate") or {}
     settings = f"guidance {teacher['guidance']:g}, shift {teacher['shift']:g}"
     sampled = f"{teacher['solver']}, {counted(teacher['steps'])}, {settings}"
+    sampler = run.selection["sampler"]
+    times = [(counted(len(angles)), angles) for angles in sampler["times"]]
     blocks = [
         _facts("Teacher", [
             ("Source", teacher["source"]), ("Family", teacher["family"]), ("Licence", teacher["licence"]),
@@ -99,6 +101,7 @@ def lineage(run: Run) -> str:
             ("Content hash", teacher["hash"]),
         ]),
         _facts(f"Method: {method.pop('name', 'not recorded')}", sorted(method.items())),
+        _facts("Sampler of the student: angles", [("Kind", sampler["kind"]), *times]),
         _facts("Training", sorted(parameters.get("train", {}).items())),
         _facts("Code", [("Commit", _one(run, "commit")), *_versions(train)]),
     ]  # fmt: skip

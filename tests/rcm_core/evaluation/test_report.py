@@ -48,7 +48,9 @@ def made_up_selection() -> dict[str, Any]:
         for step in (300, 600, 900)
         for ema in (0.05, 0.1)
     }
-    return choose(scores, "frechet", (1, 2, 4)) | {"angles": [1.5, 1.2, 0.8]}
+    return choose(scores, "frechet", (1, 2, 4)) | {
+        "sampler": {"kind": "renoise", "times": [[1.5], [1.5, 1.2], [1.5, 1.2, 0.8, 0.5]]}
+    }
 
 
 def record(stage: str, seconds: float) -> dict[str, Any]:
@@ -140,7 +142,8 @@ def test_page_is_well_formed_and_says_what_it_must(runs: Path) -> None:
         TITLE, "the digit 5", "needs 1, 2 or 4",
         "Teacher, 50 steps", "Student, 1 step", "Not distilled, 1 step", "100", "1.03",
         "95 %", "step_000900-ema_0.05", "chosen", "5f" * 32, "c0" * 32, "60 samples for 6 held-out prompts.",
-        "Apache-2.0", "0123abc" * 5, "2.13.0", "student_every", "3 min 52 s", "700 MiB", "Tangent norm",
+        "Apache-2.0", "0123abc" * 5, "2.13.0", "student_every", "1.5, 1.2, 0.8, 0.5",
+        "3 min 52 s", "700 MiB", "Tangent norm",
     ):  # fmt: skip
         assert words in text, words
     assert len(page.pictures) == 6 * 5 * 4

@@ -14,14 +14,15 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 from rcm_core.errors import InputError
 from rcm_core.mini import build_network
 from rcm_core.parameterisation import RectifiedFlow
-from rcm_core.samplers.few_step import sample_student
+from rcm_core.samplers.few_step import Sampler, sample_student
 from rcm_core.samplers.scheduler import FewStepScheduler
 
 ANGLES = [math.pi / 2, 1.3, 1.0, 0.6]
+TIMES = [[1.5], [math.pi / 2, 1.3], ANGLES, [1.4, 1.3, 0.2]]
 LENGTH = 8
 
 
-def tiny_pipeline() -> WanPipeline:
+def tiny_pipeline(kind: str) -> WanPipeline:
     torch.manual_seed(0)
     words = {"<pad>": 0, "</s>": 1, "<unk>": 2, "a": 3, "seven": 4}
     raw = Tokenizer(WordLevel(words, unk_token="<unk>"))
@@ -37,14 +38,14 @@ def tiny_pipeline() -> WanPipeline:
         text_encoder=UMT5EncoderModel(config).eval(),
         transformer=transformer.eval(),
         vae=None,
-        scheduler=FewStepScheduler(ANGLES),
+        scheduler=FewStepScheduler(kind, TIMES),
     )
 
 
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory) -> WanPipeline:
+@pytest.fixture(scope="module", params=["renoise", "euler"])
+def loaded(request, tmp_path_factory) -> WanPipeline:
     folder = tmp_path_factory.mktemp("pipeline")
-    tiny_pipeline().save_pretrained(folder)
+    tiny_pipeline(request.param).save_pretrained(folder)
     index = json.loads((folder / "model_index.json").read_text())
     assert index["scheduler"] == ["rcm_core.samplers.scheduler", "FewStepScheduler"]
     pipeline = DiffusionPipeline.from_pretrained(folder, vae=None)
@@ -52,7 +53,7 @@ def loaded(tmp_path_factory) -> WanPipeline:
     return pipeline
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
 def test_e28_loaded_pipeline_samples_exactly_like_sample_student(loaded, steps):
     prompts = ["a seven", "a"]
     source = torch.Generator().manual_seed(1)
@@ -78,14 +79,16 @@ def test_e28_loaded_pipeline_samples_exactly_like_sample_student(loaded, steps):
         return flow.velocity(x, t, output)
 
     stepwise = torch.Generator().manual_seed(1)
-    noise = torch.stack([torch.randn(2, 1, 1, 4, 4, generator=stepwise) for _ in range(steps)])
-    expected = sample_student(velocity, noise, {"text": text}, ANGLES[:steps])
+    kind, angles = loaded.scheduler.config.kind, next(a for a in TIMES if len(a) == steps)
+    draws = Sampler.of(kind, TIMES).draws(steps)
+    noise = torch.stack([torch.randn(2, 1, 1, 4, 4, generator=stepwise) for _ in range(draws)])
+    expected = sample_student(velocity, noise, {"text": text}, angles, kind)
     # the same arithmetic in another order: float32 rounding through one small transformer per step
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
 
 
-def test_without_a_generator_the_global_stream_is_used(loaded):
-    scheduler = FewStepScheduler(ANGLES)
+def test_without_a_generator_the_global_stream_is_used():
+    scheduler = FewStepScheduler("renoise", TIMES)
     scheduler.set_timesteps(2)
     state = torch.zeros(1, 1, 1, 2, 2)
     torch.manual_seed(3)
@@ -97,7 +100,7 @@ def test_without_a_generator_the_global_stream_is_used(loaded):
 
 
 def test_timesteps_are_the_network_times_of_the_angles():
-    scheduler = FewStepScheduler(ANGLES)
+    scheduler = FewStepScheduler("renoise", TIMES)
     angles = torch.tensor(ANGLES, dtype=torch.float64)
     _, times = RectifiedFlow().to_network(torch.zeros(4, 1), angles)
     assert torch.equal(scheduler.timesteps, times.float())
@@ -108,20 +111,25 @@ def test_timesteps_are_the_network_times_of_the_angles():
 
 
 def test_configuration_survives_saving(tmp_path):
-    FewStepScheduler(ANGLES[:3]).save_pretrained(tmp_path)
-    assert list(FewStepScheduler.from_pretrained(tmp_path).config.angles) == ANGLES[:3]
+    FewStepScheduler("euler", TIMES).save_pretrained(tmp_path)
+    config = FewStepScheduler.from_pretrained(tmp_path).config
+    assert (config.kind, [list(angles) for angles in config.times]) == ("euler", TIMES)
 
 
 @pytest.mark.parametrize(
-    ("angles", "message"),
-    [((1.5, 1.0), "begin with pi/2"), ((), "begin with pi/2"), ((math.pi / 2, 1.0, 1.2), "descend")],
+    ("kind", "times", "message"),
+    [
+        ("renoise", (), "times is empty"),
+        ("renoise", [[math.pi / 2, 1.0, 1.2]], "descend"),
+        ("heun", TIMES, "expected renoise or euler"),
+    ],
 )
-def test_bad_angles_are_refused(angles, message):
+def test_bad_times_are_refused(kind, times, message):
     with pytest.raises(InputError, match=message):
-        FewStepScheduler(angles)
+        FewStepScheduler(kind, times)
 
 
 @pytest.mark.parametrize("steps", [0, 5])
-def test_more_steps_than_angles_are_refused(steps):
-    with pytest.raises(InputError, match="angles for 1 to 4"):
-        FewStepScheduler(ANGLES).set_timesteps(steps)
+def test_steps_without_times_are_refused(steps):
+    with pytest.raises(InputError, match=rf"{steps} steps asked for, .* has lists for 1, 2, 3, 4"):
+        FewStepScheduler("renoise", TIMES).set_timesteps(steps)

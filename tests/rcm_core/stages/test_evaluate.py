@@ -67,6 +67,27 @@ def test_the_student_is_sampled_and_not_the_teacher(workspace: Path, tiny_run: P
         assert after[name]["frechet"] != before[name]["frechet"]
 
 
+def test_the_student_s_sampler_is_the_one_that_select_recorded(workspace: Path, tiny_run: Path) -> None:
+    configure(
+        workspace, {"sampler.times": [[1.4], [1.4, 0.3], [1.4, 0.3, 0.2, 0.1]], "sampler.kind": "euler"}
+    )
+    assert run(workspace, {}) == quality_of(tiny_run)
+    place = workspace / "runs/select/selection.json"
+    selection = json.loads(place.read_text())
+    selection["sampler"] = {"kind": "euler", "times": [[1.5, 1.0]]}  # no one-step list: nothing needs it
+    place.write_text(json.dumps(selection))
+    found = run(workspace, {"steps": [2]})
+    assert found["student_2"]["frechet"] != quality_of(tiny_run)["student_2"]["frechet"]
+    with pytest.raises(InputError, match=r"1 step asked for, but sampler\.times has lists for 2;"):
+        run(workspace, {"steps": [2, 1]})
+    del selection["sampler"]
+    place.write_text(json.dumps(selection))
+    with pytest.raises(
+        InputError, match=r"selection\.json has no sampler, .*`dvc repro select` makes it again"
+    ):
+        run(workspace, {"steps": [2]})
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -16,7 +16,7 @@ from workspaces import configure
 
 from infra.local import LocalExecutor
 from rcm_core.errors import InputError
-from rcm_core.sampling import sample_pipeline
+from rcm_core.sampling import noise, sample_pipeline
 from rcm_core.stages import publish
 from rcm_core.storage import filesystem, read_json, sha256_folder
 
@@ -37,8 +37,6 @@ def test_the_card_s_own_call_draws_what_we_draw(tiny_run: Path) -> None:
     options = {k: float(v) if "." in v else int(v) for k, v in re.findall(r"(\w+)=([\d.]+)", call[1])}
     pipe = DiffusionPipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
-    from rcm_core.sampling import noise
-
     latents = noise(0, (0,), 1, (1, 1, 8, 8))[0]
     shown = pipe("the digit 7", latents=latents, output_type="latent", **options).frames
     ours = sample_pipeline(folder, ["the digit 7"], 1, 0)
@@ -62,6 +60,46 @@ def test_the_card_says_what_it_is_and_how_good(tiny_run: Path) -> None:
     for row in ("teacher", "student_1", "student_2", "student_4"):
         value = quality[row]["frechet"]
         assert f"| {row} | {value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" in card
+
+
+@pytest.mark.filterwarnings("ignore:.*")  # diffusers' own, on loading
+@pytest.mark.parametrize("steps", [2, 3])
+def test_the_sampler_is_in_the_scheduler_alone_and_all_use_it(workspace: Path, steps: int) -> None:
+    """Euler's steps need no noise but the first, so that a stock pipeline and we agree at any number of steps."""
+    place = workspace / "runs/select/selection.json"
+    selection = json.loads(place.read_text()) | {
+        "sampler": {"kind": "euler", "times": [[1.5708, 1.2], [1.45, 1.1, 0.4]]},
+        "steps": [2, 3],
+    }
+    place.write_text(json.dumps(selection))
+    run(workspace, {})
+    folder = workspace / "runs/publish/pipeline"
+    assert "angles" not in json.loads((folder / "student.json").read_text())
+    config = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+    assert (config["kind"], config["times"]) == ("euler", [[torch.pi / 2, 1.2], [1.45, 1.1, 0.4]])
+    card = (folder / "README.md").read_text()
+    assert "num_inference_steps=2," in card
+    assert "| sampler | euler; angles 1.5708, 1.2000; 1.4500, 1.1000, 0.4000 |" in card
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    shown = pipe(
+        "the digit 7", latents=noise(0, (0,), 1, (1, 1, 8, 8))[0], output_type="latent", height=64, width=64,
+        num_frames=1, guidance_scale=1.0, max_sequence_length=12, num_inference_steps=steps,
+    ).frames  # fmt: skip
+    ours = sample_pipeline(folder, ["the digit 7"], steps, 0)
+    # the same float32 formulas in another order, through at most three calls
+    torch.testing.assert_close(((shown + 1) / 2).clamp(0, 1), ours, rtol=1e-4, atol=2e-5)
+    with pytest.raises(InputError, match=r"1 step asked for, but sampler\.times has lists for 2, 3"):
+        sample_pipeline(folder, ["the digit 7"], 1, 0)
+
+
+def test_a_scheduler_of_another_kind_is_refused(workspace: Path) -> None:
+    place = workspace / "runs/publish/pipeline/scheduler/scheduler_config.json"
+    place.write_text(json.dumps({"angles": [1.5707963267948966, 1.3]}))
+    with pytest.raises(
+        InputError, match=r"scheduler_config\.json has no sampler, .*`dvc repro publish` makes"
+    ):
+        sample_pipeline(workspace / "runs/publish/pipeline", ["the digit 7"], 1, 0)
 
 
 def test_the_version_is_of_what_is_published(workspace: Path) -> None:
@@ -119,5 +157,5 @@ def test_a_folder_that_is_no_published_student_is_refused(tmp_path: Path) -> Non
 def test_more_steps_than_the_student_has_are_refused(tiny_run: Path) -> None:
     folder = tiny_run / "runs/publish/pipeline"
     assert read_json(folder / "student.json", "publish")["steps"] == [1, 2, 4]
-    with pytest.raises(InputError, match="5 steps asked for, but the sampler has 4 angles"):
+    with pytest.raises(InputError, match=r"5 steps asked for, but sampler\.times has lists for 1, 2, 3, 4"):
         sample_pipeline(folder, ["the digit 7"], 5, 0)

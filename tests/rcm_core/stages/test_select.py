@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,23 @@ def test_every_candidate_is_scored_and_the_best_is_copied(workspace: Path, metri
     assert found["reason"].startswith(found["choice"]["name"])
     chosen = workspace / "runs/train/candidates" / found["choice"]["name"] / "transformer"
     assert sha256_folder(workspace / "runs/select/transformer") == sha256_folder(chosen)
+
+
+def test_the_sampler_decides_the_scores_and_is_recorded(workspace: Path) -> None:
+    """Renoising and Euler's steps start from the same noise, so with one step they are the same."""
+    times = [[1.5708], [1.5708, 1.2, 0.5]]
+    settings = {"select.steps": [1, 3], "evaluate.steps": [3], "sampler.times": times}
+    found = {kind: run(workspace, settings | {"sampler.kind": kind}) for kind in ("renoise", "euler")}
+    for kind, selection in found.items():
+        assert selection["sampler"] == {"kind": kind, "times": [[math.pi / 2], [math.pi / 2, 1.2, 0.5]]}
+    one, three = (
+        [[c["scores"][steps] for c in found[kind]["candidates"]] for kind in ("renoise", "euler")]
+        for steps in ("1", "3")
+    )
+    assert one[0] == one[1]
+    assert all(a["value"] != b["value"] for a, b in zip(*three))
+    record = json.loads((workspace / "runs/select/record.json").read_text())
+    assert record["parameters"]["sampler"] == {"kind": "euler", "times": times}
 
 
 def test_no_candidates_is_said(workspace: Path) -> None:

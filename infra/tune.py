@@ -1,0 +1,86 @@
+"""``rcm tune-times``: the search of rcm_core/evaluation/tune.py, shown as a table and as the setting to use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from infra.launch import LazyExecutor
+from infra.state import held, state_home
+from infra.summary import cell
+from rcm_core.evaluation.tune import Angles, Round, Tuning, tune
+from rcm_core.params import load_params
+from rcm_core.storage import write_json
+from rcm_core.trigflow import NOISE_ANGLE
+
+PLACE = Path("runs/tune/times.json")
+
+
+def tune_times(params: Path, workspace: Path, steps: int, samples: int | None) -> Tuning:
+    """Searches, writes ``runs/tune/times.json`` and prints what was found; nothing that a stage reads is changed."""
+    checked = load_params(params)
+    lock = state_home(workspace) / "locks" / f"{workspace.name}-tune"
+    with held(lock), LazyExecutor(workspace, None) as executor:
+        found = tune(checked, workspace, executor, steps, samples)
+        write_json(workspace / PLACE, found.record())
+    show(found)
+    return found
+
+
+def show(found: Tuning) -> None:
+    """A row per list that was tried, a sentence per number of steps, and the command that uses the result."""
+    console = Console(highlight=False)
+    console.print(
+        f"{found.metric} of {found.student} on the validation split; {found.samples} samples a row, from the same"
+        " noise; within: its score lies in the interval of the best one",
+        soft_wrap=True,
+    )
+    console.print(table(found))
+    for outcome in found.rounds:
+        console.print(sentence(outcome), soft_wrap=True)
+    console.print(f"written to {PLACE}; to use it:", soft_wrap=True)
+    console.print(f"    dvc exp run -S '{setting(found)}'", soft_wrap=True, markup=False)
+
+
+def table(found: Tuning) -> Table:
+    """Steps, angles, score with its interval, and what is to be said of it."""
+    shown = Table(box=None)
+    for column in ("steps", "angles", found.metric.replace("_", " "), ""):
+        shown.add_column(column)
+    for outcome in found.rounds:
+        for angles, score in outcome.scores.items():
+            notes = {
+                "best": angles == outcome.advised,
+                "now": angles == outcome.now,
+                "within": angles in outcome.near,
+            }
+            words = ", ".join(note for note, holds in notes.items() if holds)
+            row = (str(outcome.steps), written(angles).strip("[]"), cell(dict(score)), words)  # type: ignore[arg-type]
+            shown.add_row(*row)
+        shown.add_section()
+    return shown
+
+
+def sentence(outcome: Round) -> str:
+    """Which list is best, and how sure that is."""
+    others, near = len(outcome.scores) - 1, len(outcome.near)
+    head = f"{outcome.steps} step{'s' if outcome.steps > 1 else ''}: {written(outcome.advised)}"
+    doubt = f"{near} of the {others} others are within its interval"
+    if outcome.advised == outcome.now:
+        return f"{head}, as it is now; {doubt}"
+    if outcome.now in outcome.near:
+        there = written(outcome.now or ())
+        return f"{head}; {doubt}, and {there}, which is there now, is one of them: no gain is shown"
+    return f"{head}; {doubt}"
+
+
+def setting(found: Tuning) -> str:
+    """As ``dvc exp run -S`` takes it."""
+    return f"sampler.times=[{','.join(written(angles) for angles in found.sampler.times)}]"
+
+
+def written(angles: Angles) -> str:
+    """``[1.5708,1.3]``: what reads back as the same angles."""
+    return f"[{','.join('1.5708' if angle == NOISE_ANGLE else repr(angle) for angle in angles)}]"

@@ -1,0 +1,58 @@
+"""One number for one sampler on the validation split, which chooses: candidates, and the times of the sampler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from rcm_core.config import SelectSection
+from rcm_core.evaluation.judge import Judge, judge_for
+from rcm_core.evaluation.quality import score_one
+from rcm_core.evaluation.reference import teacher_features
+from rcm_core.evaluation.statistics import Bootstrap, Estimate
+from rcm_core.prompts import cycle, load_split
+from rcm_core.sampling import Job, Teacher, sample_pixels
+from rcm_core.storage import read_json
+
+Key = TypeVar("Key")
+
+
+class Scale(NamedTuple):
+    """What samples are measured by."""
+
+    judge: Judge
+    metric: str
+    reference: np.ndarray
+    """Features [M, D] that both Frechet distances are to."""
+    bootstrap: Bootstrap
+
+
+def scale_of(section: SelectSection, workspace: Path, cache: Path) -> Scale:
+    """The metric of ``section`` with its reference; ``cache`` is where shards from S3 are kept."""
+    judge = judge_for(read_json(workspace / "runs/teacher/teacher.json", "teacher")["data"])
+    reference = (
+        judge.real_features("validation")
+        if section.metric == "frechet"
+        else teacher_features(workspace, cache, judge)
+    )
+    return Scale(judge, section.metric, reference, Bootstrap(section.bootstrap, section.seed))
+
+
+def validation_job(section: SelectSection, workspace: Path) -> Job:
+    """``section.samples`` samples of the validation prompts; network, steps and sampler are for the caller to set.
+
+    Prompts, ids and seed are the same for all that is compared.
+    """
+    prompts = cycle(load_split(workspace, "validation"), section.samples)
+    ids = tuple(range(section.samples))
+    return Job(Teacher.read(workspace), prompts, ids, section.seed, 1, device=section.device)
+
+
+def score_job(item: tuple[Key, Job, Scale]) -> tuple[Key, Estimate]:
+    """What executors map over: the key and the job's score."""
+    key, job, (judge, metric, reference, bootstrap) = item
+    torch.set_num_threads(1)
+    return key, score_one(metric, sample_pixels(job), job.prompts, judge, reference, bootstrap)

@@ -4,7 +4,8 @@ section 3).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,17 @@ class PowerEMA:
         """The average of relative length ``length`` by parameter name; not a copy."""
         return self.averages[length]
 
+    @contextmanager
+    def instead(self, module: nn.Module, length: float) -> Iterator[None]:
+        """``module`` has the average of ``length`` for its weights in the block, and its own, to the bit, after it."""
+        parameters = dict(module.named_parameters())
+        own = {name: p.detach().clone() for name, p in parameters.items()}
+        try:
+            _copy(self.averages[length], parameters)
+            yield
+        finally:
+            _copy(own, parameters)
+
     def state_dict(self) -> dict[str, Any]:
         """For a distributed checkpoint; tensors are not copied, so loading in place works too."""
         averages = {str(length): dict(weights) for length, weights in self.averages.items()}
@@ -76,3 +88,9 @@ class PowerEMA:
             for name, average in weights.items():
                 average.copy_(state["averages"][str(length)][name])
         self.updates.copy_(state["updates"])
+
+
+@torch.no_grad()
+def _copy(values: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
+        parameter.copy_(values[name])

@@ -21,7 +21,7 @@ from rcm_core.registry import available, find
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import sample_student
 from rcm_core.samplers.walks import recorded_walk, reference_route
-from rcm_core.training.trainer import move_towards
+from rcm_core.training.movers import move_towards
 from rcm_core.trigflow import diffuse
 
 CONF = Path(__file__).parents[2] / "conf" / "method"

@@ -12,7 +12,6 @@ import torch.distributed as dist
 from loops import CPU, QUIET, equal, healthy, probe, trainer, weights
 from ranks import probe_on
 
-from rcm_core.config import HealthSection
 from rcm_core.denoiser import load_denoiser
 from rcm_core.errors import InputError
 from rcm_core.models import wan
@@ -212,10 +211,3 @@ def test_two_ranks_read_what_one_reads_to_the_bit(folder: Path, tmp_path: Path) 
     assert two["kept"]
     assert torch.equal(two["followed"], alone["followed"])
     assert not torch.equal(*two["followed"])
-
-
-def test_a_section_of_rules_is_checked() -> None:
-    with pytest.raises(ValueError, match="greater than 1"):
-        HealthSection(probe_every=2, probe_samples=8, drift=None, collapse=1.0, patience=None, spike=None)
-    with pytest.raises(ValueError, match="greater than or equal to 2"):
-        HealthSection(probe_every=2, probe_samples=1, drift=None, collapse=None, patience=None, spike=None)

@@ -114,17 +114,29 @@ def probe_on(rank: int, world: int, pipeline: Path, state: Path) -> None:
     readings = [looking.read(0, nets["student"], movers.ema)]
     after = full_tensors(nets["student"].state_dict())
     followed = [looking.samples(nets["target"])]
-    with torch.no_grad():
-        for p in nets["student"].parameters():
-            p.mul_(1.01)
+    grow(nets["student"])
     movers.move(0, ["student"], student_update=True)
     followed.append(looking.samples(nets["target"]))
+    grow(nets["student"])  # away from its average
     readings.append(looking.read(1, nets["student"], movers.ema))
+    own = looking.samples(nets["student"])
     if rank == 0:
         kept = all(torch.equal(before[name], after[name]) for name in before)
-        found = {"readings": [tuple(r) for r in readings], "kept": kept, "followed": torch.stack(followed)}
+        found = {
+            "readings": [tuple(r) for r in readings],
+            "kept": kept,
+            "followed": torch.stack(followed),
+            "own": own,
+        }
         torch.save(found, state / "readings.pt")
     dist.destroy_process_group()
+
+
+@torch.no_grad()
+def grow(module: torch.nn.Module) -> None:
+    """All weights, by a hundredth."""
+    for p in module.parameters():
+        p.mul_(1.01)
 
 
 def continue_on(rank: int, world: int, pipeline: Path, state: Path, resumed: Path, until: int) -> None:

@@ -209,5 +209,8 @@ def test_two_ranks_read_what_one_reads_to_the_bit(folder: Path, tmp_path: Path) 
     assert two["readings"] == alone["readings"]
     assert len({r[1] for r in two["readings"]}) == 2
     assert two["kept"]
+    assert torch.equal(
+        two["own"], alone["own"]
+    )  # the next call is with its own weights, not with the average's
     assert torch.equal(two["followed"], alone["followed"])
     assert not torch.equal(*two["followed"])

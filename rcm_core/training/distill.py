@@ -101,6 +101,13 @@ def build_nets(
 
 def loop(context: TrainContext, spec: dict[str, Any]) -> None:
     """``spec``: params, workspace, state, cache."""
+    trainer = assemble(context, spec)
+    trainer.run()
+    finish(trainer, spec)
+
+
+def assemble(context: TrainContext, spec: dict[str, Any]) -> Trainer:
+    """All that the run needs, at its beginning or where ``context`` resumes."""
     params = check(Params, spec["params"], "params.yaml")
     section, workspace = params.train, Path(spec["workspace"])
     torch.set_num_threads(section.threads)
@@ -116,7 +123,7 @@ def loop(context: TrainContext, spec: dict[str, Any]) -> None:
     frozen = load_denoiser(Path(teacher.folder), family).to(device).requires_grad_(False)  # type: ignore[arg-type]
     shard(frozen, context.world, device)
     guide = FrozenTeacher(frozen, teacher.guidance, source.negative)
-    trainer = Trainer(
+    return Trainer(
         nets=nets,
         views={**nets, "teacher": guide.guided, "null": guide.null, "unguided": frozen},
         build_method=lambda tangent: build_method(params.method, tangent),
@@ -128,7 +135,10 @@ def loop(context: TrainContext, spec: dict[str, Any]) -> None:
         tangent=section.tangent,
         tangent_fallback=section.tangent_fallback,
     )
-    trainer.run()
-    if context.rank == 0:
+
+
+def finish(trainer: Trainer, spec: dict[str, Any]) -> None:
+    """Leaves what the stage reads when training has ended: curves and peak memory."""
+    if trainer.context.rank == 0:
         write_json(Path(spec["state"]) / "curves.json", trainer.curves.state())
-    write_usage(Path(spec["state"]), context.rank, device)
+    write_usage(Path(spec["state"]), trainer.context.rank, trainer.device)

@@ -120,6 +120,16 @@ class LearningRates(Section):
         return self.model_dump(exclude_none=True)
 
 
+class WarmStart(Section):
+    """An earlier student and the teacher that it was distilled from: folders, or ``s3://bucket/prefix``."""
+
+    student: str
+    """As published."""
+    teacher: str
+    endpoint: str | None = None
+    """S3 endpoint of both (None: the provider's own)."""
+
+
 class TrainSection(Section):
     """``train:`` everything about training that is not the method."""
 
@@ -149,6 +159,8 @@ class TrainSection(Section):
     workers: Count
     threads: Count
     max_failures: Annotated[int, Field(ge=0)]
+    warm_start: WarmStart | None
+    """null: the student begins as its teacher."""
     seed: int
     device: Literal["auto", "cpu", "cuda"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from rcm_core.storage import write_json
 from rcm_core.training.parallel import shard
 from rcm_core.training.source import TrajectorySource
 from rcm_core.training.trainer import LoopSettings, Trainer
+from rcm_core.training.warm import initial_weights
 from rcm_core.trajectory_store import Store
 from rcm_core.usage import write_usage
 
@@ -76,9 +78,17 @@ class FrozenTeacher:
 
 
 def build_nets(
-    method: Method, teacher: Teacher, seed: int, device: torch.device, world: int
+    method: Method,
+    teacher: Teacher,
+    seed: int,
+    device: torch.device,
+    world: int,
+    warm: Mapping[str, Tensor] | None = None,
 ) -> dict[str, nn.Module]:
-    """What is trained or follows; new modules begin at weights that the seed addresses."""
+    """What is trained or follows; new modules begin at weights that the seed addresses.
+
+    The networks begin as the teacher; the student and its follower as ``warm``, if that is given.
+    """
     demands, family, folder = method.demands, find("models", teacher.family), Path(teacher.folder)
     copies = (demands.roles | {f.follower for f in demands.follows}) - {"heads"}
     nets: dict[str, nn.Module] = {}
@@ -87,6 +97,8 @@ def build_nets(
             torch.manual_seed(address(seed, "extras", role))
             extras = demands.extras if role in ("student", "target") else frozenset()
             denoiser = load_denoiser(folder, family, sorted(extras)).to(device).train()  # type: ignore[arg-type]
+            if warm is not None and role in ("student", "target"):
+                denoiser.network.load_state_dict(dict(warm))
             shard(denoiser, world, device)
             nets[role] = denoiser
         if "heads" in demands.roles:
@@ -100,7 +112,7 @@ def build_nets(
 
 
 def loop(context: TrainContext, spec: dict[str, Any]) -> None:
-    """``spec``: params, workspace, state, cache."""
+    """``spec``: params, workspace, state, cache; warm_start, the folders of an earlier student and its teacher."""
     trainer = assemble(context, spec)
     trainer.run()
     finish(trainer, spec)
@@ -119,7 +131,11 @@ def assemble(context: TrainContext, spec: dict[str, Any]) -> Trainer:
     teacher = Teacher.read(workspace)
     family = find("models", teacher.family)
     refuse_impossible(method.demands, family, source.provides, section.lr.given)  # type: ignore[arg-type]
-    nets = build_nets(method, teacher, section.seed, device, context.world)
+    warm = None
+    if spec.get("warm_start") is not None:
+        student, old = (Path(spec["warm_start"][name]) for name in ("student", "teacher"))
+        warm = initial_weights(family, student, old, Path(teacher.folder))  # type: ignore[arg-type]
+    nets = build_nets(method, teacher, section.seed, device, context.world, warm)
     frozen = load_denoiser(Path(teacher.folder), family).to(device).requires_grad_(False)  # type: ignore[arg-type]
     shard(frozen, context.world, device)
     guide = FrozenTeacher(frozen, teacher.guidance, source.negative)

@@ -58,11 +58,16 @@ def counted(networks: Mapping[str, Denoiser]) -> Iterator[Counter[str]]:
 
 
 class Clock:
-    """A TrainContext that notes when each checkpoint was reached, so that a resumed training has a time too."""
+    """A TrainContext that notes when each checkpoint was reached, so that a resumed training has a time too.
+
+    It is made before the networks are: its ``memory`` is what the process has without them.
+    """
 
     def __init__(self, inner: TrainContext) -> None:
         self.inner, self.rank, self.world = inner, inner.rank, inner.world
         self.marks: list[tuple[int, float]] = []
+        self.memory = resident()
+        reset_peak()
 
     def start(self, step: int) -> None:
         """Training goes on from ``step`` now."""
@@ -88,8 +93,6 @@ def measured(trainer: Trainer, clock: Clock, place: Path, key: str) -> None:
     What an interruption leaves undone is done again and counted once: iterations are counted up to checkpoints.
     """
     clock.start(trainer.step)
-    before = resident()
-    reset_peak()
     counts: Counter[str] = Counter()
     try:
         with counted(networks_of(trainer)) as counts:
@@ -100,7 +103,7 @@ def measured(trainer: Trainer, clock: Clock, place: Path, key: str) -> None:
             session = {
                 "iterations": iterations,
                 "seconds": seconds,
-                "memory_before_bytes": before,
+                "memory_before_bytes": clock.memory,
                 "memory_peak_bytes": peak_resident(),
                 "whole": trainer.step == trainer.settings.iterations,
                 "forward": dict(sorted(counts.items())),

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from infra.local import LocalExecutor
 from rcm_core.config import Params
 from rcm_core.errors import InputError
 from rcm_core.storage import json_text, write_json
@@ -27,6 +26,7 @@ from scripts.compare.space import (
     composed,
     digest,
     ensure,
+    executor_in,
     run_key,
     run_workspace,
     settled,
@@ -82,8 +82,7 @@ class Runner:
         anchor = self.params[self.plan.anchor]
         shared = workspace(self.home.shared(self.plan))
         write_params(shared, anchor)
-        executor = LocalExecutor(shared)
-        executor.state_root = shared / "state"
+        executor = executor_in(shared)
         for stage in SHARED:
             if ensure(stage, anchor, shared, executor):
                 print(f"{self.plan.teacher}: {stage} is made", flush=True)
@@ -97,7 +96,7 @@ class Runner:
                 self._calibrate(asked)
             for seed in seeds:
                 for variant in asked:
-                    self._one(variant, seed, budget)
+                    self.run_one(variant, seed, budget)
 
     def iterations(self, variant: Variant, budget: str) -> int:
         """Of a run of ``variant`` in ``budget``; for "time" it must have been calibrated."""
@@ -120,7 +119,8 @@ class Runner:
                         f"{self.plan.teacher} {budget} {variant.name} {seed}: {'there' if there else 'to do'}"
                     )
 
-    def _one(self, variant: Variant, seed: int, budget: str) -> None:
+    def run_one(self, variant: Variant, seed: int, budget: str) -> None:
+        """One run, unless its result is there already; if it fails that is noted in ``failed``."""
         plan, home = self.plan, self.home
         params = settled(self.params[variant.name], seed, self.iterations(variant, budget))
         place = run_workspace(home, plan, variant, params)

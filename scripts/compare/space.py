@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from infra.local import LocalExecutor
 from infra.params import compose
 from infra.state import state_home
 from rcm_core.closure import code_hash
@@ -109,6 +110,14 @@ def write_params(path: Path, params: Params) -> None:
     """``params`` as params.yaml of the workspace ``path``."""
     with atomic(path / "params.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
+
+
+def executor_in(path: Path) -> LocalExecutor:
+    """An executor whose live state lies in the workspace ``path``."""
+    path.mkdir(parents=True, exist_ok=True)
+    executor = LocalExecutor(path)
+    executor.state_root = path / "state"
+    return executor
 
 
 def ensure(stage: str, params: Params, path: Path, executor: Executor) -> bool:

@@ -26,7 +26,8 @@ def save_grid(samples: Path, kinds: Sequence[str], place: Path) -> None:
     """
     prompts = json.loads((samples / "prompts.json").read_text())
     first = spread(prompts, COLUMNS)
-    names = sorted(p.stem for p in samples.glob("*.safetensors") if p.stem.startswith(tuple(kinds)))
+    found = (p.stem for p in samples.glob("*.safetensors") if p.stem.startswith(tuple(kinds)))
+    names = sorted(found, key=lambda name: (len(name), name))  # by number of steps
     rows = [load_file(samples / f"{name}.safetensors")["pixels"][first] for name in names]
     picture = np.concatenate([np.concatenate([tile(x) for x in row], axis=1) for row in rows], axis=0)
     place.parent.mkdir(parents=True, exist_ok=True)

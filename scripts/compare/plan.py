@@ -82,10 +82,12 @@ ABLATIONS = (
         (UPDATES,),
     ),
 )
-EVALUATION = ("evaluate.timing_samples=8",)  # how fast a network is sampled does not depend on who trained it
+# students are sampled in seconds and the teacher once for all runs: enough samples to tell methods apart. How fast a
+# network is sampled does not depend on who trained it.
+EVALUATION = ("evaluate.diversity_prompts=50", "evaluate.timing_samples=8")
 PLANS = {
-    "mini": Plan("mini", MAIN + OTHERS + ABLATIONS, 300, overrides=EVALUATION),
-    "scenes": Plan("scenes", MAIN, 400, overrides=EVALUATION),
+    "mini": Plan("mini", MAIN + OTHERS + ABLATIONS, 300, overrides=("evaluate.samples=2000", *EVALUATION)),
+    "scenes": Plan("scenes", MAIN, 300, overrides=("evaluate.samples=1000", *EVALUATION)),
 }
 
 

@@ -1,4 +1,4 @@
-"""The updated teacher of the warm start: how it is made, how far it is from the old one, how the old student does on it."""
+"""The updated teacher of the warm start: how it is made, how far from the old one it is, how the old student does."""
 
 from __future__ import annotations
 

@@ -43,11 +43,11 @@ def spread(prompts: Sequence[str], many: int) -> list[int]:
 
 
 def tile(pixels: Tensor) -> np.ndarray:
-    """One sample [C, T, H, W] in [0, 1] as uint8 [H, W, 3]; of a clip its middle frame."""
+    """One sample [C, T, H, W] in [0, 1] as uint8 [H, W + 1, 3] with a white edge; of a clip its middle frame."""
     frame = pixels[:, pixels.shape[1] // 2]
     colours = frame.expand(3, -1, -1) if len(frame) == 1 else frame[:3]
     bytes_ = (255 * colours.clamp(0, 1)).round().to(torch.uint8)
-    return bytes_.permute(1, 2, 0).contiguous().numpy()
+    return np.pad(bytes_.permute(1, 2, 0).numpy(), ((0, 0), (0, 1), (0, 0)), constant_values=255)
 
 
 def composed_grid(rows: Sequence[tuple[str, Path, int, int]]) -> Image.Image:

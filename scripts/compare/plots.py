@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +40,19 @@ def _bars(axes: Axes, group: Group) -> None:
     axes.axvline(teacher, color="grey", linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("Frechet distance to real images, 95 %; dotted: the teacher")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(group.steps))
 
 
 def _scatter(axes: Axes, group: Group) -> None:
-    for name in group.runs:
+    for name, colour in zip(group.runs, cycle(mpl.colormaps["tab20"].colors)):  # type: ignore[attr-defined]
         x, y = group.interval(name, "frechet"), group.interval(name, "diversity")
         axes.errorbar(
             x.value, y.value, xerr=[[x.value - x.low], [x.high - x.value]],
-            yerr=[[y.value - y.low], [y.high - y.value]], fmt="o", color="#4c72b0", markersize=3, linewidth=0.6,
+            yerr=[[y.value - y.low], [y.high - y.value]], fmt="o", color=colour, markersize=3, linewidth=0.6,
         )  # fmt: skip
-        axes.annotate(name, (x.value, y.value), xytext=(3, 3), textcoords="offset points", fontsize=7)
+        axes.annotate(
+            name, (x.value, y.value), xytext=(3, 3), textcoords="offset points", fontsize=7, color=colour
+        )
     teacher = group.reference["rows"]["teacher"]
     axes.plot(teacher["frechet"]["value"], teacher["diversity"]["value"], "*", color="grey", markersize=9)
     axes.set_xlabel("Frechet distance, mean over step counts (star: the teacher)")

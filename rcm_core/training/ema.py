@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rcm_core.errors import InputError
+from rcm_core.training.parallel import move_towards, own_parameters
 
 
 def power_exponent(length: float) -> float:
@@ -47,10 +48,10 @@ class PowerEMA:
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """To be called once after every student update, on every rank."""
-        weights = [p.detach().float() for _, p in module.named_parameters()]
+        weights = [p.detach().float() for p in own_parameters(module)]
         for length, exponent in self.exponents.items():
             share = 1 - decay(exponent, int(self.updates))
-            torch._foreach_lerp_(list(self.averages[length].values()), weights, share)
+            move_towards(list(self.averages[length].values()), weights, share)
         self.updates += 1
 
     def weights(self, length: float) -> dict[str, Tensor]:

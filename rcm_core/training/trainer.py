@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from rcm_core.config import samples_per_rank
-from rcm_core.denoiser import Denoiser
+from rcm_core.denoiser import NETWORK, Denoiser
 from rcm_core.errors import InputError
 from rcm_core.health import Health, next_rung
 from rcm_core.protocols import Batch, Method, Nets, TrainContext
@@ -22,7 +22,14 @@ from rcm_core.rng import generator
 from rcm_core.training import checkpoint
 from rcm_core.training.ema import PowerEMA
 from rcm_core.training.log import Curves
-from rcm_core.training.parallel import average_gradients, gradient_norm, scale_gradients, sum_over_ranks
+from rcm_core.training.parallel import (
+    average_gradients,
+    gradient_norm,
+    move_towards,
+    own_parameters,
+    scale_gradients,
+    sum_over_ranks,
+)
 
 
 @dataclass(frozen=True)
@@ -51,9 +58,14 @@ class LoopSettings:
         return samples_per_rank(self.batch, world, self.accumulate, "batch")
 
     def optimiser(self, role: str, network: nn.Module) -> torch.optim.Optimizer:
-        """AdamW for the parameters of ``role``."""
+        """AdamW for the parameters of ``role``; what is never sharded is a group of its own."""
+        named = list(network.named_parameters())
+        groups = [
+            [p for name, p in named if name.startswith(NETWORK)],
+            [p for name, p in named if not name.startswith(NETWORK)],
+        ]
         return torch.optim.AdamW(
-            network.parameters(),
+            [{"params": group} for group in groups if group],
             lr=self.lr[role],
             betas=self.betas,
             weight_decay=self.weight_decay,
@@ -196,7 +208,8 @@ class Trainer:
             self.ema.update(self.student)
         for follow in self.method.demands.follows:
             if follow.on in roles:
-                move_towards(self.nets[follow.follower], self.nets[follow.leader], follow.rate)
+                follower, leader = (own_parameters(self.nets[n]) for n in (follow.follower, follow.leader))
+                move_towards(follower, leader, follow.rate)
         return {"gradient_norm": norms["student"]} if "student" in norms else {}
 
     def _finite_norm(self, role: str, step: int) -> float:
@@ -225,12 +238,6 @@ class Trainer:
             }
             checkpoint.save(folder, state, progress, self.context.rank)
             self.context.report({"step": float(self.step)}, folder, self.step)
-
-
-@torch.no_grad()
-def move_towards(follower: nn.Module, leader: nn.Module, rate: float) -> None:
-    """follower <- (1 - rate) follower + rate leader, parameter by parameter, shard by shard."""
-    torch._foreach_lerp_(list(follower.parameters()), list(leader.parameters()), rate)
 
 
 def write_candidates(

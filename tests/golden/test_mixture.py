@@ -21,7 +21,7 @@ from rcm_core.registry import available, find
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import sample_student
 from rcm_core.samplers.walks import recorded_walk, reference_route
-from rcm_core.training.trainer import move_towards
+from rcm_core.training.parallel import move_towards
 from rcm_core.trigflow import diffuse
 
 CONF = Path(__file__).parents[2] / "conf" / "method"
@@ -147,7 +147,8 @@ def distil(method: Method, start: Perceptron, routes: tuple[Recorded, Tensor]) -
             optimisers[role].zero_grad()
         for follow in demands.follows:
             if follow.on in roles:
-                move_towards(nets[follow.follower], nets[follow.leader], follow.rate)
+                pair = (list(nets[n].parameters()) for n in (follow.follower, follow.leader))
+                move_towards(*pair, follow.rate)
     return nets["student"]
 
 

@@ -90,6 +90,12 @@ def distil_on(rank: int, world: int, workspace: Path, state: Path) -> None:
     dist.destroy_process_group()
 
 
+def distil_each_on(rank: int, world: int, runs: list[tuple[Path, Path]]) -> None:
+    """``distil_on`` for one (workspace, state) after the other, in the same processes."""
+    for workspace, state in runs:
+        distil_on(rank, world, workspace, state)
+
+
 def continue_on(rank: int, world: int, pipeline: Path, state: Path, resumed: Path, until: int) -> None:
     """One of ``world`` processes that go on from ``resumed``."""
     torch.set_num_threads(1)

@@ -129,7 +129,7 @@ class TBCM:
         threshold = self.config.degenerate_below
         if threshold is None:
             return torch.ones(len(end), dtype=torch.bool, device=end.device)
-        contrast = end.flatten(2).var(2, unbiased=False).mean(1)
+        contrast = end.reshape(*end.shape[:2], -1).var(2, unbiased=False).mean(1)
         draws = torch.rand(len(end), generator=rng, device=rng.device).to(end.device)
         return draws < contrast / threshold
 

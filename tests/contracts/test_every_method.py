@@ -11,6 +11,7 @@ from torch import Tensor
 from rcm_core.config import check
 from rcm_core.errors import InputError
 from rcm_core.extras import Heads
+from rcm_core.params import load_params
 from rcm_core.protocols import Batch, Examples, Recorded
 from rcm_core.registry import available, find
 from rcm_core.rng import generator
@@ -33,6 +34,7 @@ def build(preset: str, tangent: str = "exact"):
     for key in ("gan_blocks", "blocks"):  # the stand-in has three
         if section.get(key):
             section[key] = [0, 2]
+    section |= {k: None for k in ("degenerate_below",) if k in section}  # two numbers have no contrast
     return module.build(check(module.Config, section, preset), tangent)
 
 
@@ -98,6 +100,20 @@ def moved(updates) -> list[Tensor]:
 def test_every_method_has_a_preset_of_its_name_and_every_preset_a_method():
     assert set(METHODS) <= set(PRESETS)
     assert {parameters(preset)["name"] for preset in PRESETS} == set(METHODS)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_a_whole_recipe(preset, values, tmp_path):
+    """With the embedded teacher it passes every check that is made before any work: data, rates, sampler."""
+    chosen = yaml.safe_load((CONF / f"{preset}.yaml").read_text())
+    values |= {"method": chosen["method"], "sampler": chosen["sampler"]}
+    for section in ("train", "trajectories"):
+        values[section] |= chosen.get(section, {})
+    values["train"]["lr"] = chosen["train"]["lr"]
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(values))
+    params = load_params(path)
+    assert params.train.iterations >= params.train.candidate_every
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -17,6 +17,8 @@ class FlowMatching:
     """Rectified-flow regression ``|u - (z - x0)|^2`` at logit-normal times (E8), regressed through F."""
 
     condition_dropout: float
+    time_mean: float = 0.0
+    """Of the logit of flow time; its standard deviation is 1."""
     roles = frozenset({"student"})
     needs = frozenset({"x0", "condition"})
 
@@ -34,7 +36,8 @@ class FlowMatching:
         """One update: the mean squared error of the rectified-flow velocity."""
         x0 = batch.x0
         z = torch.randn(x0.shape, generator=rng, device=x0.device)
-        t = angle_from_flow_time(torch.sigmoid(torch.randn(len(x0), generator=rng, device=x0.device)))
+        logit = self.time_mean + torch.randn(len(x0), generator=rng, device=x0.device)
+        t = angle_from_flow_time(torch.sigmoid(logit))
         drop = torch.rand(len(x0), generator=rng, device=x0.device) < self.condition_dropout
         condition = replace_rows(batch.condition, batch.negative, drop)
         F = nets["student"](diffuse(x0, z, t), t, condition)

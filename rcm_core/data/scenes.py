@@ -1,7 +1,7 @@
 """``scenes``: up to four coloured handwritten digits on a canvas of 32x32 that a prompt composes.
 
-Labels are the index of the prompt's category. Besides what ``digits`` says of a data module, it has ``categories``
-and draws images of any prompt.
+Labels are the index of the prompt's category. Besides what ``digits`` says of a data module it has ``categories``,
+names its ``judge``, draws images of any prompt and says of real images what was composed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from rcm_core.rng import generator
 from rcm_core.scenes.compose import compose
 from rcm_core.scenes.request import CATEGORIES, NAMES, RELATIONS, Request, Thing, parse
 
+judge = "scenes"
 categories = CATEGORIES
 classes = len(CATEGORIES)
 IMAGES = {"train": 1200, "validation": 300, "test": 600}
@@ -31,13 +32,22 @@ def draw(prompt: str, split: str, rng: torch.Generator) -> Tensor:
 def images(split: str) -> tuple[Tensor, Tensor]:
     """Real scenes in [-1, 1], float32 ``[N, C=3, T=1, H=32, W=32]``, and categories, int64 ``[N]``.
 
-    Categories take turns; what is composed is random, from the scans of ``split``. InputError for an unknown split.
+    InputError for an unknown split.
     """
-    count = IMAGES.get(split, 1)  # an unknown split is refused below
+    pixels, requests = composed(split)
+    return pixels, torch.tensor([CATEGORIES.index(request.category) for request in requests])
+
+
+def composed(split: str) -> tuple[Tensor, list[Request]]:
+    """The scenes of ``images`` and what each of them shows.
+
+    Categories take turns; what is composed is random, from the scans of ``split``.
+    """
+    count = IMAGES.get(split, 1)  # scans refuse an unknown split
     rngs = [generator("scenes", split, i) for i in range(count)]
     requests = [random_request(CATEGORIES[i % classes], rng) for i, rng in enumerate(rngs)]
     pixels = torch.stack([compose(request, split, rng)[0] for request, rng in zip(requests, rngs)])
-    return pixels, torch.arange(count) % classes
+    return pixels, requests
 
 
 def random_request(category: str, rng: torch.Generator) -> Request:

@@ -73,24 +73,31 @@ def parse(prompt: str) -> Request:
     sides = [word for word in words if word in SIDES]
     if plural:
         return _counted(prompt, words, plural, single, sides)
-    things = tuple(Thing(WORDS.index(words[i]), _colour(words, i)) for i in single)
-    if sum(word in COLOURS for word in words) != sum(thing.colour >= 0 for thing in things):
-        raise InputError(f"the prompt {prompt!r} has a colour that stands before no digit; {HINT}")
+    things = named_things(prompt, words)
+    between = all(single[:1] < [i] < single[-1:] for i, word in enumerate(words) if word in SIDES)
     match things, sides:
         case (thing,), []:
             return Request("single" if thing.colour < 0 else "colours", things)
-        case (first, second), ([] | [_]):
-            if (first.colour < 0) != (second.colour < 0):
-                raise InputError(
-                    f"the prompt {prompt!r} gives one of two digits a colour; give it to both or none"
-                )
+        case (first, second), ([] | [_]) if between:
             relation, swapped = SIDES[sides[0]] if sides else ("", False)
             category = "attribution" if first.colour >= 0 else "position" if relation else "two"
             return Request(category, (second, first) if swapped else (first, second), relation)
     raise InputError(
         f"the prompt {prompt!r} names {len(things)} digits and {len(sides)} sides; name one digit, or two with at"
-        f" most one side, or count one: {HINT}"
+        f" most one side between them, or count one: {HINT}"
     )
+
+
+def named_things(prompt: str, words: list[str]) -> tuple[Thing, ...]:
+    """The digits among ``words`` with their colours; InputError for a colour of nothing, or of one of two."""
+    found = [(i, WORDS.index(word)) for i, word in enumerate(words) if word in WORDS]
+    things = tuple(Thing(digit, _colour(words, i)) for i, digit in found)
+    coloured = sum(thing.colour >= 0 for thing in things)
+    if sum(word in COLOURS for word in words) != coloured:
+        raise InputError(f"the prompt {prompt!r} has a colour that stands before no digit; {HINT}")
+    if len(things) == 2 and coloured == 1:
+        raise InputError(f"the prompt {prompt!r} gives one of two digits a colour; give it to both or none")
+    return things
 
 
 def _counted(

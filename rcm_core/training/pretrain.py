@@ -59,7 +59,7 @@ def image_source(section: TeacherSection, prompts: list[str], folder: Path, devi
     named = torch.tensor([data.label(p) for p in prompts])
     batch = settings_of(section).batch
     if hasattr(data, "draw"):
-        groups = [torch.nonzero(named == label).flatten().tolist() for label in named.unique()]
+        groups = [torch.nonzero(named == label).flatten().tolist() for label in sorted(set(named.tolist()))]
 
         def draw(row: int, rng: torch.Generator) -> torch.Tensor:
             image: torch.Tensor = data.draw(prompts[row], "train", rng)

@@ -43,7 +43,9 @@ def results(run: Run) -> str:
 
 def categories(run: Run) -> str:
     """Accuracy by category of prompts, and how clips move, with 95 % intervals; empty if the benchmark has neither."""
-    keys = [key for key in run.metrics["teacher"] if key.startswith("accuracy_") or key in MOTION]
+    known = run.metrics["teacher"]
+    named = sorted(key for key in known if key.startswith("accuracy_") and key != "accuracy_mean")
+    keys = [*named, *(key for key in ("accuracy_mean", *MOTION) if key in known)]
     titles = [escape(key.removeprefix("accuracy_").replace("_", " ")) for key in keys]
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     body = []

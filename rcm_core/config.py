@@ -46,6 +46,13 @@ class MiniTraining(Section):
     checkpoint_every: Count
     workers: Count = 1
     threads: Count = 2
+    patch: Count = 2
+    """Pixels per token, in height and in width."""
+    text_heads: Count = 4
+    text_order: Positive = 1.0
+    """How much the frozen text encoder heeds the order of words (``mini.build_text_encoder``)."""
+    time_mean: float = 0.0
+    """Of the logit-normal flow times that are trained; above 0 leans towards noise."""
 
 
 class Gate(Section):

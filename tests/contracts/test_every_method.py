@@ -169,7 +169,7 @@ def test_every_tangent_gives_nearly_the_same_step(name, tangent):
 TOUCHED = {"x0": "x0", "real": "real", "route": "routes"}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("where", ["x0", "real", "route", "teacher"])
 @pytest.mark.parametrize("step", [0, 1, 150, 151])
 def test_a_sample_that_is_not_finite_is_counted_and_changes_nothing_else(name, where, step):

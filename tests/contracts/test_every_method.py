@@ -1,11 +1,10 @@
 """What every file in rcm_core/methods must keep, with the parameters it ships with."""
 
-from pathlib import Path
-
 import pytest
 import torch
 import yaml
 from gaussians import Perceptron, six_modes
+from presets import PRESETS, preset
 from torch import Tensor
 
 from rcm_core.config import check
@@ -16,26 +15,19 @@ from rcm_core.protocols import Batch, Examples, Recorded
 from rcm_core.registry import available, find
 from rcm_core.rng import generator
 
-CONF = Path(__file__).parents[2] / "conf" / "method"
 TEACHER = six_modes()
 METHODS = available("methods")
-PRESETS = sorted(path.stem for path in CONF.glob("*.yaml"))
 STEPS = (0, 1, 2, 149, 150, 151, 152, 154, 155)
 
 
-def parameters(preset: str) -> dict:
-    """The method's own section of its Hydra group."""
-    return yaml.safe_load((CONF / f"{preset}.yaml").read_text())["method"]
-
-
-def build(preset: str, tangent: str = "exact"):
-    section = parameters(preset)
+def build(name: str, tangent: str = "exact"):
+    section = preset(name)["method"]
     module = find("methods", section.pop("name"))
     for key in ("gan_blocks", "blocks"):  # the stand-in has three
         if section.get(key):
             section[key] = [0, 2]
     section |= {k: None for k in ("degenerate_below",) if k in section}  # two numbers have no contrast
-    return module.build(check(module.Config, section, preset), tangent)
+    return module.build(check(module.Config, section, name), tangent)
 
 
 def networks(method) -> dict:
@@ -99,13 +91,13 @@ def moved(updates) -> list[Tensor]:
 
 def test_every_method_has_a_preset_of_its_name_and_every_preset_a_method():
     assert set(METHODS) <= set(PRESETS)
-    assert {parameters(preset)["name"] for preset in PRESETS} == set(METHODS)
+    assert {preset(name)["method"]["name"] for name in PRESETS} == set(METHODS)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_is_a_whole_recipe(preset, values, tmp_path):
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_whole_recipe(name, values, tmp_path):
     """With the embedded teacher it passes every check that is made before any work: data, rates, sampler."""
-    chosen = yaml.safe_load((CONF / f"{preset}.yaml").read_text())
+    chosen = preset(name)
     values |= {"method": chosen["method"], "sampler": chosen["sampler"]}
     for section in ("train", "trajectories"):
         values[section] |= chosen.get(section, {})
@@ -224,7 +216,7 @@ def test_a_sample_that_is_not_finite_is_counted_and_changes_nothing_else(name, w
 
 @pytest.mark.parametrize("name", METHODS)
 def test_parameters_are_checked_by_name(name):
-    module, section = find("methods", name), parameters(name)
+    module, section = find("methods", name), preset(name)["method"]
     del section["name"]
     key = next(iter(section))
     misspelt = {f"{k}x" if k == key else k: v for k, v in section.items()}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from presets import EMBEDDED, preset
 from ranks import distil_each_on
 from safetensors.torch import load_file
 from workspaces import configure
@@ -20,13 +21,7 @@ from rcm_core.models import wan
 from rcm_core.params import load_params
 from rcm_core.stages import train, trajectories
 
-ROOT = Path(__file__).parents[2]
-PRESETS = {
-    path.stem: yaml.safe_load(path.read_text())
-    for path in sorted((ROOT / "conf/method").glob("*.yaml"))
-    if path.stem == "dmd2-gan" or "-" not in path.stem
-}
-"""Those of the embedded teachers; a published recipe is the same method with other numbers."""
+PRESETS = {name: preset(name) for name in EMBEDDED}
 TINY = {
     "warmup": 2, "blocks": [0, 1], "gan_blocks": [1], "rollout_steps": 3, "route_steps": 4, "pairs": 3,
     "weighting": "adaptive_prior",
@@ -44,12 +39,12 @@ def rich(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def prepared(rich: Path, folder: Path, preset: str) -> Path:
+def prepared(rich: Path, folder: Path, name: str) -> Path:
     """A workspace with the preset's own method and optimiser, and few small iterations."""
     shutil.copytree(rich, folder, ignore=shutil.ignore_patterns(".rcm"))
-    section = PRESETS[preset]
+    section = PRESETS[name]
     method = section["method"] | {k: v for k, v in TINY.items() if k in section["method"]}
-    if preset == "dmd2":
+    if name == "dmd2":
         method["gan_blocks"] = []
     small = {
         "iterations": ITERATIONS,
@@ -72,7 +67,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def workspaces(rich: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("presets")
-    return {preset: prepared(rich, root / preset, preset) for preset in PRESETS}
+    return {name: prepared(rich, root / name, name) for name in PRESETS}
 
 
 @pytest.fixture(scope="module")
@@ -87,17 +82,17 @@ def sharded(workspaces: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
     return {name: root / name / "candidates" for name in runs}
 
 
-@pytest.mark.parametrize("preset", sorted(PRESETS))
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_a_preset_trains_on_one_rank_and_on_two(
-    workspaces: dict[str, Path], sharded: dict[str, Path], preset: str
+    workspaces: dict[str, Path], sharded: dict[str, Path], name: str
 ) -> None:
-    workspace = workspaces[preset]
+    workspace = workspaces[name]
     train.run(load_params(workspace / "params.yaml"), workspace, LocalExecutor(workspace))
     (folder,) = (workspace / "runs/train/candidates").glob("*ema_0.05")
     wan.check_network(folder)  # exactly the tensors of a plain network, whatever the student had besides
     teacher, student = weights(workspace / "runs/teacher/pipeline"), weights(folder)
-    assert any(not torch.equal(student[name], teacher[name]) for name in teacher)
-    both = weights(sharded[preset] / folder.name)
+    assert any(not torch.equal(student[key], teacher[key]) for key in teacher)
+    both = weights(sharded[name] / folder.name)
     assert both.keys() == student.keys()
     assert all(w.isfinite().all() for found in (student, both) for w in found.values())
 

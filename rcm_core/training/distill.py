@@ -20,8 +20,10 @@ from rcm_core.rng import address
 from rcm_core.sampling import Teacher
 from rcm_core.storage import write_json
 from rcm_core.training.parallel import shard
+from rcm_core.training.probe import Probe
+from rcm_core.training.settings import LoopSettings
 from rcm_core.training.source import TrajectorySource
-from rcm_core.training.trainer import LoopSettings, Trainer
+from rcm_core.training.trainer import Trainer
 from rcm_core.trajectory_store import Store
 from rcm_core.usage import write_usage
 
@@ -44,6 +46,7 @@ def settings_of(section: TrainSection) -> LoopSettings:
         log_every=section.log_every,
         max_nonfinite=section.max_nonfinite,
         seed=section.seed,
+        health=section.health,
     )
 
 
@@ -99,6 +102,16 @@ def build_nets(
     return nets
 
 
+def build_probe(
+    section: TrainSection, source: TrajectorySource, world: int, guidance: float | None
+) -> Probe | None:
+    """The probe of what ``source`` holds back, if the params ask for one."""
+    every = section.health.probe_every
+    if every is None:
+        return None
+    return Probe(source.held_back(), section.seed, every, source.device, world, guidance)
+
+
 def loop(context: TrainContext, spec: dict[str, Any]) -> None:
     """``spec``: params, workspace, state, cache."""
     params = check(Params, spec["params"], "params.yaml")
@@ -107,7 +120,8 @@ def loop(context: TrainContext, spec: dict[str, Any]) -> None:
     device = resolve_device(section.device)
     store = Store(workspace / "runs/trajectories", Path(spec["cache"]))
     method = build_method(params.method, section.tangent)
-    source = TrajectorySource(store, section.batch, section.seed, device, method.demands.needs)
+    held = section.health.probe_samples if section.health.probe_every else 0
+    source = TrajectorySource(store, section.batch, section.seed, device, method.demands.needs, held)
 
     teacher = Teacher.read(workspace)
     family = find("models", teacher.family)
@@ -127,8 +141,11 @@ def loop(context: TrainContext, spec: dict[str, Any]) -> None:
         candidates=Path(spec["state"]) / "candidates",
         tangent=section.tangent,
         tangent_fallback=section.tangent_fallback,
+        probe=build_probe(section, source, context.world, method.demands.guidance),
     )
     trainer.run()
     if context.rank == 0:
         write_json(Path(spec["state"]) / "curves.json", trainer.curves.state())
+        facts = {"step": trainer.step, "iterations": section.iterations, "tangent": trainer.tangent}
+        write_json(Path(spec["state"]) / "health.json", facts | trainer.health.facts())
     write_usage(Path(spec["state"]), context.rank, device)

@@ -35,12 +35,24 @@ def move_towards(follower: Sequence[torch.Tensor], leader: Sequence[torch.Tensor
             torch._foreach_lerp_([f for f, _ in some], [p for _, p in some], rate)
 
 
-def own_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters as they lie between steps: FSDP leaves its root gathered after a pass without gradient."""
-    for unit in module.modules():
-        if isinstance(unit, FSDPModule):
-            unit.reshard()
-    return list(module.parameters())
+def reshard(module: nn.Module) -> None:
+    """Frees what a forward without a backward has left gathered; nothing on a single rank.
+
+    FSDP2 keeps the weights outside the blocks whole until the next backward. Who changes or reads weights in between
+    would change or read copies that the shards know nothing of.
+    """
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
+def of_first_rank(values: list[float], world: int, device: torch.device) -> list[float]:
+    """The first rank's ``values`` on every rank; a collective."""
+    if world == 1:
+        return values
+    shared = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.broadcast(shared, 0)
+    return [float(v) for v in shared]
 
 
 def sum_over_ranks(values: list[float], world: int, device: torch.device) -> list[float]:

@@ -15,8 +15,10 @@ from rcm_core.protocols import Condition, TrainContext
 from rcm_core.registry import find
 from rcm_core.training.flow_matching import FlowMatching
 from rcm_core.training.parallel import shard
+from rcm_core.training.settings import LoopSettings
 from rcm_core.training.source import DrawnSource, ImageSource
-from rcm_core.training.trainer import LoopSettings, Source, Trainer
+from rcm_core.training.stepper import Source
+from rcm_core.training.trainer import Trainer
 from rcm_core.usage import write_usage
 
 

@@ -17,7 +17,8 @@ from rcm_core.rng import generator
 from rcm_core.training import distill
 from rcm_core.training.flow_matching import FlowMatching
 from rcm_core.training.parallel import shard
-from rcm_core.training.trainer import LoopSettings, Trainer
+from rcm_core.training.settings import LoopSettings
+from rcm_core.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 BATCH = 8

@@ -28,7 +28,7 @@ def batch(count: int) -> Batch:
 def test_the_loss_is_zero_at_the_optimum_and_positive_elsewhere() -> None:
     method = FlowMatching(0.1)
     (update,) = method.updates({"student": perfect}, batch(64), 0, generator(0))
-    assert update.role == "student"
+    assert update.roles == ("student",)
     assert float(update.loss) < 1e-9  # float32, divided by sines of logit-normal times
     off = lambda x, t, c: perfect(x, t, c) + 0.1  # noqa: E731
     (worse,) = method.updates({"student": off}, batch(64), 0, generator(0))

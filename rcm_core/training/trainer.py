@@ -22,6 +22,7 @@ from rcm_core.rng import generator
 from rcm_core.training import checkpoint
 from rcm_core.training.ema import PowerEMA
 from rcm_core.training.log import Curves
+from rcm_core.training.muon import Muon
 from rcm_core.training.parallel import gradient_norm, sum_over_ranks
 
 
@@ -44,13 +45,17 @@ class LoopSettings:
     log_every: int
     max_nonfinite: float
     seed: int
+    muon: bool = False
+    """Matrices of the blocks by Muon instead of AdamW."""
 
     def per_rank(self, world: int) -> int:
         """Samples per rank and accumulation step; InputError if the batch does not divide."""
         return samples_per_rank(self.batch, world, self.accumulate, "batch")
 
     def optimiser(self, role: str, network: nn.Module) -> torch.optim.Optimizer:
-        """AdamW for the parameters of ``role``."""
+        """AdamW for the parameters of ``role``, or Muon."""
+        if self.muon:
+            return Muon(network, self.lr[role], self.betas, self.weight_decay)
         return torch.optim.AdamW(
             network.parameters(),
             lr=self.lr[role],

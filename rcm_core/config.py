@@ -52,6 +52,7 @@ class MiniTraining(Section):
     text_heads: Count = 4
     text_order: Positive = 1.0
     """How much the frozen text encoder heeds the order of words (``mini.build_text_encoder``)."""
+    optimiser: Literal["adamw", "muon"] = "adamw"
     time_mean: float = 0.0
     """Of the logit-normal flow times that are trained; above 0 leans towards noise."""
 

@@ -40,7 +40,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
         if section.source == "mini":
             _train_mini(section, train, state, executor)
         else:
-            _fetch(section, pipeline)
+            _fetch(section, workspace, pipeline)
         find("models", section.family).check_folder(pipeline)
         facts = _facts(section, pipeline)
         facts["gate"] = _gate(section, facts, state, validation, executor)
@@ -79,9 +79,13 @@ def _train_mini(section: TeacherSection, prompts: list[str], state: Path, execut
         shutil.copytree(trained, folder, dirs_exist_ok=True)
 
 
-def _fetch(section: TeacherSection, pipeline: Path) -> None:
-    """A copy of the referenced pipeline folder, so that what was distilled is what is kept."""
-    system, root = filesystem(section.source, section.endpoint)
+def _fetch(section: TeacherSection, workspace: Path, pipeline: Path) -> None:
+    """A copy of the referenced pipeline folder, so that what was distilled is what is kept.
+
+    A folder without a leading slash lies in the workspace, as a teacher that is shipped does.
+    """
+    place = section.source if "://" in section.source else str(workspace / section.source)
+    system, root = filesystem(place, section.endpoint)
     if not system.isdir(root):
         raise InputError(
             f"teacher.source {section.source!r} is neither 'mini' nor a folder that exists;"

@@ -43,6 +43,7 @@ def settings_of(section: TeacherSection) -> LoopSettings:
         log_every=100,
         max_nonfinite=0.0,
         seed=section.seed,
+        muon=mini.optimiser == "muon",
     )
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from rcm_core.config import HealthSection, samples_per_rank
 from rcm_core.denoiser import NETWORK
+from rcm_core.training.muon import Muon
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class LoopSettings:
     log_every: int
     max_nonfinite: float
     seed: int
+    muon: bool = False
+    """Matrices of the blocks by Muon instead of AdamW."""
     health: HealthSection | None = None
     """None: no limit but ``max_nonfinite``."""
 
@@ -41,7 +44,9 @@ class LoopSettings:
         return samples_per_rank(self.batch, world, self.accumulate, "batch")
 
     def optimiser(self, role: str, network: nn.Module) -> torch.optim.Optimizer:
-        """AdamW for the parameters of ``role``; what is never sharded is a group of its own."""
+        """AdamW for the parameters of ``role``, or Muon; what is never sharded is a group of its own."""
+        if self.muon:
+            return Muon(network, self.lr[role], self.betas, self.weight_decay)
         named = list(network.named_parameters())
         groups = [
             [p for name, p in named if name.startswith(NETWORK)],

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from rcm_core.evaluation.detector import Detector
@@ -53,6 +54,13 @@ def test_the_detector_can_be_trained_again(tmp_path: Path, monkeypatch: pytest.M
     path = tmp_path / "data/scenes/detector.safetensors"
     Detector().load_state_dict(load_file(path))
     assert json.loads(path.with_suffix(".json").read_text())["sha256"] == sha256(path)
+
+
+def test_what_recipes_take_from_the_repository_is_what_they_name() -> None:
+    for path in sorted((ROOT / "conf/teacher").glob("*.yaml")):
+        teacher = yaml.safe_load(path.read_text())["teacher"]
+        if teacher["source"].startswith("data/"):
+            assert sha256_folder(ROOT / teacher["source"]) == teacher["hash"]
 
 
 def test_a_shipped_teacher_is_the_trained_one_in_half_the_bytes(tiny_run: Path, tmp_path: Path) -> None:

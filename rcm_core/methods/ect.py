@@ -12,13 +12,12 @@ from torch import Tensor
 
 from rcm_core.config import Count, Positive, Section
 from rcm_core.jvp import TangentKind
-from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
-from rcm_core.losses.pairs import PairLoss, pair_loss
+from rcm_core.losses.pairs import PairLoss
 from rcm_core.protocols import Batch, Demands, Nets, Update
 from rcm_core.samplers.times import log_normal_angles
-from rcm_core.terms import left_out
 from rcm_core.terms.consistency import along_data, along_teacher
-from rcm_core.trigflow import predict_x0, rotate
+from rcm_core.terms.pairs import Pair, pair_term
+from rcm_core.trigflow import rotate
 
 LARGEST_RATIO = 0.999
 
@@ -64,16 +63,10 @@ class ECT:
         else:
             states, condition = along_teacher(nets, batch.x0, t, batch.condition, rng), batch.condition
         near = self.nearer(states.t, step)
-        with torch.no_grad():
-            y = rotate(states.x, states.t, near, states.direction)
-            target = predict_x0(y, near, nets["student"](y, near, condition))
-            finite = finite_mask(target)
-        x = keep_rows(finite, states.x)
-        found = predict_x0(x, states.t, nets["student"](x, states.t, condition))
-        each = pair_loss(found, keep_rows(finite, target), config.loss, config.huber)
-        distance = (states.t.tan() - near.tan()).to(each.dtype)
-        loss = mean_over(finite, each / distance)
-        yield Update(("student",), loss, {"loss": loss.detach(), "nonfinite": left_out(finite)})
+        pair = Pair(states.x, states.t, rotate(states.x, states.t, near, states.direction), near)
+        weight = 1 / (states.t.tan() - near.tan())
+        term = pair_term(nets, pair, condition, (config.loss, config.huber), weight=weight)
+        yield Update(("student",), term.loss, {"loss": term.loss.detach(), **term.scalars})
 
     def nearer(self, t: Tensor, step: int) -> Tensor:
         """``[B]`` angles of the pairs' nearer sides: noise level s - s (1 - ratio)(1 + k sigmoid(-s)), at least 0."""

@@ -26,6 +26,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Length = Annotated[float, Field(gt=0, lt=0.28)]
+Factor = Annotated[float, Field(gt=1)]
 Steps = Annotated[tuple[Count, ...], Field(min_length=1)]
 
 
@@ -46,6 +47,14 @@ class MiniTraining(Section):
     checkpoint_every: Count
     workers: Count = 1
     threads: Count = 2
+    patch: Count = 2
+    """Pixels per token, in height and in width."""
+    text_heads: Count = 4
+    text_order: Positive = 1.0
+    """How much the frozen text encoder heeds the order of words (``mini.build_text_encoder``)."""
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    time_mean: float = 0.0
+    """Of the logit-normal flow times that are trained; above 0 leans towards noise."""
 
 
 class Gate(Section):
@@ -130,6 +139,23 @@ class WarmStart(Section):
     """S3 endpoint of both (None: the provider's own)."""
 
 
+class HealthSection(Section):
+    """``train.health:`` what is watched in training and when it stops early; null switches a rule off."""
+
+    probe_every: Count | None
+    """Iterations between probes of the student; null: none, and nothing is held back from training."""
+    probe_samples: Annotated[int, Field(ge=2)]
+    """Trajectories that are held back for them."""
+    drift: Positive | None
+    """Largest change of brightness or contrast relative to the teacher, in units of its contrast."""
+    collapse: Factor | None
+    """A validation score worse than this times the best is a collapse."""
+    patience: Count | None
+    """Probes without improvement that end the training."""
+    spike: Factor | None
+    """A tangent or gradient norm of more than this times its running median is a spike."""
+
+
 class TrainSection(Section):
     """``train:`` everything about training that is not the method."""
 
@@ -153,9 +179,10 @@ class TrainSection(Section):
     log_every: Count
     tangent: Literal["exact", "semi", "discrete"]
     tangent_fallback: bool
-    """Step down exact -> semi -> discrete when too many samples are not finite."""
+    """Step down exact -> semi -> discrete when too many samples are not finite, or the tangent norm keeps spiking."""
     max_nonfinite: Share
     """Largest share of samples that may be left out over the last 100 iterations."""
+    health: HealthSection
     workers: Count
     threads: Count
     max_failures: Annotated[int, Field(ge=0)]

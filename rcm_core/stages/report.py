@@ -16,6 +16,7 @@ STAGE = "report"
 INPUTS = [
     "runs/teacher/teacher.json",
     "runs/train/curves.csv",
+    "runs/train/health.json",
     "runs/select/selection.json",
     "runs/evaluate/metrics.json",
     "runs/evaluate/samples",

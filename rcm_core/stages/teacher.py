@@ -40,12 +40,13 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
         if section.source == "mini":
             _train_mini(section, train, state, executor)
         else:
-            # a copy, so that what was distilled is what is kept
+            # a copy, so that what was distilled is what is kept; without a leading slash it lies in the workspace
+            place = section.source if "://" in section.source else str(workspace / section.source)
             otherwise = (
                 f"teacher.source {section.source!r} is neither 'mini' nor a folder that exists;"
                 " give a folder or s3:// prefix in diffusers layout"
             )
-            fetch_folder(section.source, section.endpoint, pipeline, otherwise)
+            fetch_folder(place, section.endpoint, pipeline, otherwise)
         find("models", section.family).check_folder(pipeline)
         facts = _facts(section, pipeline)
         facts["gate"] = _gate(section, facts, state, validation, executor)

@@ -1,4 +1,4 @@
-"""train: the student's candidates; ``runs/train/{candidates/<name>/transformer,curves.csv}``."""
+"""train: the student's candidates; ``runs/train/{candidates/<name>/transformer,curves.csv,health.json}``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rcm_core.errors import InputError
 from rcm_core.protocols import Executor
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.registry import find
-from rcm_core.storage import atomic, atomic_folder, require_space
+from rcm_core.storage import atomic, atomic_folder, require_space, write_json
 from rcm_core.training import distill, warm
 from rcm_core.training.log import Curves
 from rcm_core.usage import peak_memory
@@ -71,7 +71,7 @@ def _size(params: Params, workspace: Path) -> int:
 
 
 def write(out: Path, state: Path) -> None:
-    """Candidates and curves of the finished training in ``state``, atomically into ``out``."""
+    """Candidates, curves and health of the finished training in ``state``, atomically into ``out``."""
     finished = state / "curves.json"
     if not finished.is_file():
         raise InputError(f"{state} holds no finished training; remove it and run `dvc repro train` again")
@@ -79,3 +79,4 @@ def write(out: Path, state: Path) -> None:
         shutil.copytree(state / "candidates", folder, dirs_exist_ok=True)
     with atomic(out / "curves.csv") as temporary:
         Curves(**json.loads(finished.read_text())).write(temporary)
+    write_json(out / "health.json", json.loads((state / "health.json").read_text()))

@@ -21,8 +21,10 @@ from rcm_core.rng import address
 from rcm_core.sampling import Teacher
 from rcm_core.storage import write_json
 from rcm_core.training.parallel import shard
+from rcm_core.training.probe import Probe
+from rcm_core.training.settings import LoopSettings
 from rcm_core.training.source import TrajectorySource
-from rcm_core.training.trainer import LoopSettings, Trainer
+from rcm_core.training.trainer import Trainer
 from rcm_core.training.warm import initial_weights
 from rcm_core.trajectory_store import Store
 from rcm_core.usage import write_usage
@@ -46,6 +48,7 @@ def settings_of(section: TrainSection) -> LoopSettings:
         log_every=section.log_every,
         max_nonfinite=section.max_nonfinite,
         seed=section.seed,
+        health=section.health,
     )
 
 
@@ -111,6 +114,16 @@ def build_nets(
     return nets
 
 
+def build_probe(
+    section: TrainSection, source: TrajectorySource, world: int, guidance: float | None
+) -> Probe | None:
+    """The probe of what ``source`` holds back, if the params ask for one."""
+    every = section.health.probe_every
+    if every is None:
+        return None
+    return Probe(source.held_back(), section.seed, every, source.device, world, guidance)
+
+
 def loop(context: TrainContext, spec: dict[str, Any]) -> None:
     """``spec``: params, workspace, state, cache; warm_start, the folders of an earlier student and its teacher."""
     trainer = assemble(context, spec)
@@ -126,7 +139,8 @@ def assemble(context: TrainContext, spec: dict[str, Any]) -> Trainer:
     device = resolve_device(section.device)
     store = Store(workspace / "runs/trajectories", Path(spec["cache"]))
     method = build_method(params.method, section.tangent)
-    source = TrajectorySource(store, section.batch, section.seed, device, method.demands.needs)
+    held = section.health.probe_samples if section.health.probe_every else 0
+    source = TrajectorySource(store, section.batch, section.seed, device, method.demands.needs, held)
 
     teacher = Teacher.read(workspace)
     family = find("models", teacher.family)
@@ -150,11 +164,14 @@ def assemble(context: TrainContext, spec: dict[str, Any]) -> Trainer:
         candidates=Path(spec["state"]) / "candidates",
         tangent=section.tangent,
         tangent_fallback=section.tangent_fallback,
+        probe=build_probe(section, source, context.world, method.demands.guidance),
     )
 
 
 def finish(trainer: Trainer, spec: dict[str, Any]) -> None:
-    """Leaves what the stage reads when training has ended: curves and peak memory."""
+    """Leaves what the stage reads when training has ended: curves, health and peak memory."""
     if trainer.context.rank == 0:
         write_json(Path(spec["state"]) / "curves.json", trainer.curves.state())
+        facts = {"step": trainer.step, "iterations": trainer.settings.iterations, "tangent": trainer.tangent}
+        write_json(Path(spec["state"]) / "health.json", facts | trainer.health.facts())
     write_usage(Path(spec["state"]), trainer.context.rank, trainer.device)

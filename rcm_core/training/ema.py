@@ -4,7 +4,8 @@ section 3).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rcm_core.errors import InputError
+from rcm_core.training.parallel import move_towards
 
 
 def power_exponent(length: float) -> float:
@@ -50,12 +52,23 @@ class PowerEMA:
         weights = [p.detach().float() for _, p in module.named_parameters()]
         for length, exponent in self.exponents.items():
             share = 1 - decay(exponent, int(self.updates))
-            torch._foreach_lerp_(list(self.averages[length].values()), weights, share)
+            move_towards(list(self.averages[length].values()), weights, share)
         self.updates += 1
 
     def weights(self, length: float) -> dict[str, Tensor]:
         """The average of relative length ``length`` by parameter name; not a copy."""
         return self.averages[length]
+
+    @contextmanager
+    def instead(self, module: nn.Module, length: float) -> Iterator[None]:
+        """``module`` has the average of ``length`` for its weights in the block, and its own, to the bit, after it."""
+        parameters = dict(module.named_parameters())
+        own = {name: p.detach().clone() for name, p in parameters.items()}
+        try:
+            _copy(self.averages[length], parameters)
+            yield
+        finally:
+            _copy(own, parameters)
 
     def state_dict(self) -> dict[str, Any]:
         """For a distributed checkpoint; tensors are not copied, so loading in place works too."""
@@ -76,3 +89,9 @@ class PowerEMA:
             for name, average in weights.items():
                 average.copy_(state["averages"][str(length)][name])
         self.updates.copy_(state["updates"])
+
+
+@torch.no_grad()
+def _copy(values: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
+        parameter.copy_(values[name])

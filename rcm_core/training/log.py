@@ -8,7 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-COLUMNS = ("step", "loss", "tangent_norm", "nonfinite", "fake_loss", "dmd_gradient")
+COLUMNS = (
+    "step", "loss", "tangent_norm", "gradient_norm", "nonfinite", "spikes", "fake_loss", "dmd_gradient", "off_loss",
+    "critic_loss", "adversarial_loss", "probe_score", "brightness", "contrast",
+)  # fmt: skip
+COUNTED = ("nonfinite", "spikes")
+"""Added up over a window; all else is averaged."""
 
 
 @dataclass
@@ -26,19 +31,27 @@ class Curves:
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def close(self, step: int) -> dict[str, float]:
-        """Ends the window at ``step``: means, and the sum for ``nonfinite``."""
+        """Ends the window at ``step``: means, and the sums of what is ``COUNTED``."""
         row = {
-            name: total if name == "nonfinite" else total / self.counts[name]
-            for name, total in self.sums.items()
+            name: total if name in COUNTED else total / self.counts[name] for name, total in self.sums.items()
         }
-        self.rows.append({"step": step, **row})
+        self.mark(step, row)
         self.sums, self.counts = {}, {}
         return row
 
-    def line(self, step: int, iterations: int, rate: float, scalars: Mapping[str, float]) -> str:
+    def mark(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Values in the row of ``step``, the last or a new one: of a window that ends there, or of the moment."""
+        if self.rows and self.rows[-1]["step"] == step:
+            self.rows[-1].update(scalars)
+        else:
+            self.rows.append({"step": step, **scalars})
+
+    def line(
+        self, step: int, iterations: int, scalars: Mapping[str, float], rate: float | None = None
+    ) -> str:
         """One line for the terminal."""
         shown = "  ".join(f"{name} {scalars[name]:.4g}" for name in COLUMNS[1:] if name in scalars)
-        return f"step {step}/{iterations}  {shown}  {rate:.0f} samples/s"
+        return f"step {step}/{iterations}  {shown}" + (f"  {rate:.0f} samples/s" if rate is not None else "")
 
     def state(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from rcm_core.denoiser import Denoiser
@@ -22,6 +23,36 @@ def shard(denoiser: Denoiser, world: int, device: torch.device) -> None:
     for module in denoiser.blocks():
         fully_shard(module, mesh=mesh)
     fully_shard(denoiser.network, mesh=mesh)
+
+
+@torch.no_grad()
+def move_towards(follower: Sequence[torch.Tensor], leader: Sequence[torch.Tensor], rate: float) -> None:
+    """follower <- (1 - rate) follower + rate leader, tensor by tensor, shard by shard."""
+    pairs = list(zip(follower, leader, strict=True))
+    for sharded in (False, True):  # no operation takes both kinds
+        some = [(f, p) for f, p in pairs if isinstance(f, DTensor) is sharded]
+        if some:
+            torch._foreach_lerp_([f for f, _ in some], [p for _, p in some], rate)
+
+
+def reshard(module: nn.Module) -> None:
+    """Frees what a forward without a backward has left gathered; nothing on a single rank.
+
+    FSDP2 keeps the weights outside the blocks whole until the next backward. Who changes or reads weights in between
+    would change or read copies that the shards know nothing of.
+    """
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
+def of_first_rank(values: list[float], world: int, device: torch.device) -> list[float]:
+    """The first rank's ``values`` on every rank; a collective."""
+    if world == 1:
+        return values
+    shared = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.broadcast(shared, 0)
+    return [float(v) for v in shared]
 
 
 def sum_over_ranks(values: list[float], world: int, device: torch.device) -> list[float]:
@@ -52,7 +83,8 @@ def gradient_norm(module: nn.Module) -> float:
 def scale_gradients(module: nn.Module, factor: float) -> None:
     """Multiplies all gradients of ``module``."""
     for kind in _gradients(module):
-        torch._foreach_mul_(kind, factor)
+        if kind:
+            torch._foreach_mul_(kind, factor)
 
 
 def _gradients(module: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from rcm_core.errors import InputError
 from rcm_core.protocols import Batch, Condition, Examples, Recorded
 from rcm_core.rng import generator
 from rcm_core.trajectory_store import Store
@@ -33,13 +34,27 @@ GROUPS = {"x0": "x0", "condition": "condition.", "routes": "route.", "real": "re
 
 
 class TrajectorySource:
-    """Teacher-made latents and their text embeddings from a ``Store``; of the rest only what ``needs`` asks for."""
+    """Teacher-made latents and their text embeddings from a ``Store``; of the rest only what ``needs`` asks for.
+
+    The last ``held`` samples of the store are in no batch. InputError if they are more than half of it.
+    """
 
     def __init__(
-        self, store: Store, global_batch: int, seed: int, device: torch.device, needs: frozenset[str]
+        self,
+        store: Store,
+        global_batch: int,
+        seed: int,
+        device: torch.device,
+        needs: frozenset[str],
+        held: int = 0,
     ) -> None:
-        self.store, self.global_batch, self.device = store, global_batch, device
-        self.order = Order(len(store), seed)
+        if 2 * held > len(store):
+            raise InputError(
+                f"train.health.probe_samples {held} of {len(store)} trajectories would be held back from training, more"
+                " than half; lower it, make more (trajectories.samples), or set train.health.probe_every to null"
+            )
+        self.store, self.global_batch, self.device, self.held = store, global_batch, device, held
+        self.order = Order(len(store) - held, seed)
         self.negative = _below("condition.", {k: v.to(device) for k, v in store.negative.items()})
         self.provides = frozenset(k for k, p in GROUPS.items() if any(n.startswith(p) for n in store.names))
         wanted = tuple(GROUPS[k] for k in {"x0", "condition"} | needs)
@@ -48,8 +63,7 @@ class TrajectorySource:
     def batch(self, step: int, part: int, size: int) -> Batch:
         """Part ``part`` of the global batch of ``step``: [size, ...] tensors."""
         indices = self.order.indices(step * self.global_batch + part * size, size)
-        samples = [self.store.sample(i, self.names) for i in indices]
-        stacked = {name: torch.stack([s[name] for s in samples]).to(self.device) for name in self.names}
+        stacked = {name: value.to(self.device) for name, value in self._stacked(indices, self.names).items()}
         real, route = _below("real.", stacked), _below("route.", stacked)
         return Batch(
             _below("condition.", stacked),
@@ -58,6 +72,16 @@ class TrajectorySource:
             Examples(real["x0"], _below("condition.", real)) if real else None,
             Recorded(route["x"], route["t"], route["v"]) if route else None,
         )
+
+    def held_back(self) -> Examples:
+        """What no batch holds, on the CPU: the teacher's latents and their conditions."""
+        own = [n for n in self.names if n.startswith((GROUPS["x0"], GROUPS["condition"]))]
+        stacked = self._stacked(range(len(self.store) - self.held, len(self.store)), own)
+        return Examples(stacked["x0"], _below("condition.", stacked))
+
+    def _stacked(self, indices: Sequence[int], names: Sequence[str]) -> dict[str, Tensor]:
+        samples = [self.store.sample(i, names) for i in indices]
+        return {name: torch.stack([s[name] for s in samples]) for name in names}
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -89,3 +113,34 @@ class ImageSource:
         rows = torch.stack([self.choices[i][int(d * len(self.choices[i]))] for i, d in zip(indices, draws)])
         condition = {name: value[rows] for name, value in self.table.items()}
         return Batch(condition, self.negative, self.images[indices])
+
+
+class DrawnSource:
+    """Images drawn for prompts as they are asked for, labels in turn: no image comes twice."""
+
+    provides = frozenset({"x0", "condition"})
+
+    def __init__(
+        self,
+        draw: Callable[[int, torch.Generator], Tensor],
+        groups: Sequence[Sequence[int]],
+        table: Condition,
+        negative: Condition,
+        batch: int,
+        seed: int,
+    ) -> None:
+        """``draw(row, rng)`` is an image of the prompt in ``row`` of ``table``; ``groups`` are the rows by label."""
+        self.draw, self.groups, self.table, self.negative = draw, groups, table, negative
+        self.global_batch, self.seed = batch, seed
+
+    def batch(self, step: int, part: int, size: int) -> Batch:
+        """Part ``part`` of the global batch of ``step``; the same samples however it is cut into parts."""
+        first = step * self.global_batch + part * size
+        rows, images = [], []
+        for position in range(first, first + size):
+            rng = generator(self.seed, "drawn", position)
+            group = self.groups[position % len(self.groups)]
+            rows.append(group[int(torch.randint(len(group), (1,), generator=rng))])
+            images.append(self.draw(rows[-1], rng))
+        condition = {name: value[torch.tensor(rows)] for name, value in self.table.items()}
+        return Batch(condition, self.negative, torch.stack(images))

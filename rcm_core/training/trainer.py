@@ -1,214 +1,104 @@
-"""The training loop: it knows roles, losses and steps, and nothing of any method."""
+"""The training loop: steps, and between them logs, probes, candidates and checkpoints."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
-import torch
-from torch import nn
-
-from rcm_core.config import samples_per_rank
-from rcm_core.denoiser import Denoiser
 from rcm_core.errors import InputError
-from rcm_core.health import Health, next_rung
-from rcm_core.protocols import Batch, Method, Nets, TrainContext
-from rcm_core.rng import generator
 from rcm_core.training import checkpoint
-from rcm_core.training.ema import PowerEMA
+from rcm_core.training.candidates import drop_candidates, write_candidates
 from rcm_core.training.log import Curves
-from rcm_core.training.parallel import average_gradients, gradient_norm, scale_gradients, sum_over_ranks
+from rcm_core.training.probe import Probe
+from rcm_core.training.stepper import Stepper
+from rcm_core.verdict import sentence
 
 
-@dataclass(frozen=True)
-class LoopSettings:
-    """What the loop needs of the parameters; ``batch`` counts samples over ranks and accumulation steps."""
+@dataclass(kw_only=True)
+class Trainer(Stepper):
+    """Steps to the end, with what happens between them at intervals."""
 
-    iterations: int
-    batch: int
-    accumulate: int
-    lr: Mapping[str, float]
-    clip: float | None
-    lr_warmup: int
-    lr_decay: bool
-    """Cosine to zero over the run."""
-    betas: tuple[float, float]
-    weight_decay: float
-    ema_lengths: tuple[float, ...]
-    candidate_every: int
-    checkpoint_every: int
-    log_every: int
-    max_nonfinite: float
-    seed: int
-
-    def per_rank(self, world: int) -> int:
-        """Samples per rank and accumulation step; InputError if the batch does not divide."""
-        return samples_per_rank(self.batch, world, self.accumulate, "batch")
-
-    def optimiser(self, role: str, network: nn.Module) -> torch.optim.Optimizer:
-        """AdamW for the parameters of ``role``."""
-        return torch.optim.AdamW(
-            network.parameters(),
-            lr=self.lr[role],
-            betas=self.betas,
-            weight_decay=self.weight_decay,
-            fused=True,
-        )
-
-    def lr_factor(self, step: int) -> float:
-        """What the learning rates are multiplied by at ``step``."""
-        warm = min(1.0, (step + 1) / self.lr_warmup) if self.lr_warmup else 1.0
-        if not self.lr_decay:
-            return warm
-        return warm * 0.5 * (1 + math.cos(math.pi * step / self.iterations))
-
-
-class Source(Protocol):
-    """Batches addressed by where we are."""
-
-    def batch(self, step: int, part: int, size: int) -> Batch:
-        """``size`` samples: part ``part`` of ``step``'s global batch (part = accumulation step x world + rank)."""
-        ...
-
-
-@dataclass
-class Trainer:
-    """Trains ``nets`` (those that follow another included) by ``method``, which sees them among ``views``."""
-
-    nets: Mapping[str, nn.Module]
-    views: Nets
-    build_method: Callable[[str], Method]
-    source: Source
-    settings: LoopSettings
-    context: TrainContext
-    device: torch.device
     candidates: Path
-    tangent: str = "exact"
-    tangent_fallback: bool = False
+    probe: Probe | None = None
     step: int = 0
-    student_updates: int = 0
     curves: Curves = field(default_factory=Curves)
 
     def __post_init__(self) -> None:
-        """Optimisers, EMA and method; restores the newest checkpoint of this run if there is one."""
-        self.size = self.settings.per_rank(self.context.world)
-        self.health = Health(self.settings.max_nonfinite)
-        self.method = self.build_method(self.tangent)
-        self.optimisers = {role: self.settings.optimiser(role, net) for role, net in self._trained().items()}
-        self.ema = PowerEMA(self.student, self.settings.ema_lengths)
+        """Restores the newest checkpoint of this run if there is one."""
+        super().__post_init__()
         folder = self.context.resume()
         if folder is not None:
             self._restore(folder)
 
     @property
-    def student(self) -> Denoiser:
-        """The network that becomes the product."""
-        student = self.nets["student"]
-        assert isinstance(student, Denoiser)
-        return student
-
-    def _trained(self) -> dict[str, nn.Module]:
-        return {role: self.nets[role] for role in sorted(self.method.demands.roles)}
+    def ended(self) -> bool:
+        """Whether the last step is done, or the health said that it is enough."""
+        return self.step >= self.settings.iterations or self.health.verdict is not None
 
     def _restore(self, folder: Path) -> None:
         progress = checkpoint.load(folder, self.nets, self.optimisers, self.ema)
         self.step, self.student_updates = progress["step"], progress["student_updates"]
         self.curves = Curves(**progress["curves"])
-        self.health.counts.extend((k, n) for k, n in progress["health"])
+        self.health.restore(progress["health"])
         self.tangent = progress["tangent"]
         self.method = self.build_method(self.tangent)
-        if self.context.rank == 0:
-            print(f"resumed at step {self.step} of {self.settings.iterations}", flush=True)
+        self._say(f"resumed at step {self.step} of {self.settings.iterations}")
 
     def run(self) -> None:
-        """Trains to the end: logs, checkpoints and candidates at their intervals."""
+        """Trains to the end, or until a probe ends it: logs, probes, candidates, checkpoints at their intervals.
+
+        InputError if the student became of no use before there was a candidate.
+        """
         last, started = self.step, time.perf_counter()
-        while self.step < self.settings.iterations:
+        if self.step == 0:
+            self._probe()
+        while not self.ended:
             self.curves.add(self.train_step(self.step))
             self.step += 1
-            final = self.step == self.settings.iterations
-            if final or self.step % self.settings.log_every == 0:
+            self._probe()
+            if self.ended or self.step % self.settings.log_every == 0:
+                rate = (self.step - last) * self.settings.batch / (time.perf_counter() - started)
                 scalars = self.curves.close(self.step)
-                if self.context.rank == 0:
-                    rate = (self.step - last) * self.settings.batch / (time.perf_counter() - started)
-                    print(self.curves.line(self.step, self.settings.iterations, rate, scalars), flush=True)
+                self._say(self.curves.line(self.step, self.settings.iterations, scalars, rate))
                 last, started = self.step, time.perf_counter()
-            if final or self.step % self.settings.candidate_every == 0:
-                guidance = self.method.demands.guidance
-                write_candidates(
-                    self.candidates, self.step, self.student, self.ema, self.context.rank, guidance
-                )
-            if final or self.step % self.settings.checkpoint_every == 0:
+            if self.ended:
+                self._end()
+            elif self.step % self.settings.candidate_every == 0:
+                self._write_candidates()
+            if self.ended or self.step % self.settings.checkpoint_every == 0:
                 self.save()
 
-    def train_step(self, step: int) -> dict[str, float]:
-        """One iteration: gradients of all parts, the health check, the optimisers of the roles that moved."""
-        roles: set[str] = set()
-        window = Curves()
-        for part in range(self.settings.accumulate):
-            index = part * self.context.world + self.context.rank
-            batch = self.source.batch(step, index, self.size)
-            rng = generator(self.settings.seed, "train", step, index, device=self.device)
-            for update in self.method.updates(self.views, batch, step, rng):
-                (update.loss / self.settings.accumulate).backward()  # type: ignore[no-untyped-call]
-                roles.update(update.roles)
-                window.add({name: float(value) for name, value in update.scalars.items()})
-        names = sorted(window.sums)
-        sums = sum_over_ranks([window.sums[n] for n in names], self.context.world, self.device)
-        total = {"nonfinite": 0.0} | dict(zip(names, sums))
-        self._check_health(step, int(total["nonfinite"]))
-        norms = self._apply(step, sorted(roles))
-        world = self.context.world
-        means = {n: v if n == "nonfinite" else v / (window.counts[n] * world) for n, v in total.items()}
-        return means | norms
-
-    def _check_health(self, step: int, nonfinite: int) -> None:
-        self.health.record(nonfinite, self.settings.batch)
-        if not self.health.exceeded:
+    def _probe(self) -> None:
+        """Probes the student if it is due: before the first step, at the interval, after the last step."""
+        last = self.step == self.settings.iterations
+        if self.probe is None or not (self.step % self.probe.every == 0 or last):
             return
-        rung = next_rung(self.tangent)
-        if not self.tangent_fallback or rung is None:
-            raise InputError(self.health.sentence(step))
-        if self.context.rank == 0:
-            print(f"{self.health.sentence(step)}; stepping down from {self.tangent} to {rung}", flush=True)
-        self.tangent = rung
-        self.method = self.build_method(rung)
-        self.health.counts.clear()
+        reading = self.probe.read(self.step, self.student, self.ema)
+        self.health.read(reading, last)
+        self.curves.mark(self.step, reading.scalars())
+        self._say(self.curves.line(self.step, self.settings.iterations, reading.scalars()))
 
-    def _apply(self, step: int, roles: list[str]) -> dict[str, float]:
-        """Moves ``roles`` and what follows them; the norm of the student's gradient before clipping."""
-        norms = {role: self._finite_norm(role, step) for role in roles}
-        for role, norm in norms.items():
-            if self.settings.clip is not None and norm > self.settings.clip:
-                scale_gradients(self.nets[role], self.settings.clip / norm)
-            for group in self.optimisers[role].param_groups:
-                group["lr"] = self.settings.lr[role] * self.settings.lr_factor(step)
-            self.optimisers[role].step()
-        for optimiser in self.optimisers.values():
-            optimiser.zero_grad(set_to_none=True)
-        if self.method.student_update(step):
-            self.student_updates += 1
-            self.ema.update(self.student)
-        for follow in self.method.demands.follows:
-            if follow.on in roles:
-                move_towards(self.nets[follow.follower], self.nets[follow.leader], follow.rate)
-        return {"gradient_norm": norms["student"]} if "student" in norms else {}
-
-    def _finite_norm(self, role: str, step: int) -> float:
-        """Norm of the role's gradient; a collective. InputError if it is not finite."""
-        average_gradients(self.nets[role], self.context.world)
-        norm = gradient_norm(self.nets[role])
-        if not math.isfinite(norm):
+    def _end(self) -> None:
+        """The last candidates, unless the student is of no use; then those from before are all there is."""
+        verdict = self.health.verdict
+        if verdict is None or not verdict.useless:
+            self._write_candidates()
+        elif self.settings.candidate_every >= verdict.since:
             raise InputError(
-                f"step {step}: the gradient of the {role} is not finite; no weight was changed;"
-                " lower train.lr or raise method.warmup"
+                f"step {verdict.step}: {verdict.reason}; there is no candidate from before; lower train.lr, raise"
+                " method.warmup, or write candidates more often (train.candidate_every)"
             )
-        return norm
+        elif self.context.rank == 0:
+            drop_candidates(self.candidates, verdict.since)
+        if verdict is not None:
+            self._say(sentence(verdict, self.settings.iterations))
+
+    def _write_candidates(self) -> None:
+        guidance = self.method.demands.guidance
+        write_candidates(self.candidates, self.step, self.student, self.ema, self.context.rank, guidance)
 
     def save(self) -> None:
         """Reports a full-state checkpoint; every rank together."""
@@ -220,25 +110,8 @@ class Trainer:
                 "step": self.step,
                 "student_updates": self.student_updates,
                 "tangent": self.tangent,
-                "health": list(self.health.counts),
+                "health": self.health.state(),
                 "curves": self.curves.state(),
             }
             checkpoint.save(folder, state, progress, self.context.rank)
             self.context.report({"step": float(self.step)}, folder, self.step)
-
-
-@torch.no_grad()
-def move_towards(follower: nn.Module, leader: nn.Module, rate: float) -> None:
-    """follower <- (1 - rate) follower + rate leader, parameter by parameter, shard by shard."""
-    torch._foreach_lerp_(list(follower.parameters()), list(leader.parameters()), rate)
-
-
-def write_candidates(
-    root: Path, step: int, student: Denoiser, ema: PowerEMA, rank: int, guidance: float | None = None
-) -> None:
-    """Each EMA length's network, in diffusers layout, as ``root/step_000300-ema_0.05/transformer``."""
-    for length in ema.exponents:
-        weights = checkpoint.full_tensors({**student.state_dict(), **ema.weights(length)})
-        if rank == 0:
-            folder = root / f"step_{step:06d}-ema_{length:g}" / "transformer"
-            checkpoint.write_network(folder, student.network, student.plain(weights, guidance))

@@ -35,7 +35,8 @@ from rcm_core.protocols import Batch
 from rcm_core.rng import generator
 from rcm_core.storage import write_json
 from rcm_core.training.distill import FrozenTeacher, build_method
-from rcm_core.training.trainer import LoopSettings, Trainer
+from rcm_core.training.settings import LoopSettings
+from rcm_core.training.trainer import Trainer
 from scripts.compare.measure import machine, peak_resident, reset_peak, resident
 from scripts.compare.space import ROOT
 

@@ -66,6 +66,7 @@ OTHERS = (
     Variant("dmd2-gan", "dmd2-gan"),
     Variant("dcm", "dcm"),
     Variant("lcm", "lcm"),
+    Variant("ect", "ect"),
     Variant("meanflow", "meanflow"),
     Variant("kd", "kd"),
 )
@@ -82,12 +83,18 @@ ABLATIONS = (
         (UPDATES,),
     ),
 )
-# students are sampled in seconds and the teacher once for all runs: enough samples to tell methods apart. How fast a
-# network is sampled does not depend on who trained it.
-EVALUATION = ("evaluate.diversity_prompts=50", "evaluate.timing_samples=8")
+# Students are sampled in seconds and the teacher once for all runs: enough samples to tell methods apart. How fast a
+# network is sampled does not depend on who trained it. No training stops early, whatever becomes of it.
+COMMON = (
+    "evaluate.diversity_prompts=50",
+    "evaluate.timing_samples=8",
+    "train.health.probe_every=null",
+    "train.health.spike=null",
+)
 PLANS = {
-    "mini": Plan("mini", MAIN + OTHERS + ABLATIONS, 300, overrides=("evaluate.samples=2000", *EVALUATION)),
-    "scenes": Plan("scenes", MAIN, 300, overrides=("evaluate.samples=1000", *EVALUATION)),
+    "mini": Plan("mini", MAIN + OTHERS + ABLATIONS, 300, overrides=("evaluate.samples=2000", *COMMON)),
+    # every test prompt twice
+    "scenes": Plan("scenes", MAIN, 300, overrides=("evaluate.samples=1106", *COMMON)),
 }
 
 

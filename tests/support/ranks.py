@@ -17,7 +17,8 @@ from rcm_core.rng import generator
 from rcm_core.training import distill
 from rcm_core.training.flow_matching import FlowMatching
 from rcm_core.training.parallel import shard
-from rcm_core.training.trainer import LoopSettings, Trainer
+from rcm_core.training.settings import LoopSettings
+from rcm_core.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 BATCH = 8
@@ -88,6 +89,12 @@ def distil_on(rank: int, world: int, workspace: Path, state: Path) -> None:
     places = {"workspace": str(workspace), "state": str(state), "cache": str(state / "cache")}
     distill.loop(Context(rank, world, state, None), {"params": params.model_dump(mode="json"), **places})
     dist.destroy_process_group()
+
+
+def distil_each_on(rank: int, world: int, runs: list[tuple[Path, Path]]) -> None:
+    """``distil_on`` for one (workspace, state) after the other, in the same processes."""
+    for workspace, state in runs:
+        distil_on(rank, world, workspace, state)
 
 
 def continue_on(rank: int, world: int, pipeline: Path, state: Path, resumed: Path, until: int) -> None:

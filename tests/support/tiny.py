@@ -28,6 +28,7 @@ def tiny_values() -> dict[str, Any]:
     values["train"] |= {
         "iterations": 12, "batch": 8, "candidate_every": 6, "checkpoint_every": 4, "log_every": 4, "threads": 1,
     }  # fmt: skip
+    values["train"]["health"] |= {"probe_every": 3, "probe_samples": 8}
     values["method"] |= {"warmup": 4}
     values["select"] |= {"samples": 80, "bootstrap": 5}
     values["evaluate"] |= {

@@ -48,8 +48,17 @@ CURVES = {
     "tangent_norm": ("Tangent norm", True),
     "fake_loss": ("Fake-score loss", True),
     "dmd_gradient": ("Distribution-matching gradient", True),
+    "off_loss": ("Loss off the route", True),
+    "adversarial_loss": ("Adversarial loss", False),
+    "critic_loss": ("Discriminator loss", False),
+    "gradient_norm": ("Gradient norm", True),
     "nonfinite": ("Samples left out as not finite", False),
+    "spikes": ("Spikes of a norm", False),
+    "probe_score": ("Energy distance to the teacher", False),
+    "brightness": ("Brightness beside the teacher's", False),
+    "contrast": ("Contrast beside the teacher's", False),
 }
+PROBES = ("probe_score", "brightness", "contrast")
 
 
 def cost_and_quality(run: Run) -> str:
@@ -113,7 +122,9 @@ def training(curves: dict[str, Curve]) -> str:
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes, (name, title, logarithmic) in zip(grid.flat, shown):
             steps, values = zip(*curves[name])
-            axes.plot(steps, values, color=STUDENT)
+            axes.plot(steps, values, color=STUDENT, marker="o" if name in PROBES else "", markersize=3.5)
+            if name in PROBES:
+                axes.axhline(0, color=TEACHER, linewidth=1, linestyle=(0, (3, 3)))
             if logarithmic and min(values) > 0:
                 axes.set_yscale("log")
                 _plain_numbers(axes.yaxis)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rcm_core.evaluation.report import figures, tables
+from rcm_core.evaluation.report import figures, health, tables
 from rcm_core.evaluation.report.headline import cards, header
 from rcm_core.evaluation.report.run_folder import Run, read_run
 from rcm_core.evaluation.report.samples import grid, per_cell
@@ -20,8 +20,8 @@ def render(runs: Path, title: str, prompts: int) -> str:
     """
     run = read_run(runs)
     panels = (
-        header(run, title), cards(run), _samples(run, prompts), _numbers(run), _training(run),
-        _selection(run), _lineage(run), _protocol(run),
+        header(run, title), health.warning(run), cards(run), _samples(run, prompts), _numbers(run), *_categories(run),
+        _training(run), _selection(run), _lineage(run), _protocol(run),
     )  # fmt: skip
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -68,13 +68,22 @@ def _numbers(run: Run) -> str:
     )
 
 
+def _categories(run: Run) -> list[str]:
+    table = tables.categories(run)
+    note = (
+        "Share of samples that show what was asked for; the mean weighs the categories equally. Of clips also how"
+        " they move."
+    )
+    return [_panel("Accuracy by category", note, f'<div class="scroll">{table}</div>')] if table else []
+
+
 def _training(run: Run) -> str:
     note = (
-        "Averages over the iterations between two points; the tangent norm is taken before it is normalised."
+        "Averages over the iterations between two points; the tangent norm is taken before it is normalised. Dots are"
+        " probes: one-step samples for trajectories that were held back, against the teacher's."
     )
-    return _panel(
-        "Training", note, _figure(figures.training(run.curves), "What training logged, over iterations.")
-    )
+    drawn = _figure(figures.training(run.curves), "What training logged, over iterations.")
+    return _panel("Training", note, health.course(run), drawn)
 
 
 def _selection(run: Run) -> str:

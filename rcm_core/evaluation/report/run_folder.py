@@ -40,6 +40,7 @@ class Run(NamedTuple):
     prompts: list[str]
     curves: dict[str, Curve]
     """(step, value) pairs by column; columns without a value are left out."""
+    health: dict[str, Any]
     records: dict[str, dict[str, Any]]
 
 
@@ -58,6 +59,7 @@ def read_run(runs: Path) -> Run:
         samples={s.key: _pixels(folder / f"{s.key}.safetensors", len(prompts)) for s in samplers},
         prompts=prompts,
         curves=_curves(runs / "train/curves.csv"),
+        health=read_json(runs / "train/health.json", "train"),
         records=_records(runs),
     )
 

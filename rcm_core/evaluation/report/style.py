@@ -17,6 +17,7 @@ h3 { font-size: 0.95rem; margin: 0 0 10px; }
 p { margin: 0 0 14px; max-width: 74ch; }
 .lead { font-size: 1.12rem; color: var(--muted); }
 .lead b { color: var(--ink); font-weight: 600; }
+.notice { border-left: 4px solid var(--student); background: var(--wash); padding: 10px 14px; font-weight: 600; }
 .note { color: var(--muted); font-size: 0.93rem; }
 .panel { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 26px 28px;
   margin: 0 0 22px; }

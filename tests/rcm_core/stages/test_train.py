@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from workspaces import configure, environment, launch
 
 from infra import local
@@ -19,6 +20,8 @@ from rcm_core.errors import InputError
 from rcm_core.protocols import Demands
 from rcm_core.stages import train
 from rcm_core.storage import sha256, sha256_folder
+
+ROOT = Path(__file__).parents[3]
 
 
 def hashes(workspace: Path) -> list[str]:
@@ -85,8 +88,8 @@ def test_state_of_another_method_is_never_resumed(
         run(fresh)
     (stale,) = states(fresh)
     before = sha256_folder(stale)
-    scm = {"name": "scm", "warmup": 4, "warmup_form": "scm", "consistency_weight": 100.0}
-    params = configure(fresh, {"method": scm | {"p_mean": -0.8, "p_std": 1.6}})
+    scm = yaml.safe_load((ROOT / "conf/method/scm.yaml").read_text())["method"]
+    params = configure(fresh, {"method": scm})
     train.run(params, fresh, LocalExecutor(fresh))
     assert "resumed" not in capsys.readouterr().out
     assert states(fresh) == [stale]

@@ -28,7 +28,7 @@ def batch(count: int) -> Batch:
 def test_the_loss_is_zero_at_the_optimum_and_positive_elsewhere() -> None:
     method = FlowMatching(0.1)
     (update,) = method.updates({"student": perfect}, batch(64), 0, generator(0))
-    assert update.role == "student"
+    assert update.roles == ("student",)
     assert float(update.loss) < 1e-9  # float32, divided by sines of logit-normal times
     off = lambda x, t, c: perfect(x, t, c) + 0.1  # noqa: E731
     (worse,) = method.updates({"student": off}, batch(64), 0, generator(0))
@@ -51,6 +51,21 @@ def test_conditions_are_dropped_as_often_as_asked(share: float) -> None:
     assert dropped == pytest.approx(share, abs=3 * (share * (1 - share) / count) ** 0.5)  # three sigma
     kept = seen[0][seen[0] > 0]
     assert torch.equal(kept, torch.arange(1, count + 1).float()[seen[0] > 0])
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.8])
+def test_flow_times_are_logit_normal_about_their_mean(mean: float) -> None:
+    seen: list[Tensor] = []
+
+    def watching(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        seen.append(t)
+        return perfect(x, t, condition)
+
+    count = 4000
+    list(FlowMatching(0.1, mean).updates({"student": watching}, batch(count), 0, generator(1)))
+    logit = seen[0].tan().log()  # of tau = tan t / (1 + tan t)
+    assert float(logit.mean()) == pytest.approx(mean, abs=3 / count**0.5)  # three sigma
+    assert float(logit.std()) == pytest.approx(1, abs=3 / (2 * count) ** 0.5)
 
 
 def test_rows_are_replaced_where_they_are_named() -> None:

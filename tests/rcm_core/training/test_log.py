@@ -55,6 +55,23 @@ def test_the_file_has_every_column_and_empty_cells(tmp_path: Path) -> None:
     assert row["tangent_norm"] == row["fake_loss"] == ""
 
 
+def test_values_of_a_moment_join_the_window_that_ends_there_or_stand_alone() -> None:
+    curves = Curves()
+    curves.mark(0, {"probe_score": 0.5})
+    curves.add({"loss": 1.0, "spikes": 1.0})
+    curves.add({"loss": 2.0, "spikes": 1.0})
+    curves.mark(2, {"probe_score": 0.25})
+    curves.close(2)
+    curves.mark(3, {"probe_score": 0.2})
+    assert curves.rows == [
+        {"step": 0, "probe_score": 0.5},
+        {"step": 2, "probe_score": 0.25, "loss": 1.5, "spikes": 2.0},
+        {"step": 3, "probe_score": 0.2},
+    ]
+
+
 def test_the_line_says_where_it_is() -> None:
-    said = Curves().line(50, 1500, 123.4, {"loss": 0.5, "tangent_norm": 12.3456, "nonfinite": 0.0})
+    scalars = {"loss": 0.5, "tangent_norm": 12.3456, "nonfinite": 0.0}
+    said = Curves().line(50, 1500, scalars, 123.4)
     assert said == "step 50/1500  loss 0.5  tangent_norm 12.35  nonfinite 0  123 samples/s"
+    assert Curves().line(50, 1500, {"probe_score": 0.25}) == "step 50/1500  probe_score 0.25"

@@ -2,91 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from loops import Pull, equal, healthy, trainer, weights
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
-from infra.local import LocalContext
-from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.errors import InputError
-from rcm_core.models import wan
-from rcm_core.protocols import Batch, Demands, Follow, Update
-from rcm_core.training.trainer import LoopSettings, Trainer
-
-SETTINGS = LoopSettings(
-    iterations=6,
-    batch=4,
-    accumulate=1,
-    lr={"student": 1e-3, "fake": 1e-3},
-    clip=None,
-    lr_warmup=0,
-    lr_decay=False,
-    betas=(0.9, 0.99),
-    weight_decay=0.0,
-    ema_lengths=(0.1,),
-    candidate_every=100,
-    checkpoint_every=2,
-    log_every=100,
-    max_nonfinite=0.005,  # of 100 steps: 2 samples
-    seed=0,
-)
-
-
-class Pull:
-    """Pulls all weights of the student, or of the fake, towards the number of the step."""
-
-    def __init__(
-        self,
-        tangent: str,
-        bad: Callable[[str, int], float],
-        broken_at: int | None = None,
-        follows: tuple[Follow, ...] = (),
-    ) -> None:
-        self.tangent, self.bad, self.broken_at = tangent, bad, broken_at
-        self.demands = Demands(frozenset({"student", "fake"}), frozenset({"x0"}), follows=follows)
-
-    def student_update(self, step: int) -> bool:
-        return step % 2 == 0
-
-    def updates(self, nets: Mapping[str, Any], batch: Batch, step: int, rng: Any) -> Iterator[Update]:
-        role = "student" if self.student_update(step) else "fake"
-        parts = [(p - batch.x0.mean()).square().mean() for p in nets[role].parameters()]
-        loss = torch.stack(parts).sum()
-        if step == self.broken_at:
-            loss = loss * torch.inf
-        lost = torch.tensor(self.bad(self.tangent, step))
-        yield Update((role,), loss, {"loss": loss.detach(), "nonfinite": lost})
-
-
-class Steps:
-    """The number of the step, and of the part, as data."""
-
-    def batch(self, step: int, part: int, size: int) -> Batch:
-        return Batch({}, {}, torch.full((size, 1), float(step + part)))
-
-
-def trainer(folder: Path, state: Path, method: Callable[[str], Pull], **settings: Any) -> Trainer:
-    roles = ("student", "fake", "target") if method("exact").demands.follows else ("student", "fake")
-    nets: dict[str, Denoiser] = {role: load_denoiser(folder, wan) for role in roles}  # type: ignore[arg-type]
-    loop = {k: settings.pop(k) for k in ("tangent_fallback",) if k in settings}
-    return Trainer(
-        nets=nets,
-        views=nets,
-        build_method=method,  # type: ignore[arg-type]
-        source=Steps(),
-        settings=replace(SETTINGS, **settings),
-        context=LocalContext(state),
-        device=torch.device("cpu"),
-        candidates=state / "candidates",
-        **loop,
-    )
+from rcm_core.protocols import Follow
 
 
 @pytest.fixture(autouse=True)
@@ -100,18 +27,6 @@ def group() -> Iterator[None]:
 @pytest.fixture
 def folder(tiny_run: Path) -> Path:
     return tiny_run / "runs/teacher/pipeline"
-
-
-def weights(made: Trainer, role: str = "student") -> dict[str, Tensor]:
-    return {k: v.clone() for k, v in made.nets[role].network.state_dict().items()}
-
-
-def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    return all(torch.equal(a[k], b[k]) for k in a)
-
-
-def healthy(tangent: str) -> Pull:
-    return Pull(tangent, lambda *_: 0.0)
 
 
 def test_only_the_role_of_a_step_moves_and_ema_counts_student_steps(folder: Path, tmp_path: Path) -> None:
@@ -168,7 +83,7 @@ def test_the_ladder_has_an_end(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_gradient_that_is_not_finite_changes_no_weight(folder: Path, tmp_path: Path) -> None:
-    made = trainer(folder, tmp_path, lambda t: Pull(t, lambda *_: 0.0, broken_at=2))
+    made = trainer(folder, tmp_path, lambda t: Pull(t, scale=lambda step: torch.inf if step == 2 else 1.0))
     made.train_step(0)
     made.train_step(1)
     before = weights(made)
@@ -219,7 +134,7 @@ def test_a_large_gradient_is_clipped_and_its_norm_is_told(folder: Path, tmp_path
 def test_a_follower_moves_after_the_updates_it_follows_and_is_resumed(folder: Path, tmp_path: Path) -> None:
     def method(tangent: str) -> Pull:
         follow = Follow("target", "student", 0.25, "student")
-        return Pull(tangent, lambda *_: 0.0, follows=(follow,))
+        return Pull(tangent, follows=(follow,))
 
     made = trainer(folder, tmp_path, method)
     for step in range(2):

@@ -1,0 +1,65 @@
+"""What changes weights after the gradients are there: clipping, optimisers, the student's averages, followers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from rcm_core.errors import InputError
+from rcm_core.protocols import Demands
+from rcm_core.training.ema import PowerEMA
+from rcm_core.training.parallel import (
+    average_gradients,
+    gradient_norm,
+    move_towards,
+    reshard,
+    scale_gradients,
+)
+from rcm_core.training.settings import LoopSettings
+
+
+class Movers:
+    """Optimisers of what a method trains among ``nets``, and the averages of the student."""
+
+    def __init__(
+        self, nets: Mapping[str, nn.Module], demands: Demands, settings: LoopSettings, world: int
+    ) -> None:
+        self.nets, self.follows, self.settings, self.world = nets, demands.follows, settings, world
+        self.optimisers = {role: settings.optimiser(role, nets[role]) for role in sorted(demands.roles)}
+        self.ema = PowerEMA(nets["student"], settings.ema_lengths)
+
+    def move(self, step: int, roles: Sequence[str], student_update: bool) -> dict[str, float]:
+        """Moves ``roles`` and what follows them; the norm of the student's gradient before clipping. A collective.
+
+        InputError, before any weight is changed, if a gradient is not finite.
+        """
+        for net in self.nets.values():
+            reshard(net)
+        norms = {role: self._finite_norm(role, step) for role in roles}
+        for role, norm in norms.items():
+            if self.settings.clip is not None and norm > self.settings.clip:
+                scale_gradients(self.nets[role], self.settings.clip / norm)
+            for group in self.optimisers[role].param_groups:
+                group["lr"] = self.settings.lr[role] * self.settings.lr_factor(step)
+            self.optimisers[role].step()
+        for optimiser in self.optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
+        if student_update:
+            self.ema.update(self.nets["student"])
+        for follow in self.follows:
+            if follow.on in roles:
+                follower, leader = (list(self.nets[n].parameters()) for n in (follow.follower, follow.leader))
+                move_towards(follower, leader, follow.rate)
+        return {"gradient_norm": norms["student"]} if "student" in norms else {}
+
+    def _finite_norm(self, role: str, step: int) -> float:
+        average_gradients(self.nets[role], self.world)
+        norm = gradient_norm(self.nets[role])
+        if not math.isfinite(norm):
+            raise InputError(
+                f"step {step}: the gradient of the {role} is not finite; no weight was changed;"
+                " lower train.lr or raise method.warmup"
+            )
+        return norm

@@ -1,0 +1,111 @@
+"""Probes: what the student makes in one step of fixed noise, held against what its teacher made.
+
+The conditions and the teacher's latents are trajectories that training never sees; no judge and no decoder take part,
+so that every family can be probed at every step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rcm_core.denoiser import Denoiser
+from rcm_core.protocols import Condition, Examples
+from rcm_core.rng import generator
+from rcm_core.samplers.few_step import sample_student
+from rcm_core.training.ema import PowerEMA
+from rcm_core.training.parallel import of_first_rank, reshard
+from rcm_core.trigflow import NOISE_ANGLE
+from rcm_core.verdict import Reading
+
+CELLS = 2**20
+"""Latent values per network call. Their number does not depend on the ranks, so neither do the bits."""
+BLOCK = 2**16
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Fixed conditions and noise; every rank computes all samples, for with shards every call is a collective."""
+
+    held: Examples
+    seed: int
+    every: int
+    device: torch.device
+    world: int
+    guidance: float | None = None
+    """The scale of a student that embeds it."""
+
+    def read(self, step: int, student: Denoiser, ema: PowerEMA) -> Reading:
+        """What is to be seen of the student at ``step``; changes nothing of it.
+
+        It is the shortest average that is probed: the candidate that would be written now. The weights of the moment
+        jump from step to step by more than training improves them between two probes.
+        """
+        reshard(student)
+        training = student.training
+        student.eval()
+        with ema.instead(student, min(ema.exponents)):
+            made = self.samples(student)
+            reshard(student)
+        student.train(training)
+        values = [math.nan] * 4
+        if bool(made.isfinite().all()):
+            values = [score(made, self.held.x0), *drift(made, self.held.x0)]
+        return Reading.of(step, of_first_rank(values, self.world, self.device))
+
+    def samples(self, student: Denoiser) -> Tensor:
+        """One-step samples for the held conditions, float32 on the CPU."""
+        x0 = self.held.x0
+        noise = torch.stack(
+            [torch.randn(x0.shape[1:], generator=generator(self.seed, "probe", i)) for i in range(len(x0))]
+        )
+        size = max(1, CELLS // x0[0].numel())
+        made = [self._part(student, noise, slice(i, i + size)) for i in range(0, len(x0), size)]
+        return torch.cat(made)
+
+    def _part(self, student: Denoiser, noise: Tensor, rows: slice) -> Tensor:
+        z = noise[rows].to(self.device)
+        condition: Condition = {name: v[rows].to(self.device) for name, v in self.held.condition.items()}
+        if self.guidance is not None:
+            condition = {**condition, "guidance": z.new_full((len(z),), self.guidance)}
+        return sample_student(student, z[None], condition, (NOISE_ANGLE,)).float().cpu()
+
+
+def score(made: Tensor, held: Tensor) -> float:
+    """Energy distance (E70) of ``made`` [n, ...] to ``held`` [n, ...], in units of the mean distance within ``held``.
+
+    Row i of both has the same condition; pairs of rows i and j alone enter, so the estimate is unbiased, of either
+    sign where both are the same, and exactly 0 where they are equal.
+    """
+    across, within, reference = (_distances(a, b) for a, b in ((made, held), (made, made), (held, held)))
+    different = ~torch.eye(len(made), dtype=torch.bool)
+    distance = (2 * across - within - reference)[different].mean()
+    return float(distance / reference[different].mean())
+
+
+def drift(made: Tensor, held: Tensor) -> tuple[float, float, float]:
+    """Brightness, contrast and the larger of their sizes (E71), of ``made`` relative to ``held`` [n, C, ...]."""
+    (mean, deviation), (teacher, contrast) = (_moments(x) for x in (made, held))
+    unit = contrast.square().mean().sqrt()
+    brighter, stronger = (mean - teacher) / unit, (deviation - contrast) / unit
+    size = max(float(brighter.abs().mean()), float(stronger.abs().mean()))
+    return float(brighter.mean()), float(stronger.mean()), size
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of every channel, over samples and places, float64."""
+    deviation, mean = torch.std_mean(x.double().transpose(0, 1).flatten(1), dim=1)
+    return mean, deviation
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distances [n, m] in float64, in blocks of coordinates: latents of a video are long."""
+    square = torch.zeros(len(a), len(b), dtype=torch.float64)
+    for left, right in zip(torch.split(a.flatten(1), BLOCK, 1), torch.split(b.flatten(1), BLOCK, 1)):
+        # the matmul form loses half the digits of small distances
+        part = torch.cdist(left.double(), right.double(), compute_mode="donot_use_mm_for_euclid_dist")
+        square += part.square()
+    return square.sqrt()

@@ -1,0 +1,68 @@
+"""What a training loop needs of the parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from rcm_core.config import HealthSection, samples_per_rank
+from rcm_core.denoiser import NETWORK
+from rcm_core.training.muon import Muon
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """What the loop needs of the parameters; ``batch`` counts samples over ranks and accumulation steps."""
+
+    iterations: int
+    batch: int
+    accumulate: int
+    lr: Mapping[str, float]
+    clip: float | None
+    lr_warmup: int
+    lr_decay: bool
+    """Cosine to zero over the run."""
+    betas: tuple[float, float]
+    weight_decay: float
+    ema_lengths: tuple[float, ...]
+    candidate_every: int
+    checkpoint_every: int
+    log_every: int
+    max_nonfinite: float
+    seed: int
+    muon: bool = False
+    """Matrices of the blocks by Muon instead of AdamW."""
+    health: HealthSection | None = None
+    """None: no limit but ``max_nonfinite``."""
+
+    def per_rank(self, world: int) -> int:
+        """Samples per rank and accumulation step; InputError if the batch does not divide."""
+        return samples_per_rank(self.batch, world, self.accumulate, "batch")
+
+    def optimiser(self, role: str, network: nn.Module) -> torch.optim.Optimizer:
+        """AdamW for the parameters of ``role``, or Muon; what is never sharded is a group of its own."""
+        if self.muon:
+            return Muon(network, self.lr[role], self.betas, self.weight_decay)
+        named = list(network.named_parameters())
+        groups = [
+            [p for name, p in named if name.startswith(NETWORK)],
+            [p for name, p in named if not name.startswith(NETWORK)],
+        ]
+        return torch.optim.AdamW(
+            [{"params": group} for group in groups if group],
+            lr=self.lr[role],
+            betas=self.betas,
+            weight_decay=self.weight_decay,
+            fused=True,
+        )
+
+    def lr_factor(self, step: int) -> float:
+        """What the learning rates are multiplied by at ``step``."""
+        warm = min(1.0, (step + 1) / self.lr_warmup) if self.lr_warmup else 1.0
+        if not self.lr_decay:
+            return warm
+        return warm * 0.5 * (1 + math.cos(math.pi * step / self.iterations))

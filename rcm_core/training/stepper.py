@@ -1,0 +1,103 @@
+"""One iteration of training: it knows roles, losses and gradients, and nothing of any method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from rcm_core.denoiser import Denoiser
+from rcm_core.errors import InputError
+from rcm_core.health import Health, next_rung
+from rcm_core.protocols import Batch, Method, Nets, TrainContext
+from rcm_core.rng import generator
+from rcm_core.training.log import Curves
+from rcm_core.training.movers import Movers
+from rcm_core.training.parallel import sum_over_ranks
+from rcm_core.training.settings import LoopSettings
+
+
+class Source(Protocol):
+    """Batches addressed by where we are."""
+
+    def batch(self, step: int, part: int, size: int) -> Batch:
+        """``size`` samples: part ``part`` of ``step``'s global batch (part = accumulation step x world + rank)."""
+        ...
+
+
+@dataclass(kw_only=True)
+class Stepper:
+    """Moves ``nets`` (those that follow another included) by ``method``, which sees them among ``views``."""
+
+    nets: Mapping[str, nn.Module]
+    views: Nets
+    build_method: Callable[[str], Method]
+    source: Source
+    settings: LoopSettings
+    context: TrainContext
+    device: torch.device
+    tangent: str = "exact"
+    tangent_fallback: bool = False
+    student_updates: int = 0
+
+    def __post_init__(self) -> None:
+        """Optimisers, averages, method and health, as they are before the first step."""
+        self.size = self.settings.per_rank(self.context.world)
+        self.health = Health(self.settings.max_nonfinite, self.settings.health)
+        self.method = self.build_method(self.tangent)
+        self.movers = Movers(self.nets, self.method.demands, self.settings, self.context.world)
+        self.optimisers, self.ema = self.movers.optimisers, self.movers.ema
+
+    @property
+    def student(self) -> Denoiser:
+        """The network that becomes the product."""
+        student = self.nets["student"]
+        assert isinstance(student, Denoiser)
+        return student
+
+    def train_step(self, step: int) -> dict[str, float]:
+        """One iteration: gradients of all parts, the health check, the optimisers of the roles that moved."""
+        roles: set[str] = set()
+        window = Curves()
+        for part in range(self.settings.accumulate):
+            index = part * self.context.world + self.context.rank
+            batch = self.source.batch(step, index, self.size)
+            rng = generator(self.settings.seed, "train", step, index, device=self.device)
+            for update in self.method.updates(self.views, batch, step, rng):
+                (update.loss / self.settings.accumulate).backward()  # type: ignore[no-untyped-call]
+                roles.update(update.roles)
+                window.add({name: float(value) for name, value in update.scalars.items()})
+        names = sorted(window.sums)
+        world = self.context.world
+        sums = sum_over_ranks([window.sums[n] for n in names], world, self.device)
+        total = {"nonfinite": 0.0} | dict(zip(names, sums))
+        wrong = self.health.count(step, int(total["nonfinite"]), self.settings.batch)
+        if wrong is not None and not self._step_down(step, wrong):
+            raise InputError(wrong)
+        moves = self.method.student_update(step)
+        norms = self.movers.move(step, sorted(roles), moves)
+        self.student_updates += moves
+        means = {n: v if n == "nonfinite" else v / (window.counts[n] * world) for n, v in total.items()}
+        spikes = self.health.watch(means | norms)
+        unsteady = self.health.unsteady(step)
+        if unsteady is not None:
+            self._step_down(step, unsteady)
+        return means | norms | {"spikes": float(spikes)}
+
+    def _step_down(self, step: int, reason: str) -> bool:
+        """The next rung of the tangent's ladder from the next step on; False if none is allowed or left."""
+        rung = next_rung(self.tangent)
+        if not self.tangent_fallback or rung is None:
+            return False
+        self._say(f"{reason}; stepping down from {self.tangent} to {rung}")
+        self.health.step_down(step, self.tangent, rung)
+        self.tangent = rung
+        self.method = self.build_method(rung)
+        return True
+
+    def _say(self, line: str) -> None:
+        if self.context.rank == 0:
+            print(line, flush=True)

@@ -1,0 +1,141 @@
+"""What the probes of a student say about its training: go on, or stop early, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from rcm_core.config import HealthSection
+
+GAIN = 0.01
+"""A score that is better by less than this share of the best is no improvement: near the end of a cosine schedule,
+or with a learning rate next to zero, scores creep on for ever."""
+
+
+class Reading(NamedTuple):
+    """One probe (rcm_core/training/probe.py); numbers that are not finite are None."""
+
+    step: int
+    score: float | None
+    """Energy distance to the teacher (E70); lower is better."""
+    brightness: float | None
+    """Change of the mean relative to the teacher, in units of its contrast, mean over channels (E71)."""
+    contrast: float | None
+    """The same of the standard deviation."""
+    drift: float | None
+    """The larger of the two, sizes averaged over channels, so that opposite changes do not cancel."""
+
+    @classmethod
+    def of(cls, step: int, values: Sequence[float]) -> Reading:
+        """``values`` in the order of the fields."""
+        return cls(step, *(v if math.isfinite(v) else None for v in values))
+
+    def scalars(self) -> dict[str, float]:
+        """For the curves."""
+        named = {"probe_score": self.score, "brightness": self.brightness, "contrast": self.contrast}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+class Verdict(NamedTuple):
+    """Training ends here."""
+
+    kind: str
+    """"plateau": it is done. "collapse" or "drift": what it has come to is of no use."""
+    step: int
+    since: int
+    """The first step at which the student was of no use; candidates from there on are not kept."""
+    reason: str
+
+    @property
+    def useless(self) -> bool:
+        """Whether the student as it is now is of no use."""
+        return self.kind != "plateau"
+
+
+def judge(readings: Sequence[Reading], limits: HealthSection, last: bool) -> Verdict | None:
+    """The verdict after the newest of ``readings``, of which the first is that of the untrained student.
+
+    A collapse and a drift need two probes in a row: one alone may be chance. At the ``last`` step there is nothing
+    left to stop for a plateau.
+    """
+    if len(readings) < 3:
+        return None
+    found = _collapse(readings, limits) or _drift(readings, limits)
+    return found or (None if last else _plateau(readings, limits))
+
+
+def _collapse(readings: Sequence[Reading], limits: HealthSection) -> Verdict | None:
+    """Scores much worse than the best before; the best counts as at least the noise of its estimate."""
+    if limits.collapse is None:
+        return None
+    *before, first, second = readings
+    best = min((r for r in before if r.score is not None), key=lambda r: r.score or 0.0, default=None)
+    allowed = limits.collapse * max(best.score or 0.0, 1 / limits.probe_samples) if best else math.inf
+    if any(r.score is not None and r.score <= allowed for r in (first, second)):
+        return None
+    scores = f"{_number(first.score)} at step {first.step} and {_number(second.score)} at step {second.step}"
+    compared = f" (best {_number(best.score)} at step {best.step})" if best else ""
+    reason = (
+        f"the validation score was {scores}, beyond train.health.collapse = {limits.collapse:g}{compared}"
+    )
+    return Verdict("collapse", second.step, first.step, reason)
+
+
+def _drift(readings: Sequence[Reading], limits: HealthSection) -> Verdict | None:
+    """Brightness or contrast too far from the teacher's, and farther than where the student began."""
+    if limits.drift is None:
+        return None
+    *_, first, second = readings
+    allowed = max(limits.drift, readings[0].drift or 0.0)
+    if any(r.drift is not None and r.drift <= allowed for r in (first, second)):
+        return None
+    reason = (
+        f"brightness or contrast of the samples was {_number(first.drift)} of the teacher's contrast away at step"
+        f" {first.step} and {_number(second.drift)} at step {second.step}, beyond train.health.drift = {limits.drift:g}"
+        f" (brightness {_number(second.brightness)}, contrast {_number(second.contrast)})"
+    )
+    return Verdict("drift", second.step, first.step, reason)
+
+
+def _plateau(readings: Sequence[Reading], limits: HealthSection) -> Verdict | None:
+    """No improvement that is worth the name in the last ``patience`` probes."""
+    if limits.patience is None:
+        return None
+    best, waited = readings[0], 0
+    for reading in readings[1:]:
+        if _improves(reading.score, best.score, 1 / limits.probe_samples):
+            best, waited = reading, 0
+        else:
+            waited += 1
+    if waited < limits.patience:
+        return None
+    probes = f"{limits.patience} probe{'s' if limits.patience > 1 else ''}"
+    reason = (
+        f"the validation score has not improved for {probes} (best {_number(best.score)} at step {best.step})"
+    )
+    return Verdict("plateau", readings[-1].step, readings[-1].step, reason)
+
+
+def _improves(score: float | None, best: float | None, noise: float) -> bool:
+    if score is None or best is None:
+        return score is not None
+    return score < best - GAIN * max(abs(best), noise)
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"
+
+
+def sentence(verdict: Verdict, iterations: int) -> str:
+    """One line for the terminal and the report."""
+    at = f"Training stopped at step {verdict.step:,} of {iterations:,}"
+    if not verdict.useless:
+        return f"{at}: {verdict.reason}."
+    fault = "the student collapsed" if verdict.kind == "collapse" else "the student's samples drifted away"
+    return f"{at} because {fault}: {verdict.reason}. Candidates from before step {verdict.since:,} are kept."
+
+
+def of_state(state: dict[str, Any] | None) -> Verdict | None:
+    """A verdict that was saved as JSON."""
+    return None if state is None else Verdict(**state)

@@ -1,0 +1,137 @@
+"""The training loop with a stand-in method on the tiny run's network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from infra.local import LocalContext
+from rcm_core.config import HealthSection
+from rcm_core.denoiser import Denoiser, load_denoiser
+from rcm_core.models import wan
+from rcm_core.protocols import Batch, Demands, Examples, Follow, Update
+from rcm_core.rng import generator
+from rcm_core.training.probe import Probe
+from rcm_core.training.settings import LoopSettings
+from rcm_core.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+SETTINGS = LoopSettings(
+    iterations=6,
+    batch=4,
+    accumulate=1,
+    lr={"student": 1e-3, "fake": 1e-3},
+    clip=None,
+    lr_warmup=0,
+    lr_decay=False,
+    betas=(0.9, 0.99),
+    weight_decay=0.0,
+    ema_lengths=(0.1,),
+    candidate_every=100,
+    checkpoint_every=2,
+    log_every=100,
+    max_nonfinite=0.005,  # of 100 steps: 2 samples
+    seed=0,
+)
+QUIET = HealthSection(probe_every=2, probe_samples=8, drift=None, collapse=None, patience=None, spike=None)
+"""Probes, and nothing that they could lead to."""
+
+
+class Pull:
+    """Pulls all weights of the student, or of the fake, towards the number of the step.
+
+    ``bad``, of the tangent and the step: samples that are not finite; ``norm``: the tangent's norm; ``scale``, of the
+    step: what the loss is multiplied by.
+    """
+
+    def __init__(
+        self,
+        tangent: str,
+        bad: Callable[[str, int], float] = lambda *_: 0.0,
+        follows: tuple[Follow, ...] = (),
+        norm: Callable[[str, int], float] | None = None,
+        scale: Callable[[int], float] = lambda _: 1.0,
+    ) -> None:
+        self.tangent, self.bad, self.norm, self.scale = tangent, bad, norm, scale
+        self.demands = Demands(frozenset({"student", "fake"}), frozenset({"x0"}), follows=follows)
+
+    def student_update(self, step: int) -> bool:
+        return step % 2 == 0
+
+    def loss(self, network: Denoiser, batch: Batch) -> Tensor:
+        return torch.stack([(p - batch.x0.mean()).square().mean() for p in network.parameters()]).sum()
+
+    def updates(self, nets: Mapping[str, Any], batch: Batch, step: int, rng: Any) -> Iterator[Update]:
+        role = "student" if self.student_update(step) else "fake"
+        loss = self.loss(nets[role], batch) * self.scale(step)
+        scalars = {"loss": loss.detach(), "nonfinite": torch.tensor(self.bad(self.tangent, step))}
+        if self.norm is not None:
+            scalars["tangent_norm"] = torch.tensor(self.norm(self.tangent, step))
+        yield Update((role,), loss, scalars)
+
+
+class Brighten(Pull):
+    """Pulls the last bias alone, in every step: samples become brighter or darker and nothing else."""
+
+    def __init__(self, tangent: str) -> None:
+        super().__init__(tangent)
+        self.demands = Demands(frozenset({"student"}), frozenset({"x0"}))
+
+    def student_update(self, step: int) -> bool:
+        return True
+
+    def loss(self, network: Denoiser, batch: Batch) -> Tensor:
+        return (network.network.proj_out.bias - 100).square().mean()
+
+
+class Steps:
+    """The number of the step, and of the part, as data."""
+
+    def batch(self, step: int, part: int, size: int) -> Batch:
+        return Batch({}, {}, torch.full((size, 1), float(step + part)))
+
+
+def trainer(folder: Path, state: Path, method: Callable[[str], Pull], **settings: Any) -> Trainer:
+    """At the beginning, or where ``state`` was left; ``settings`` are the loop's, but for the trainer's own."""
+    demands = method("exact").demands
+    roles = sorted(demands.roles | {f.follower for f in demands.follows})
+    nets: dict[str, Denoiser] = {role: load_denoiser(folder, wan) for role in roles}  # type: ignore[arg-type]
+    own = {k: settings.pop(k) for k in ("tangent_fallback", "probe") if k in settings}
+    return Trainer(
+        nets=nets,
+        views=nets,
+        build_method=method,  # type: ignore[arg-type]
+        source=Steps(),
+        settings=replace(SETTINGS, **settings),
+        context=LocalContext(state),
+        device=CPU,
+        candidates=state / "candidates",
+        **own,
+    )
+
+
+def probe(every: int = 2, count: int = 8) -> Probe:
+    """Of made-up latents and conditions that fit the tiny run's network."""
+    rng = generator("held")
+    x0 = torch.randn(count, 1, 1, 8, 8, generator=rng)
+    return Probe(Examples(x0, {"text": torch.randn(count, 4, 32, generator=rng)}), 0, every, CPU, 1)
+
+
+def weights(made: Trainer, role: str = "student") -> dict[str, Tensor]:
+    """A copy."""
+    return {k: v.clone() for k, v in made.nets[role].network.state_dict().items()}
+
+
+def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """To the bit."""
+    return all(torch.equal(a[k], b[k]) for k in a)
+
+
+def healthy(tangent: str) -> Pull:
+    """Nothing is wrong."""
+    return Pull(tangent)

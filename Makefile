@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: distill test check bench-gpu tune-gpu stop clean
+.PHONY: distill test check compare compare-mini compare-scenes compare-memory warm-start compare-page \
+	bench-gpu tune-gpu stop clean
 
 distill: $(VENV)/.installed
 	@$(BIN)/rcm distill
@@ -20,6 +21,24 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python scripts/dvc_deps.py --check
 	$(BIN)/python scripts/check_links.py
 	$(BIN)/python -m pip check
+
+# Hours on two cores; stopped and started again it goes on where it was. docs/results.md is written from what there is.
+compare: compare-mini compare-scenes warm-start compare-memory
+
+compare-mini compare-scenes: compare-%: $(VENV)/.installed
+	@$(BIN)/python -m scripts.compare --teacher $*
+	@$(BIN)/python -m scripts.compare.page
+
+warm-start: $(VENV)/.installed
+	@$(BIN)/python -m scripts.compare.warm_start
+	@$(BIN)/python -m scripts.compare.page
+
+compare-memory: $(VENV)/.installed
+	@$(BIN)/python -m scripts.compare.memory
+	@$(BIN)/python -m scripts.compare.page
+
+compare-page: $(VENV)/.installed
+	@$(BIN)/python -m scripts.compare.page
 
 bench-gpu: $(VENV)/.installed-dev
 	@$(BIN)/python kernels/bench/gpu.py

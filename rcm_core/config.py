@@ -47,6 +47,14 @@ class MiniTraining(Section):
     checkpoint_every: Count
     workers: Count = 1
     threads: Count = 2
+    patch: Count = 2
+    """Pixels per token, in height and in width."""
+    text_heads: Count = 4
+    text_order: Positive = 1.0
+    """How much the frozen text encoder heeds the order of words (``mini.build_text_encoder``)."""
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    time_mean: float = 0.0
+    """Of the logit-normal flow times that are trained; above 0 leans towards noise."""
 
 
 class Gate(Section):
@@ -121,6 +129,16 @@ class LearningRates(Section):
         return self.model_dump(exclude_none=True)
 
 
+class WarmStart(Section):
+    """An earlier student and the teacher that it was distilled from: folders, or ``s3://bucket/prefix``."""
+
+    student: str
+    """As published."""
+    teacher: str
+    endpoint: str | None = None
+    """S3 endpoint of both (None: the provider's own)."""
+
+
 class HealthSection(Section):
     """``train.health:`` what is watched in training and when it stops early; null switches a rule off."""
 
@@ -168,6 +186,8 @@ class TrainSection(Section):
     workers: Count
     threads: Count
     max_failures: Annotated[int, Field(ge=0)]
+    warm_start: WarmStart | None
+    """null: the student begins as its teacher."""
     seed: int
     device: Literal["auto", "cpu", "cuda"]
 

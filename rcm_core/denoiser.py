@@ -91,7 +91,7 @@ class Denoiser(nn.Module):
 
     def plain(self, weights: Mapping[str, Tensor], guidance: float | None) -> dict[str, Tensor]:
         """The network's own weights out of ``weights`` (of this module's parameters, whole, on the CPU), with the
-        embedded ``guidance`` scale folded into the time embedding's bias.
+        embedded ``guidance`` scale folded into the time embedding's bias (E49).
         """
         own = {name.removeprefix(NETWORK): w for name, w in weights.items() if name.startswith(NETWORK)}
         if guidance is not None:

@@ -23,7 +23,7 @@ def waves(value: Tensor) -> Tensor:
 
 
 class Embedding(nn.Module):
-    """A second scalar input: ``[B]`` to ``[B, width]``, zero for every value at first, and always zero at 0.
+    """A second scalar input (E49): ``[B]`` to ``[B, width]``, zero for every value at first, and always zero at 0.
 
     So a student begins as its teacher, and one whose value is fixed at 0 is the plain network.
     """

@@ -19,13 +19,15 @@ from rcm_core.pixels import PixelSpace
 
 
 def build_network(
-    channels: int, heads: int, head_dim: int, layers: int, ffn_dim: int, text_dim: int
+    channels: int, heads: int, head_dim: int, layers: int, ffn_dim: int, text_dim: int, patch: int = 2
 ) -> nn.Module:
-    """An untrained diffusers WanTransformer3DModel (1.2 M parameters at 4 x 32, 4 layers)."""
+    """An untrained diffusers WanTransformer3DModel (1.2 M parameters at 4 x 32, 4 layers); patch x patch pixels
+    of a frame are a token.
+    """
     from diffusers import WanTransformer3DModel
 
     network: nn.Module = WanTransformer3DModel(
-        patch_size=(1, 2, 2),
+        patch_size=(1, patch, patch),
         num_attention_heads=heads,
         attention_head_dim=head_dim,
         in_channels=channels,
@@ -59,15 +61,23 @@ def build_tokenizer(prompts: Sequence[str], length: int) -> Any:
     )
 
 
-def build_text_encoder(vocabulary: int, text_dim: int) -> nn.Module:
-    """A frozen two-layer UMT5 encoder with weights drawn from the current torch seed."""
+def build_text_encoder(vocabulary: int, text_dim: int, heads: int = 4, order: float = 1.0) -> nn.Module:
+    """A frozen two-layer UMT5 encoder with weights drawn from the current torch seed.
+
+    Its relative position biases are multiplied by ``order``. As drawn they hardly matter and a prompt is close to
+    a bag of words; at 32 a head looks at words at distances of its own, so that "a red two and a blue six" differs
+    from "a blue two and a red six".
+    """
     from transformers import UMT5Config, UMT5EncoderModel
 
     config = UMT5Config(
-        vocab_size=vocabulary, d_model=text_dim, d_kv=16, d_ff=2 * text_dim, num_layers=2, num_heads=4,
+        vocab_size=vocabulary, d_model=text_dim, d_kv=16, d_ff=2 * text_dim, num_layers=2, num_heads=heads,
         dropout_rate=0.0, pad_token_id=0, eos_token_id=1,
     )  # fmt: skip
     encoder: nn.Module = UMT5EncoderModel(config).eval().requires_grad_(False)
+    for name, weights in encoder.named_parameters():
+        if name.endswith("relative_attention_bias.weight"):
+            weights.mul_(order)
     return encoder
 
 
@@ -90,10 +100,13 @@ def save_pipeline(
         )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        encoder = build_text_encoder(len(tokenizer), settings.text_dim)
-        network = build_network(
-            shape[0], settings.heads, settings.head_dim, settings.layers, settings.ffn_dim, settings.text_dim
+        encoder = build_text_encoder(
+            len(tokenizer), settings.text_dim, settings.text_heads, settings.text_order
         )
+        network = build_network(
+            shape[0], settings.heads, settings.head_dim, settings.layers, settings.ffn_dim, settings.text_dim,
+            settings.patch,
+        )  # fmt: skip
     pipeline = WanPipeline(
         tokenizer=tokenizer,
         text_encoder=encoder,

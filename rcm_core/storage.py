@@ -127,3 +127,17 @@ def filesystem(url: str, endpoint: str | None) -> tuple[fsspec.AbstractFileSyste
     except (OSError, BotoCoreError) as error:
         raise InputError(f"{where} cannot be reached ({error}); check the endpoint") from error
     return system, path
+
+
+def fetch_folder(url: str, endpoint: str | None, target: Path, otherwise: str) -> None:
+    """``target`` becomes a copy of the folder or prefix ``url``; InputError(``otherwise``) if that is none."""
+    system, root = filesystem(url, endpoint)
+    if not system.isdir(root):
+        raise InputError(otherwise)
+    files = system.find(root, detail=True)
+    require_space(target.parent, 2 * sum(int(f["size"] or 0) for f in files.values()))
+    with atomic_folder(target) as folder:
+        for name in sorted(files):
+            place = folder / name.removeprefix(root).lstrip("/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            system.get_file(name, str(place))

@@ -1,7 +1,8 @@
 """dvc.yaml's code dependencies follow the imports: ``python scripts/dvc_deps.py`` rewrites them, ``--check`` compares.
 
 A stage depends on the files in its static import closure (rcm_core/closure.py); a folder of which every file is in it
-is named as a folder. The chosen method, family and benchmark are named through params.yaml.
+is named as a folder. The chosen method, family and benchmark are named through params.yaml; what benchmarks share
+(rcm_core/scenes) is named for all of them.
 """
 
 from __future__ import annotations
@@ -13,26 +14,30 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from rcm_core.closure import closure
+from rcm_core.registry import available
 
 ROOT = Path(__file__).parent.parent
-CHOICES = {"methods": "rcm", "models": "wan", "data": "digits"}
+CHOICES = {"methods": "rcm", "models": "wan"}
+BENCHMARKS = available("data")
 TEMPLATES = {
     "rcm_core/methods/rcm.py": "rcm_core/methods/${method.name}.py",
     "rcm_core/models/wan.py": "rcm_core/models/${teacher.family}.py",
-    "rcm_core/data/digits.py": "rcm_core/data/${teacher.data}.py",
+    **{f"rcm_core/data/{name}.py": "rcm_core/data/${teacher.data}.py" for name in BENCHMARKS},
 }
 WHOLE = (
     "rcm_core/jvp",
     "rcm_core/losses",
     "rcm_core/evaluation/metrics",
     "rcm_core/evaluation/report",
+    "rcm_core/scenes",
     "kernels/rcm_kernels",
 )
 
 
 def code_of(stage: str) -> list[str]:
     """Code dependencies of ``stage``, sorted, folders collapsed."""
-    files = {p.relative_to(ROOT).as_posix() for p in closure(f"rcm_core.stages.{stage}", CHOICES).values()}
+    reached = [closure(f"rcm_core.stages.{stage}", {**CHOICES, "data": name}) for name in BENCHMARKS]
+    files = {path.relative_to(ROOT).as_posix() for found in reached for path in found.values()}
     deps = set()
     for name in files:
         whole = next((w for w in WHOLE if name.startswith(f"{w}/")), None)

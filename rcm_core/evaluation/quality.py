@@ -30,6 +30,8 @@ def score(
 ) -> dict[str, Estimate]:
     """frechet, frechet_teacher, accuracy, precision, recall, diversity (Vendi) and pairwise of one generator.
 
+    If the judge has categories, also ``accuracy_<category>`` of each and ``accuracy_mean`` over them; and the means
+    of its further measures.
     ``samples`` [N, C, T, H, W] in [0, 1] with one prompt each; ``real`` [M, 64] features of held-out real
     images; ``teacher`` [K, 64] features of the teacher's samples, drawn independently of ``samples`` (so
     that the teacher's own distance to them is the floor, not 0); ``groups`` [P, S, C, T, H, W] holds S
@@ -37,11 +39,17 @@ def score(
     InputError names what does not fit.
     """
     with one_thread():
-        features = judge.features(samples)
+        features, correct = judge.features(samples), judge.correct(samples, prompts)
+        categories = np.array([judge.category(prompt) for prompt in prompts])
         return {
             "frechet": frechet_estimate(features, real, bootstrap),
             "frechet_teacher": frechet_estimate(features, teacher, bootstrap),
-            "accuracy": accuracy_estimate(judge.correct(samples, prompts), bootstrap),
+            "accuracy": accuracy_estimate(correct, bootstrap),
+            **by_category(correct, categories, judge.categories, bootstrap),
+            **{
+                name: _mean_of(values, name, bootstrap)
+                for name, values in judge.measures(samples, prompts).items()
+            },
             **_precision_and_recall(features, real, bootstrap),
             **_diversity(groups, judge, bootstrap),
         }
@@ -76,6 +84,38 @@ def frechet_estimate(features: np.ndarray, reference: np.ndarray, bootstrap: Boo
 def accuracy_estimate(correct: np.ndarray, bootstrap: Bootstrap) -> Estimate:
     """Share of ``correct`` [N]; higher is better."""
     return share(correct, accuracy_replicates(correct, counts(len(correct), bootstrap, "accuracy")))
+
+
+def _mean_of(values: np.ndarray, name: str, bootstrap: Bootstrap) -> Estimate:
+    drawn = counts(len(values), bootstrap, name)
+    return estimate(float(values.mean()), drawn @ values / len(values), len(values), PROPORTION)
+
+
+def by_category(
+    correct: np.ndarray, found: np.ndarray, categories: Sequence[str], bootstrap: Bootstrap
+) -> dict[str, Estimate]:
+    """``accuracy_<category>`` for each of ``categories`` and ``accuracy_mean``, which weighs them equally.
+
+    ``found`` [N] is every sample's category. The mean is GenEval's overall score; its interval resamples within
+    the categories. Nothing without categories; InputError if one has no sample.
+    """
+    rows: dict[str, Estimate] = {}
+    replicates = []
+    for category in categories:
+        flags = correct[found == category]
+        if not len(flags):
+            raise InputError(
+                f"none of {len(correct)} prompts is of the category {category!r}; evaluate at least"
+                f" {len(categories)} samples, of prompt lists in which categories take turns"
+            )
+        drawn = accuracy_replicates(flags, counts(len(flags), bootstrap, "accuracy", category))
+        rows[f"accuracy_{category}"] = share(flags, drawn)
+        replicates.append(drawn)
+    if rows:
+        values = [row["value"] for row in rows.values()]
+        spread = np.mean(replicates, axis=0)
+        rows["accuracy_mean"] = estimate(float(np.mean(values)), spread, len(correct), PROPORTION)
+    return rows
 
 
 def _precision_and_recall(

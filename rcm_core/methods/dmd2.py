@@ -15,10 +15,11 @@ from torch import Tensor
 from rcm_core.config import Count, Positive
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.adversarial import logistic_critic, logistic_student
-from rcm_core.losses.finite import mean_over
+from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
 from rcm_core.protocols import Batch, Demands, Nets, Update
 from rcm_core.samplers.times import shifted_angles
 from rcm_core.simulation import SimulationSection, compared, simulated
+from rcm_core.terms import left_out
 from rcm_core.terms.adversarial import Discriminator, frozen
 from rcm_core.terms.distribution import Generated, fake_score_term, generated, matching_term
 
@@ -74,8 +75,7 @@ class DMD2:
         loss = term.loss / elements(batch)
         yield Update(("fake",), loss, {"fake_loss": loss.detach(), **term.scalars})
         if self.config.gan_weight:
-            critic = self.config.gan_critic_weight * self._critic(nets, batch, made, rng)
-            yield Update(("fake", "heads"), critic, {"critic_loss": critic.detach()})
+            yield self._critic(nets, batch, made, rng)
 
     def _student(self, nets: Nets, batch: Batch, index: int, rng: torch.Generator) -> Update:
         angles, t = self._angles(index, batch, rng)
@@ -90,12 +90,16 @@ class DMD2:
             loss = loss + self.config.gan_weight * mean_over(made.finite, logistic_student(logits))
         return Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
 
-    def _critic(self, nets: Nets, batch: Batch, made: Generated, rng: torch.Generator) -> Tensor:
+    def _critic(self, nets: Nets, batch: Batch, made: Generated, rng: torch.Generator) -> Update:
+        """The discriminator's loss; of the samples that are not finite only the real ones are new."""
         assert batch.real is not None  # demanded
-        real, condition = batch.real
+        finite = finite_mask(batch.real.x0)
+        real, condition = keep_rows(finite, batch.real.x0), batch.real.condition
         fakes = self._discriminator.logits(nets, made.x, batch.condition, self._noised(batch, rng), rng)
         reals = self._discriminator.logits(nets, real, condition, self._noised(batch, rng), rng)
-        return mean_over(made.finite, logistic_critic(reals, fakes))
+        each = logistic_critic(reals, fakes)
+        loss = self.config.gan_critic_weight * mean_over(made.finite & finite, each)
+        return Update(("fake", "heads"), loss, {"critic_loss": loss.detach(), "nonfinite": left_out(finite)})
 
     @property
     def _discriminator(self) -> Discriminator:

@@ -7,41 +7,30 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 from torch import Tensor
 
-from rcm_core.config import Count, Positive
+from rcm_core.config import Positive
 from rcm_core.embedded import GuidanceSection, with_scale
+from rcm_core.grid import GridSection
 from rcm_core.jvp import TangentKind
-from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
-from rcm_core.losses.pairs import PairLoss, pair_loss
+from rcm_core.losses.pairs import PairLoss
 from rcm_core.protocols import Batch, Demands, Follow, Nets, Update
 from rcm_core.samplers.times import grid_angles
 from rcm_core.samplers.walks import teacher_steps
-from rcm_core.terms import left_out, unit_noise
-from rcm_core.trigflow import diffuse, predict_x0
+from rcm_core.terms import unit_noise
+from rcm_core.terms.pairs import Pair, pair_term
+from rcm_core.trigflow import diffuse
 
 
-class Config(GuidanceSection):
+class Config(GridSection, GuidanceSection):
     """``method:`` of ``method=lcm``."""
 
-    points: Count
-    """N: steps of the solver's grid between noise and data."""
-    skip: Count
-    """k: how many of them one teacher step spans."""
-    shift: Positive
     loss: PairLoss
     huber: Positive
     """c of the pseudo-Huber loss (E41)."""
     target_rate: Annotated[float, Field(gt=0, le=1)]
     """The target moves by this share towards the student after every update; 1: it is the student."""
-
-    @field_validator("skip")
-    @classmethod
-    def _fits(cls, skip: int, info: ValidationInfo) -> int:
-        if skip >= info.data.get("points", skip + 1):
-            raise ValueError(f"expected less than points = {info.data['points']}")
-        return skip
 
 
 @dataclass(frozen=True)
@@ -69,15 +58,12 @@ class LCM:
         condition = with_scale(config, batch.condition, len(batch.x0), rng)
         angles = self._angles(len(batch.x0), rng).to(batch.x0.device)
         first, last = angles[0], angles[-1]
-        with torch.no_grad():
-            x = diffuse(batch.x0, unit_noise(rng, batch.x0), first)
-            near = teacher_steps(nets["teacher"], x, angles, condition, "rotate")
-            target = predict_x0(near, last, nets["target"](near, last, condition))
-            finite = finite_mask(target)
-        found = predict_x0(x, first, nets["student"](keep_rows(finite, x), first, condition))
-        each = pair_loss(keep_rows(finite, found), keep_rows(finite, target), config.loss, config.huber)
-        loss = mean_over(finite, each)
-        yield Update(("student",), loss, {"loss": loss.detach(), "nonfinite": left_out(finite)})
+        x = diffuse(batch.x0, unit_noise(rng, batch.x0), first)
+        near = teacher_steps(nets["teacher"], x, angles, condition, "rotate")
+        term = pair_term(
+            nets, Pair(x, first, near, last), condition, (config.loss, config.huber), target="target"
+        )
+        yield Update(("student",), term.loss, {"loss": term.loss.detach(), **term.scalars})
 
     def _angles(self, size: int, rng: torch.Generator) -> Tensor:
         """``[2, B]``: two points of the grid, k apart."""

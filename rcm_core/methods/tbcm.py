@@ -125,11 +125,11 @@ class TBCM:
         return order[: self.config.pairs].sort().values
 
     def _worthy(self, end: Tensor, rng: torch.Generator) -> Tensor:
-        """``[B]``: which routes count (section 2.6 of the paper's release drops black pictures)."""
+        """``[B]``: which routes count: flat pictures are dropped, as the released code drops black ones."""
         threshold = self.config.degenerate_below
         if threshold is None:
             return torch.ones(len(end), dtype=torch.bool, device=end.device)
-        contrast = end.flatten(2).var(2, unbiased=False).mean(1)
+        contrast = end.reshape(*end.shape[:2], -1).var(2, unbiased=False).mean(1)
         draws = torch.rand(len(end), generator=rng, device=rng.device).to(end.device)
         return draws < contrast / threshold
 

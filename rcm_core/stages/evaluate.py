@@ -152,13 +152,21 @@ def _protocol(
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     description = (
         f"{section.samples} samples for {len(set(prompts))} held-out prompts, the same noise for every sampler;"
-        " Frechet distance, precision and recall in the 64 features of an independent classifier against the held-out"
-        f" test scans of {facts['data']}; frechet_teacher against the teacher's training samples (independent seeds);"
+        f" Frechet distance, precision and recall in the 64 features of an independent {judge.name} against the"
+        f" held-out test scans of {facts['data']}; frechet_teacher against the teacher's training samples"
+        " (independent seeds);"
+        f"{_of_categories(judge)}"
         f" diversity is the Vendi score of {section.diversity_samples} samples for each of {section.diversity_prompts}"
         f" prompts; {section.bootstrap} bootstrap resamples, 95 % intervals; seconds per sample at batch"
         f" {section.timing_samples}, one thread."
     )
     return {"hash": digest, "description": description, **content}
+
+
+def _of_categories(judge: Judge) -> str:
+    if not judge.categories:
+        return ""
+    return f" accuracy_mean is the mean over {len(judge.categories)} categories of prompts;"
 
 
 def _write(

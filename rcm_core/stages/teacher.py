@@ -17,7 +17,7 @@ from rcm_core.protocols import Executor
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.registry import find
 from rcm_core.sampling import Job, Teacher, sample_pixels, split_jobs
-from rcm_core.storage import atomic_folder, filesystem, require_space, sha256_folder, write_json
+from rcm_core.storage import atomic_folder, fetch_folder, sha256_folder, write_json
 from rcm_core.training import pretrain
 from rcm_core.usage import peak_memory
 
@@ -40,7 +40,13 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
         if section.source == "mini":
             _train_mini(section, train, state, executor)
         else:
-            _fetch(section, pipeline)
+            # a copy, so that what was distilled is what is kept; without a leading slash it lies in the workspace
+            place = section.source if "://" in section.source else str(workspace / section.source)
+            otherwise = (
+                f"teacher.source {section.source!r} is neither 'mini' nor a folder that exists;"
+                " give a folder or s3:// prefix in diffusers layout"
+            )
+            fetch_folder(place, section.endpoint, pipeline, otherwise)
         find("models", section.family).check_folder(pipeline)
         facts = _facts(section, pipeline)
         facts["gate"] = _gate(section, facts, state, validation, executor)
@@ -77,23 +83,6 @@ def _train_mini(section: TeacherSection, prompts: list[str], state: Path, execut
     trained = candidates / f"step_{settings.steps:06d}-ema_{settings.ema_length:g}" / "transformer"
     with atomic_folder(pipeline / "transformer") as folder:
         shutil.copytree(trained, folder, dirs_exist_ok=True)
-
-
-def _fetch(section: TeacherSection, pipeline: Path) -> None:
-    """A copy of the referenced pipeline folder, so that what was distilled is what is kept."""
-    system, root = filesystem(section.source, section.endpoint)
-    if not system.isdir(root):
-        raise InputError(
-            f"teacher.source {section.source!r} is neither 'mini' nor a folder that exists;"
-            " give a folder or s3:// prefix in diffusers layout"
-        )
-    files = system.find(root, detail=True)
-    require_space(pipeline.parent, 2 * sum(int(f["size"] or 0) for f in files.values()))
-    with atomic_folder(pipeline) as folder:
-        for name in sorted(files):
-            target = folder / name.removeprefix(root).lstrip("/")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            system.get_file(name, str(target))
 
 
 def _facts(section: TeacherSection, pipeline: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rcm_core.protocols import Executor
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.registry import find
 from rcm_core.storage import atomic, atomic_folder, require_space, write_json
-from rcm_core.training import distill
+from rcm_core.training import distill, warm
 from rcm_core.training.log import Curves
 from rcm_core.usage import peak_memory
 
@@ -34,6 +34,11 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     method = distill.build_method(params.method, section.tangent)
     family = find("models", params.teacher.family)
     refuse_impossible(method.demands, family, provided(params.trajectories), section.lr.given)  # type: ignore[arg-type]
+    origin = None
+    if section.warm_start is not None:
+        cache = executor.state_root / "cache"
+        origin = warm.resolve(section.warm_start, params.teacher.family, workspace, cache)
+        inputs |= origin.hashes
     with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device) as extra:
         state = live_state(executor.state_root, STAGE, fingerprint(STAGE, params, parameters, inputs))
         require_space(state, _size(params, workspace))
@@ -42,6 +47,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
             "workspace": str(workspace),
             "state": str(state),
             "cache": str(executor.state_root / "cache"),
+            "warm_start": origin and {"student": str(origin.student), "teacher": str(origin.teacher)},
         }
         executor.train(
             distill.loop, spec, state=state, workers=section.workers, threads=section.threads,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from rcm_core.training.probe import Probe
 from rcm_core.training.settings import LoopSettings
 from rcm_core.training.source import TrajectorySource
 from rcm_core.training.trainer import Trainer
+from rcm_core.training.warm import initial_weights
 from rcm_core.trajectory_store import Store
 from rcm_core.usage import write_usage
 
@@ -79,9 +81,17 @@ class FrozenTeacher:
 
 
 def build_nets(
-    method: Method, teacher: Teacher, seed: int, device: torch.device, world: int
+    method: Method,
+    teacher: Teacher,
+    seed: int,
+    device: torch.device,
+    world: int,
+    warm: Mapping[str, Tensor] | None = None,
 ) -> dict[str, nn.Module]:
-    """What is trained or follows; new modules begin at weights that the seed addresses."""
+    """What is trained or follows; new modules begin at weights that the seed addresses.
+
+    The networks begin as the teacher; the student and its follower as ``warm``, if that is given.
+    """
     demands, family, folder = method.demands, find("models", teacher.family), Path(teacher.folder)
     copies = (demands.roles | {f.follower for f in demands.follows}) - {"heads"}
     nets: dict[str, nn.Module] = {}
@@ -90,6 +100,8 @@ def build_nets(
             torch.manual_seed(address(seed, "extras", role))
             extras = demands.extras if role in ("student", "target") else frozenset()
             denoiser = load_denoiser(folder, family, sorted(extras)).to(device).train()  # type: ignore[arg-type]
+            if warm is not None and role in ("student", "target"):
+                denoiser.network.load_state_dict(dict(warm))
             shard(denoiser, world, device)
             nets[role] = denoiser
         if "heads" in demands.roles:
@@ -113,7 +125,14 @@ def build_probe(
 
 
 def loop(context: TrainContext, spec: dict[str, Any]) -> None:
-    """``spec``: params, workspace, state, cache."""
+    """``spec``: params, workspace, state, cache; warm_start, the folders of an earlier student and its teacher."""
+    trainer = assemble(context, spec)
+    trainer.run()
+    finish(trainer, spec)
+
+
+def assemble(context: TrainContext, spec: dict[str, Any]) -> Trainer:
+    """All that the run needs, at its beginning or where ``context`` resumes."""
     params = check(Params, spec["params"], "params.yaml")
     section, workspace = params.train, Path(spec["workspace"])
     torch.set_num_threads(section.threads)
@@ -126,11 +145,15 @@ def loop(context: TrainContext, spec: dict[str, Any]) -> None:
     teacher = Teacher.read(workspace)
     family = find("models", teacher.family)
     refuse_impossible(method.demands, family, source.provides, section.lr.given)  # type: ignore[arg-type]
-    nets = build_nets(method, teacher, section.seed, device, context.world)
+    warm = None
+    if spec.get("warm_start") is not None:
+        student, old = (Path(spec["warm_start"][name]) for name in ("student", "teacher"))
+        warm = initial_weights(family, student, old, Path(teacher.folder))  # type: ignore[arg-type]
+    nets = build_nets(method, teacher, section.seed, device, context.world, warm)
     frozen = load_denoiser(Path(teacher.folder), family).to(device).requires_grad_(False)  # type: ignore[arg-type]
     shard(frozen, context.world, device)
     guide = FrozenTeacher(frozen, teacher.guidance, source.negative)
-    trainer = Trainer(
+    return Trainer(
         nets=nets,
         views={**nets, "teacher": guide.guided, "null": guide.null, "unguided": frozen},
         build_method=lambda tangent: build_method(params.method, tangent),
@@ -143,9 +166,12 @@ def loop(context: TrainContext, spec: dict[str, Any]) -> None:
         tangent_fallback=section.tangent_fallback,
         probe=build_probe(section, source, context.world, method.demands.guidance),
     )
-    trainer.run()
-    if context.rank == 0:
+
+
+def finish(trainer: Trainer, spec: dict[str, Any]) -> None:
+    """Leaves what the stage reads when training has ended: curves, health and peak memory."""
+    if trainer.context.rank == 0:
         write_json(Path(spec["state"]) / "curves.json", trainer.curves.state())
-        facts = {"step": trainer.step, "iterations": section.iterations, "tangent": trainer.tangent}
+        facts = {"step": trainer.step, "iterations": trainer.settings.iterations, "tangent": trainer.tangent}
         write_json(Path(spec["state"]) / "health.json", facts | trainer.health.facts())
-    write_usage(Path(spec["state"]), context.rank, device)
+    write_usage(Path(spec["state"]), trainer.context.rank, trainer.device)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rcm_core.errors import InputError
+from rcm_core.training.parallel import move_towards
 
 
 def power_exponent(length: float) -> float:
@@ -51,7 +52,7 @@ class PowerEMA:
         weights = [p.detach().float() for _, p in module.named_parameters()]
         for length, exponent in self.exponents.items():
             share = 1 - decay(exponent, int(self.updates))
-            torch._foreach_lerp_(list(self.averages[length].values()), weights, share)
+            move_towards(list(self.averages[length].values()), weights, share)
         self.updates += 1
 
     def weights(self, length: float) -> dict[str, Tensor]:

@@ -17,6 +17,8 @@ class FlowMatching:
     """Rectified-flow regression ``|u - (z - x0)|^2`` at logit-normal times (E8), regressed through F."""
 
     condition_dropout: float
+    time_mean: float = 0.0
+    """Of the logit of flow time; its standard deviation is 1."""
     demands = Demands(frozenset({"student"}), frozenset({"x0", "condition"}))
 
     def student_update(self, step: int) -> bool:  # noqa: ARG002 - every step moves the network
@@ -33,7 +35,8 @@ class FlowMatching:
         """One update: the mean squared error of the rectified-flow velocity."""
         x0 = batch.x0
         z = torch.randn(x0.shape, generator=rng, device=x0.device)
-        t = angle_from_flow_time(torch.sigmoid(torch.randn(len(x0), generator=rng, device=x0.device)))
+        logit = self.time_mean + torch.randn(len(x0), generator=rng, device=x0.device)
+        t = angle_from_flow_time(torch.sigmoid(logit))
         drop = torch.rand(len(x0), generator=rng, device=x0.device) < self.condition_dropout
         condition = replace_rows(batch.condition, batch.negative, drop)
         F = nets["student"](diffuse(x0, z, t), t, condition)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import nn
 
 from rcm_core.errors import InputError
 from rcm_core.protocols import Demands
 from rcm_core.training.ema import PowerEMA
-from rcm_core.training.parallel import average_gradients, gradient_norm, reshard, scale_gradients
+from rcm_core.training.parallel import (
+    average_gradients,
+    gradient_norm,
+    move_towards,
+    reshard,
+    scale_gradients,
+)
 from rcm_core.training.settings import LoopSettings
 
 
@@ -45,7 +50,8 @@ class Movers:
             self.ema.update(self.nets["student"])
         for follow in self.follows:
             if follow.on in roles:
-                move_towards(self.nets[follow.follower], self.nets[follow.leader], follow.rate)
+                follower, leader = (list(self.nets[n].parameters()) for n in (follow.follower, follow.leader))
+                move_towards(follower, leader, follow.rate)
         return {"gradient_norm": norms["student"]} if "student" in norms else {}
 
     def _finite_norm(self, role: str, step: int) -> float:
@@ -57,9 +63,3 @@ class Movers:
                 " lower train.lr or raise method.warmup"
             )
         return norm
-
-
-@torch.no_grad()
-def move_towards(follower: nn.Module, leader: nn.Module, rate: float) -> None:
-    """follower <- (1 - rate) follower + rate leader, parameter by parameter, shard by shard."""
-    torch._foreach_lerp_(list(follower.parameters()), list(leader.parameters()), rate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,16 @@ def shard(denoiser: Denoiser, world: int, device: torch.device) -> None:
     for module in denoiser.blocks():
         fully_shard(module, mesh=mesh)
     fully_shard(denoiser.network, mesh=mesh)
+
+
+@torch.no_grad()
+def move_towards(follower: Sequence[torch.Tensor], leader: Sequence[torch.Tensor], rate: float) -> None:
+    """follower <- (1 - rate) follower + rate leader, tensor by tensor, shard by shard."""
+    pairs = list(zip(follower, leader, strict=True))
+    for sharded in (False, True):  # no operation takes both kinds
+        some = [(f, p) for f, p in pairs if isinstance(f, DTensor) is sharded]
+        if some:
+            torch._foreach_lerp_([f for f, _ in some], [p for _, p in some], rate)
 
 
 def reshard(module: nn.Module) -> None:

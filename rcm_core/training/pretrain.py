@@ -16,7 +16,8 @@ from rcm_core.registry import find
 from rcm_core.training.flow_matching import FlowMatching
 from rcm_core.training.parallel import shard
 from rcm_core.training.settings import LoopSettings
-from rcm_core.training.source import ImageSource
+from rcm_core.training.source import DrawnSource, ImageSource
+from rcm_core.training.stepper import Source
 from rcm_core.training.trainer import Trainer
 from rcm_core.usage import write_usage
 
@@ -42,13 +43,12 @@ def settings_of(section: TeacherSection) -> LoopSettings:
         log_every=100,
         max_nonfinite=0.0,
         seed=section.seed,
+        muon=mini.optimiser == "muon",
     )
 
 
-def image_source(
-    section: TeacherSection, prompts: list[str], folder: Path, device: torch.device
-) -> ImageSource:
-    """Training images of ``section.data`` with the prompts that name their labels."""
+def image_source(section: TeacherSection, prompts: list[str], folder: Path, device: torch.device) -> Source:
+    """Training images of ``section.data`` with the prompts that name their labels; drawn if the benchmark can."""
     data = find("data", section.data)
     images, labels = data.images("train")
     if images.shape[1:] != section.shape:
@@ -61,8 +61,16 @@ def image_source(
     table = {k: v[:-1].to(device) for k, v in encoded.items()}
     negative = {k: v[-1:].to(device) for k, v in encoded.items()}
     named = torch.tensor([data.label(p) for p in prompts])
-    choices = [torch.nonzero(named == label).flatten() for label in labels]
     batch = settings_of(section).batch
+    if hasattr(data, "draw"):
+        groups = [torch.nonzero(named == label).flatten().tolist() for label in sorted(set(named.tolist()))]
+
+        def draw(row: int, rng: torch.Generator) -> torch.Tensor:
+            image: torch.Tensor = data.draw(prompts[row], "train", rng)
+            return image.to(device)
+
+        return DrawnSource(draw, groups, table, negative, batch, section.seed)
+    choices = [torch.nonzero(named == label).flatten() for label in labels]
     return ImageSource(images.to(device), choices, table, negative, batch, section.seed)
 
 
@@ -79,7 +87,7 @@ def loop(context: TrainContext, spec: dict[str, Any]) -> None:
     trainer = Trainer(
         nets={"student": student},
         views={"student": student},
-        build_method=lambda _: FlowMatching(mini.condition_dropout),
+        build_method=lambda _: FlowMatching(mini.condition_dropout, mini.time_mean),
         source=image_source(section, spec["prompts"], folder, device),
         settings=settings_of(section),
         context=context,

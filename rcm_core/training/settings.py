@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from rcm_core.config import HealthSection, samples_per_rank
+from rcm_core.denoiser import NETWORK
+from rcm_core.training.muon import Muon
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class LoopSettings:
     log_every: int
     max_nonfinite: float
     seed: int
+    muon: bool = False
+    """Matrices of the blocks by Muon instead of AdamW."""
     health: HealthSection | None = None
     """None: no limit but ``max_nonfinite``."""
 
@@ -40,9 +44,16 @@ class LoopSettings:
         return samples_per_rank(self.batch, world, self.accumulate, "batch")
 
     def optimiser(self, role: str, network: nn.Module) -> torch.optim.Optimizer:
-        """AdamW for the parameters of ``role``."""
+        """AdamW for the parameters of ``role``, or Muon; what is never sharded is a group of its own."""
+        if self.muon:
+            return Muon(network, self.lr[role], self.betas, self.weight_decay)
+        named = list(network.named_parameters())
+        groups = [
+            [p for name, p in named if name.startswith(NETWORK)],
+            [p for name, p in named if not name.startswith(NETWORK)],
+        ]
         return torch.optim.AdamW(
-            network.parameters(),
+            [{"params": group} for group in groups if group],
             lr=self.lr[role],
             betas=self.betas,
             weight_decay=self.weight_decay,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -113,3 +113,34 @@ class ImageSource:
         rows = torch.stack([self.choices[i][int(d * len(self.choices[i]))] for i, d in zip(indices, draws)])
         condition = {name: value[rows] for name, value in self.table.items()}
         return Batch(condition, self.negative, self.images[indices])
+
+
+class DrawnSource:
+    """Images drawn for prompts as they are asked for, labels in turn: no image comes twice."""
+
+    provides = frozenset({"x0", "condition"})
+
+    def __init__(
+        self,
+        draw: Callable[[int, torch.Generator], Tensor],
+        groups: Sequence[Sequence[int]],
+        table: Condition,
+        negative: Condition,
+        batch: int,
+        seed: int,
+    ) -> None:
+        """``draw(row, rng)`` is an image of the prompt in ``row`` of ``table``; ``groups`` are the rows by label."""
+        self.draw, self.groups, self.table, self.negative = draw, groups, table, negative
+        self.global_batch, self.seed = batch, seed
+
+    def batch(self, step: int, part: int, size: int) -> Batch:
+        """Part ``part`` of the global batch of ``step``; the same samples however it is cut into parts."""
+        first = step * self.global_batch + part * size
+        rows, images = [], []
+        for position in range(first, first + size):
+            rng = generator(self.seed, "drawn", position)
+            group = self.groups[position % len(self.groups)]
+            rows.append(group[int(torch.randint(len(group), (1,), generator=rng))])
+            images.append(self.draw(rows[-1], rng))
+        condition = {name: value[torch.tensor(rows)] for name, value in self.table.items()}
+        return Batch(condition, self.negative, torch.stack(images))

@@ -8,7 +8,16 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from rcm_core.evaluation.metrics import accuracy, diversity, frechet, precision_recall
+from rcm_core.evaluation.metrics import (
+    accuracy,
+    diversity,
+    dynamic_degree,
+    frechet,
+    motion_following,
+    motion_smoothness,
+    precision_recall,
+    subject_consistency,
+)
 from rcm_core.registry import available
 
 Array = np.ndarray
@@ -31,6 +40,21 @@ def _in_groups(samples: Array) -> Array:
     return samples.reshape(1, -1, samples.shape[-1])
 
 
+def _tracks(samples: Array, reference: Array) -> Array:
+    """One object in four frames, which stands if both sets are the same: ``[N, 1, 4, 2]``."""
+    samples, reference = np.sort(samples, 0), np.sort(reference, 0)[: len(samples)]
+    return np.stack((samples, reference, samples, reference), 1)[:, None, :, :2]
+
+
+def _steps(samples: Array) -> Array:
+    """One object that goes from the origin by a sample, tenfold: ``[N, 1, 2, 2]``."""
+    return np.stack((0 * samples, 10 * samples), 1)[:, None, :, :2]
+
+
+def _sideways(samples: Array) -> Array:
+    return np.sign(samples[:, None, :2]) * (1, 0)
+
+
 CASES = {
     "accuracy": Case(
         lambda s, r: accuracy.accuracy(_agree(np.sort(s, 0), np.sort(r, 0))),
@@ -40,6 +64,26 @@ CASES = {
     "frechet": Case(frechet.frechet, 0.0, frechet.frechet_replicates),
     "precision_recall": Case(
         lambda s, r: sum(precision_recall.precision_recall(s, r)) / 2,
+        1.0,
+        None,
+    ),
+    "subject_consistency": Case(
+        lambda s, r: subject_consistency.subject_consistency(_tracks(s, r)[:, 0]).mean(), 1.0, None
+    ),
+    "motion_smoothness": Case(
+        lambda s, r: motion_smoothness.motion_smoothness(_tracks(s, r)).mean(), 1.0, None
+    ),
+    # the share that moves, or goes right, has no reference either
+    "dynamic_degree": Case(
+        lambda s, r: dynamic_degree.dynamic(_steps(s)).mean() / dynamic_degree.dynamic(_steps(r)).mean(),
+        1.0,
+        None,
+    ),
+    "motion_following": Case(
+        lambda s, r: (
+            motion_following.following(_steps(s), _sideways(s)).mean()
+            / motion_following.following(_steps(r), _sideways(r)).mean()
+        ),
         1.0,
         None,
     ),

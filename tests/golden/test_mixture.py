@@ -5,26 +5,24 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from gaussians import Perceptron, energy_distance, six_modes
+from presets import EMBEDDED, preset
 from torch import Tensor, nn
 
 from rcm_core.config import check
 from rcm_core.extras import Heads
 from rcm_core.protocols import Batch, Examples, Method, Recorded
-from rcm_core.registry import available, find
+from rcm_core.registry import find
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import sample_student
 from rcm_core.samplers.walks import recorded_walk, reference_route
-from rcm_core.training.movers import move_towards
+from rcm_core.training.parallel import move_towards
 from rcm_core.trigflow import diffuse
 
-CONF = Path(__file__).parents[2] / "conf" / "method"
 MIXTURE = six_modes()
 REAL = MIXTURE.sample(2000, generator("real"))
 LR = 1e-3
@@ -40,21 +38,25 @@ CHANGED: dict[str, dict[str, Any]] = {
     "dmd2-gan": {"simulation_steps": 2, "gan_blocks": [0, 1, 2]},
     "dcm": {"shift": 1.0},
     "lcm": {"shift": 1.0, "skip": 1},
-    "meanflow": {"time_mean": 0.0, "time_std": 1.6},
+    "meanflow": {"time_mean": 0.0, "time_std": 2.4},
     "tbcm": {"shift": 1.0},
     "cdm": {"augmentation_weight": 0.0, "rollout_steps": 4, "rollout_shift": 1.0, "rollout_low": 0.05},
     "sana_sprint": {**NARROW, "blocks": [0, 1, 2]},
-    "kd": {},
 }
 """What differs from the shipped preset here, where there is no guidance and no structure at high noise."""
 
+LARGEST = 0.030
 DISTANCE = {
-    "scm": 0.010, "rcm": 0.010, "dmd2": 0.030, "dmd2-gan": 0.030, "dcm": 0.010, "lcm": 0.030, "meanflow": 0.010,
-    "tbcm": 0.010, "cdm": 0.030, "sana_sprint": 0.030, "kd": 0.010,
+    "scm": 0.010, "rcm": 0.010, "dcm": 0.010, "meanflow": 0.015, "tbcm": 0.010, "kd": 0.010,
 }  # fmt: skip
-"""Largest energy distance of one-step samples to data, which have 0.001 to each other and 0.97 at the start."""
+"""Largest energy distance of samples to data, ``LARGEST`` if a method is not named: 0.001 is that of data to data, 0.97
+that of the start. Measured with one step: scm 0.003, tbcm 0.003, kd 0.003, dcm 0.004, rcm 0.004, meanflow 0.005, cdm
+0.009, dmd2 0.009, lcm 0.011, sana_sprint 0.013, dmd2-gan 0.022 (the last two with fewer iterations).
+"""
 
 ITERATIONS = 1200
+FEWER = {"dmd2-gan": 400, "sana_sprint": 500}
+"""Discriminators take long on a CPU, and learn fast."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -94,10 +96,10 @@ def routes() -> tuple[Recorded, Tensor]:
     return Recorded(walk.x.transpose(0, 1), t, walk.F.transpose(0, 1)), walk.end
 
 
-def build(preset: str) -> Method:
-    section = yaml.safe_load((CONF / f"{preset}.yaml").read_text())["method"] | CHANGED[preset]
+def build(name: str) -> Method:
+    section = preset(name)["method"] | CHANGED.get(name, {})
     module = find("methods", section.pop("name"))
-    method: Method = module.build(check(module.Config, section, preset), "exact")
+    method: Method = module.build(check(module.Config, section, name), "exact")
     return method
 
 
@@ -124,7 +126,9 @@ def batch_of(method: Method, step: int, routes: tuple[Recorded, Tensor]) -> Batc
     return Batch({}, {}, MIXTURE.sample(size, rng), real)
 
 
-def distil(method: Method, start: Perceptron, routes: tuple[Recorded, Tensor]) -> nn.Module:
+def distil(
+    method: Method, start: Perceptron, routes: tuple[Recorded, Tensor], iterations: int = ITERATIONS
+) -> nn.Module:
     nets, demands = networks(method, start), method.demands
     optimisers = {
         role: torch.optim.Adam(nets[role].parameters(), lr=LR, betas=(0.0, 0.99)) for role in demands.roles
@@ -134,7 +138,7 @@ def distil(method: Method, start: Perceptron, routes: tuple[Recorded, Tensor]) -
         **nets, "teacher": MIXTURE.velocity, "null": MIXTURE.velocity,
         "unguided": frozen if demands.heads else MIXTURE.velocity,
     }  # fmt: skip
-    for step in range(ITERATIONS):
+    for step in range(iterations):
         batch = batch_of(method, step, routes)
         roles: set[str] = set()
         for update in method.updates(views, batch, step, generator("noise", step)):
@@ -142,12 +146,13 @@ def distil(method: Method, start: Perceptron, routes: tuple[Recorded, Tensor]) -
             weights = [p for role in update.roles for p in nets[role].parameters()]
             update.loss.backward(inputs=weights)
         for role in roles:
-            optimisers[role].param_groups[0]["lr"] = LR * min(1.0, 2 * (1 - step / ITERATIONS))
+            optimisers[role].param_groups[0]["lr"] = LR * min(1.0, 2 * (1 - step / iterations))
             optimisers[role].step()
             optimisers[role].zero_grad()
         for follow in demands.follows:
             if follow.on in roles:
-                move_towards(nets[follow.follower], nets[follow.leader], follow.rate)
+                pair = (list(nets[n].parameters()) for n in (follow.follower, follow.leader))
+                move_towards(*pair, follow.rate)
     return nets["student"]
 
 
@@ -156,23 +161,16 @@ def samples(student: nn.Module, count: int, steps: int = 1) -> Tensor:
     return sample_student(student, noise, {}, (math.pi / 2, 1.1)[:steps])
 
 
-def test_every_preset_is_here():
-    assert {
-        find("methods", yaml.safe_load((CONF / f"{p}.yaml").read_text())["method"]["name"]) for p in CHANGED
-    } == {find("methods", name) for name in available("methods")}
-
-
 def test_before(diffusion_model):
     assert energy_distance(samples(diffusion_model, 2000), REAL) > 0.5
 
 
-@pytest.mark.parametrize("preset", sorted(CHANGED))
-def test_one_step_samples_become_the_data_and_no_mode_is_lost(diffusion_model, routes, preset):
-    student = distil(build(preset), diffusion_model, routes)
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_one_step_samples_become_the_data_and_no_mode_is_lost(diffusion_model, routes, name):
+    student = distil(build(name), diffusion_model, routes, FEWER.get(name, ITERATIONS))
     one, two = (energy_distance(samples(student, 2000, steps), REAL) for steps in (1, 2))
     nearest = torch.cdist(samples(student, 6000), MIXTURE.means).argmin(1)
     shares = torch.bincount(nearest, minlength=6) / 6000
-    print(f"{preset}: {one:.4f} {two:.4f} smallest share {shares.min():.3f}")
-    assert one < DISTANCE[preset]
-    assert two < DISTANCE[preset]
+    print(f"{name}: {one:.4f} {two:.4f} smallest share {shares.min():.3f}")
+    assert max(one, two) < DISTANCE.get(name, LARGEST)
     assert shares.min() > 0.08  # an even share is 0.167

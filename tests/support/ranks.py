@@ -95,6 +95,12 @@ def distil_on(rank: int, world: int, workspace: Path, state: Path) -> None:
     dist.destroy_process_group()
 
 
+def distil_each_on(rank: int, world: int, runs: list[tuple[Path, Path]]) -> None:
+    """``distil_on`` for one (workspace, state) after the other, in the same processes."""
+    for workspace, state in runs:
+        distil_on(rank, world, workspace, state)
+
+
 def probe_on(rank: int, world: int, pipeline: Path, state: Path) -> None:
     """One of ``world`` processes that probe, move the averages and a follower, and probe again.
 

@@ -20,8 +20,8 @@ def render(runs: Path, title: str, prompts: int) -> str:
     """
     run = read_run(runs)
     panels = (
-        header(run, title), health.warning(run), cards(run), _samples(run, prompts), _numbers(run), _training(run),
-        _selection(run), _lineage(run), _protocol(run),
+        header(run, title), health.warning(run), cards(run), _samples(run, prompts), _numbers(run), *_categories(run),
+        _training(run), _selection(run), _lineage(run), _protocol(run),
     )  # fmt: skip
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -66,6 +66,15 @@ def _numbers(run: Run) -> str:
             figures.intervals(run), "Every metric with its 95 % interval; the dashed line is the teacher."
         ),
     )
+
+
+def _categories(run: Run) -> list[str]:
+    table = tables.categories(run)
+    note = (
+        "Share of samples that show what was asked for; the mean weighs the categories equally. Of clips also how"
+        " they move."
+    )
+    return [_panel("Accuracy by category", note, f'<div class="scroll">{table}</div>')] if table else []
 
 
 def _training(run: Run) -> str:

@@ -17,6 +17,8 @@ COLUMNS = (
     ("diversity", "Diversity ↑", "Vendi score per prompt"),
 )
 
+MOTION = ("subject_consistency", "motion_smoothness", "dynamic_degree", "motion_following")
+
 
 def results(run: Run) -> str:
     """Every sampler's numbers with their 95 % intervals."""
@@ -36,6 +38,27 @@ def results(run: Run) -> str:
         '<th scope="col">Calls<small>of the network</small></th>'
         '<th scope="col">Time ↓<small>per sample</small></th>'
         f"</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    )
+
+
+def categories(run: Run) -> str:
+    """Accuracy by category of prompts, and how clips move, with 95 % intervals; empty if the benchmark has neither."""
+    known = run.metrics["teacher"]
+    named = sorted(key for key in known if key.startswith("accuracy_") and key != "accuracy_mean")
+    keys = [*named, *(key for key in ("accuracy_mean", *MOTION) if key in known)]
+    titles = [escape(key.removeprefix("accuracy_").replace("_", " ")) for key in keys]
+    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
+    body = []
+    for sampler in run.samplers:
+        row = run.metrics[sampler.key]
+        cells = "".join(_cell(number(row[key]["value"]), interval(row[key])) for key in keys)
+        kind = ' class="student"' if sampler.student else ""
+        body.append(f'<tr{kind}><th scope="row">{escape(sampler.name)}</th>{cells}</tr>')
+    if not keys:
+        return ""
+    return (
+        f'<table class="numbers"><thead><tr><th scope="col">Sampler</th>{head}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table>"
     )
 
 

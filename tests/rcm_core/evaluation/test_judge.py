@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from rcm_core.errors import InputError
-from rcm_core.evaluation.judge import FEATURES, _trained, judge_for, unit_range
+from rcm_core.evaluation.classifier import FEATURES, trained
+from rcm_core.evaluation.judge import judge_for, unit_range
 from rcm_core.registry import available, find
 
 
@@ -18,7 +19,7 @@ def test_judge_recognises_held_out_images(data: str, split: str) -> None:
 
 def test_training_again_gives_the_same_weights_and_leaves_torch_as_it_was() -> None:
     first = judge_for("digits").digest
-    _trained.cache_clear()
+    trained.cache_clear()
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from html.parser import HTMLParser
 from io import BytesIO
@@ -112,6 +113,23 @@ def made_up_run(
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     return made_up_run(tmp_path / "runs", (1, 1, 8, 8), [f"the digit {i % 6}" for i in range(60)])
+
+
+def test_categories_have_a_table_where_there_are_some(runs: Path) -> None:
+    assert "Accuracy by category" not in render(runs, TITLE, 6)
+    metrics = json.loads((runs / "evaluate/metrics.json").read_text())
+    for key, row in metrics.items():
+        if key != "protocol":
+            row["accuracy_counting"], row["accuracy_mean"] = about(0.71, 0.02), about(0.8125, 0.02)
+            row["motion_following"] = about(0.625, 0.02)
+    write_json(runs / "evaluate/metrics.json", metrics)
+    page = Page(render(runs, TITLE, 6))
+    assert page.open == []
+    text = " ".join(" ".join(page.text).split())
+    for words in ("Accuracy by category", "counting", "mean", "motion following"):
+        assert words in text
+    for value, width in (("0.710", "0.690 – 0.730"), ("0.625", "0.605 – 0.645")):
+        assert text.count(f"{value} {width}") == 5  # once for every sampler
 
 
 class Page(HTMLParser):

@@ -50,6 +50,13 @@ def test_a_given_folder_is_kept_as_it_is(bare: Path, given: Path, tiny_run: Path
     assert list((bare / ".rcm/state").glob("*/")) == []
 
 
+def test_a_relative_folder_lies_in_the_workspace(bare: Path, given: Path) -> None:
+    shutil.copytree(given, bare / "data/given")
+    facts = run(bare, "data/given", licence="unknown")
+    assert facts["hash"] == sha256_folder(given)
+    assert facts["source"] == "data/given"
+
+
 def test_a_folder_of_links_is_kept_as_what_they_point_to(bare: Path, given: Path, tmp_path: Path) -> None:
     """As the cache of huggingface_hub lays snapshots out."""
     linked = tmp_path / "snapshot"

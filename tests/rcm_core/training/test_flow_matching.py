@@ -53,6 +53,21 @@ def test_conditions_are_dropped_as_often_as_asked(share: float) -> None:
     assert torch.equal(kept, torch.arange(1, count + 1).float()[seen[0] > 0])
 
 
+@pytest.mark.parametrize("mean", [0.0, 0.8])
+def test_flow_times_are_logit_normal_about_their_mean(mean: float) -> None:
+    seen: list[Tensor] = []
+
+    def watching(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        seen.append(t)
+        return perfect(x, t, condition)
+
+    count = 4000
+    list(FlowMatching(0.1, mean).updates({"student": watching}, batch(count), 0, generator(1)))
+    logit = seen[0].tan().log()  # of tau = tan t / (1 + tan t)
+    assert float(logit.mean()) == pytest.approx(mean, abs=3 / count**0.5)  # three sigma
+    assert float(logit.std()) == pytest.approx(1, abs=3 / (2 * count) ** 0.5)
+
+
 def test_rows_are_replaced_where_they_are_named() -> None:
     condition, other = {"text": torch.ones(3, 2, 4)}, {"text": torch.zeros(1, 2, 4)}
     found = replace_rows(condition, other, torch.tensor([True, False, True]))["text"]

@@ -10,7 +10,7 @@ import torch
 
 from rcm_core.data import digits
 from rcm_core.prompts import load_split
-from rcm_core.training.source import ImageSource, Order, TrajectorySource
+from rcm_core.training.source import DrawnSource, ImageSource, Order, TrajectorySource
 from rcm_core.trajectory_store import Store
 
 CPU = torch.device("cpu")
@@ -79,3 +79,21 @@ def test_images_come_with_prompts_that_name_them(tiny_run: Path) -> None:
     again = source.batch(4, 0, 32)
     assert torch.equal(whole.condition["row"], again.condition["row"])
     assert len(set(whole.condition["row"].tolist())) > 10  # several phrasings, not one per digit
+
+
+def test_drawn_images_belong_to_their_prompts_however_the_batch_is_cut() -> None:
+    labels = [0, 1, 1, 0, 2, 1, 2]
+    groups = [[row for row, label in enumerate(labels) if label == wanted] for wanted in range(3)]
+    table = {"row": torch.arange(len(labels))}
+
+    def draw(row: int, rng: torch.Generator) -> torch.Tensor:
+        return row + torch.rand(3, generator=rng)
+
+    source = DrawnSource(draw, groups, table, {"row": torch.tensor([-1])}, batch=12, seed=0)
+    whole = source.batch(5, 0, 12)
+    parts = [source.batch(5, part, 4) for part in range(3)]
+    assert torch.equal(torch.cat([part.x0 for part in parts]), whole.x0)
+    assert torch.equal(torch.cat([part.condition["row"] for part in parts]), whole.condition["row"])
+    assert torch.equal(whole.x0.floor()[:, 0].long(), whole.condition["row"])
+    assert [labels[row] for row in whole.condition["row"].tolist()] == [0, 1, 2] * 4  # labels take turns
+    assert not torch.equal(source.batch(6, 0, 12).x0, whole.x0)

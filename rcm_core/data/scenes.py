@@ -1,0 +1,69 @@
+"""``scenes``: up to four coloured handwritten digits on a canvas of 32x32 that a prompt composes.
+
+Labels are the index of the prompt's category. Besides what ``digits`` says of a data module it has ``categories``,
+names its ``judge``, draws images of any prompt and says of real images what was composed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rcm_core.rng import generator
+from rcm_core.scenes.compose import compose
+from rcm_core.scenes.request import CATEGORIES, NAMES, RELATIONS, Request, Thing, parse
+
+judge = "scenes"
+categories = CATEGORIES
+classes = len(CATEGORIES)
+IMAGES = {"train": 1200, "validation": 300, "test": 600}
+
+
+def label(prompt: str) -> int:
+    """The index of the category of ``prompt``; InputError if it cannot be read."""
+    return CATEGORIES.index(parse(prompt).category)
+
+
+def draw(prompt: str, split: str, rng: torch.Generator) -> Tensor:
+    """An image of ``prompt`` from scans of ``split``, in [-1, 1], float32 ``[C=3, T=1, H=32, W=32]``."""
+    return compose(parse(prompt), split, rng)[0]
+
+
+def images(split: str) -> tuple[Tensor, Tensor]:
+    """Real scenes in [-1, 1], float32 ``[N, C=3, T=1, H=32, W=32]``, and categories, int64 ``[N]``.
+
+    InputError for an unknown split.
+    """
+    pixels, requests = composed(split)
+    return pixels, torch.tensor([CATEGORIES.index(request.category) for request in requests])
+
+
+def composed(split: str) -> tuple[Tensor, list[Request]]:
+    """The scenes of ``images`` and what each of them shows.
+
+    Categories take turns; what is composed is random, from the scans of ``split``.
+    """
+    count = IMAGES.get(split, 1)  # scans refuse an unknown split
+    rngs = [generator("scenes", split, i) for i in range(count)]
+    requests = [random_request(CATEGORIES[i % classes], rng) for i, rng in enumerate(rngs)]
+    pixels = torch.stack([compose(request, split, rng)[0] for request, rng in zip(requests, rngs)])
+    return pixels, requests
+
+
+def random_request(category: str, rng: torch.Generator) -> Request:
+    """Any request of ``category``; two digits or colours of one request differ."""
+    first, second = torch.randperm(10, generator=rng)[:2].tolist()
+    one, other = torch.randperm(len(NAMES), generator=rng)[:2].tolist()
+    count, side = (int(torch.randint(high, (1,), generator=rng)) for high in (3, 2 * len(RELATIONS)))
+    relation = RELATIONS[side % 2]
+    match category:
+        case "single":
+            return Request(category, (Thing(first),))
+        case "counting":
+            return Request(category, (Thing(first),) * (2 + count))
+        case "colours":
+            return Request(category, (Thing(first, one),))
+        case "attribution":
+            things = (Thing(first, one), Thing(second, other))
+            return Request(category, things, relation if side >= 2 else "")
+    return Request(category, (Thing(first), Thing(second)), relation if category == "position" else "")

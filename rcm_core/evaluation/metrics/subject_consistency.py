@@ -1,0 +1,22 @@
+"""Subject consistency of clips: how much the subject looks the same from frame to frame; at best 1.
+
+Source: VBench (Huang et al., arXiv 2311.17982), section 3.2, with the judge's features of the subject for DINO's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def subject_consistency(features: np.ndarray) -> np.ndarray:
+    """Of ``features`` [N, T >= 2, D] in every frame, float64 ``[N]``.
+
+    The mean over the frames after the first of (cosine to the first + cosine to the one before) / 2. A frame without
+    features (all zero) is like no other.
+    """
+    norms = np.linalg.norm(features, axis=-1, keepdims=True)
+    unit = np.divide(features, norms, out=np.zeros_like(features, dtype=np.float64), where=norms > 0)
+    first = (unit[:, 1:] * unit[:, :1]).sum(-1)
+    before = (unit[:, 1:] * unit[:, :-1]).sum(-1)
+    scores: np.ndarray = ((first + before) / 2).mean(-1)
+    return scores

@@ -1,0 +1,135 @@
+"""The judge of ``scenes_video``: looks at every frame with the detector and follows what it sees.
+
+A clip is right if most of its frames show exactly the things asked for and each of them goes the way asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rcm_core.errors import InputError
+from rcm_core.evaluation.detector import DIGEST, FEATURES, Detector, detect, run
+from rcm_core.evaluation.judge import refuse_pixels, unit_range
+from rcm_core.evaluation.metrics.dynamic_degree import dynamic
+from rcm_core.evaluation.metrics.motion_following import following
+from rcm_core.evaluation.metrics.motion_smoothness import motion_smoothness
+from rcm_core.evaluation.metrics.subject_consistency import subject_consistency
+from rcm_core.evaluation.tracks import follow, shows
+from rcm_core.rng import generator
+from rcm_core.scenes.compose import SIZE
+from rcm_core.scenes.motion import DIRECTIONS, FRAMES, Motion, parse_motion
+
+MOST = 2
+ENOUGH = 0.75
+"""Share of the frames that must show what was asked for."""
+
+
+class Benchmark(Protocol):
+    """What it asks of a file in ``rcm_core/data``."""
+
+    categories: tuple[str, ...]
+
+    def composed(self, split: str) -> tuple[Tensor, list[Motion]]: ...
+
+
+class Watched(NamedTuple):
+    """What was seen of N clips."""
+
+    shown: np.ndarray
+    """Share of the frames that show exactly the things asked for, ``[N]``."""
+    tracks: np.ndarray
+    """``[N, 2, T, 2]``"""
+    directions: np.ndarray
+    """``[N, 2, 2]``"""
+    subjects: np.ndarray
+    """Features of what is seen in every frame, ``[N, T, 64]``."""
+
+
+class MotionJudge:
+    """A ``judge.Judge``; every method takes pixels in [0, 1], ``[N, 3, 8, 32, 32]``."""
+
+    name = "detector"
+    digest = DIGEST
+
+    def __init__(self, detector: Detector, data: Benchmark) -> None:
+        self._detector, self._data = detector, data
+        self.categories = data.categories
+
+    def category(self, prompt: str) -> str:
+        """One of ``categories``; InputError if the prompt cannot be read."""
+        return parse_motion(prompt).category
+
+    def correct(self, pixels: Tensor, prompts: Sequence[str]) -> np.ndarray:
+        """Whether each clip shows what its prompt asks for, moving as it says, bool ``[N]``."""
+        return self.fulfilled(pixels, [parse_motion(prompt) for prompt in prompts])
+
+    def fulfilled(self, pixels: Tensor, motions: Sequence[Motion]) -> np.ndarray:
+        """``correct`` for motions instead of prompts."""
+        seen = self.watch(pixels, motions)
+        right: np.ndarray = (seen.shown >= ENOUGH) & following(seen.tracks, seen.directions)
+        return right
+
+    def measures(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+        """VBench-like measures of every clip, float64 ``[N]`` in [0, 1]; higher is better."""
+        seen = self.watch(pixels, [parse_motion(prompt) for prompt in prompts])
+        return {
+            "subject_consistency": subject_consistency(seen.subjects),
+            "motion_smoothness": motion_smoothness(seen.tracks),
+            "dynamic_degree": dynamic(seen.tracks).astype(np.float64),
+            "motion_following": following(seen.tracks, seen.directions).astype(np.float64),
+        }
+
+    def watch(self, pixels: Tensor, motions: Sequence[Motion]) -> Watched:
+        """Detects in every frame and follows the things that ``motions`` name."""
+        if len(pixels) != len(motions):
+            raise InputError(
+                f"{len(pixels)} samples came with {len(motions)} prompts; give one prompt per sample"
+            )
+        hidden, heads = run(self._detector, _frames(pixels))
+        found = detect(heads)
+        clips = [found[i : i + FRAMES] for i in range(0, len(found), FRAMES)]
+        shown = [np.mean([shows(m.things, seen) for seen in clip]) for m, clip in zip(motions, clips)]
+        tracks = [follow(m.things, clip, MOST) for m, clip in zip(motions, clips)]
+        directions = np.zeros((len(motions), MOST, 2))
+        for i, motion in enumerate(motions):
+            directions[i, : len(motion.directions)] = [DIRECTIONS[way] for way in motion.directions]
+        weights = heads["object"].sigmoid()
+        subjects = (hidden * weights).sum((2, 3)) / (weights.sum((2, 3)) + 1e-6)
+        features = subjects.double().numpy().reshape(-1, FRAMES, FEATURES)
+        return Watched(np.array(shown), np.array(tracks).reshape(-1, MOST, FRAMES, 2), directions, features)
+
+    def features(self, pixels: Tensor) -> np.ndarray:
+        """What is on the canvas and how it shifts from the first frame to the last, float64 ``[N, 64]``.
+
+        A fixed random projection of the hidden features' mean and of the change of their first moments.
+        """
+        flat = run(self._detector, _frames(pixels))[0].double()
+        hidden = flat.reshape(-1, FRAMES, *flat.shape[1:])
+        middle = torch.linspace(-1, 1, hidden.shape[-1], dtype=torch.float64)
+        moments = [(hidden * middle).mean((3, 4)), (hidden * middle[:, None]).mean((3, 4))]
+        parts = [hidden.mean((1, 3, 4)), *(moment[:, -1] - moment[:, 0] for moment in moments)]
+        mixed = torch.randn(
+            3 * FEATURES, FEATURES, generator=generator("motion features"), dtype=torch.float64
+        )
+        projected: np.ndarray = (torch.cat(parts, 1) @ mixed / (3 * FEATURES) ** 0.5).numpy()
+        return projected
+
+    def real_features(self, split: str) -> np.ndarray:
+        """Features of real clips of ``split``, float64 ``[N, 64]``."""
+        return self.features(unit_range(self._data.composed(split)[0]))
+
+    def accuracy_on(self, split: str) -> float:
+        """Share of the real clips of ``split`` in which it sees what was composed."""
+        pixels, motions = self._data.composed(split)
+        return float(self.fulfilled(unit_range(pixels), motions).mean())
+
+
+def _frames(pixels: Tensor) -> Tensor:
+    """``[N * T, 3, H, W]`` in [-1, 1]."""
+    refuse_pixels(pixels, torch.Size((3, FRAMES, SIZE, SIZE)))
+    return (2 * pixels.float().cpu() - 1).transpose(1, 2).flatten(0, 1)

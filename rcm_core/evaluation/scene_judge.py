@@ -1,0 +1,100 @@
+"""The judge of ``scenes``: looks with the detector and compares with what the prompt asks for.
+
+A sample is right if exactly the things asked for are seen, in the colours asked for, and on the sides asked for.
+That is stricter than GenEval (arXiv 2310.11513), which forgives further objects outside its counting category.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rcm_core.errors import InputError
+from rcm_core.evaluation.detector import DIGEST, Detector, Seen, detect, run
+from rcm_core.evaluation.judge import refuse_pixels, unit_range
+from rcm_core.evaluation.tracks import matches, shows
+from rcm_core.scenes.compose import SIZE
+from rcm_core.scenes.request import Request, parse
+
+
+class Benchmark(Protocol):
+    """What it asks of a file in ``rcm_core/data``."""
+
+    categories: tuple[str, ...]
+
+    def composed(self, split: str) -> tuple[Tensor, list[Request]]: ...
+
+
+MARGIN = 6.0
+"""Pixels by which one object must lie further to its side than the other; less is not left of anything."""
+
+
+def satisfied(request: Request, seen: Sequence[Seen]) -> bool:
+    """Whether ``seen`` is what ``request`` asks for and nothing else."""
+    if not shows(request.things, seen):
+        return False
+    orders = (order for order in permutations(seen) if all(map(matches, request.things, order)))
+    return not request.relation or any(beside(request.relation, *order) for order in orders)
+
+
+def beside(relation: str, first: Seen, second: Seen) -> bool:
+    """Whether ``first`` is more to the left of (or above) ``second`` than it is above or below (beside) it."""
+    right, down = second.x - first.x, second.y - first.y
+    along, across = (right, down) if relation == "left" else (down, right)
+    return along >= MARGIN and along > abs(across)
+
+
+class SceneJudge:
+    """A ``judge.Judge``; every method takes pixels in [0, 1], ``[N, 3, 1, 32, 32]``."""
+
+    name = "detector"
+    digest = DIGEST
+
+    def __init__(self, detector: Detector, data: Benchmark) -> None:
+        self._detector, self._data = detector, data
+        self.categories = data.categories
+
+    def category(self, prompt: str) -> str:
+        """One of ``categories``; InputError if the prompt cannot be read."""
+        return parse(prompt).category
+
+    def correct(self, pixels: Tensor, prompts: Sequence[str]) -> np.ndarray:
+        """Whether each sample shows what its prompt asks for and nothing else, bool ``[N]``."""
+        return self.fulfilled(pixels, [parse(prompt) for prompt in prompts])
+
+    def fulfilled(self, pixels: Tensor, requests: Sequence[Request]) -> np.ndarray:
+        """``correct`` for requests instead of prompts."""
+        if len(pixels) != len(requests):
+            raise InputError(
+                f"{len(pixels)} samples came with {len(requests)} prompts; give one prompt per sample"
+            )
+        seen = detect(run(self._detector, _frames(pixels))[1])
+        return np.array([satisfied(request, one) for request, one in zip(requests, seen)], dtype=bool)
+
+    def measures(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:  # noqa: ARG002
+        """None besides accuracy."""
+        return {}
+
+    def features(self, pixels: Tensor) -> np.ndarray:
+        """The detector's hidden features, mean over the canvas, float64 ``[N, 64]``."""
+        hidden = run(self._detector, _frames(pixels))[0]
+        return hidden.double().mean((2, 3)).numpy()
+
+    def real_features(self, split: str) -> np.ndarray:
+        """Features of real scenes of ``split``, float64 ``[N, 64]``."""
+        return self.features(unit_range(self._data.composed(split)[0]))
+
+    def accuracy_on(self, split: str) -> float:
+        """Share of the real scenes of ``split`` in which it sees what was composed."""
+        pixels, requests = self._data.composed(split)
+        return float(self.fulfilled(unit_range(pixels), requests).mean())
+
+
+def _frames(pixels: Tensor) -> Tensor:
+    refuse_pixels(pixels, torch.Size((3, 1, SIZE, SIZE)))
+    return 2 * pixels[:, :, 0].float().cpu() - 1

@@ -1,0 +1,82 @@
+"""ECT: discrete-time consistency whose pairs draw closer in stages (Geng et al. 2024, arXiv 2406.14548)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from rcm_core.config import Count, Positive, Section
+from rcm_core.jvp import TangentKind
+from rcm_core.losses.pairs import PairLoss
+from rcm_core.protocols import Batch, Demands, Nets, Update
+from rcm_core.samplers.times import log_normal_angles
+from rcm_core.terms.consistency import along_data, along_teacher
+from rcm_core.terms.pairs import Pair, pair_term
+from rcm_core.trigflow import rotate
+
+LARGEST_RATIO = 0.999
+
+
+class Config(Section):
+    """``method:`` of ``method=ect``."""
+
+    learn_from: Literal["teacher", "data"]
+    """teacher: the nearer state is one step of its guided ODE away; data: it has the same data and noise."""
+    base: Annotated[float, Field(gt=1)]
+    """q: in stage i the pair's noise levels have the ratio 1 - 1 / q^(i + 1), roughly."""
+    stage_every: Count
+    """Iterations of a stage."""
+    steepness: Annotated[float, Field(ge=0)]
+    """k: small noise levels are (1 + k/2) times further apart."""
+    p_mean: float
+    """ln tan t ~ N(p_mean, p_std^2)."""
+    p_std: Positive
+    loss: PairLoss
+    huber: Positive
+    """c of the pseudo-Huber loss (E41)."""
+
+
+@dataclass(frozen=True)
+class ECT:
+    config: Config
+
+    @property
+    def demands(self) -> Demands:
+        needs = {"condition", "x0"} if self.config.learn_from == "teacher" else {"real"}
+        return Demands(frozenset({"student"}), frozenset(needs))
+
+    def student_update(self, step: int) -> bool:  # noqa: ARG002
+        return True
+
+    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
+        """f(x, t) is drawn to f at a smaller noise level, weighted by the inverse of their distance."""
+        config = self.config
+        t = log_normal_angles(len(batch.x0), config.p_mean, config.p_std, rng)
+        if config.learn_from == "data":
+            assert batch.real is not None  # demanded
+            states, condition = along_data(batch.real.x0, t, rng), batch.real.condition
+        else:
+            states, condition = along_teacher(nets, batch.x0, t, batch.condition, rng), batch.condition
+        near = self.nearer(states.t, step)
+        pair = Pair(states.x, states.t, rotate(states.x, states.t, near, states.direction), near)
+        weight = 1 / (states.t.tan() - near.tan())
+        term = pair_term(nets, pair, condition, (config.loss, config.huber), weight=weight)
+        yield Update(("student",), term.loss, {"loss": term.loss.detach(), **term.scalars})
+
+    def nearer(self, t: Tensor, step: int) -> Tensor:
+        """``[B]`` angles of the pairs' nearer sides: noise level s - s (1 - ratio)(1 + k sigmoid(-s)), at least 0."""
+        config = self.config
+        ratio = min(LARGEST_RATIO, 1 - config.base ** -(step // config.stage_every + 1))
+        level = t.tan()
+        near = level * (1 - (1 - ratio) * (1 + config.steepness * torch.sigmoid(-level)))
+        return near.clamp(min=0.0).atan()
+
+
+def build(config: Config, tangent: TangentKind) -> ECT:  # noqa: ARG001
+    """``tangent`` is accepted for the methods' common form; nothing here needs one."""
+    return ECT(config)

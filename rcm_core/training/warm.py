@@ -1,0 +1,116 @@
+"""Warm start: the student of an earlier teacher, moved by what has changed in the teacher since.
+
+    student = student_old + (teacher_new - teacher_old), tensor by tensor
+
+Fine-tuned models differ from their origin by steps that add up (task arithmetic, Ilharco et al., arXiv 2212.04089).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from rcm_core.config import WarmStart
+from rcm_core.errors import InputError
+from rcm_core.protocols import Family
+from rcm_core.storage import fetch_folder, sha256_folder
+
+KEY = "train.warm_start"
+
+
+class Origin(NamedTuple):
+    """An earlier student and its teacher, here and checked to belong together."""
+
+    student: Path
+    teacher: Path
+    hashes: dict[str, str]
+    """Of their contents, by the parameter that names them."""
+
+
+def resolve(section: WarmStart, family: str, workspace: Path, cache: Path) -> Origin:
+    """What ``section`` names, fetched into ``cache`` if it is on S3.
+
+    InputError unless it is a published student of ``family`` and exactly the teacher that it was distilled from.
+    """
+    student = _here(section.student, section.endpoint, workspace, cache)
+    teacher = _here(section.teacher, section.endpoint, workspace, cache)
+    facts = _facts(student, section.student)
+    if facts["family"] != family:
+        raise InputError(
+            f"{KEY}.student {section.student} is of the family {facts['family']}, the teacher of {family};"
+            " give a student of the same family, or set train.warm_start to null"
+        )
+    found, expected = sha256_folder(teacher), facts["teacher"]["hash"]
+    if found != expected:
+        raise InputError(
+            f"{KEY}.teacher {section.teacher} has content hash {found}, but the student was distilled from {expected};"
+            " give that teacher, or set train.warm_start to null"
+        )
+    hashes = {f"{KEY}.student": sha256_folder(student), f"{KEY}.teacher": found}
+    return Origin(student, teacher, hashes)
+
+
+def initial_weights(family: Family, student: Path, old: Path, new: Path) -> dict[str, Tensor]:
+    """The new student's first weights; exactly the old student's if the teachers are equal.
+
+    InputError names the setting or the tensor in which the three networks differ.
+    """
+    for folder in (student, old):
+        _refuse_other_config(folder, new)
+    networks = [family.load_network(folder).state_dict() for folder in (student, old, new)]
+    begin, before, after = networks
+    for name in sorted(after.keys() | begin.keys() | before.keys()):
+        shapes = [list(n[name].shape) if name in n else "missing" for n in networks]
+        if shapes[0] != shapes[2] or shapes[1] != shapes[2]:
+            raise InputError(
+                f"{KEY}: {name} is {shapes[0]} in the student, {shapes[1]} in its teacher and {shapes[2]} in the new"
+                " teacher; a warm start needs one architecture: set train.warm_start to null"
+            )
+    return {
+        name: begin[name] + (value - before[name]) if value.is_floating_point() else value
+        for name, value in after.items()
+    }
+
+
+def _refuse_other_config(folder: Path, new: Path) -> None:
+    here, there = _config(folder), _config(new)
+    wrong = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
+    if wrong:
+        raise InputError(
+            f"{KEY}: {wrong[0]} is {here.get(wrong[0])} in {folder} and {there.get(wrong[0])} in the new teacher;"
+            " a warm start needs one architecture: set train.warm_start to null"
+        )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The network's settings without the notes of diffusers."""
+    path = folder / "transformer/config.json"
+    if not path.is_file():
+        raise InputError(f"{folder} has no transformer/config.json; {KEY} needs folders in diffusers layout")
+    values: dict[str, Any] = json.loads(path.read_text())
+    return {k: v for k, v in values.items() if not k.startswith("_")}
+
+
+def _facts(student: Path, given: str) -> dict[str, Any]:
+    path = student / "student.json"
+    if not path.is_file():
+        raise InputError(f"{KEY}.student {given} has no student.json; give the folder of a published student")
+    facts: dict[str, Any] = json.loads(path.read_text())
+    return facts
+
+
+def _here(given: str, endpoint: str | None, workspace: Path, cache: Path) -> Path:
+    """``given`` as a local folder."""
+    otherwise = f"{KEY} names {given}, which is no folder that exists; give one, or s3://bucket/prefix"
+    if "://" not in given:
+        folder = workspace / given
+        if not folder.is_dir():
+            raise InputError(otherwise)
+        return folder
+    folder = cache / "warm_start" / hashlib.sha256(given.encode()).hexdigest()[:20]
+    fetch_folder(given, endpoint, folder, otherwise)
+    return folder

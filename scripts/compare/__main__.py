@@ -1,0 +1,71 @@
+"""The comparison: ``python -m scripts.compare [--teacher mini] [--only scm,rcm] [--seeds 0] [--budget updates]``.
+
+Results go to docs/results/compare/<teacher>/<budget>/<run>-<seed>.json; the work is kept in .rcm/compare. Started
+again it goes on where it was; a run whose parameters, teacher, data and code are those of its result is skipped.
+``python -m scripts.compare.page`` writes docs/results.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+
+from infra.state import held
+from rcm_core.errors import InputError
+from scripts.compare.one import interrupted
+from scripts.compare.plan import BUDGETS, PLANS, chosen, plan_of
+from scripts.compare.runner import Runner
+from scripts.compare.space import Home
+
+BAD_INPUT, FAILED = 2, 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0, 1 if a run failed, 2 for bad input."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.compare", description=__doc__)
+    parser.add_argument("--teacher", action="append", help=f"one of {', '.join(PLANS)}; default: all")
+    parser.add_argument("--only", default="", help="runs by name, with commas between; default: all")
+    parser.add_argument("--seeds", default="", help="as in 0,1; default: the plan's")
+    parser.add_argument("--budget", choices=[*BUDGETS, "both"], default="both")
+    parser.add_argument("--list", action="store_true", help="say what is there and what is to do, do nothing")
+    options = parser.parse_args(arguments)
+    try:
+        return _run(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _run(options: argparse.Namespace) -> int:
+    home = Home.usual()
+    budgets = BUDGETS if options.budget == "both" else (options.budget,)
+    failed: list[str] = []
+    for teacher in options.teacher or PLANS:
+        plan = plan_of(teacher)
+        variants = chosen(plan, [name for name in options.only.split(",") if name])
+        runner = Runner(plan, home)
+        seeds = _seeds(options.seeds) or plan.seeds
+        if options.list:
+            print("\n".join(runner.state(variants, seeds, budgets)))
+            continue
+        with held(home.work / "running"):  # two at a time would measure each other
+            runner.run(variants, seeds, budgets)
+        failed += runner.failed
+    print("".join(f"failed: {line}\n" for line in failed), end="")
+    return FAILED if failed else 0
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part)
+    except ValueError as error:
+        raise InputError(
+            f"--seeds {text}: expected whole numbers with commas between, as in 0,1,2"
+        ) from error
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupted)
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Published claims, and by which rule each shows here or not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal, NamedTuple
+
+from scripts.compare.aggregate import Interval, difference
+from scripts.compare.plan import BUDGETS, TIME, UPDATES
+from scripts.compare.results import LOWER_IS_BETTER, Group, Results
+
+Verdict = Literal["shows", "does not show", "undecided", "not run"]
+ACCURACY = "accuracy"
+"""Stands for the benchmark's headline accuracy."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """``ours`` is better than ``theirs`` by ``metric``, or no worse by more than ``margin`` (``share`` of theirs)."""
+
+    ours: str
+    theirs: str
+    metric: str
+    margin: float = 0.0
+    share: float = 0.0
+    budgets: tuple[str, ...] = BUDGETS
+
+    @property
+    def words(self) -> str:
+        metric = self.metric.replace("_", " ").replace("frechet", "Frechet distance")
+        if self.share:
+            return f"{metric} of {self.ours} no worse than {self.theirs}'s by {self.share:.0%} of it"
+        if self.margin:
+            return f"{metric} of {self.ours} no worse than {self.theirs}'s by {self.margin:g}"
+        return f"{metric} of {self.ours} better than {self.theirs}'s"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What was published, and what must hold for it to show here."""
+
+    name: str
+    words: str
+    source: str
+    parts: tuple[Part, ...]
+
+
+class Finding(NamedTuple):
+    """A part on one teacher with one budget: how much better ours is (the margin included), and the verdict."""
+
+    part: Part
+    gain: Interval | None
+    verdict: Verdict
+
+
+CLAIMS = (
+    Claim(
+        "rcm-dmd2",
+        "rCM matches DMD2 in quality and is more diverse",
+        "arXiv 2510.08431",
+        (
+            Part("rcm", "dmd2", "frechet", share=0.1),
+            Part("rcm", "dmd2", ACCURACY, margin=0.02),
+            Part("rcm", "dmd2", "diversity"),
+        ),
+    ),
+    Claim(
+        "scm-detail",
+        "sCM alone loses detail, which rCM's distribution matching restores",
+        "arXiv 2510.08431",
+        (Part("rcm", "scm", "frechet"), Part("rcm", "scm", "precision")),
+    ),
+    Claim(
+        "cdm-dmd2",
+        "CDM beats DMD2, and needs no GAN for it",
+        "arXiv 2605.06376",
+        (
+            Part("cdm", "dmd2", "frechet"),
+            Part("cdm", "dmd2", ACCURACY, margin=0.02),
+            Part("cdm", "dmd2-gan", "frechet"),
+        ),
+    ),
+    Claim(
+        "two-time-scale",
+        "DMD2's two-time-scale rule matters: several fake-score updates per student update beat one",
+        "arXiv 2405.14867",
+        (Part("dmd2", "dmd2-1", "frechet"), Part("dmd2-5", "dmd2-1", "frechet")),
+    ),
+    Claim(
+        "sana-sprint",
+        "SANA-Sprint's sCM with an adversarial loss beats either alone",
+        "arXiv 2503.09641",
+        (
+            Part("sana_sprint", "ladd", "frechet"),
+            Part("sana_sprint", "sana_scm", "frechet", budgets=(UPDATES,)),
+            Part("sana_sprint", "scm", "frechet", budgets=(TIME,)),
+        ),
+    ),
+)
+MEMORY = Claim(
+    "tbcm-memory",
+    "TBCM needs less memory and time per step than sCM that encodes images in the loop",
+    "arXiv 2511.20410",
+    (),
+)
+
+
+def findings(claim: Claim, group: Group) -> list[Finding]:
+    """Every part of ``claim`` that this budget asks for and this teacher's plan can answer."""
+    asked = [part for part in claim.parts if group.budget in part.budgets]
+    return [_finding(part, group) for part in asked]
+
+
+def verdict(found: list[Finding]) -> Verdict:
+    """Of the claim: it shows if every part that was run does, and does not if one does not."""
+    run = [f.verdict for f in found if f.verdict != "not run"]
+    if not run:
+        return "not run"
+    if "does not show" in run:
+        return "does not show"
+    return "undecided" if "undecided" in run else "shows"
+
+
+def memory_verdict(memory: dict[str, Any] | None) -> Verdict:
+    """Both shares below 1, and that of memory at most what is promised."""
+    if memory is None:
+        return "not run"
+    shares = memory["tbcm_of_scm_vae"][memory["decides"]]
+    return "shows" if shares["tensors"] <= memory["allowed"] and shares["seconds"] < 1 else "does not show"
+
+
+def gain(group: Group, ours: str, theirs: str, metric: str) -> Interval:
+    """By how much ``ours`` is better, over the mean of all step counts; positive is better for every metric."""
+    found = difference(group.values(ours, metric), group.values(theirs, metric))
+    if metric not in LOWER_IS_BETTER:
+        return found
+    return Interval(-found.value, -found.high, -found.low, found.seeds)
+
+
+def verdicts(results: Results) -> dict[str, dict[tuple[str, str], Verdict]]:
+    """By claim, then by teacher and budget."""
+    return {
+        claim.name: {(g.teacher, g.budget): verdict(findings(claim, g)) for g in results.groups}
+        for claim in CLAIMS
+    }
+
+
+def _finding(part: Part, group: Group) -> Finding:
+    if part.ours not in group.runs or part.theirs not in group.runs:
+        return Finding(part, None, "not run")
+    metric = group.accuracy if part.metric == ACCURACY else part.metric
+    found = gain(group, part.ours, part.theirs, metric)
+    margin = part.margin
+    if part.share:
+        margin = part.share * fmean(v["value"] for v in group.values(part.theirs, metric))
+    moved = Interval(found.value + margin, found.low + margin, found.high + margin, found.seeds)
+    if moved.low > 0:
+        return Finding(part, moved, "shows")
+    return Finding(part, moved, "does not show" if moved.high < 0 else "undecided")

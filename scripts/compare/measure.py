@@ -1,0 +1,177 @@
+"""What a training costs: samples through each network, seconds that survive interruptions, memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+
+from rcm_core.denoiser import Denoiser
+from rcm_core.protocols import TrainContext
+from rcm_core.record import version
+from rcm_core.storage import write_json
+from rcm_core.training.trainer import Trainer
+
+PLACE = "measured.json"
+MEBI = 2**20
+
+
+def networks_of(trainer: Trainer) -> dict[str, Denoiser]:
+    """By role, the frozen teacher too."""
+    every: Mapping[str, nn.Module] = {**trainer.nets, "teacher": trainer.views["unguided"]}
+    return {role: net for role, net in every.items() if isinstance(net, Denoiser)}
+
+
+@contextmanager
+def counted(networks: Mapping[str, Denoiser]) -> Iterator[Counter[str]]:
+    """Samples that go forward through each network inside, as ``role.kind``.
+
+    Kinds: "plain" (no gradient), "gradient" (a backward pass follows), "tangent" (with forward-mode AD, about two
+    passes' work). Guidance counts twice, as it computes twice.
+    """
+    counts: Counter[str] = Counter()
+
+    def counting(role: str) -> Any:
+        def before(module: nn.Module, inputs: Any) -> None:  # noqa: ARG001
+            x = inputs[0]
+            dual = forward_ad.unpack_dual(x).tangent is not None
+            kind = "tangent" if dual else "gradient" if torch.is_grad_enabled() else "plain"
+            counts[f"{role}.{kind}"] += len(x)
+
+        return before
+
+    with ExitStack() as stack:
+        for role, net in networks.items():
+            stack.callback(net.register_forward_pre_hook(counting(role)).remove)
+        yield counts
+
+
+class Clock:
+    """A TrainContext that notes when each checkpoint was reached, so that a resumed training has a time too.
+
+    It is made before the networks are: its ``memory`` is what the process has without them.
+    """
+
+    def __init__(self, inner: TrainContext) -> None:
+        self.inner, self.rank, self.world = inner, inner.rank, inner.world
+        self.marks: list[tuple[int, float]] = []
+        self.memory = resident()
+        reset_peak()
+
+    def start(self, step: int) -> None:
+        """Training goes on from ``step`` now."""
+        self.marks = [(step, time.perf_counter())]
+
+    def resume(self) -> Path | None:
+        return self.inner.resume()
+
+    def report(self, scalars: Mapping[str, float], checkpoint: Path | None, step: int) -> None:
+        self.inner.report(scalars, checkpoint, step)
+        self.marks.append((step, time.perf_counter()))
+
+    @property
+    def spent(self) -> tuple[int, float]:
+        """Iterations between the first and the last mark, and their seconds."""
+        (first, began), (last, ended) = self.marks[0], self.marks[-1]
+        return last - first, ended - began
+
+
+def measured(trainer: Trainer, clock: Clock, place: Path, key: str) -> None:
+    """Runs ``trainer``; adds what it cost to ``place``, if that belongs to the same training ``key``, else anew.
+
+    What an interruption leaves undone is done again and counted once: iterations are counted up to checkpoints.
+    """
+    clock.start(trainer.step)
+    counts: Counter[str] = Counter()
+    try:
+        with counted(networks_of(trainer)) as counts:
+            trainer.run()
+    finally:
+        iterations, seconds = clock.spent
+        if iterations:
+            session = {
+                "iterations": iterations,
+                "seconds": seconds,
+                "memory_before_bytes": clock.memory,
+                "memory_peak_bytes": peak_resident(),
+                "whole": trainer.step == trainer.settings.iterations,
+                "forward": dict(sorted(counts.items())),
+            }
+            write_json(place, {"key": key, "sessions": [*sessions(place, key), session]})
+
+
+def sessions(place: Path, key: str) -> list[dict[str, Any]]:
+    """Of the training ``key``, oldest first."""
+    known = json.loads(place.read_text()) if place.is_file() else {}
+    return known["sessions"] if known.get("key") == key else []
+
+
+def summary(found: list[dict[str, Any]], iterations: int) -> dict[str, Any]:
+    """Of all sessions of one training: seconds, memory, forward passes per iteration.
+
+    Passes are counted in the last session alone, for an interrupted one ends between checkpoints.
+    """
+    steps = sum(s["iterations"] for s in found)
+    rate = sum(s["seconds"] for s in found) / steps
+    last = found[-1]
+    return {
+        "seconds_per_iteration": rate,
+        "seconds": rate * iterations,
+        "interrupted": len(found) > 1,
+        "memory_bytes": max(s["memory_peak_bytes"] - s["memory_before_bytes"] for s in found),
+        "memory_peak_bytes": max(s["memory_peak_bytes"] for s in found),
+        "forward_per_iteration": {k: n / last["iterations"] for k, n in last["forward"].items()},
+    }
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds now."""
+    return _status("VmRSS")
+
+
+def peak_resident() -> int:
+    """Most bytes that it has held since ``reset_peak``."""
+    return _status("VmHWM")
+
+
+def reset_peak() -> None:
+    """The peak begins anew; where the kernel cannot, it is that of the process."""
+    place = Path("/proc/self/clear_refs")
+    if os.access(place, os.W_OK):
+        place.write_text("5")
+
+
+def _status(name: str) -> int:
+    place = Path("/proc/self/status")
+    if not place.is_file():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    fields = dict(line.split(":", 1) for line in place.read_text().splitlines())
+    return int(fields[name].split()[0]) * 1024
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on, in words."""
+    return {
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+        "system": f"{platform.machine()} {platform.system()}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "diffusers")},
+    }
+
+
+def _processor() -> str:
+    place = Path("/proc/cpuinfo")
+    lines = place.read_text().splitlines() if place.is_file() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -1,0 +1,122 @@
+"""One run in a process of its own, so that its memory is its own: ``python -m scripts.compare.one CASE.json``."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+from rcm_core.config import Params
+from rcm_core.errors import InputError
+from rcm_core.params import load_params
+from rcm_core.storage import json_text, read_json, write_json
+from rcm_core.training.distill import build_method
+from scripts.compare.executors import MeasuringExecutor
+from scripts.compare.grid import save_grid
+from scripts.compare.measure import PLACE, machine, summary
+from scripts.compare.plan import updates_in
+from scripts.compare.space import FORMAT, OWN, code_of, digest, ensure, run_key
+
+BAD_INPUT = 2
+
+
+class Case(NamedTuple):
+    """Which run, where it works and where its result goes."""
+
+    teacher: str
+    name: str
+    preset: str
+    words: str
+    budget: str
+    seed: int
+    workspace: str
+    cache: str
+    result: str
+
+
+def execute(case: Case) -> None:
+    """Trains, selects, evaluates what is not done yet, and writes the result and, for seed 0, its pictures."""
+    workspace = Path(case.workspace)
+    params = load_params(workspace / "params.yaml")
+    facts = read_json(workspace / "runs/teacher/teacher.json", "teacher")
+    cache = Path(case.cache) / code_of("evaluate", params)[:20]
+    executor = MeasuringExecutor(workspace, cache, facts["hash"])
+    for stage in OWN:
+        ensure(stage, params, workspace, executor)
+    result = Path(case.result)
+    if case.seed == 0:
+        save_grid(workspace / "runs/evaluate/samples", ("student",), result.with_suffix(".png"))
+    _write_reference(workspace, result.parents[1])
+    write_json(result, outcome(case, params, workspace))
+
+
+def outcome(case: Case, params: Params, workspace: Path) -> dict[str, Any]:
+    """The result as it is committed; nothing in it says where it was made."""
+    section, method = params.train, build_method(params.method, params.train.tangent)
+    metrics = read_json(workspace / "runs/evaluate/metrics.json", "evaluate")
+    selection = read_json(workspace / "runs/select/selection.json", "select")
+    chosen = next(c for c in selection["candidates"] if c["name"] == selection["choice"]["name"])
+    found = json.loads((workspace / PLACE).read_text())["sessions"]
+    return {
+        "format": FORMAT,
+        "key": run_key(params, workspace),
+        "params": digest(params.model_dump(mode="json", exclude={"report", "publish"})),
+        **{k: getattr(case, k) for k in ("teacher", "name", "preset", "words", "budget", "seed")},
+        "teacher_hash": read_json(workspace / "runs/teacher/teacher.json", "teacher")["hash"],
+        "protocol": metrics["protocol"]["hash"],
+        "method": params.method,
+        "iterations": section.iterations,
+        "student_updates": updates_in(method, section.iterations),
+        "points_per_update": section.batch * int(params.method.get("pairs", 1)),
+        "training": summary(found, section.iterations),
+        "choice": {"name": chosen["name"], "metric": selection["metric"], "score": chosen["score"]},
+        "rows": {k: row for k, row in metrics.items() if k.startswith("student")},
+        "machine": machine(),
+    }
+
+
+def _write_reference(workspace: Path, folder: Path) -> None:
+    """The teacher's own numbers and pictures, the same in every run, once."""
+    metrics = read_json(workspace / "runs/evaluate/metrics.json", "evaluate")
+    facts = read_json(workspace / "runs/teacher/teacher.json", "teacher")
+    place = folder / "teacher.json"
+    known = json.loads(place.read_text()) if place.is_file() else {}
+    reference = {
+        "hash": facts["hash"],
+        "steps": facts["steps"],
+        "protocol": metrics["protocol"],
+        "rows": {k: _untimed(row) for k, row in metrics.items() if k.startswith("teacher")},
+    }
+    if json_text(known) != json_text(reference):
+        write_json(place, reference)
+        save_grid(workspace / "runs/evaluate/samples", ("teacher",), folder / "teacher.png")
+
+
+def _untimed(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in row.items() if k != "seconds_per_sample"}
+
+
+def interrupted(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    """Unwinds: what was measured is noted, temporary files go, a run in progress is ended."""
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
+def main() -> int:
+    """0, or 2 with one sentence for what cannot be trained."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupted)
+    try:
+        execute(Case(**json.loads(Path(sys.argv[1]).read_text())))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

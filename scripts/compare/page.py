@@ -1,0 +1,172 @@
+"""Writes docs/results.md and its pictures from the JSON in docs/results alone: ``python -m scripts.compare.page``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from rcm_core.storage import atomic
+from scripts.compare.advice import advice
+from scripts.compare.claims import CLAIMS, MEMORY, Claim, findings, memory_verdict, verdict
+from scripts.compare.grid import composed_grid
+from scripts.compare.plots import quality_plot, warm_plot
+from scripts.compare.results import Group, Results, load
+from scripts.compare.space import ROOT
+from scripts.compare.tables import (
+    BUDGET_WORDS,
+    claims_table,
+    cost_table,
+    findings_table,
+    memory_table,
+    quality_table,
+    warm_table,
+)
+
+INTRODUCTION = """# Results: the methods compared
+
+Written by `python -m scripts.compare.page` from the JSON in `docs/results`, which `make compare` makes; what is said
+about the claims in words comes from [results-notes.md](results-notes.md). All methods on a teacher have the same data,
+noise, network, selection protocol (candidates at half and at the end, two EMA lengths, on the validation split) and
+evaluation protocol (test split). A method's settings are those of its preset in `conf/method`, with so many iterations
+that the student is updated equally often, or that training takes as long as the anchor's (`rcm`), by a calibration in
+which all methods take turns. Every student update sees 64 training points; TBCM's are 16 points of the routes of 4
+prompts."""
+READING = """## How to read the intervals
+
+All intervals are 95 %, over seeds of training and over samples: the mean over seeds +- t sqrt(s^2/S + w), with s^2 the
+variance over the S seeds, w the mean sampling variance of one run by bootstrap (counted as common to all seeds, for all
+are measured with the same prompts and noise), and t Student's quantile at Welch and Satterthwaite's degrees of freedom.
+A row of one seed has the interval of its samples alone. `scripts/compare/aggregate.py` has the reasons,
+`tests/scripts/test_aggregate.py` the coverage on synthetic data.
+
+A part of a claim *shows* if the interval of the gain (ours minus theirs, turned so that positive is better, any allowed
+margin added, mean over all step counts) lies above 0, *does not show* if it lies below, and is *undecided* if 0 is in
+it. A claim shows if all its parts that were run show, and does not if one does not."""
+NOT_RUN = "Not run yet: `{}`."
+
+
+def page(results: Results, notes: dict[str, str], images: Path) -> str:
+    """The Markdown; pictures go to ``images``."""
+    parts = [
+        INTRODUCTION,
+        "## Which method to use",
+        advice(results),
+        "## Published claims",
+        claims_table(results) if results.groups else NOT_RUN.format("make compare"),
+        *(_claim(claim, results, notes) for claim in CLAIMS),
+        _memory(results, notes),
+        _warm(results, notes, images),
+    ]
+    for group in results.groups:
+        parts.append(_group(group, images))
+    return "\n\n".join([*parts, READING]) + "\n"
+
+
+def _claim(claim: Claim, results: Results, notes: dict[str, str]) -> str:
+    found = [(group, finding) for group in results.groups for finding in findings(claim, group)]
+    run = [(group, finding) for group, finding in found if finding.gain is not None]
+    lines = [f"### {claim.name}", f"{claim.words} ({claim.source})."]
+    lines.append(findings_table(run) if run else NOT_RUN.format("make compare"))
+    for group in results.groups:
+        what = verdict(findings(claim, group))
+        lines.append(f"On `{group.teacher}` at {BUDGET_WORDS[group.budget]}: **{what}**.")
+    return "\n\n".join([*lines, *_noted(notes, claim.name)])
+
+
+def _memory(results: Results, notes: dict[str, str]) -> str:
+    lines = [f"### {MEMORY.name}", f"{MEMORY.words} ({MEMORY.source})."]
+    if results.memory is None:
+        return "\n\n".join([*lines, NOT_RUN.format("make compare-memory"), *_noted(notes, MEMORY.name)])
+    memory = results.memory
+    share = memory["tbcm_of_scm_vae"][memory["decides"]]["tensors"]
+    lines += [
+        memory_table(memory),
+        f"With a VAE of width {memory['decides']}, which decides, TBCM's step needs {share:.0%} of the memory;"
+        f" promised are at most {memory['allowed']:.0%}: **{memory_verdict(memory)}**.",
+    ]
+    return "\n\n".join([*lines, *_noted(notes, MEMORY.name)])
+
+
+def _warm(results: Results, notes: dict[str, str], images: Path) -> str:
+    lines = ["## Warm start after an update of the teacher"]
+    study = results.warm_start
+    if study is None:
+        return "\n\n".join([*lines, NOT_RUN.format("make warm-start"), *_noted(notes, "warm-start")])
+    warm_plot(study, images / "warm-start.png")
+    shares = [seed["share"] for seed in study["seeds"]]
+    reached = [share for share in shares if share is not None]
+    said = ", ".join("never" if share is None else f"{share:.0%}" for share in shares)
+    kept = len(reached) == len(shares) and max(reached) <= 0.4
+    lines += [
+        f"The teacher of `{study['teacher']}` was trained {study['refined']} steps further on other batches and noise,"
+        f" which changed its weights by {study['change']:.1%}. A warm start (`train.warm_start`, with"
+        f" `{' '.join(study['warm'])}`) reaches the cold start's final validation score (`{study['metric']}`, lower is"
+        f" better, {study['samples']} samples) after {said} of its student updates, seed by seed; promised are at most"
+        f" 40 %: **{'reached' if kept else 'not reached'}**.",
+        warm_table(study),
+        "![Validation score over student updates, cold and warm](images/compare/warm-start.png)",
+    ]
+    return "\n\n".join([*lines, *_noted(notes, "warm-start")])
+
+
+def _group(group: Group, images: Path) -> str:
+    name = f"{group.teacher}-{group.budget}"
+    quality_plot(group, images / f"{name}.png")
+    words = f"`{group.teacher}`, {BUDGET_WORDS[group.budget]}"
+    lines = [f"## {words}", f"![Frechet distance and diversity](images/compare/{name}.png)"]
+    for steps in group.steps:
+        lines += [f"### {words}: {steps} step{'s' if steps > 1 else ''}", quality_table(group, steps)]
+    machine = next(iter(group.runs.values()))[0]["machine"]
+    lines += [
+        f"### {words}: what training took",
+        cost_table(group),
+        f"Means over seeds; memory is the process's peak above what it holds before the networks are loaded."
+        f" {machine['processor']}, {machine['cores']} cores, PyTorch {machine['torch']}.",
+    ]
+    if _pictures(group, images / f"{name}-samples.png"):
+        words = "Samples of every method, the same noise down a column"
+        lines.append(f"![{words}](images/compare/{name}-samples.png)")
+    return "\n\n".join(lines)
+
+
+def _pictures(group: Group, place: Path) -> bool:
+    """One picture of all methods at the fewest and at the most steps, from those of seed 0; whether there are any."""
+    steps, references = group.steps, sorted(group.reference["rows"])
+    rows = []
+    teacher = group.folder.parent / "teacher.png"
+    if teacher.is_file():
+        rows.append((f"teacher, {group.reference['steps']} steps", teacher, 0, len(references)))
+    for name in group.runs:
+        picture = group.folder / f"{name}-0.png"
+        if picture.is_file():
+            rows += [(f"{name}, {s}", picture, steps.index(s), len(steps)) for s in (steps[0], steps[-1])]
+    if rows:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(place) as temporary:
+            composed_grid(rows).save(temporary, format="PNG", optimize=True)
+    return bool(rows)
+
+
+def _noted(notes: dict[str, str], name: str) -> list[str]:
+    return [notes[name]] if name in notes else []
+
+
+def read_notes(path: Path) -> dict[str, str]:
+    """Text by the heading of second level above it."""
+    if not path.is_file():
+        return {}
+    sections = re.split(r"^## (.+)$", path.read_text(), flags=re.MULTILINE)[1:]
+    return {name.strip(): text.strip() for name, text in zip(sections[::2], sections[1::2]) if text.strip()}
+
+
+def write(docs: Path) -> None:
+    """``docs``/results.md and ``docs``/images/compare from ``docs``/results and ``docs``/results-notes.md."""
+    text = page(load(docs / "results"), read_notes(docs / "results-notes.md"), docs / "images/compare")
+    with atomic(docs / "results.md") as temporary:
+        temporary.write_text(text)
+
+
+if __name__ == "__main__":
+    write(ROOT / "docs")
+    sys.exit(0)

@@ -1,0 +1,125 @@
+"""What is compared: teachers x variants of methods x seeds x budgets. Data, and the arithmetic of the budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from rcm_core.errors import InputError, nearest
+from rcm_core.protocols import Method
+
+UPDATES, TIME = "updates", "time"
+BUDGETS = (UPDATES, TIME)
+"""Equal student updates; equal wall-clock, that of the anchor's run at equal updates."""
+POINTS = 64
+"""Training points of one student update, of every method."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A preset of conf/method, or one of its settings changed for the sake of a claim."""
+
+    name: str
+    preset: str
+    overrides: tuple[str, ...] = ()
+    words: str = ""
+    """What is different from the preset, for tables."""
+    budgets: tuple[str, ...] = BUDGETS
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs on one teacher (a name in conf/teacher)."""
+
+    teacher: str
+    variants: tuple[Variant, ...]
+    updates: int
+    """Of the student, in every run of the budget "updates"."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    anchor: str = "rcm"
+    """The variant whose training time is the budget "time"."""
+    overrides: tuple[str, ...] = field(default=())
+    """For every run; what concerns the data must be here, for all runs share them."""
+
+    def variant(self, name: str) -> Variant:
+        """InputError if there is none of this name."""
+        names = [v.name for v in self.variants]
+        if name not in names:
+            raise InputError(
+                f"unknown run {name!r}{nearest(name, names)}; {self.teacher} has {', '.join(names)}"
+            )
+        return self.variants[names.index(name)]
+
+
+# 4 prompts x 16 points of each route are the 64 points that every other method has in its batch
+TBCM = Variant("tbcm", "tbcm", ("train.batch=4", "method.route_steps=17", "method.pairs=16"))
+MAIN = (
+    Variant("scm", "scm"),
+    Variant("rcm", "rcm"),
+    Variant("dmd2", "dmd2"),
+    TBCM,
+    Variant("cdm", "cdm"),
+    Variant("sana_sprint", "sana_sprint"),
+)
+OTHERS = (
+    Variant("dmd2-gan", "dmd2-gan"),
+    Variant("dcm", "dcm"),
+    Variant("lcm", "lcm"),
+    Variant("ect", "ect"),
+    Variant("meanflow", "meanflow"),
+    Variant("kd", "kd"),
+)
+ABLATIONS = (
+    Variant("dmd2-1", "dmd2", ("method.student_every=2",), "one fake-score update per student update"),
+    Variant("dmd2-5", "dmd2", ("method.student_every=6",), "five fake-score updates per student update"),
+    Variant("ladd", "sana_sprint", ("method.consistency_weight=0.0",), "SANA-Sprint without sCM"),
+    # a weight of 0 is refused; of 1e-9 nothing reaches the student, but the critic still costs its time
+    Variant(
+        "sana_scm",
+        "sana_sprint",
+        ("method.adversarial_weight=0.000000001",),
+        "SANA-Sprint without its adversarial loss",
+        (UPDATES,),
+    ),
+)
+# Students are sampled in seconds and the teacher once for all runs: enough samples to tell methods apart. How fast a
+# network is sampled does not depend on who trained it. No training stops early, whatever becomes of it.
+COMMON = (
+    "evaluate.diversity_prompts=50",
+    "evaluate.timing_samples=8",
+    "train.health.probe_every=null",
+    "train.health.spike=null",
+)
+PLANS = {
+    "mini": Plan("mini", MAIN + OTHERS + ABLATIONS, 300, overrides=("evaluate.samples=2000", *COMMON)),
+    # every test prompt twice
+    "scenes": Plan("scenes", MAIN, 300, overrides=("evaluate.samples=1106", *COMMON)),
+}
+
+
+def plan_of(teacher: str) -> Plan:
+    """The plan for ``teacher``; InputError names those there are."""
+    if teacher not in PLANS:
+        raise InputError(f"no comparison is planned on {teacher!r}; expected {' or '.join(PLANS)}")
+    return PLANS[teacher]
+
+
+def iterations_for(method: Method, updates: int) -> int:
+    """The fewest iterations in which ``method`` moves the student ``updates`` times."""
+    done = 0
+    for step in count():
+        done += method.student_update(step)
+        if done == updates:
+            return step + 1
+    raise AssertionError("unreachable")
+
+
+def updates_in(method: Method, iterations: int) -> int:
+    """How often ``method`` moves the student in ``iterations``."""
+    return sum(method.student_update(step) for step in range(iterations))
+
+
+def chosen(plan: Plan, only: Sequence[str]) -> list[Variant]:
+    """The variants named in ``only``, all if it is empty; InputError for a name that is not in the plan."""
+    return [plan.variant(name) for name in only] if only else list(plan.variants)

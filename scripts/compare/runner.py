@@ -1,0 +1,177 @@
+"""Goes through a plan: what is finished is skipped, what was interrupted goes on from its checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rcm_core.config import Params
+from rcm_core.errors import InputError
+from rcm_core.storage import json_text, write_json
+from rcm_core.training.distill import build_method
+from scripts.compare import calibrate, one
+from scripts.compare.calibrate import Calibration, affordable, known_entries
+from scripts.compare.one import Case
+from scripts.compare.plan import TIME, UPDATES, Plan, Variant, iterations_for
+from scripts.compare.space import (
+    ROOT,
+    SHARED,
+    Home,
+    composed,
+    digest,
+    ensure,
+    executor_in,
+    run_key,
+    run_workspace,
+    settled,
+    stage_key,
+    workspace,
+    write_params,
+)
+
+Job = Case | Calibration
+Start = Callable[[Job, Path], None]
+"""Does a job; the path is where its JSON lies. InputError if it cannot be done."""
+
+
+def in_process(job: Job, place: Path) -> None:  # noqa: ARG001
+    """Here: memory is then that of all runs together."""
+    if isinstance(job, Case):
+        one.execute(job)
+    else:
+        calibrate.calibrate(job)
+
+
+def in_subprocess(job: Job, place: Path) -> None:
+    """In a process of its own, which ends with this one."""
+    module = "one" if isinstance(job, Case) else "calibrate"
+    paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in paths if p), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"scripts.compare.{module}", str(place)], cwd=ROOT, env=env
+    )
+    try:
+        status = process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    if status:
+        raise InputError(f"{place.stem} ended with status {status}; see above, mend it and start again")
+
+
+@dataclass
+class Runner:
+    """One teacher's plan."""
+
+    plan: Plan
+    home: Home
+    start: Start = in_subprocess
+    rounds: int = calibrate.ROUNDS
+    failed: list[str] = field(default_factory=list)
+
+    def prepare(self) -> None:
+        """Parameters of all variants; teacher, prompts and trajectories, once for all runs."""
+        self.params = composed(self.plan, self.home)
+        anchor = self.params[self.plan.anchor]
+        shared = workspace(self.home.shared(self.plan))
+        write_params(shared, anchor)
+        executor = executor_in(shared)
+        for stage in SHARED:
+            if ensure(stage, anchor, shared, executor):
+                print(f"{self.plan.teacher}: {stage} is made", flush=True)
+
+    def run(self, variants: Sequence[Variant], seeds: Sequence[int], budgets: Sequence[str]) -> None:
+        """All of them, seed by seed, so that every method has one result before any has two."""
+        self.prepare()
+        for budget in budgets:
+            asked = [v for v in variants if budget in v.budgets]
+            if budget == TIME:
+                self._calibrate(asked)
+            for seed in seeds:
+                for variant in asked:
+                    self.run_one(variant, seed, budget)
+
+    def iterations(self, variant: Variant, budget: str) -> int:
+        """Of a run of ``variant`` in ``budget``; for "time" it must have been calibrated."""
+        if budget == UPDATES:
+            return iterations_for(self._method(variant.name), self.plan.updates)
+        anchor = iterations_for(self._method(self.plan.anchor), self.plan.updates)
+        if variant.name == self.plan.anchor:
+            return anchor
+        return affordable(known_entries(self._calibration)[variant.name], anchor)
+
+    def state(
+        self, variants: Sequence[Variant], seeds: Sequence[int], budgets: Sequence[str]
+    ) -> Iterator[str]:
+        """A line per run: whether its result is there, whatever it was made with."""
+        for budget in budgets:
+            for variant in (v for v in variants if budget in v.budgets):
+                for seed in seeds:
+                    there = self.home.result(self.plan, budget, variant.name, seed).is_file()
+                    yield (
+                        f"{self.plan.teacher} {budget} {variant.name} {seed}: {'there' if there else 'to do'}"
+                    )
+
+    def run_one(self, variant: Variant, seed: int, budget: str) -> None:
+        """One run, unless its result is there already; if it fails that is noted in ``failed``."""
+        plan, home = self.plan, self.home
+        params = settled(self.params[variant.name], seed, self.iterations(variant, budget))
+        place = run_workspace(home, plan, variant, params)
+        result = home.result(plan, budget, variant.name, seed)
+        what = f"{plan.teacher} {budget} {variant.name} seed {seed}"
+        if result.is_file() and json.loads(result.read_text()).get("key") == run_key(params, place):
+            print(f"{what}: there", flush=True)
+            return
+        print(f"{what}: {params.train.iterations} iterations", flush=True)
+        case = Case(
+            plan.teacher, variant.name, variant.preset, variant.words, budget, seed, str(place),
+            str(home.work / plan.teacher / "samples"), str(result),
+        )  # fmt: skip
+        try:
+            self._start(case, place / f"{budget}.json")
+        except InputError as error:
+            # one method that diverges must not keep the others from being compared
+            self.failed.append(f"{what}: {error}")
+            print(f"{what}: FAILED, {error}", flush=True)
+
+    def _calibrate(self, variants: Sequence[Variant]) -> None:
+        """Measures the variants that have no cost yet, or one of other parameters or code."""
+        known = known_entries(self._calibration)
+        anchor = self.plan.variant(self.plan.anchor)
+        keys, places = {}, {}
+        for variant in dict.fromkeys([anchor, *variants]):
+            # seed 0 and the iterations of the other budget: neither changes what an iteration costs
+            params = settled(self.params[variant.name], 0, self.iterations(variant, UPDATES))
+            place = run_workspace(self.home, self.plan, variant, params)
+            keys[variant.name], places[variant.name] = stage_key("train", params, place), str(place)
+        missing = [n for n, key in keys.items() if known.get(n, {}).get("key") != key]
+        if missing:
+            names = list(dict.fromkeys([anchor.name, *missing]))
+            print(f"{self.plan.teacher}: measuring {', '.join(names)} in turn", flush=True)
+            chosen = {n: places[n] for n in names}
+            job = Calibration(anchor.name, chosen, keys, str(self._calibration), self.rounds)
+            self._start(job, self.home.work / self.plan.teacher / f"calibration-{digest(chosen)}.json")
+
+    @property
+    def _calibration(self) -> Path:
+        return self.home.results / self.plan.teacher / "calibration.json"
+
+    def _start(self, job: Job, place: Path) -> None:
+        write_json(place, _plain(job))
+        self.start(job, place)
+
+    def _method(self, name: str) -> Any:
+        params: Params = self.params[name]
+        return build_method(params.method, params.train.tangent)
+
+
+def _plain(job: Job) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(json_text(job._asdict()))
+    return values

@@ -1,0 +1,166 @@
+"""Workspaces of the comparison: one per teacher with what all runs share, one per run with links to it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from infra.local import LocalExecutor
+from infra.params import compose
+from infra.state import state_home
+from rcm_core.closure import code_hash
+from rcm_core.config import Params
+from rcm_core.protocols import Executor
+from rcm_core.record import choices_of, hash_inputs
+from rcm_core.storage import atomic, write_json
+from scripts.compare.plan import Plan, Variant
+
+ROOT = Path(__file__).parents[2]
+SHARED = ("teacher", "prompts", "trajectories")
+OWN = ("train", "select", "evaluate")
+TEACHER, PROMPTS = "runs/teacher/teacher.json", "runs/prompts/prompts.parquet"
+MANIFEST = "runs/trajectories/manifest.parquet"
+SECTIONS = {"train": ("train", "method"), "select": ("select", "sampler")}
+"""Sections of the parameters that a stage depends on, where it is not the one of its name alone."""
+INPUTS = {
+    "trajectories": [TEACHER, PROMPTS],
+    "train": [TEACHER, MANIFEST],
+    "select": [TEACHER, PROMPTS, MANIFEST, "runs/train/candidates"],
+    "evaluate": [TEACHER, PROMPTS, MANIFEST, "runs/select/selection.json", "runs/select/transformer"],
+}
+FORMAT = 1
+"""Of the result files; a result of another format is made again."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where the comparison works, and where its results go."""
+
+    work: Path
+    results: Path
+
+    @classmethod
+    def usual(cls) -> Home:
+        return cls(state_home(ROOT) / "compare", ROOT / "docs/results/compare")
+
+    def shared(self, plan: Plan) -> Path:
+        """The workspace in which teacher, prompts and trajectories are made."""
+        return self.work / plan.teacher / "shared"
+
+    def run(self, plan: Plan, name: str, seed: int, iterations: int) -> Path:
+        """A run's workspace: two budgets that come to the same run share it."""
+        return self.work / plan.teacher / "runs" / f"{name}-{seed}-{iterations}"
+
+    def result(self, plan: Plan, budget: str, name: str, seed: int) -> Path:
+        return self.results / plan.teacher / budget / f"{name}-{seed}.json"
+
+
+def composed(plan: Plan, home: Home) -> dict[str, Params]:
+    """Every variant's parameters by conf/'s own composition, on the same data: routes and real images are kept if
+    any variant needs them.
+    """
+    place = workspace(home.work / plan.teacher / "compose")
+    base = [f"teacher={plan.teacher}", *plan.overrides]
+    alone = {v.name: compose(place, [*base, f"method={v.preset}", *v.overrides]) for v in plan.variants}
+    shared = {key: any(getattr(p.trajectories, key) for p in alone.values()) for key in ("routes", "real")}
+    return {
+        name: p.model_copy(update={"trajectories": p.trajectories.model_copy(update=shared)})
+        for name, p in alone.items()
+    }
+
+
+def settled(params: Params, seed: int, iterations: int) -> Params:
+    """``params`` for one run: candidates at half and at the end."""
+    train = params.train.model_copy(
+        update={"seed": seed, "iterations": iterations, "candidate_every": -(-iterations // 2)}
+    )
+    return params.model_copy(update={"train": train})
+
+
+def workspace(path: Path) -> Path:
+    """``path`` as a folder that has what stages read of a project."""
+    path.mkdir(parents=True, exist_ok=True)
+    for name in ("conf", "data"):
+        if not (path / name).exists():
+            (path / name).symlink_to(ROOT / name)
+    return path
+
+
+def run_workspace(home: Home, plan: Plan, variant: Variant, params: Params) -> Path:
+    """A run's workspace with its params.yaml and links to what is shared."""
+    path = workspace(home.run(plan, variant.name, params.train.seed, params.train.iterations))
+    (path / "runs").mkdir(exist_ok=True)
+    for stage in SHARED:
+        link = path / "runs" / stage
+        if not link.is_symlink():
+            link.symlink_to(home.shared(plan) / "runs" / stage)
+    write_params(path, params)
+    return path
+
+
+def write_params(path: Path, params: Params) -> None:
+    """``params`` as params.yaml of the workspace ``path``."""
+    with atomic(path / "params.yaml") as temporary:
+        temporary.write_text(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
+
+
+def executor_in(path: Path) -> LocalExecutor:
+    """An executor whose live state lies in the workspace ``path``."""
+    path.mkdir(parents=True, exist_ok=True)
+    executor = LocalExecutor(path)
+    executor.state_root = path / "state"
+    return executor
+
+
+def ensure(stage: str, params: Params, path: Path, executor: Executor) -> bool:
+    """Runs ``stage`` in the workspace ``path`` unless it has ended there with these parameters, inputs and code."""
+    done = path / "done" / f"{stage}.json"
+    key = {"key": stage_key(stage, params, path)}
+    if done.is_file() and json.loads(done.read_text()) == key:
+        return False
+    done.unlink(missing_ok=True)
+    import_module(f"rcm_core.stages.{stage}").run(params, path, executor)
+    write_json(done, key)
+    return True
+
+
+def stage_key(stage: str, params: Params, path: Path) -> str:
+    """What the outcome of ``stage`` depends on: parameters, contents of its inputs, code."""
+    prompts = [params.prompts.train, params.prompts.validation, params.prompts.test]
+    inputs = hash_inputs(path, INPUTS.get(stage, prompts))
+    return digest([_sections(stage, params), inputs, code_of(stage, params)])
+
+
+def run_key(params: Params, path: Path) -> str:
+    """What a run's result depends on: parameters, teacher, data, code of its stages."""
+    inputs = hash_inputs(path, [TEACHER, PROMPTS, MANIFEST])
+    stages = [[_sections(stage, params), code_of(stage, params)] for stage in OWN]
+    return digest([FORMAT, inputs, stages])
+
+
+def digest(value: Any) -> str:
+    """Of plain JSON values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def code_of(stage: str, params: Params) -> str:
+    """Digest of the code that ``stage`` runs with the choices in ``params``."""
+    return _code(stage, tuple(choices_of(params).items()))
+
+
+def _sections(stage: str, params: Params) -> Mapping[str, Any]:
+    values = params.model_dump(mode="json")
+    return {name: values[name] for name in SECTIONS.get(stage, (stage,))}
+
+
+@lru_cache(maxsize=256)
+def _code(stage: str, choices: tuple[tuple[str, str], ...]) -> str:
+    return code_hash(f"rcm_core.stages.{stage}", dict(choices))

@@ -1,0 +1,164 @@
+"""The page's tables, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rcm_core.evaluation.statistics import Estimate
+from scripts.compare.aggregate import Interval
+from scripts.compare.claims import CLAIMS, MEMORY, Finding, memory_verdict, verdicts
+from scripts.compare.results import Group, Results
+
+HEADS = {
+    "frechet": "Frechet to real",
+    "frechet_teacher": "Frechet to teacher",
+    "accuracy": "accuracy %",
+    "precision": "precision %",
+    "recall": "recall %",
+    "diversity": "diversity",
+}
+BUDGET_WORDS = {"updates": "equal student updates", "time": "equal wall-clock"}
+NETWORKS = ("student", "fake", "target", "teacher")
+MIB = 2**20
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def percent(metric: str) -> bool:
+    """Whether ``metric`` is shown in per cent."""
+    return metric.startswith(("accuracy", "precision", "recall"))
+
+
+def cell(value: Interval | Estimate, metric: str) -> str:
+    """The value with its interval."""
+    numbers = value[:3] if isinstance(value, Interval) else (value["value"], value["low"], value["high"])
+    scale, digits = (100, 1) if percent(metric) else (1, 2)
+    shown = [f"{scale * number:.{digits}f}" for number in numbers]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]"
+
+
+def quality_table(group: Group, steps: int) -> str:
+    """A row per method at ``steps``, the teacher's above."""
+    metrics = group.metrics
+    words = {"teacher": f"teacher, {group.reference['steps']} steps", "teacher_1": "teacher, 1 step"}
+    rows = [
+        [words[name], *(cell(row[m], m) for m in metrics)]
+        for name, row in sorted(group.reference["rows"].items())
+    ]
+    for name in group.runs:
+        rows.append([f"`{name}`", *(cell(group.interval(name, m, steps), m) for m in metrics)])
+    return table(["", *(_head(m) for m in metrics)], rows)
+
+
+def cost_table(group: Group) -> str:
+    """What each method's training took."""
+    head = ["", "seeds", "iterations", "student updates", "points per update", "seconds", "s / iteration",
+            "memory MiB", "samples through student, fake, target, teacher per iteration"]  # fmt: skip
+    rows = []
+    for name, runs in group.runs.items():
+        first = runs[0]
+        numbers = [
+            str(len(runs)),
+            str(first["iterations"]),
+            str(first["student_updates"]),
+            str(first["points_per_update"]),
+            f"{group.measured(name, 'seconds'):.0f}",
+            f"{group.measured(name, 'seconds_per_iteration'):.3f}",
+            f"{group.measured(name, 'memory_bytes') / MIB:.0f}",
+            ", ".join(f"{calls(first, network):.0f}" for network in NETWORKS),
+        ]
+        words = f": {first['words']}" if first["words"] else ""
+        rows.append([f"`{name}`{words}", *numbers])
+    return table(head, rows)
+
+
+def calls(run: dict[str, Any], network: str) -> float:
+    """Samples that go forward through ``network`` per iteration, of whatever kind."""
+    found = run["training"]["forward_per_iteration"]
+    return float(sum(n for name, n in found.items() if name.split(".")[0] == network))
+
+
+def claims_table(results: Results) -> str:
+    """A row per claim, a column per teacher and budget; memory is measured once for all."""
+    found = verdicts(results)
+    head = ["published", *(f"`{g.teacher}`, {BUDGET_WORDS[g.budget]}" for g in results.groups)]
+    rows = []
+    for claim in CLAIMS:
+        shown = [found[claim.name][(g.teacher, g.budget)] for g in results.groups]
+        rows.append([f"[{claim.words}](#{claim.name})", *shown])
+    memory = memory_verdict(results.memory)
+    rows.append([f"[{MEMORY.words}](#{MEMORY.name})", *[memory] * len(results.groups)])
+    return table(head, rows)
+
+
+def findings_table(found: Sequence[tuple[Group, Finding]]) -> str:
+    """A row per part of a claim, teacher and budget."""
+    rows = [
+        [
+            f"`{group.teacher}`, {BUDGET_WORDS[group.budget]}",
+            finding.part.words,
+            cell(finding.gain, "") if finding.gain else "",
+            str(finding.gain.seeds) if finding.gain else "",
+            finding.verdict,
+        ]
+        for group, finding in found
+    ]
+    return table(["where", "asked", "gain, margin included", "seeds", "verdict"], rows)
+
+
+def memory_table(memory: dict[str, Any]) -> str:
+    """A row per case of the memory measurement."""
+    words, ours = memory["words"], memory["cases"]["tbcm"]
+    measured = {words[name]: found for name, found in memory["cases"].items()}
+    for width, found in sorted(memory["scm_vae"].items(), key=lambda item: int(item[0])):
+        measured[f"{words['scm_vae']}, VAE of width {width}"] = found
+    rows = [
+        [
+            name,
+            f"{found['tensors'] / MIB:.0f}",
+            f"{found['resident'] / MIB:.0f}",
+            f"{found['seconds']:.2f}",
+            f"{ours['tensors'] / found['tensors']:.0%}",
+            f"{ours['resident'] / found['resident']:.0%}",
+            f"{ours['seconds'] / found['seconds']:.0%}",
+        ]
+        for name, found in measured.items()
+    ]
+    head = [
+        "",
+        "tensors MiB",
+        "resident MiB",
+        "s / step",
+        "TBCM's share of tensors",
+        "of resident",
+        "of time",
+    ]
+    return table(head, rows)
+
+
+def warm_table(study: dict[str, Any]) -> str:
+    """A row per seed and training of the warm start."""
+    rows = []
+    for seed in study["seeds"]:
+        runs = [("cold", seed["cold"])] + [
+            (f"warm, {w['share']:.0%} of the updates", w) for w in seed["warm"]
+        ]
+        rows.append([str(seed["seed"]), "old student as it is", "0", "", cell(seed["untouched"], ""), ""])
+        for words, run in runs:
+            last = [c for c in run["curve"] if c["updates"] == run["updates"]]
+            best = min(last, key=lambda c: c["score"]["value"])
+            test = run["rows"]["student_4"]["frechet_teacher"]
+            line = [str(seed["seed"]), words, str(run["updates"]), str(run["iterations"])]
+            rows.append([*line, cell(best["score"], ""), cell(test, "")])
+    head = ["seed", "start", "student updates", "iterations", "validation score at the end",
+            "Frechet to teacher, 4 steps, test split"]  # fmt: skip
+    return table(head, rows)
+
+
+def _head(metric: str) -> str:
+    return HEADS.get(metric, f"{metric.replace('_', ' ')} %")

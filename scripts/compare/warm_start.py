@@ -1,0 +1,228 @@
+"""How many student updates a warm start saves when the teacher is updated: ``python -m scripts.compare.warm_start``.
+
+The old teacher is the comparison's. The new one is the old one trained further, on other batches and noise. On the new
+one a student is distilled cold, and warm (train.warm_start) from the student of the old one, in trainings of several
+lengths, each with its own decay of the learning rate. Candidates are scored as selection scores them, on the
+validation split. What is compared is the number of student updates after which the warm start is as good as the cold
+start at its end.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.params import compose
+from infra.state import held
+from rcm_core.config import Params
+from rcm_core.errors import InputError
+from rcm_core.evaluation.select import HIGHER_IS_BETTER
+from rcm_core.storage import read_json, write_json
+from rcm_core.training.distill import build_method
+from scripts.compare.executors import MeasuringExecutor
+from scripts.compare.measure import machine
+from scripts.compare.one import interrupted
+from scripts.compare.plan import PLANS, UPDATES, Plan, iterations_for, updates_in
+from scripts.compare.runner import Runner, Start, in_subprocess
+from scripts.compare.space import (
+    FORMAT,
+    SHARED,
+    Home,
+    ensure,
+    executor_in,
+    run_key,
+    run_workspace,
+    settled,
+    workspace,
+    write_params,
+)
+from scripts.compare.warm_teacher import change, refine, score_of
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is measured; numbers of the method are those of the plan's anchor."""
+
+    plan: Plan
+    refined: int = 300
+    """Steps that the new teacher is trained further."""
+    seed: int = 1
+    """Of those steps; the old teacher's is another."""
+    shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
+    """Lengths of the warm trainings, as shares of the cold one's student updates."""
+    samples: int = 960
+    """Per candidate and step count, on the validation split."""
+    candidates: int = 10
+    """Of the cold training."""
+    warm: tuple[str, ...] = ("method.warmup=0",)
+    """The student is a consistency model already: its tangent needs no warm-up."""
+
+
+@dataclass
+class Bench:
+    """The two teachers' workspaces and what runs in them."""
+
+    study: Study
+    home: Home
+    start: Start = in_subprocess
+
+    @property
+    def root(self) -> Path:
+        return self.home.work / self.study.plan.teacher / "warm-start"
+
+    def prepare(self) -> None:
+        """Both teachers with their trajectories."""
+        self.runner = Runner(self.study.plan, self.home, self.start)
+        self.runner.prepare()
+        self.old = self.home.shared(self.study.plan)
+        self.new = workspace(self.root / "teacher")
+        refined = self.root / "refined"
+        study, anchor = self.study, self.runner.params[self.study.plan.anchor]
+        refine(anchor, study.refined, study.seed, self.old, refined)
+        self.params = self._composed(refined / "pipeline", ())
+        write_params(self.new, self.params)
+        for stage in SHARED:
+            ensure(stage, self.params, self.new, executor_in(self.new))
+
+    def _composed(self, source: Path, extra: Sequence[str]) -> Params:
+        plan = self.study.plan
+        anchor = plan.variant(plan.anchor)
+        base = [f"teacher={plan.teacher}", f"method={anchor.preset}", *plan.overrides, *anchor.overrides]
+        place = [f"teacher.source={source}", "teacher.mini=null", f"select.samples={self.study.samples}"]
+        return compose(workspace(self.root / "compose"), [*base, *place, *extra])
+
+    def student(self, seed: int) -> Path:
+        """The folder of the old teacher's student of ``seed``, published."""
+        plan, runner = self.study.plan, self.runner
+        variant = plan.variant(plan.anchor)
+        runner.run_one(variant, seed, UPDATES)
+        if runner.failed:
+            raise InputError(f"the old student could not be made: {runner.failed[-1]}")
+        params = settled(runner.params[variant.name], seed, runner.iterations(variant, UPDATES))
+        path = run_workspace(self.home, plan, variant, params)
+        ensure("publish", params, path, executor_in(path))
+        return path / "runs/publish/pipeline"
+
+    def train(self, name: str, params: Params) -> dict[str, Any]:
+        """A training on the new teacher with all its candidates' scores and the choice's quality on the test split."""
+        path = workspace(self.root / name)
+        (path / "runs").mkdir(exist_ok=True)
+        for stage in SHARED:
+            if not (path / "runs" / stage).is_symlink():
+                (path / "runs" / stage).symlink_to(self.new / "runs" / stage)
+        write_params(path, params)
+        facts = read_json(path / "runs/teacher/teacher.json", "teacher")
+        executor = MeasuringExecutor(path, self.root / "samples", facts["hash"])
+        for stage in ("train", "select", "evaluate"):
+            ensure(stage, params, path, executor)
+        method = build_method(params.method, params.train.tangent)
+        selection = read_json(path / "runs/select/selection.json", "select")
+        quality = read_json(path / "runs/evaluate/quality.json", "evaluate")
+        return {
+            "key": run_key(params, path),
+            "iterations": params.train.iterations,
+            "updates": updates_in(method, params.train.iterations),
+            "curve": [
+                {"updates": updates_in(method, c["step"]), "ema": c["ema"], "score": c["score"]}
+                for c in selection["candidates"]
+            ],
+            "rows": {k: row for k, row in quality.items() if k.startswith("student")},
+        }
+
+    def seed(self, seed: int) -> dict[str, Any]:
+        """The cold start and all warm ones of one seed."""
+        study = self.study
+        total = study.plan.updates
+        cold = self._settled(self.params, seed, total, study.candidates)
+        found: dict[str, Any] = {"seed": seed, "cold": self.train(f"cold-{seed}", cold), "warm": []}
+        student = self.student(seed)
+        found["untouched"] = score_of(student, self.params, self.new)
+        earlier = {
+            "student": str(student),
+            "teacher": str(self.old / "runs/teacher/pipeline"),
+            "endpoint": None,
+        }
+        base = self._composed(self.root / "refined/pipeline", study.warm)
+        for share in study.shares:
+            updates = max(1, round(share * total))
+            params = self._settled(base, seed, updates, max(1, round(share * study.candidates)))
+            train = params.train.model_dump(mode="json") | {"warm_start": earlier}
+            whole = params.model_dump(mode="json") | {"train": train}
+            made = self.train(f"warm-{seed}-{share:g}", Params.model_validate_json(json.dumps(whole)))
+            found["warm"].append({"share": share, **made})
+        return found | judged(found, self.params.select.metric)
+
+    def _settled(self, params: Params, seed: int, updates: int, candidates: int) -> Params:
+        iterations = iterations_for(build_method(params.method, params.train.tangent), updates)
+        made = settled(params, seed, iterations)
+        every = {"candidate_every": -(-iterations // candidates)}
+        return made.model_copy(update={"train": made.train.model_copy(update=every)})
+
+
+def judged(found: dict[str, Any], metric: str) -> dict[str, Any]:
+    """The cold start's final score, and the fewest updates in which a warm start reaches it (None: it does not).
+
+    The score at a number of updates is that of the better EMA length.
+    """
+    sign = -1 if metric in HIGHER_IS_BETTER else 1
+
+    def best(curve: list[dict[str, Any]], updates: int) -> float:
+        return min(sign * c["score"]["value"] for c in curve if c["updates"] == updates)
+
+    cold = found["cold"]
+    goal = best(cold["curve"], cold["updates"])
+    reached = [
+        c["updates"] for warm in found["warm"] for c in warm["curve"] if sign * c["score"]["value"] <= goal
+    ]
+    needed = min(reached, default=None)
+    return {
+        "goal": sign * goal,
+        "needed": needed,
+        "share": None if needed is None else needed / cold["updates"],
+    }
+
+
+def study_results(study: Study, home: Home, start: Start, seeds: Sequence[int]) -> None:
+    """Writes ``warm-start.json`` after every seed."""
+    bench = Bench(study, home, start)
+    bench.prepare()
+    found = []
+    for seed in seeds:
+        found.append(bench.seed(seed))
+        print(f"warm start, seed {seed}: needs {found[-1]['share']} of the updates", flush=True)
+        facts = {
+            "format": FORMAT,
+            "teacher": study.plan.teacher,
+            "refined": study.refined,
+            "change": change(bench.old / "runs/teacher/pipeline", bench.new / "runs/teacher/pipeline"),
+            "metric": bench.params.select.metric,
+            "samples": study.samples,
+            "warm": list(study.warm),
+            "seeds": found,
+            "machine": machine(),
+        }
+        write_json(home.results.parent / "warm-start.json", facts)
+
+
+def main() -> int:
+    """0, or 2 for bad input."""
+    study, home = Study(PLANS["mini"]), Home.usual()
+    seeds = [int(seed) for seed in sys.argv[1:]] or list(study.plan.seeds)
+    try:
+        with held(home.work / "running"):
+            study_results(study, home, in_subprocess, seeds)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupted)
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""DMD2: the scale and the sign of its gradient, two time scales, and a GAN that changes nothing else."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from gaussians import Perceptron, six_modes
+from spies import Spy, gradients, preset
+
+from rcm_core.extras import Heads
+from rcm_core.losses.adversarial import logistic_critic, logistic_student
+from rcm_core.protocols import Batch, Examples
+from rcm_core.rng import generator
+from rcm_core.trigflow import NOISE_ANGLE, diffuse, predict_x0
+
+MIXTURE = six_modes(torch.float64)
+SIZE = 32
+BATCH = Batch(
+    {}, {}, MIXTURE.sample(SIZE, generator("data")), Examples(MIXTURE.sample(SIZE, generator("real")), {})
+)
+OFF = {"student_every": 3, "simulation_steps": 4, "fixed_times": None, "gan_weight": 0.0, "gan_blocks": []}
+ON = {**OFF, "gan_weight": 0.3, "gan_critic_weight": 0.2, "gan_blocks": [0, 2]}
+
+
+def networks(heads: bool = True) -> dict:
+    nets = {
+        "student": Spy(Perceptron(seed=1).double()),
+        "fake": Spy(Perceptron(seed=2).double()),
+        "teacher": Spy(MIXTURE.velocity),
+    }
+    if heads:
+        torch.manual_seed(5)
+        nets["heads"] = Heads(96, 2).double().eval()  # no power iteration: every call sees the same heads
+    return nets
+
+
+def updates(step: int, nets: dict, **changes):
+    yield from preset("dmd2", **changes).updates(nets, BATCH, step, generator(0, step))
+
+
+def all_gradients(loss, nets) -> dict[str, torch.Tensor]:
+    return {name: gradients(loss, net) for name, net in nets.items() if list(net.parameters())}
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_without_the_gan_nothing_else_changes(step):
+    """The first update of a step is bit for bit the one with heads, real data and a GAN at hand; on the student's
+    steps the GAN is a summand.
+    """
+    nets = networks(), networks(heads=False)
+    with_gan = next(updates(step, nets[0], **ON))
+    without = next(updates(step, nets[1], **OFF))
+    assert len(list(updates(step, networks(), **OFF))) == 1
+    if without.roles == ("fake",):
+        assert torch.equal(with_gan.loss, without.loss)
+        found = [all_gradients(update.loss, n) for update, n in zip((with_gan, without), nets)]
+        assert all(torch.equal(found[0][name], found[1][name]) for name in ("student", "fake"))
+        return
+    twice = next(updates(step, again := networks(), **{**ON, "gan_weight": 0.6}))
+    # linear in gan_weight, and the matching loss at 0; sums of numbers of the order of 1
+    torch.testing.assert_close(2 * with_gan.loss - twice.loss, without.loss, atol=1e-13, rtol=0)
+    found = [
+        gradients(u.loss, n["student"]) for u, n in ((with_gan, nets[0]), (twice, again), (without, nets[1]))
+    ]
+    torch.testing.assert_close(2 * found[0] - found[1], found[2], atol=1e-12, rtol=0)
+    assert (found[0] - found[2]).abs().max() > 1e-4
+
+
+def test_a_weight_of_zero_asks_for_neither_heads_nor_real_data():
+    off, on = preset("dmd2", **OFF).demands, preset("dmd2", **ON).demands
+    assert (off.roles, off.needs, off.heads) == ({"student", "fake"}, {"condition"}, ())
+    assert (on.roles, on.needs, on.heads) == ({"student", "fake", "heads"}, {"condition", "real"}, (0, 2))
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_the_fake_score_learns_in_the_steps_between(every):
+    method = preset("dmd2", **{**OFF, "student_every": every})
+    students = [method.student_update(step) for step in range(4 * every)]
+    assert students == ([True] + [False] * (every - 1)) * 4
+
+
+def test_the_matching_gradient_is_minus_half_a_mean_of_the_weighted_difference():
+    """dL/dxg = - k wn (D_real - D_fake) with k = 1 / elements, and 1 / batch for the mean over samples."""
+    nets = networks(heads=False)
+    (update,) = updates(0, nets, **OFF)
+    (moving,) = nets["student"].moving
+    (seen,) = nets["teacher"].calls
+    assert torch.equal(seen.x, nets["fake"].calls[0].x)
+    assert torch.equal(seen.t, nets["fake"].calls[0].t)
+    xg = predict_x0(moving.x, moving.t, nets["student"].velocity(moving.x, moving.t))
+    with torch.no_grad():
+        real = predict_x0(seen.x, seen.t, MIXTURE.velocity(seen.x, seen.t))
+        fake = predict_x0(seen.x, seen.t, nets["fake"].velocity(seen.x, seen.t))
+        wn = 1 / (xg - real).abs().mean(1, keepdim=True)
+        slope = -wn * (real - fake) / (SIZE * 2)
+    expected = gradients((slope * xg).sum(), nets["student"])
+    torch.testing.assert_close(gradients(update.loss, nets["student"]), expected, atol=1e-12, rtol=1e-10)
+    # 0.5 * mean of the squared step
+    torch.testing.assert_close(update.loss, 0.5 * (wn * (real - fake)).square().mean(), atol=0, rtol=1e-12)
+    # and what was compared is the renoised sample: unit noise at that angle
+    z = (seen.x - torch.cos(seen.t)[:, None] * xg.detach()) / torch.sin(seen.t)[:, None]
+    assert abs(float(z.std()) - 1) < 4 / math.sqrt(2 * z.numel())
+
+
+def test_the_gradient_is_zero_when_the_fake_score_is_the_teacher():
+    nets = networks(heads=False) | {"fake": Spy(MIXTURE.velocity)}
+    (update,) = updates(0, nets, **OFF)
+    assert update.loss == 0
+    assert not gradients(update.loss, nets["student"]).any()
+    assert gradients(next(updates(0, other := networks(heads=False), **OFF)).loss, other["student"]).any()
+
+
+def test_the_fake_score_s_loss_is_the_mean_squared_velocity_error_of_the_student_s_samples():
+    nets = networks(heads=False)
+    (update,) = updates(1, nets, **OFF)
+    assert not nets["student"].moving
+    last, (seen,) = nets["student"].calls[-1], nets["fake"].calls
+    xg = predict_x0(last.x, last.t, nets["student"].velocity(last.x, last.t)).detach()
+    z = (seen.x - torch.cos(seen.t)[:, None] * xg) / torch.sin(seen.t)[:, None]
+    assert torch.allclose(diffuse(xg, z, seen.t), seen.x)
+    aim = torch.cos(seen.t)[:, None] * z - torch.sin(seen.t)[:, None] * xg
+    expected = (nets["fake"].velocity(seen.x, seen.t) - aim).square().mean()
+    # z is recovered by a division by sin t
+    torch.testing.assert_close(update.loss, expected, atol=0, rtol=1e-9)
+
+
+def test_simulation_at_fixed_times_renoises_the_student_s_own_predictions():
+    times = [1.2, 0.8, 0.3]
+    nets = networks(heads=False)
+    next(updates(9, nets, **{**OFF, "fixed_times": times}))  # the fourth student update: four steps
+    calls = nets["student"].calls
+    assert [call.t.unique().tolist() for call in calls] == [[NOISE_ANGLE], *([t] for t in times)]
+    assert [call.grad for call in calls] == [False, False, False, True]
+    for before, after in pairwise(calls):
+        x0 = predict_x0(before.x, before.t, nets["student"].velocity(before.x, before.t)).detach()
+        z = (after.x - torch.cos(after.t)[:, None] * x0) / torch.sin(after.t)[:, None]
+        assert abs(float(z.std()) - 1) < 4 / math.sqrt(2 * z.numel())
+        # fresh noise: uncorrelated with the state before
+        correlation = (z * before.x).mean() / (z.std() * before.x.std())
+        assert abs(float(correlation)) < 4 / math.sqrt(z.numel())
+
+
+def test_the_student_s_adversarial_loss_is_that_of_its_renoised_sample():
+    nets = networks()
+    with_gan = next(updates(0, nets, **ON))
+    without = next(updates(0, networks(), **OFF))
+    y, t, condition, _ = nets["fake"].calls[-1]  # its features
+    logits = nets["heads"](nets["fake"].velocity.features(y, t, condition, [0, 2]))
+    torch.testing.assert_close(
+        with_gan.loss - without.loss, 0.3 * logistic_student(logits).mean(), atol=1e-13, rtol=1e-10
+    )
+
+
+def test_the_critic_s_loss_is_logistic_in_real_and_fake_at_independent_noises():
+    nets = networks()
+    critic = list(updates(1, nets, **ON))[1]
+    assert critic.roles == ("fake", "heads")
+    made, real = nets["fake"].calls[-2:]
+    assert not torch.equal(made.t, real.t)
+    logits = [
+        nets["heads"](nets["fake"].velocity.features(c.x, c.t, c.condition, [0, 2])) for c in (real, made)
+    ]
+    torch.testing.assert_close(critic.loss, 0.2 * logistic_critic(*logits).mean(), atol=0, rtol=1e-12)
+    z = (real.x - torch.cos(real.t)[:, None] * BATCH.real.x0) / torch.sin(real.t)[:, None]
+    assert abs(float(z.std()) - 1) < 4 / math.sqrt(2 * z.numel())
+
+
+def test_a_real_sample_that_is_not_finite_is_left_out_of_the_critic_s_loss_and_counted():
+    real = BATCH.real.x0.clone()
+    real[3] = torch.nan
+    batch, nets = BATCH._replace(real=Examples(real, {})), networks()
+    critic = list(preset("dmd2", **ON).updates(nets, batch, 1, generator(0, 1)))[1]
+    assert critic.scalars["nonfinite"] == 1
+    assert all(gradients(critic.loss, nets[role]).isfinite().all() for role in critic.roles)
+    made, seen = nets["fake"].calls[-2:]
+    logits = [
+        nets["heads"](nets["fake"].velocity.features(c.x, c.t, c.condition, [0, 2])) for c in (seen, made)
+    ]
+    rows = torch.arange(SIZE) != 3
+    torch.testing.assert_close(critic.loss, 0.2 * logistic_critic(*logits)[rows].mean(), atol=0, rtol=1e-12)

@@ -1,0 +1,67 @@
+"""rCM: the scale of its two terms, whose ratio is the published lambda, and of the fake score's."""
+
+import pytest
+import torch
+from gaussians import Perceptron, six_modes
+from spies import Spy, gradients, preset
+
+from rcm_core.losses.distribution import distribution_gradient
+from rcm_core.protocols import Batch
+from rcm_core.rng import generator
+from rcm_core.trigflow import predict_x0
+
+MIXTURE = six_modes(torch.float64)
+SIZE = 32
+BATCH = Batch({}, {}, MIXTURE.sample(SIZE, generator("data")))
+CHANGES = {
+    "warmup": 2,
+    "student_every": 3,
+    "simulation_steps": 4,
+    "dmd_weight": 2.0,
+    "consistency_weight": 100.0,
+    "fixed_times": None,
+}
+
+
+def updates(step: int):
+    nets = {
+        "student": Spy(Perceptron(seed=1).double()),
+        "fake": Spy(Perceptron(seed=2).double()),
+        "teacher": Spy(MIXTURE.velocity),
+    }
+    return list(preset("rcm", **CHANGES).updates(nets, BATCH, step, generator(0, step))), nets
+
+
+@pytest.mark.parametrize("step", [2, 8])
+def test_the_matching_term_is_a_sum_with_the_gradient_twice_e24(step):
+    (consistency, matching), nets = updates(step)
+    moving, seen = nets["student"].moving[1], nets["teacher"].calls[1]
+    xg = predict_x0(moving.x, moving.t, nets["student"].velocity(moving.x, moving.t))
+    with torch.no_grad():
+        real, fake = (
+            predict_x0(seen.x, seen.t, nets[name].velocity(seen.x, seen.t, {}))
+            for name in ("teacher", "fake")
+        )
+        gradient = distribution_gradient(xg, real, fake)
+    torch.testing.assert_close(matching.loss, 2 * gradient.square().sum(1).mean(), atol=0, rtol=1e-12)
+    expected = gradients((2 * 2 * gradient * xg).sum(1).mean(), nets["student"])
+    torch.testing.assert_close(gradients(matching.loss, nets["student"]), expected, atol=1e-11, rtol=1e-10)
+    # the normalised tangent's square is below 1
+    assert 0 < consistency.loss < 100
+
+
+def test_the_fake_score_s_term_is_a_sum():
+    (update,), nets = updates(3)
+    last, (seen,) = nets["student"].calls[-1], nets["fake"].calls
+    xg = predict_x0(last.x, last.t, nets["student"].velocity(last.x, last.t)).detach()
+    cos, sin = seen.t.cos()[:, None], seen.t.sin()[:, None]
+    aim = cos * (seen.x - cos * xg) / sin - sin * xg
+    expected = (nets["fake"].velocity(seen.x, seen.t) - aim).square().sum(1).mean()
+    # the noise is recovered by a division by sin t
+    torch.testing.assert_close(update.loss, expected, atol=0, rtol=1e-9)
+
+
+def test_the_fake_score_does_not_learn_from_the_teacher():
+    _, nets = updates(3)
+    assert not nets["teacher"].calls
+    assert not nets["student"].moving

@@ -1,0 +1,69 @@
+"""The discriminator in latent space: trained heads on a network's features."""
+
+import pytest
+import torch
+from gaussians import Perceptron
+from spies import Spy
+from torch import nn
+
+from rcm_core.extras import Heads
+from rcm_core.rng import generator
+from rcm_core.terms.adversarial import Discriminator, frozen
+from rcm_core.trigflow import diffuse
+
+
+def networks() -> dict:
+    torch.manual_seed(0)
+    return {"unguided": Spy(Perceptron(seed=3).requires_grad_(False)), "heads": Heads(96, 2)}
+
+
+def logits(nets, x0, s, seed=0):
+    return Discriminator("unguided", (0, 2)).logits(
+        nets, x0, {"text": torch.ones(len(x0))}, s, generator(seed)
+    )
+
+
+def test_logits_are_of_the_features_of_the_noised_sample():
+    nets, x0 = networks(), torch.randn(5, 2, generator=generator("x"))
+    s = torch.linspace(0.1, 1.5, 5, dtype=torch.float64)
+    found = logits(nets, x0, s)
+    assert found.shape == (5, 2, 1)  # samples, heads, tokens
+    (call,) = nets["unguided"].calls
+    z = torch.randn(5, 2, generator=generator(0))
+    assert torch.equal(call.x, diffuse(x0, z, s))
+    assert torch.equal(call.t, s)
+    assert torch.equal(call.condition["text"], torch.ones(5))
+
+
+def test_the_gradient_reaches_the_sample_through_a_frozen_backbone_and_frozen_heads():
+    nets, x0 = networks(), torch.randn(5, 2, generator=generator("x"), requires_grad=True)
+    with frozen(nets["heads"]):
+        value = logits(nets, x0, torch.full((5,), 0.3)).sum()
+    value.backward()
+    assert (x0.grad.abs().sum(1) > 0).all()
+    assert all(p.grad is None for p in nets["heads"].parameters())
+
+
+def test_frozen_leaves_every_flag_as_it_found_it():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    net[0].weight.requires_grad_(False)
+    before = [p.requires_grad for p in net.parameters()]
+    with frozen(net):
+        assert not any(p.requires_grad for p in net.parameters())
+    assert [p.requires_grad for p in net.parameters()] == before
+    with pytest.raises(RuntimeError, match="on purpose"), frozen(net):
+        raise RuntimeError("on purpose")
+    assert [p.requires_grad for p in net.parameters()] == before
+
+
+def test_more_noise_hides_the_sample():
+    """At pi/2 the discriminator sees noise alone: no gradient is left."""
+    found = []
+    for angle in (0.1, 1.5, torch.pi / 2):
+        x0 = torch.randn(64, 2, generator=generator("x"), dtype=torch.float64, requires_grad=True)
+        nets = networks()
+        nets["unguided"].double()
+        nets["heads"].double()
+        logits(nets, x0, torch.full((64,), angle, dtype=torch.float64)).square().sum().backward()
+        found.append(float(x0.grad.norm()))
+    assert found[0] > found[1] > 1e6 * found[2]

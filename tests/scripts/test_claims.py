@@ -1,0 +1,177 @@
+"""Verdicts follow their rules, the measurements count what they say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from workspaces import configure
+
+from infra import local
+from infra.local import LocalContext
+from rcm_core.evaluation.statistics import Estimate
+from rcm_core.stages import train
+from scripts.compare.advice import advice, among_best, recommended
+from scripts.compare.calibrate import Cost, affordable
+from scripts.compare.claims import CLAIMS, Claim, Part, findings, gain, memory_verdict, verdict
+from scripts.compare.executors import MeasuringExecutor
+from scripts.compare.measure import PLACE, sessions, summary
+from scripts.compare.memory import Size, in_fresh_process, most_alive
+from scripts.compare.plan import PLANS
+from scripts.compare.results import Group, Results
+
+TRAINING = {"seconds": 1.0, "memory_bytes": 1.0}
+
+
+def about(value: float, width: float = 0.1) -> Estimate:
+    return {"value": value, "low": value - width, "high": value + width, "n": 100}
+
+
+def group(**methods: Mapping[str, float]) -> Group:
+    """Three seeds of each method, close to the given numbers."""
+    runs = {
+        name: [
+            {
+                "rows": {
+                    f"student_{s}": {k: about(v + 0.01 * seed) for k, v in numbers.items()} for s in (1, 4)
+                },
+                "seed": seed,
+                "words": "",
+                "training": TRAINING,
+            }
+            for seed in range(3)
+        ]
+        for name, numbers in methods.items()
+    }
+    return Group("mini", "updates", runs, {"rows": {}, "steps": 50}, Path())
+
+
+def claim(*parts: Part) -> Claim:
+    return Claim("name", "words", "source", parts)
+
+
+def test_a_gain_is_positive_where_ours_is_better_whatever_the_metric() -> None:
+    made = group(ours={"frechet": 2.0, "accuracy": 0.9}, theirs={"frechet": 5.0, "accuracy": 0.5})
+    assert gain(made, "ours", "theirs", "frechet").value == pytest.approx(3.0)
+    assert gain(made, "ours", "theirs", "accuracy").value == pytest.approx(0.4)
+    assert gain(made, "theirs", "ours", "frechet").high < 0
+
+
+@pytest.mark.parametrize(
+    ("ours", "expected"), [(2.0, "shows"), (8.0, "does not show"), (4.99, "undecided"), (5.01, "undecided")]
+)
+def test_better_needs_the_whole_interval(ours: float, expected: str) -> None:
+    made = group(ours={"frechet": ours}, theirs={"frechet": 5.0})
+    assert verdict(findings(claim(Part("ours", "theirs", "frechet")), made)) == expected
+
+
+@pytest.mark.parametrize(("ours", "expected"), [(5.2, "shows"), (5.5, "undecided"), (6.0, "does not show")])
+def test_no_worse_allows_a_share_of_theirs(ours: float, expected: str) -> None:
+    made = group(ours={"frechet": ours}, theirs={"frechet": 5.0})
+    assert verdict(findings(claim(Part("ours", "theirs", "frechet", share=0.1)), made)) == expected
+
+
+def test_a_claim_shows_if_all_its_parts_that_were_run_do() -> None:
+    made = group(ours={"frechet": 2.0, "recall": 0.5}, theirs={"frechet": 5.0, "recall": 9.0})
+    good, bad = Part("ours", "theirs", "frechet"), Part("ours", "theirs", "recall")
+    absent, elsewhere = (
+        Part("ours", "nobody", "frechet"),
+        Part("theirs", "ours", "frechet", budgets=("time",)),
+    )
+    assert verdict(findings(claim(good, absent, elsewhere), made)) == "shows"
+    assert verdict(findings(claim(good, bad), made)) == "does not show"
+    assert verdict(findings(claim(absent), made)) == "not run"
+
+
+def test_claims_name_runs_that_are_planned() -> None:
+    planned = {v.name for v in PLANS["mini"].variants}
+    parts = [part for c in CLAIMS for part in c.parts]
+    assert {name for part in parts for name in (part.ours, part.theirs)} <= planned
+    for part in parts:
+        for name in (part.ours, part.theirs):
+            assert set(part.budgets) <= set(PLANS["mini"].variant(name).budgets), part
+
+
+def test_memory_shows_by_memory_and_time() -> None:
+    def measured(tensors: float, seconds: float) -> dict[str, Any]:
+        return {
+            "tbcm_of_scm_vae": {"16": {"tensors": tensors, "seconds": seconds}},
+            "decides": "16",
+            "allowed": 0.6,
+        }
+
+    assert memory_verdict(None) == "not run"
+    assert memory_verdict(measured(0.5, 0.9)) == "shows"
+    assert memory_verdict(measured(0.7, 0.9)) == memory_verdict(measured(0.5, 1.1)) == "does not show"
+
+
+def test_advice_names_the_best_and_what_cannot_be_told_from_it() -> None:
+    numbers = {"accuracy": 0.9, "diversity": 1.5}
+    made = group(
+        good={"frechet": 2.0, **numbers}, near={"frechet": 2.01, **numbers}, bad={"frechet": 9.0, **numbers}
+    )
+    assert among_best(made, "frechet") == ["good", "near"]
+    assert recommended(Results([made])) == ["good", "near"]
+    assert "not told apart from it: `near`" in advice(Results([made]))
+    assert "make compare" in advice(Results())
+
+
+def test_the_time_budget_buys_what_the_anchor_spends() -> None:
+    anchor = Cost(100, 0.1, 0.4)
+    assert anchor.seconds(300) == pytest.approx(90.0)
+    assert anchor.iterations(anchor.seconds(300) + 0.1) == 300
+    assert anchor.iterations(5.0) == 50
+    entry = {"cost": Cost(0, 0.3, 0.3)._asdict(), "anchor": anchor._asdict()}
+    assert affordable(entry, 300) == 300
+
+
+def test_an_interrupted_training_has_the_time_of_both_parts(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Dying(LocalContext):
+        def report(self, scalars: Mapping[str, float], checkpoint: Path | None, step: int) -> None:
+            super().report(scalars, checkpoint, step)
+            if step == 8:
+                raise KeyboardInterrupt
+
+    shutil.rmtree(workspace / "runs/train")
+    params = configure(workspace, {})
+    executor = MeasuringExecutor(workspace, workspace / "cache", "teacher")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        patch.setattr(local, "LocalContext", Dying)
+        train.run(params, workspace, executor)
+    train.run(params, workspace, executor)
+    whole = json.loads((workspace / PLACE).read_text())
+    found = sessions(workspace / PLACE, whole["key"])
+    # died while it reported step 8, so that its last mark is step 4; the second part began at the checkpoint of 8
+    assert [s["iterations"] for s in found] == [4, 4]
+    assert [s["whole"] for s in found] == [False, True]
+    cost = summary(found, 12)
+    assert cost["interrupted"]
+    assert cost["seconds"] == pytest.approx(12 * cost["seconds_per_iteration"])
+    assert cost["forward_per_iteration"]["student.tangent"] > 0
+    assert sessions(workspace / PLACE, "another training") == []
+
+
+def test_most_alive_counts_what_is_there_at_once() -> None:
+    def work() -> None:
+        first = torch.ones(1000)
+        second = first * 2
+        del first
+        third = torch.ones(500)
+        del second, third
+
+    # the factor 2 is a tensor of a few bytes for a moment
+    assert most_alive(work) == pytest.approx(2 * 4000, abs=64)
+
+
+def test_encoding_in_the_step_takes_memory_that_tbcm_does_not_need() -> None:
+    small = Size(points=16, routes=4, layers=1, base=16, timed=1)
+    encoding, ours = (in_fresh_process(case, small) for case in ("scm_vae", "tbcm"))
+    assert ours["tensors"] < 0.6 * encoding["tensors"]
+    assert encoding["resident"] > 0

@@ -1,0 +1,212 @@
+"""The comparison in small: real networks for seconds, results, what is skipped, what is made again, the page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny_plan import TINY
+
+from rcm_core.errors import InputError
+from rcm_core.params import load_params
+from rcm_core.training.distill import build_method
+from scripts.compare.__main__ import main
+from scripts.compare.page import write
+from scripts.compare.plan import BUDGETS, MAIN, PLANS, POINTS, TIME, UPDATES, iterations_for, updates_in
+from scripts.compare.runner import Job, Runner, in_process, in_subprocess
+from scripts.compare.space import Home, composed, settled
+from scripts.compare.warm_start import Study, study_results
+
+RUNS = [(budget, variant.name) for budget in BUDGETS for variant in TINY.variants]
+
+
+@dataclass
+class Place:
+    """Where a comparison of the tiny plan ran."""
+
+    docs: Path
+    home: Home
+
+    def result(self, budget: str, name: str) -> dict:
+        return json.loads(self.home.result(TINY, budget, name, 0).read_text())
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("compare")
+    made = Place(folder / "docs", Home(folder / "work", folder / "docs/results/compare"))
+    runner = Runner(TINY, made.home, in_process, rounds=1)
+    runner.run(TINY.variants, TINY.seeds, BUDGETS)
+    assert runner.failed == []
+    return made
+
+
+def started(place: Place, plan=TINY, variants=TINY.variants) -> list[str]:
+    """What a further invocation starts; nothing is really done."""
+    jobs: list[str] = []
+
+    def note(job: Job, path: Path) -> None:
+        jobs.append(path.parent.name if path.parent.parent.name == "runs" else "calibration")
+
+    Runner(plan, place.home, note, rounds=1).run(variants, plan.seeds, BUDGETS)
+    return jobs
+
+
+def test_every_run_leaves_its_result(place: Place) -> None:
+    for budget, name in RUNS:
+        found = place.result(budget, name)
+        assert (found["budget"], found["name"], found["seed"]) == (budget, name, 0)
+        assert sorted(found["rows"]) == ["student_1", "student_2", "student_4"]
+        assert {"frechet", "accuracy", "precision", "recall", "diversity"} <= set(found["rows"]["student_1"])
+        assert found["training"]["seconds"] > 0
+        assert found["points_per_update"] == 8
+        assert found["machine"]["torch"]
+        text = json.dumps(found)
+        assert str(place.docs.parent) not in text  # where it was made is nobody's business
+    assert len({place.result(*run)["protocol"] for run in RUNS}) == 1
+    assert len({place.result(*run)["teacher_hash"] for run in RUNS}) == 1
+
+
+def test_budgets_are_equal(place: Place) -> None:
+    assert {place.result(UPDATES, v.name)["student_updates"] for v in TINY.variants} == {TINY.updates}
+    times = {v.name: place.result(TIME, v.name) for v in TINY.variants}
+    assert times["rcm"]["iterations"] == place.result(UPDATES, "rcm")["iterations"]
+    # kd has neither tangents nor a second network: in the same time it makes more iterations
+    assert times["kd"]["iterations"] > times["rcm"]["iterations"]
+
+
+def test_samples_through_networks_are_counted(place: Place) -> None:
+    found = place.result(UPDATES, "tbcm")["training"]["forward_per_iteration"]
+    # 2 prompts x 5 steps of a guided route; 2 x 4 points with a tangent pass and a pass with gradient each
+    assert found == {"teacher.plain": 20.0, "student.tangent": 8.0, "student.gradient": 8.0}
+    assert set(place.result(UPDATES, "kd")["training"]["forward_per_iteration"]) == {"student.gradient"}
+
+
+def test_what_is_finished_is_skipped(place: Place) -> None:
+    assert started(place) == []
+
+
+def test_what_is_missing_or_was_made_otherwise_is_made_again(place: Place) -> None:
+    result = place.home.result(TINY, UPDATES, "kd", 0)
+    kept = result.read_text()
+    result.unlink()
+    assert started(place) == ["kd-0-6"]
+    result.write_text(json.dumps(json.loads(kept) | {"key": "of other code"}))
+    assert started(place) == ["kd-0-6"]
+    result.write_text(kept)
+    changed = replace(TINY.variant("kd"), overrides=("train.batch=4",))
+    plan = replace(TINY, variants=tuple(changed if v.name == "kd" else v for v in TINY.variants))
+    asked = started(place, plan)
+    assert asked[:2] == ["kd-0-6", "calibration"]
+    assert all(job.startswith("kd-0-") for job in asked[2:])
+
+
+def test_a_run_that_cannot_be_trained_does_not_stop_the_others(place: Place, tmp_path: Path) -> None:
+    def refuse(job: Job, path: Path) -> None:
+        raise InputError("the gradient of the student is not finite")
+
+    runner = Runner(TINY, Home(place.home.work, tmp_path), refuse)
+    runner.run(TINY.variants, TINY.seeds, (UPDATES,))
+    assert len(runner.failed) == len(TINY.variants)
+    assert "mini updates kd seed 0: the gradient of the student is not finite" in runner.failed
+
+
+def test_a_process_of_its_own_comes_to_the_same(place: Place, tmp_path: Path) -> None:
+    home = Home(place.home.work, tmp_path)
+    shutil.rmtree(home.run(TINY, "kd", 0, 6))
+    runner = Runner(TINY, home, in_subprocess)
+    runner.run([TINY.variant("kd")], (0,), (UPDATES,))
+    assert runner.failed == []
+    again = json.loads(home.result(TINY, UPDATES, "kd", 0).read_text())
+    first = place.result(UPDATES, "kd")
+    timings = {"seconds_per_sample"}
+    for name, row in first["rows"].items():
+        assert {k: v for k, v in row.items() if k not in timings} == {
+            k: v for k, v in again["rows"][name].items() if k not in timings
+        }
+    assert again["key"] == first["key"]
+
+
+def test_the_page_is_made_of_json_and_pictures_alone(place: Place, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    shutil.copytree(place.docs / "results", docs / "results")
+    write(docs)
+    text = (docs / "results.md").read_text()
+    for steps in ("1 step", "2 steps", "4 steps"):
+        assert f"### `mini`, equal student updates: {steps}" in text
+    assert "| `tbcm` |" in text
+    pictures = sorted((docs / "images/compare").iterdir())
+    assert [p.name for p in pictures] == [
+        "mini-time-samples.png", "mini-time.png", "mini-updates-samples.png", "mini-updates.png",
+    ]  # fmt: skip
+    before = {p.name: p.read_bytes() for p in pictures}
+    with Image.open(docs / "images/compare/mini-updates-samples.png") as picture:
+        assert picture.height > 7 * 32  # the teacher, and each method at 1 and at 4 steps
+    write(docs)
+    assert (docs / "results.md").read_text() == text
+    assert {p.name: p.read_bytes() for p in pictures} == before
+
+
+def test_a_result_of_another_teacher_is_left_out(place: Place, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    shutil.copytree(place.docs / "results", docs / "results")
+    result = docs / "results/compare/mini/updates/kd-0.json"
+    result.write_text(json.dumps(json.loads(result.read_text()) | {"teacher_hash": "another"}))
+    write(docs)
+    updates = (
+        (docs / "results.md").read_text().split("## `mini`, equal student updates")[1].split("## `mini`")[0]
+    )
+    assert "`kd`" not in updates
+
+
+def test_a_warm_start_is_measured(place: Place) -> None:
+    study = Study(TINY, refined=4, samples=80, candidates=2, shares=(0.5,))
+    study_results(study, place.home, in_process, (0,))
+    found = json.loads((place.docs / "results/warm-start.json").read_text())
+    (seed,) = found["seeds"]
+    assert seed["cold"]["updates"] == TINY.updates
+    assert [run["updates"] for run in seed["warm"]] == [3]
+    assert 0 < found["change"] < 1
+    assert {c["updates"] for c in seed["cold"]["curve"]} == {4, 6}
+    write(place.docs)
+    assert "## Warm start after an update of the teacher" in (place.docs / "results.md").read_text()
+
+
+def test_plans_compose_and_every_update_sees_as_many_points(tmp_path: Path) -> None:
+    plan = PLANS["mini"]
+    found = composed(plan, Home(tmp_path, tmp_path))
+    assert {p.trajectories.model_dump_json() for p in found.values()} == {
+        found["rcm"].trajectories.model_dump_json()
+    }
+    assert found["rcm"].trajectories.routes
+    assert found["rcm"].trajectories.real
+    for name, params in found.items():
+        method = build_method(params.method, params.train.tangent)
+        iterations = iterations_for(method, plan.updates)
+        assert updates_in(method, iterations) == plan.updates
+        assert updates_in(method, iterations - 1) == plan.updates - 1
+        assert params.train.batch * params.method.get("pairs", 1) == POINTS, name
+        settled_params = settled(params, 1, iterations)
+        assert settled_params.train.candidate_every * 2 >= iterations
+    assert [v.name for v in MAIN] == ["scm", "rcm", "dmd2", "tbcm", "cdm", "sana_sprint"]
+    assert load_params(tmp_path / "mini/compose/params.yaml")
+
+
+def test_the_command_says_what_is_to_do_and_refuses_what_is_not_planned(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert (
+        main(["--teacher", "mini", "--only", "scm,rcm", "--seeds", "0", "--budget", UPDATES, "--list"]) == 0
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rsplit(":", 1)[0] for line in lines] == ["mini updates scm 0", "mini updates rcm 0"]
+    assert main(["--teacher", "maxi"]) == 2
+    assert "no comparison is planned on 'maxi'" in capsys.readouterr().err
+    assert main(["--teacher", "mini", "--only", "smc"]) == 2
+    assert "unknown run 'smc'" in capsys.readouterr().err
+    assert main(["--teacher", "mini", "--seeds", "one"]) == 2
+    assert "expected whole numbers" in capsys.readouterr().err

@@ -1,0 +1,67 @@
+"""Networks that remember what they were asked, and methods with the parameters they ship with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from rcm_core.config import check
+from rcm_core.registry import find
+
+CONF = Path(__file__).parents[2] / "conf" / "method"
+
+
+class Call(NamedTuple):
+    x: Tensor
+    t: Tensor
+    condition: Mapping[str, Tensor]
+    grad: bool
+    """Whether gradients were recorded."""
+
+
+class Spy(nn.Module):
+    """``velocity``, a Network or a plain function, with every call to it in ``calls``."""
+
+    def __init__(self, velocity: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.velocity = velocity
+        self.calls: list[Call] = []
+
+    def forward(self, x: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
+        self.calls.append(Call(x.detach(), t.detach(), dict(condition), torch.is_grad_enabled()))
+        return self.velocity(x, t, condition)
+
+    def features(
+        self, x: Tensor, t: Tensor, condition: Mapping[str, Tensor], blocks: Sequence[int]
+    ) -> list[Tensor]:
+        self.calls.append(Call(x.detach(), t.detach(), dict(condition), torch.is_grad_enabled()))
+        return self.velocity.features(x, t, condition, blocks)
+
+    def log_variance(self, t: Tensor) -> Tensor:
+        return self.velocity.log_variance(t)
+
+    @property
+    def moving(self) -> list[Call]:
+        """The calls with gradient."""
+        return [call for call in self.calls if call.grad]
+
+
+def preset(name: str, tangent: str = "exact", **changes: Any) -> Any:
+    """The method of ``conf/method/<name>.yaml`` with some parameters changed."""
+    section = yaml.safe_load((CONF / f"{name}.yaml").read_text())["method"] | changes
+    module = find("methods", section.pop("name"))
+    return module.build(check(module.Config, section, name), tangent)
+
+
+def gradients(loss: Tensor, network: nn.Module) -> Tensor:
+    """All gradients of ``network``'s trained parameters, one after the other; zero where there is none."""
+    weights = [p for p in network.parameters() if p.requires_grad]
+    found = torch.autograd.grad(loss, weights, allow_unused=True, retain_graph=True)
+    return torch.cat(
+        [torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(weights, found)]
+    )

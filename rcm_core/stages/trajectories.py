@@ -43,7 +43,7 @@ class ShardJob:
     name: str
     job: Job
     routes: bool
-    real: RealExamples | None
+    real: RealExamples | None = None
 
 
 def run(params: Params, workspace: Path, executor: Executor) -> None:

@@ -22,9 +22,9 @@ def load(folder: Path, values: dict[str, Any]) -> Any:
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        ("method.name", "rmc", r"unknown method 'rmc' \(did you mean 'rcm'\?\); available: .*dmd2, rcm, scm"),
+        ("method.name", "rmc", r"unknown method 'rmc' \(did you mean 'rcm'\?\); available: .*rcm, .*scm"),
         ("method.name", "dmd", r"unknown method 'dmd' \(did you mean 'dmd2'\?\)"),
-        ("method.name", None, r"method\.name = None; name one of dmd2, rcm, scm"),
+        ("method.name", None, r"method\.name = None; name one of .*rcm, .*scm"),
         ("method.name", 3, r"method\.name = 3; name one of"),
         ("method.name", "../rcm", "unknown method '../rcm'"),
         ("teacher.family", "wam", r"unknown family 'wam' \(did you mean 'wan'\?\); available: wan"),

@@ -14,7 +14,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from infra.summary import METRICS, cell
+from infra.summary import METRICS, cell, early_stop
 
 SAMPLES = Path("runs/evaluate/samples")
 PROMPTS_SHOWN = 6
@@ -36,6 +36,8 @@ def publish_results(folder: Path, report: Path) -> None:
     if (folder / METRICS).is_file():
         table = metric_table(json.loads((folder / METRICS).read_text()))
         create_markdown_artifact(table, key="metrics", description="Numbers with 95 % intervals")
+    if stop := early_stop(folder):
+        create_markdown_artifact(stop, key="training", description="Training stopped early")
     if (folder / SAMPLES).is_dir():
         table = sample_table(folder / "runs")
         create_markdown_artifact(table, key="samples", description="Teacher and student from the same noise")

@@ -8,7 +8,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from rcm_core.verdict import of_state, sentence
+
 METRICS = Path("runs/evaluate/metrics.json")
+HEALTH = Path("runs/train/health.json")
 REPORT = Path("runs/report/report.html")
 
 
@@ -17,8 +20,19 @@ def show(root: Path, page: str) -> None:
     console = Console(highlight=False)
     if (root / METRICS).is_file():
         console.print(metric_table(json.loads((root / METRICS).read_text())))
+    if stop := early_stop(root):
+        console.print(stop, style="bold", soft_wrap=True)
     console.print(f"report:  {root / REPORT}", soft_wrap=True)
     console.print(f"Prefect: {page} (stop it with `rcm stop` or `make stop`)", soft_wrap=True)
+
+
+def early_stop(root: Path) -> str | None:
+    """Why training ended before its last iteration, in a sentence; None if it did not."""
+    if not (root / HEALTH).is_file():
+        return None
+    facts = json.loads((root / HEALTH).read_text())
+    verdict = of_state(facts["verdict"])
+    return None if verdict is None else sentence(verdict, facts["iterations"])
 
 
 def metric_table(metrics: dict[str, dict[str, dict[str, float]]]) -> Table:

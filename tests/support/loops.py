@@ -86,7 +86,8 @@ class Brighten(Pull):
         return True
 
     def loss(self, network: Denoiser, batch: Batch) -> Tensor:
-        return (network.network.proj_out.bias - 100).square().mean()
+        still = sum(p.sum() for p in network.parameters())  # every weight has a gradient, as in any training
+        return (network.network.proj_out.bias - 100).square().mean() + 0 * still
 
 
 class Steps:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from loops import SETTINGS, probe
 
 from rcm_core.denoiser import load_denoiser
 from rcm_core.models import wan
 from rcm_core.params import load_params
-from rcm_core.protocols import Batch
+from rcm_core.protocols import Batch, Demands, Follow
 from rcm_core.rng import generator
 from rcm_core.training import distill
+from rcm_core.training.checkpoint import full_tensors
 from rcm_core.training.flow_matching import FlowMatching
+from rcm_core.training.movers import Movers
 from rcm_core.training.parallel import shard
 from rcm_core.training.settings import LoopSettings
 from rcm_core.training.trainer import Trainer
@@ -95,6 +99,50 @@ def distil_each_on(rank: int, world: int, runs: list[tuple[Path, Path]]) -> None
     """``distil_on`` for one (workspace, state) after the other, in the same processes."""
     for workspace, state in runs:
         distil_on(rank, world, workspace, state)
+
+
+def probe_on(rank: int, world: int, pipeline: Path, state: Path) -> None:
+    """One of ``world`` processes that probe, move the averages and a follower, and probe again.
+
+    Rank 0 leaves what it read, whether probing kept the weights, and what the follower makes before and after.
+    """
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{state / 'meeting'}", rank=rank, world_size=world)
+    nets = {role: load_denoiser(pipeline, wan) for role in ("student", "target")}  # type: ignore[arg-type]
+    for net in nets.values():
+        shard(net, world, CPU)
+    demands = Demands(
+        frozenset({"student"}), frozenset(), follows=(Follow("target", "student", 0.5, "student"),)
+    )
+    movers = Movers(nets, demands, replace(SETTINGS, ema_lengths=(0.05,)), world)
+    looking = replace(probe(), world=world)
+    before = full_tensors(nets["student"].state_dict())
+    readings = [looking.read(0, nets["student"], movers.ema)]
+    after = full_tensors(nets["student"].state_dict())
+    followed = [looking.samples(nets["target"])]
+    grow(nets["student"])
+    movers.move(0, ["student"], student_update=True)
+    followed.append(looking.samples(nets["target"]))
+    grow(nets["student"])  # away from its average
+    readings.append(looking.read(1, nets["student"], movers.ema))
+    own = looking.samples(nets["student"])
+    if rank == 0:
+        kept = all(torch.equal(before[name], after[name]) for name in before)
+        found = {
+            "readings": [tuple(r) for r in readings],
+            "kept": kept,
+            "followed": torch.stack(followed),
+            "own": own,
+        }
+        torch.save(found, state / "readings.pt")
+    dist.destroy_process_group()
+
+
+@torch.no_grad()
+def grow(module: torch.nn.Module) -> None:
+    """All weights, by a hundredth."""
+    for p in module.parameters():
+        p.mul_(1.01)
 
 
 def continue_on(rank: int, world: int, pipeline: Path, state: Path, resumed: Path, until: int) -> None:

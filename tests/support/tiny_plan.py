@@ -10,7 +10,8 @@ OVERRIDES = (
     "teacher.mini.batch=16", "teacher.mini.checkpoint_every=4", "teacher.mini.threads=1", "trajectories.samples=40",
     "trajectories.shard_size=16", "train.checkpoint_every=4", "train.log_every=4", "train.threads=1",
     "select.samples=80", "select.bootstrap=5", "evaluate.samples=80", "evaluate.diversity_prompts=4",
-    "evaluate.diversity_samples=5", "evaluate.timing_samples=4", "evaluate.bootstrap=5", "train.health.probe_every=null",
+    "evaluate.diversity_samples=5", "evaluate.timing_samples=4", "evaluate.bootstrap=5",
+    "train.health.probe_every=null",
 )  # fmt: skip
 SMALL = ("train.batch=8", "method.warmup=2")
 

@@ -23,6 +23,7 @@ from rcm_core.evaluation.report.words import duration, number, per_sample
 from rcm_core.evaluation.select import Candidate, choose
 from rcm_core.evaluation.statistics import Estimate, exact
 from rcm_core.storage import write_json
+from rcm_core.verdict import Reading, Verdict
 
 TITLE = "A <b>made-up</b> & tested run"
 VOID = {"meta", "img", "br", "path", "use", "rect", "circle", "line", "polyline", "polygon"}
@@ -64,6 +65,15 @@ def record(stage: str, seconds: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def made_up_health(verdict: Verdict | None = None, **changed: Any) -> dict[str, Any]:
+    readings = [Reading.of(step, (0.4 / (step + 100), -0.1, 0.05, 0.1)) for step in (0, 300, 600, 900)]
+    return {
+        "step": 900, "iterations": 900, "tangent": "exact", "nonfinite": 0, "step_downs": [],
+        "spikes": {"tangent_norm": 0, "gradient_norm": 0}, "readings": [r._asdict() for r in readings],
+        "verdict": verdict._asdict() if verdict else None,
+    } | changed  # fmt: skip
+
+
 def made_up_run(
     runs: Path, shape: tuple[int, ...], prompts: list[str], pixels: torch.Tensor | None = None
 ) -> Path:
@@ -94,6 +104,7 @@ def made_up_run(
     (runs / "train").mkdir(parents=True)
     header = "step,loss,tangent_norm,nonfinite,fake_loss,dmd_gradient"
     (runs / "train/curves.csv").write_text("\n".join([header, *curve]) + "\n")
+    write_json(runs / "train/health.json", made_up_health())
     for stage, seconds in (("teacher", 172.4), ("trajectories", 44.0), ("train", 231.9), ("evaluate", 31.0)):
         write_json(runs / stage / "record.json", record(stage, seconds))
     return runs
@@ -165,6 +176,48 @@ def test_page_is_well_formed_and_says_what_it_must(runs: Path) -> None:
     ):  # fmt: skip
         assert words in text, words
     assert len(page.pictures) == 6 * 5 * 4
+
+
+def text_of(runs: Path) -> str:
+    return " ".join(" ".join(Page(render(runs, TITLE, 1)).text).split())
+
+
+def test_a_training_to_the_end_says_what_was_noticed_and_warns_of_nothing(runs: Path) -> None:
+    text = text_of(runs)
+    assert "Training stopped" not in text
+    assert "Samples left out as not finite: 0." in text
+    assert "spiked" not in text
+    assert "0.004 before the first iteration, 0.0004 at 900." in text
+    changed = {"step_downs": [{"step": 70, "from": "exact", "to": "semi"}], "nonfinite": 1234}
+    spikes = {"tangent_norm": 12, "gradient_norm": 1}
+    write_json(runs / "train/health.json", made_up_health(**changed, spikes=spikes))
+    text = text_of(runs)
+    assert "Samples left out as not finite: 1,234. The gradient norm spiked in 1 iteration." in text
+    assert "The tangent norm spiked in 12 iterations. At iteration 70 the tangent stepped down from" in text
+
+
+def test_an_early_stop_is_one_clear_line(runs: Path) -> None:
+    plateau = Verdict(
+        "plateau", 600, 600, "the validation score has not improved for 3 probes (best 0.1 at step 300)"
+    )
+    write_json(runs / "train/health.json", made_up_health(plateau))
+    line = (
+        "Training stopped at step 600 of 900: the validation score has not improved for 3 probes (best 0.1 at step"
+        " 300)."
+    )
+    assert text_of(runs).count(line) == 1
+
+
+def test_a_collapse_is_said_at_the_top_too(runs: Path) -> None:
+    lost = Verdict("collapse", 600, 300, "the score was 0.9 & <not> good")
+    write_json(runs / "train/health.json", made_up_health(lost))
+    html = render(runs, TITLE, 1)
+    line = (
+        "Training stopped at step 600 of 900 because the student collapsed: the score was 0.9 & <not> good."
+    )
+    assert text_of(runs).count(line) == 2
+    assert html.index('class="notice"') < html.index('class="cards"')
+    assert "<not>" not in html
 
 
 def test_page_fetches_nothing(runs: Path) -> None:

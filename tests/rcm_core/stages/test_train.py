@@ -8,25 +8,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import yaml
+from tiny import ROOT
 from workspaces import configure, environment, launch
 
 from infra import local
 from infra.local import LocalContext, LocalExecutor
+from infra.summary import early_stop
 from rcm_core.demands import refuse_impossible
 from rcm_core.errors import InputError
 from rcm_core.protocols import Demands
-from rcm_core.stages import train
+from rcm_core.stages import report, select, train
 from rcm_core.storage import sha256, sha256_folder
-
-ROOT = Path(__file__).parents[3]
 
 
 def hashes(workspace: Path) -> list[str]:
     out = workspace / "runs/train"
-    return [sha256_folder(out / "candidates"), sha256(out / "curves.csv")]
+    return [sha256_folder(out / "candidates"), sha256(out / "curves.csv"), sha256(out / "health.json")]
 
 
 def states(workspace: Path) -> list[Path]:
@@ -89,7 +90,7 @@ def test_state_of_another_method_is_never_resumed(
     (stale,) = states(fresh)
     before = sha256_folder(stale)
     scm = yaml.safe_load((ROOT / "conf/method/scm.yaml").read_text())["method"]
-    params = configure(fresh, {"method": scm})
+    params = configure(fresh, {"method": scm | {"warmup": 4}})
     train.run(params, fresh, LocalExecutor(fresh))
     assert "resumed" not in capsys.readouterr().out
     assert states(fresh) == [stale]
@@ -121,6 +122,79 @@ def test_a_teacher_that_changed_is_another_training(fresh: Path, monkeypatch: py
         die_at(4, True, patch)
         run(fresh)
     assert len(states(fresh)) == 2
+
+
+RUINOUS = {"train__lr": {"student": 0.5, "fake": 0.001}, "train__health__probe_every": 2}
+"""A learning rate a thousand times too high: in two steps nothing is left of what the student knew."""
+
+
+def health_of(workspace: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((workspace / "runs/train/health.json").read_text())
+    return found
+
+
+def names(workspace: Path) -> list[str]:
+    return sorted(p.name for p in (workspace / "runs/train/candidates").iterdir())
+
+
+def test_a_healthy_run_is_probed_and_left_alone(tiny_run: Path) -> None:
+    health = health_of(tiny_run)
+    assert (health["step"], health["iterations"], health["tangent"]) == (12, 12, "exact")
+    assert (health["verdict"], health["step_downs"], health["nonfinite"]) == (None, [], 0)
+    assert health["spikes"] == {"tangent_norm": 0, "gradient_norm": 0}
+    assert [r["step"] for r in health["readings"]] == [0, 3, 6, 9, 12]
+    curves = pd.read_csv(tiny_run / "runs/train/curves.csv").set_index("step")
+    assert list(curves.index) == [0, 3, 4, 6, 8, 9, 12]
+    assert list(curves["probe_score"].dropna().index) == [0, 3, 6, 9, 12]
+    assert list(curves["gradient_norm"].dropna().index) == [4, 8, 12]
+    written = health["readings"][-1]["contrast"]
+    assert curves.loc[12, "contrast"] == pytest.approx(written, rel=1e-7)  # 8 digits
+
+
+def test_a_collapse_keeps_the_candidates_from_before(fresh: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(fresh, **RUINOUS, train__candidate_every=1)
+    verdict = health_of(fresh)["verdict"]
+    assert (verdict["kind"], verdict["since"], verdict["step"]) == ("collapse", 2, 4)
+    assert names(fresh) == ["step_000001-ema_0.05", "step_000001-ema_0.1"]
+    said = capsys.readouterr().out
+    assert "Training stopped at step 4 of 12 because the student collapsed: the validation score was" in said
+
+
+def test_a_collapse_before_the_first_candidate_as_a_user_meets_it(fresh: Path) -> None:
+    configure(fresh, {k.replace("__", "."): v for k, v in RUINOUS.items()})
+    ended = launch(fresh, "train", environment(fresh, "local"))
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: step 4: the validation score was ")
+    assert "there is no candidate from before; lower train.lr" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert not (fresh / "runs/train").exists()
+
+
+def test_a_plateau_ends_the_training_and_the_line_goes_on(fresh: Path) -> None:
+    still = {"student": 1e-12, "fake": 1e-12}
+    run(fresh, train__lr=still, train__health__patience=2, train__iterations=24)
+    health = health_of(fresh)
+    assert (health["verdict"]["kind"], health["step"], health["iterations"]) == ("plateau", 6, 24)
+    assert names(fresh) == ["step_000006-ema_0.05", "step_000006-ema_0.1"]
+    assert states(fresh) == []
+    params = configure(fresh, {})
+    select.run(params, fresh, LocalExecutor(fresh))
+    report.run(params, fresh, LocalExecutor(fresh))
+    page = (fresh / "runs/report/report.html").read_text()
+    line = "Training stopped at step 6 of 24: the validation score has not improved for 2 probes (best "
+    assert page.count(line) == 1
+    assert (early_stop(fresh) or "").startswith(line)
+
+
+def test_probes_can_be_switched_off(fresh: Path) -> None:
+    run(fresh, train__health__probe_every=None, train__health__probe_samples=64)  # which would be too many
+    assert health_of(fresh)["readings"] == []
+    assert pd.read_csv(fresh / "runs/train/curves.csv")["probe_score"].isna().all()
+
+
+def test_more_than_can_be_held_back_is_said(fresh: Path) -> None:
+    with pytest.raises(InputError, match=r"probe_samples 64 of 40 trajectories would be held back"):
+        run(fresh, train__health__probe_samples=64)
 
 
 def test_a_corrupt_shard_as_a_user_meets_it(fresh: Path) -> None:

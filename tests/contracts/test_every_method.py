@@ -207,7 +207,7 @@ def test_a_sample_that_is_not_finite_is_counted_and_changes_nothing_else(name, w
         assert all(g.isfinite().all() for g in gradients if g is not None)
         counts.append(float(update.scalars.get("nonfinite", 0)))
     # prompts alone are known to rcm's updates of the fake score and to the student's with a GAN
-    unread = method.student_update(step) is {"rcm": False, "dmd2-gan": True}.get(name)
+    unread = method.student_update(step) is {"rcm": False, "dmd2": True}.get(preset(name)["method"]["name"])
     if where != "teacher" and TOUCHED[where] in method.demands.needs and not unread:
         assert max(counts) >= 1
     if where != "teacher" and TOUCHED[where] not in method.demands.needs:

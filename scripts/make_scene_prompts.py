@@ -10,8 +10,7 @@ from itertools import chain, combinations, permutations, product, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
-from rcm_core.scans import WORDS
-from rcm_core.scenes.request import CATEGORIES, COUNTS, NAMES, PLURALS, RELATIONS, Request, Thing, parse
+from rcm_core.scenes.request import CATEGORIES, COUNTS, NAMES, PLURALS, RELATIONS, Request, Thing, noun, parse
 
 SEED = 7
 SPLITS = ("test", "validation", "train")
@@ -63,14 +62,6 @@ def compositions(category: str) -> list[Request]:
             return [Request(category, (Thing(a), Thing(b)), r) for (a, b), r in product(orders, RELATIONS)]
     tinted = product(pairs, permutations(range(len(NAMES)), 2), ("", *RELATIONS))
     return [Request(category, (Thing(a, c), Thing(b, d)), r) for (a, b), (c, d), r in tinted]
-
-
-def noun(thing: Thing, form: str) -> str:
-    """The thing in words: "an eight", "the digit four", "a red seven"."""
-    if thing.colour >= 0:
-        return f"a {NAMES[thing.colour]} {WORDS[thing.digit]}"
-    article = "an {}" if form == "a {}" and thing.digit == 8 else form
-    return article.format(WORDS[thing.digit])
 
 
 def wordings(request: Request) -> list[str]:

@@ -6,9 +6,8 @@ import random
 from itertools import chain, combinations, permutations, product, zip_longest
 from pathlib import Path
 
-from rcm_core.scans import WORDS
 from rcm_core.scenes.motion import CATEGORIES, DIRECTIONS, Motion, parse_motion
-from rcm_core.scenes.request import NAMES, Thing
+from rcm_core.scenes.request import NAMES, Thing, noun
 
 SEED = 11
 SPLITS = ("test", "validation", "train")
@@ -38,14 +37,6 @@ def motions(category: str) -> list[Motion]:
             return [Motion(category, (Thing(a), Thing(b)), pair) for (a, b), pair in product(pairs, lines)]
     tinted = product(pairs, permutations(colours, 2), lines)
     return [Motion(category, (Thing(a, c), Thing(b, d)), pair) for (a, b), (c, d), pair in tinted]
-
-
-def noun(thing: Thing, form: str) -> str:
-    """The thing in words: "an eight", "the digit four", "a red seven"."""
-    if thing.colour >= 0:
-        return f"a {NAMES[thing.colour]} {WORDS[thing.digit]}"
-    article = "an {}" if form == "a {}" and thing.digit == 8 else form
-    return article.format(WORDS[thing.digit])
 
 
 def wordings(motion: Motion) -> list[str]:

@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rcm_core.errors import InputError
-from rcm_core.evaluation.judge import one_thread, refuse_pixels, unit_range
+from rcm_core.evaluation.judge import one_thread, refuse_pixels, refuse_unpaired, unit_range
 from rcm_core.registry import find
 from rcm_core.rng import address, generator
 
@@ -68,10 +67,7 @@ class Classifier:
 
     def correct(self, pixels: Tensor, prompts: Sequence[str]) -> np.ndarray:
         """Whether the judge sees in each sample what its prompt asks for, bool ``[N]``."""
-        if len(pixels) != len(prompts):
-            raise InputError(
-                f"{len(pixels)} samples came with {len(prompts)} prompts; give one prompt per sample"
-            )
+        refuse_unpaired(pixels, prompts)
         return (self.logits(pixels).argmax(1) == self.labels(prompts)).numpy()
 
     def measures(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:  # noqa: ARG002

@@ -88,6 +88,14 @@ def unit_range(pixels: Tensor) -> Tensor:
     return (pixels + 1) / 2
 
 
+def refuse_unpaired(pixels: Tensor, prompts: Sequence[object]) -> None:
+    """InputError unless there is a prompt (or what was read from it) for every sample."""
+    if len(pixels) != len(prompts):
+        raise InputError(
+            f"{len(pixels)} samples came with {len(prompts)} prompts; give one prompt per sample"
+        )
+
+
 def refuse_pixels(pixels: Tensor, shape: torch.Size) -> None:
     """InputError unless ``pixels`` are samples of ``shape`` (channels, frames, height, width) in [0, 1]."""
     if pixels.shape[1:] != shape:

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcm_core.errors import InputError
 from rcm_core.evaluation.detector import DIGEST, FEATURES, Detector, detect, run
-from rcm_core.evaluation.judge import refuse_pixels, unit_range
+from rcm_core.evaluation.judge import refuse_pixels, refuse_unpaired, unit_range
 from rcm_core.evaluation.metrics.dynamic_degree import dynamic
 from rcm_core.evaluation.metrics.motion_following import following
 from rcm_core.evaluation.metrics.motion_smoothness import motion_smoothness
@@ -86,10 +85,7 @@ class MotionJudge:
 
     def watch(self, pixels: Tensor, motions: Sequence[Motion]) -> Watched:
         """Detects in every frame and follows the things that ``motions`` name."""
-        if len(pixels) != len(motions):
-            raise InputError(
-                f"{len(pixels)} samples came with {len(motions)} prompts; give one prompt per sample"
-            )
+        refuse_unpaired(pixels, motions)
         hidden, heads = run(self._detector, _frames(pixels))
         found = detect(heads)
         clips = [found[i : i + FRAMES] for i in range(0, len(found), FRAMES)]

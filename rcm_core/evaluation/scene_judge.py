@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcm_core.errors import InputError
 from rcm_core.evaluation.detector import DIGEST, Detector, Seen, detect, run
-from rcm_core.evaluation.judge import refuse_pixels, unit_range
+from rcm_core.evaluation.judge import refuse_pixels, refuse_unpaired, unit_range
 from rcm_core.evaluation.tracks import matches, shows
 from rcm_core.scenes.compose import SIZE
 from rcm_core.scenes.request import Request, parse
@@ -69,10 +68,7 @@ class SceneJudge:
 
     def fulfilled(self, pixels: Tensor, requests: Sequence[Request]) -> np.ndarray:
         """``correct`` for requests instead of prompts."""
-        if len(pixels) != len(requests):
-            raise InputError(
-                f"{len(pixels)} samples came with {len(requests)} prompts; give one prompt per sample"
-            )
+        refuse_unpaired(pixels, requests)
         seen = detect(run(self._detector, _frames(pixels))[1])
         return np.array([satisfied(request, one) for request, one in zip(requests, seen)], dtype=bool)
 

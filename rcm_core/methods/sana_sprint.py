@@ -25,6 +25,7 @@ from rcm_core.terms.consistency import (
     Weighting,
     along_teacher,
     consistency_term,
+    head_of,
     ramp,
 )
 from rcm_core.trigflow import NOISE_ANGLE, diffuse, predict_x0
@@ -62,7 +63,7 @@ class SanaSprint:
     @property
     def demands(self) -> Demands:
         config = self.config
-        head = {"log_variance"} if config.weighting != "none" and config.consistency_weight else set()
+        head = head_of(config.weighting) if config.consistency_weight else frozenset()
         return Demands(
             frozenset({"student", "heads"}),
             frozenset({"real"}),

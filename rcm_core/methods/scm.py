@@ -24,6 +24,7 @@ from rcm_core.terms.consistency import (
     along_data,
     along_teacher,
     consistency_term,
+    head_of,
     ramp,
 )
 
@@ -62,10 +63,8 @@ class SCM:
     def demands(self) -> Demands:
         config = self.config
         needs = {"condition", "x0"} if config.learn_from == "teacher" else {"real"}
-        head = {"log_variance"} if config.weighting != "none" else set()
-        return Demands(
-            frozenset({"student"}), frozenset(needs), config.embedded | head, guidance=config.guidance_at
-        )
+        extras = config.embedded | head_of(config.weighting)
+        return Demands(frozenset({"student"}), frozenset(needs), extras, guidance=config.guidance_at)
 
     def student_update(self, step: int) -> bool:  # noqa: ARG002
         return True

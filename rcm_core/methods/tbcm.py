@@ -17,7 +17,7 @@ from rcm_core.losses.consistency import WarmupForm
 from rcm_core.protocols import Batch, Condition, Demands, Nets, Update
 from rcm_core.samplers.walks import Scheme, recorded_walk, route_angles
 from rcm_core.terms import unit_noise
-from rcm_core.terms.consistency import Consistency, States, Weighting, consistency_term, ramp
+from rcm_core.terms.consistency import Consistency, States, Weighting, consistency_term, head_of, ramp
 
 
 class Config(GuidanceSection):
@@ -75,10 +75,8 @@ class TBCM:
     def demands(self) -> Demands:
         config = self.config
         needs = {"condition", "routes"} if config.routes == "recorded" else {"condition"}
-        head = {"log_variance"} if config.weighting != "none" else set()
-        return Demands(
-            frozenset({"student"}), frozenset(needs), config.embedded | head, guidance=config.guidance_at
-        )
+        extras = config.embedded | head_of(config.weighting)
+        return Demands(frozenset({"student"}), frozenset(needs), extras, guidance=config.guidance_at)
 
     def student_update(self, step: int) -> bool:  # noqa: ARG002
         return True

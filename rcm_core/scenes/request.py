@@ -46,6 +46,14 @@ class Thing:
     colour: int = -1
 
 
+def noun(thing: Thing, form: str) -> str:
+    """The thing in words: "an eight", "the digit four", "a red seven"."""
+    if thing.colour >= 0:
+        return f"a {NAMES[thing.colour]} {WORDS[thing.digit]}"
+    article = "an {}" if form == "a {}" and thing.digit == 8 else form
+    return article.format(WORDS[thing.digit])
+
+
 @dataclass(frozen=True)
 class Request:
     """The things to be shown, nothing besides; ``relation`` of the first to the second, or ""."""

@@ -49,6 +49,11 @@ class States(NamedTuple):
     """[B] booleans: rows that do not count at all (they are not counted as non-finite either)."""
 
 
+def head_of(weighting: Weighting) -> frozenset[str]:
+    """The student's extra (protocols.Demands) that ``weighting`` takes."""
+    return frozenset() if weighting == "none" else frozenset({"log_variance"})
+
+
 def ramp(step: int, length: int) -> float:
     """Warm-up: 0 at step 0, 1 from step ``length`` on."""
     return min(1.0, step / length) if length else 1.0

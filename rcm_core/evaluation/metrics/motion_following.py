@@ -28,9 +28,9 @@ def following(tracks: np.ndarray, directions: np.ndarray) -> np.ndarray:
 
 
 def _gone(tracks: np.ndarray) -> np.ndarray:
-    """Last less first known place, ``[N, K, 2]``; zero if there is none."""
+    """Last less first known place, ``[N, K, 2]``; NaN, which is no way at all, if there is none."""
     known = ~np.isnan(tracks[..., 0])
     first, last = known.argmax(-1), known.shape[-1] - 1 - known[..., ::-1].argmax(-1)
     places = [np.take_along_axis(tracks, frame[..., None, None], axis=2)[:, :, 0] for frame in (first, last)]
-    gone: np.ndarray = np.nan_to_num(places[1] - places[0])
+    gone: np.ndarray = places[1] - places[0]
     return gone

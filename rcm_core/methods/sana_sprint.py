@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from rcm_core.config import Positive, Share
@@ -42,8 +42,8 @@ class Config(GuidanceSection):
     p_mean: float
     """ln tan t ~ N(p_mean, p_std^2), for the consistency term and the student's time in the adversarial one."""
     p_std: Positive
-    adversarial_weight: Positive
-    """lambda."""
+    adversarial_weight: Annotated[float, Field(ge=0)]
+    """lambda; 0: sCM on real data, without a discriminator."""
     noise_share: Share
     """Max-time weighting: the share of adversarial samples that start from pure noise."""
     critic_mean: float
@@ -53,6 +53,12 @@ class Config(GuidanceSection):
     """Real data with another sample's prompt counts as fake too."""
     blocks: tuple[Annotated[int, Field(ge=0)], ...]
     """Blocks of the frozen teacher whose features the discriminator sees."""
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> Config:
+        if not (self.consistency_weight or self.adversarial_weight):
+            raise ValueError("consistency_weight and adversarial_weight are both 0; raise one")
+        return self
 
 
 @dataclass(frozen=True)
@@ -64,16 +70,22 @@ class SanaSprint:
     def demands(self) -> Demands:
         config = self.config
         head = head_of(config.weighting) if config.consistency_weight else frozenset()
+        adversarial = bool(config.adversarial_weight)
         return Demands(
-            frozenset({"student", "heads"}),
+            frozenset({"student", "heads"} if adversarial else {"student"}),
             frozenset({"real"}),
             config.embedded | head,
             guidance=config.guidance_at,
-            heads=config.blocks,
+            heads=config.blocks if adversarial else (),
         )
 
     def student_update(self, step: int) -> bool:
-        return step % 2 == 0
+        return step % self._every == 0
+
+    @property
+    def _every(self) -> int:
+        """The discriminator has every other step, if there is one."""
+        return 2 if self.config.adversarial_weight else 1
 
     def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
         assert batch.real is not None  # demanded
@@ -83,8 +95,9 @@ class SanaSprint:
             yield self._critic(nets, real, rng)
             return
         if self.config.consistency_weight:
-            yield self._consistency(nets, real, step // 2, rng)
-        yield self._adversarial(nets, real, rng)
+            yield self._consistency(nets, real, step // self._every, rng)
+        if self.config.adversarial_weight:
+            yield self._adversarial(nets, real, rng)
 
     def _consistency(self, nets: Nets, real: Examples, index: int, rng: torch.Generator) -> Update:
         config = self.config

@@ -85,6 +85,24 @@ def test_without_consistency_the_adversarial_loss_is_alone():
     assert preset("sana_sprint", weighting="adaptive_prior").demands.extras == {"log_variance"}
 
 
+def test_without_the_adversarial_loss_every_step_is_the_student_s():
+    found, nets = updates(1, adversarial_weight=0.0)
+    assert [u.roles for u in found] == [("student",)]
+    assert not nets["unguided"].calls
+    method = preset("sana_sprint", **{**CHANGES, "adversarial_weight": 0.0, "warmup": 5})
+    assert [method.student_update(step) for step in range(4)] == [True] * 4
+    assert (method.demands.roles, method.demands.heads) == (frozenset({"student"}), ())
+    # the consistency term is the one with the discriminator beside it, the warm-up counts updates
+    first = next(method.updates(networks(), BATCH, 4, generator(0))).loss
+    beside = preset("sana_sprint", **{**CHANGES, "warmup": 5})
+    assert torch.equal(first, next(beside.updates(networks(), BATCH, 8, generator(0))).loss)
+
+
+def test_no_loss_at_all_is_refused():
+    with pytest.raises(ValueError, match="both 0; raise one"):
+        preset("sana_sprint", consistency_weight=0.0, adversarial_weight=0.0)
+
+
 @pytest.mark.parametrize("step", [0, 1])
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_noise_share_is_the_share_of_adversarial_samples_that_start_from_pure_noise(step, share):

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import yaml
 from gaussians import Perceptron, six_modes
 from presets import PRESETS, preset
 from torch import Tensor
@@ -10,7 +9,6 @@ from torch import Tensor
 from rcm_core.config import check
 from rcm_core.errors import InputError
 from rcm_core.extras import Heads
-from rcm_core.params import load_params
 from rcm_core.protocols import Batch, Examples, Recorded
 from rcm_core.registry import available, find
 from rcm_core.rng import generator
@@ -92,20 +90,6 @@ def moved(updates) -> list[Tensor]:
 def test_every_method_has_a_preset_of_its_name_and_every_preset_a_method():
     assert set(METHODS) <= set(PRESETS)
     assert {preset(name)["method"]["name"] for name in PRESETS} == set(METHODS)
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_is_a_whole_recipe(name, values, tmp_path):
-    """With the embedded teacher it passes every check that is made before any work: data, rates, sampler."""
-    chosen = preset(name)
-    values |= {"method": chosen["method"], "sampler": chosen["sampler"]}
-    for section in ("train", "trajectories"):
-        values[section] |= chosen.get(section, {})
-    values["train"]["lr"] = chosen["train"]["lr"]
-    path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump(values))
-    params = load_params(path)
-    assert params.train.iterations >= params.train.candidate_every
 
 
 @pytest.mark.parametrize("name", PRESETS)

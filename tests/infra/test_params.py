@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from presets import PRESETS, preset
 
 from infra.params import compose, load, teacher_overrides
 from rcm_core.errors import InputError
@@ -29,6 +32,25 @@ def test_overrides_change_what_they_name(project: Path) -> None:
     params = compose(project, ["method=scm", "train.iterations=7"])
     assert (params.method["name"], params.train.iterations) == ("scm", 7)
     assert load(project) == params
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_a_preset_says_is_composed(project: Path, name: str) -> None:
+    """Nothing that conf/config.yaml says for all methods overrides a method's own; the whole passes every check that
+    is made before any work: data, rates, sampler."""
+    said = {key: value for key, value in _leaves(preset(name)) if not key.startswith("train.lr.")}
+    params = compose(project, [f"method={name}"])
+    composed = dict(_leaves(params.model_dump(mode="json")))
+    assert said == {key: composed[key] for key in said}
+    assert params.train.iterations >= params.train.candidate_every
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 @pytest.mark.parametrize("method", ["dmd2", "rcm", "scm"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -55,6 +56,21 @@ def load_split(workspace: Path, split: str) -> list[str]:
         raise InputError(f"{path} does not exist; make it with `dvc repro prompts`")
     frame = pd.read_parquet(path)
     return [str(p) for p in frame.loc[frame["split"] == split, "prompt"]]
+
+
+def by_label(
+    prompts: Sequence[str], label: Callable[[str], int], asked: Iterable[int]
+) -> dict[int, list[int]]:
+    """Numbers of the ``prompts`` of each label that is ``asked`` for; InputError if none names one of them."""
+    named: dict[int, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        named.setdefault(label(prompt), []).append(number)
+    if unnamed := sorted(set(asked) - named.keys()):
+        raise InputError(
+            f"no training prompt names the images of label {unnamed[0]} (there are {len(named)} labels with a prompt);"
+            " add one to the file prompts.train"
+        )
+    return named
 
 
 def cycle(prompts: list[str], count: int) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rcm_core.prompts import by_label
 from rcm_core.registry import find
 from rcm_core.rng import address, generator
 
@@ -25,13 +26,11 @@ class RealExamples:
         if hasattr(module, "draw"):
             return self._drawn(module, ids)
         images, labels = module.images("train")
-        named: dict[int, list[str]] = {}
-        for prompt in self.prompts:
-            named.setdefault(module.label(prompt), []).append(prompt)
+        named = by_label(self.prompts, module.label, labels.tolist())
         rows = [address(self.seed, "real", i) % len(images) for i in ids]
         choices = [named[int(labels[row])] for row in rows]
-        prompts = (c[address(self.seed, "real prompt", i) % len(c)] for i, c in zip(ids, choices))
-        return images[rows], tuple(prompts)
+        numbers = (c[address(self.seed, "real prompt", i) % len(c)] for i, c in zip(ids, choices))
+        return images[rows], tuple(self.prompts[number] for number in numbers)
 
     def _drawn(self, module: object, ids: tuple[int, ...]) -> tuple[Tensor, tuple[str, ...]]:
         """A benchmark that composes its images: each for a prompt of its own."""

@@ -11,6 +11,7 @@ from rcm_core.config import TeacherSection
 from rcm_core.denoiser import load_denoiser
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
+from rcm_core.prompts import by_label
 from rcm_core.protocols import Condition, TrainContext
 from rcm_core.registry import find
 from rcm_core.training.flow_matching import FlowMatching
@@ -60,17 +61,17 @@ def image_source(section: TeacherSection, prompts: list[str], folder: Path, devi
     encoded: Condition = codec.encode_text([*prompts, section.negative_prompt])
     table = {k: v[:-1].to(device) for k, v in encoded.items()}
     negative = {k: v[-1:].to(device) for k, v in encoded.items()}
-    named = torch.tensor([data.label(p) for p in prompts])
     batch = settings_of(section).batch
     if hasattr(data, "draw"):
-        groups = [torch.nonzero(named == label).flatten().tolist() for label in sorted(set(named.tolist()))]
+        groups = [rows for _, rows in sorted(by_label(prompts, data.label, ()).items())]
 
         def draw(row: int, rng: torch.Generator) -> torch.Tensor:
             image: torch.Tensor = data.draw(prompts[row], "train", rng)
             return image.to(device)
 
         return DrawnSource(draw, groups, table, negative, batch, section.seed)
-    choices = [torch.nonzero(named == label).flatten() for label in labels]
+    named = by_label(prompts, data.label, labels.tolist())
+    choices = [torch.tensor(named[label]) for label in labels.tolist()]
     return ImageSource(images.to(device), choices, table, negative, batch, section.seed)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from rcm_core.errors import InputError
-from rcm_core.prompts import cycle, load_split, read_prompts, refuse_overlap
+from rcm_core.prompts import by_label, cycle, load_split, read_prompts, refuse_overlap
 
 
 def test_lines_are_stripped_and_keep_their_order(tmp_path: Path) -> None:
@@ -66,3 +66,11 @@ def test_every_prompt_comes_as_often_as_any_other(count: int) -> None:
     assert len(found) == count
     often = Counter({"a": 0, "b": 0, "c": 0}) | Counter(found)
     assert max(often.values()) - min(often.get(p, 0) for p in "abc") <= 1
+
+
+def test_prompts_by_label() -> None:
+    prompts = ["one", "two", "a one"]
+    label = {"one": 1, "two": 2, "a one": 1}.__getitem__
+    assert by_label(prompts, label, [1, 2, 2]) == {1: [0, 2], 2: [1]}
+    with pytest.raises(InputError, match="no training prompt names the images of label 0"):
+        by_label(prompts, label, [0, 1])

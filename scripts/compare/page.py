@@ -41,8 +41,9 @@ A row of one seed has the interval of its samples alone. `scripts/compare/aggreg
 `tests/scripts/test_aggregate.py` the coverage on synthetic data.
 
 A part of a claim *shows* if the interval of the gain (ours minus theirs, turned so that positive is better, any allowed
-margin added, mean over all step counts) lies above 0, *does not show* if it lies below, and is *undecided* if 0 is in
-it. A claim shows if all its parts that were run show, and does not if one does not."""
+margin added, mean over all step counts unless one is named) lies above 0, *does not show* if it lies below, and is
+*undecided* if 0 is in it; what is asked *within the interval* shows unless it lies below. A claim shows if all
+its parts that were run show, and does not if one does not."""
 NOT_RUN = "Not run yet: `{}`."
 
 

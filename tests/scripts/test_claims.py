@@ -76,6 +76,24 @@ def test_no_worse_allows_a_share_of_theirs(ours: float, expected: str) -> None:
     assert verdict(findings(claim(Part("ours", "theirs", "frechet", share=0.1)), made)) == expected
 
 
+@pytest.mark.parametrize(("ours", "expected"), [(4.0, "shows"), (5.05, "shows"), (6.0, "does not show")])
+def test_within_the_interval_a_tie_will_do(ours: float, expected: str) -> None:
+    made = group(ours={"frechet": ours}, theirs={"frechet": 5.0})
+    assert verdict(findings(claim(Part("ours", "theirs", "frechet", within=True)), made)) == expected
+
+
+def test_a_part_may_ask_for_one_step_count() -> None:
+    made = group(ours={"frechet": 2.0}, theirs={"frechet": 5.0})
+    (run,) = made.runs["ours"][:1]
+    worst = max(run["rows"])
+    for each in made.runs["ours"]:
+        each["rows"][worst] = {"frechet": {"value": 90.0, "low": 89.9, "high": 90.1}}
+    steps = int(worst.removeprefix("student_"))
+    first = min(s for s in made.steps if s != steps)
+    asked = [Part("ours", "theirs", "frechet", steps=s) for s in (steps, first)]
+    assert [f.verdict for f in findings(claim(*asked), made)] == ["does not show", "shows"]
+
+
 def test_a_claim_shows_if_all_its_parts_that_were_run_do() -> None:
     made = group(ours={"frechet": 2.0, "recall": 0.5}, theirs={"frechet": 5.0, "recall": 9.0})
     good, bad = Part("ours", "theirs", "frechet"), Part("ours", "theirs", "recall")

@@ -51,7 +51,9 @@ class MiniTraining(Section):
     """Pixels per token, in height and in width."""
     text_heads: Count = 4
     text_order: Positive = 1.0
-    """How much the frozen text encoder heeds the order of words (``mini.build_text_encoder``)."""
+    """How much the text encoder as drawn heeds the order of words (``mini.build_text_encoder``)."""
+    text_steps: Annotated[int, Field(ge=0)] = 0
+    """In which it is taught to read the benchmark's prompts before it is frozen; 0: it stays random."""
     optimiser: Literal["adamw", "muon"] = "adamw"
     time_mean: float = 0.0
     """Of the logit-normal flow times that are trained; above 0 leans towards noise."""
@@ -169,6 +171,8 @@ class TrainSection(Section):
     lr_warmup: Annotated[int, Field(ge=0)]
     lr_decay: bool
     """Cosine to zero over the run."""
+    lr_decay_from: Count | None
+    """Iteration from which on the rates fall with the inverse square root of the iteration; null: they do not."""
     betas: tuple[Decay, Decay]
     weight_decay: Annotated[float, Field(ge=0)]
     ema_lengths: Annotated[tuple[Length, ...], Field(min_length=1)]

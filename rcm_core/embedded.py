@@ -27,6 +27,13 @@ class GuidanceSection(Section):
     def _both(self) -> GuidanceSection:
         if (self.guidance is None) != (self.guidance_at is None):
             raise ValueError("expected guidance and guidance_at together, or null for both")
+        if self.guidance and self.guidance_at is not None:
+            low, high = min(self.guidance), max(self.guidance)
+            if not low <= self.guidance_at <= high:
+                raise ValueError(
+                    f"guidance_at = {self.guidance_at:g} lies outside the scales that are trained, {low:g} to {high:g};"
+                    " change guidance or guidance_at"
+                )
         return self
 
     @property

@@ -35,6 +35,14 @@ class Guided:
         return null + scale * (conditional - null)
 
 
+def replace_rows(condition: Condition, other: Condition, rows: Tensor) -> Condition:
+    """``condition`` with ``other`` (batch 1 or B) where ``rows`` [B] is true."""
+    return {
+        name: torch.where(per_sample(rows, value).bool(), other[name], value)
+        for name, value in condition.items()
+    }
+
+
 def _concatenate(condition: Condition, negative: Condition) -> Condition:
     if condition.keys() != negative.keys():
         raise InputError(

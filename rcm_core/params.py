@@ -6,9 +6,10 @@ from pathlib import Path
 
 import yaml
 
-from rcm_core.config import Params, check, samples_per_rank
+from rcm_core.config import Params, Section, TeacherSection, check, samples_per_rank
 from rcm_core.demands import provided, refuse_impossible
 from rcm_core.errors import InputError
+from rcm_core.protocols import Demands
 from rcm_core.registry import available, find
 from rcm_core.samplers.few_step import Sampler
 
@@ -34,10 +35,38 @@ def _check_choices(params: Params, where: str) -> None:
     if not isinstance(name, str):
         raise InputError(f"{where}: method.name = {name!r}; name one of {', '.join(available('methods'))}")
     module = find("methods", name)
-    built = module.build(check(module.Config, method, f"{where}: method"), params.train.tangent)
+    config = check(module.Config, method, f"{where}: method")
+    built = module.build(config, params.train.tangent)
     family = find("models", params.teacher.family)
     find("data", params.teacher.data)
     refuse_impossible(built.demands, family, provided(params.trajectories), params.train.lr.given)  # type: ignore[arg-type]
+    _check_teacher(built.demands, params.teacher, where)
+    _check_simulation(config, params.sampler.kind, where)
+
+
+def _check_simulation(config: Section, kind: str, where: str) -> None:
+    """Who learns from simulated steps is sampled by the same ones."""
+    simulation = getattr(config, "simulation", kind)
+    if simulation != kind:
+        raise InputError(
+            f"{where}: method.simulation = {simulation!r}, but sampler.kind = {kind!r}: the student would be trained"
+            " on other steps than it is sampled by; set both to the same"
+        )
+
+
+def _check_teacher(demands: Demands, teacher: TeacherSection, where: str) -> None:
+    """The teacher has the blocks and the routes that the method asks for."""
+    layers = None if teacher.mini is None else teacher.mini.layers
+    if layers is not None and max(demands.heads, default=0) >= layers:
+        raise InputError(
+            f"{where}: the method's discriminator asks for blocks {list(demands.heads)}, but the teacher has {layers}"
+            " (from 0); change the method's blocks"
+        )
+    if demands.points > teacher.steps:
+        raise InputError(
+            f"{where}: the method asks for {demands.points} points of a recorded route, but routes have"
+            f" teacher.steps = {teacher.steps}; lower method.pairs, or raise teacher.steps"
+        )
 
 
 def _check_together(params: Params, where: str) -> None:
@@ -46,6 +75,11 @@ def _check_together(params: Params, where: str) -> None:
     samples_per_rank(train.batch, train.workers, train.accumulate, f"{where}: train.batch")
     if mini is not None:
         samples_per_rank(mini.batch, mini.workers, 1, f"{where}: teacher.mini.batch")
+    if train.lr_decay and train.lr_decay_from is not None:
+        raise InputError(
+            f"{where}: train.lr_decay_from = {train.lr_decay_from}, but train.lr_decay has the rates fall already; set"
+            " train.lr_decay to false, or train.lr_decay_from to null"
+        )
     place = where
     try:
         sampler = Sampler.of(params.sampler.kind, params.sampler.times)

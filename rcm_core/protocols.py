@@ -158,6 +158,8 @@ class Demands(NamedTuple):
     """A follower that no update moves ("target") begins as the teacher too."""
     heads: tuple[int, ...] = ()
     """Blocks whose features the discriminator's heads see."""
+    points: int = 0
+    """Fewest points of a recorded route."""
 
 
 class Method(Protocol):

@@ -4,15 +4,25 @@
 
 from __future__ import annotations
 
-import math
+from typing import Annotated
 
 import torch
-from pydantic import ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from rcm_core.config import Count, Positive, Section
-from rcm_core.samplers.times import fixed_angles, log_normal_angles, shifted_angles, simulation_angles
+from rcm_core.samplers.few_step import Kind, exact_angle
+from rcm_core.samplers.times import (
+    fixed_angles,
+    log_normal_angles,
+    log_normal_between,
+    shifted_angles,
+    shifted_between,
+    simulation_angles,
+)
 from rcm_core.trigflow import NOISE_ANGLE
+
+FlowTime = Annotated[float, Field(gt=0, lt=1)]
 
 
 class SimulationSection(Section):
@@ -20,13 +30,28 @@ class SimulationSection(Section):
 
     simulation_steps: Count
     """Update i simulates i mod simulation_steps + 1 steps."""
+    simulation: Kind = "renoise"
+    """How a simulated step goes on; as ``sampler.kind``."""
+    simulation_start: Positive = NOISE_ANGLE
+    """The first angle; 1.5708 means pi/2, pure noise."""
     dmd_mean: float
-    """p_D: ln tan t ~ N(dmd_mean, dmd_std^2), for the simulation and for the comparison of scores."""
+    """p_D: ln tan t ~ N(dmd_mean, dmd_std^2), for the simulation, the matching and the fake score."""
     dmd_std: Positive
     dmd_shift: Positive | None = None
     """p_D: flow times uniform and moved towards noise by this shift (E13), in place of the log-normal (video)."""
+    compare_low: FlowTime | None = None
+    compare_high: FlowTime | None = None
+    """Bounds of the flow times at which the student's sample is matched; null: none. The fake score learns all."""
     fixed_times: tuple[float, ...] | None
-    """Angles of the simulation after pi/2, in place of random ones."""
+    """Angles of the simulation after its first, in place of random ones."""
+
+    @field_validator("simulation_start")
+    @classmethod
+    def _start(cls, angle: float) -> float:
+        exact = exact_angle(angle)
+        if exact > NOISE_ANGLE:
+            raise ValueError("expected an angle of at most pi/2, written 1.5708")
+        return exact
 
     @field_validator("fixed_times")
     @classmethod
@@ -36,20 +61,41 @@ class SimulationSection(Section):
         steps = info.data.get("simulation_steps", 1)
         if len(times) < steps - 1:
             raise ValueError(f"expected at least {steps - 1} angles for simulation_steps = {steps}")
-        if any(later >= earlier for earlier, later in zip((math.pi / 2, *times), (*times, 0.0))):
-            raise ValueError("expected angles that descend between pi/2 and 0")
+        start = info.data.get("simulation_start", NOISE_ANGLE)
+        if any(later >= earlier for earlier, later in zip((start, *times), (*times, 0.0))):
+            raise ValueError("expected angles that descend between simulation_start and 0")
         return times
+
+    @model_validator(mode="after")
+    def _bounds(self) -> SimulationSection:
+        low, high = self.compare_low, self.compare_high
+        if (low is None) != (high is None):
+            raise ValueError("compare_low and compare_high come together; set both or neither")
+        if low is not None and high is not None and low >= high:
+            raise ValueError("expected compare_low < compare_high")
+        return self
 
 
 def simulated(config: SimulationSection, index: int, batch: int, rng: torch.Generator) -> Tensor:
     """``[n, batch]`` angles of the ``index``-th update of its kind, n = index mod simulation_steps + 1."""
     n = index % config.simulation_steps + 1
     if config.fixed_times is not None:
-        return fixed_angles((NOISE_ANGLE, *config.fixed_times[: n - 1]), batch, rng.device)
-    return simulation_angles(compared(config, (n - 1) * batch, rng).reshape(n - 1, batch))
+        return fixed_angles((config.simulation_start, *config.fixed_times[: n - 1]), batch, rng.device)
+    draws = drawn(config, (n - 1) * batch, rng).reshape(n - 1, batch)
+    return simulation_angles(draws).clamp(max=config.simulation_start)
 
 
 def compared(config: SimulationSection, count: int, rng: torch.Generator) -> Tensor:
+    """``[count]`` angles from p_D for the matching: within the bounds, if there are any."""
+    low, high = config.compare_low, config.compare_high
+    if low is None or high is None:
+        return drawn(config, count, rng)
+    if config.dmd_shift is not None:
+        return shifted_between(low, high, count, config.dmd_shift, rng)
+    return log_normal_between(low, high, count, config.dmd_mean, config.dmd_std, rng)
+
+
+def drawn(config: SimulationSection, count: int, rng: torch.Generator) -> Tensor:
     """``[count]`` angles from p_D."""
     if config.dmd_shift is not None:
         return shifted_angles(count, config.dmd_shift, rng)

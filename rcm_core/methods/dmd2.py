@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -18,8 +18,8 @@ from rcm_core.losses.adversarial import logistic_critic, logistic_student
 from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
 from rcm_core.protocols import Batch, Demands, Nets, Update
 from rcm_core.samplers.times import shifted_angles
-from rcm_core.simulation import SimulationSection, compared, simulated
-from rcm_core.terms import left_out
+from rcm_core.simulation import SimulationSection, compared, drawn, simulated
+from rcm_core.terms import left_out, unit_noise
 from rcm_core.terms.adversarial import Discriminator, frozen
 from rcm_core.terms.distribution import Generated, fake_score_term, generated, matching_term
 
@@ -28,14 +28,19 @@ class Config(SimulationSection):
     """``method:`` of ``method=dmd2``."""
 
     student_every: Count
-    """K: one student update in this many iterations; the others train the fake score."""
+    """One student update in this many iterations; the others train the fake score: one more than the published K,
+    fake updates per student update."""
     dmd_weight: Positive
     gan_weight: Annotated[float, Field(ge=0)]
     """Of the adversarial loss in the student's update; 0: no GAN, no real data."""
     gan_critic_weight: Annotated[float, Field(ge=0)]
     """Of the discriminator's loss in the fake score's update."""
     gan_blocks: tuple[Annotated[int, Field(ge=0)], ...]
-    """Blocks of the fake score whose features the discriminator sees."""
+    """Blocks of the backbone whose features the discriminator sees."""
+    gan_backbone: Literal["fake", "unguided"] = "fake"
+    """The fake score, which the discriminator's loss trains too, or the frozen teacher."""
+    gan_shared_noise: bool = False
+    """Whether the discriminator sees real and fake samples at the same angles and with the same noise."""
 
     @model_validator(mode="after")
     def _whole_gan(self) -> Config:
@@ -68,9 +73,10 @@ class DMD2:
         if self.student_update(step):
             yield self._student(nets, batch, cycle, rng)
             return
-        angles, t = self._angles(step - cycle - 1, batch, rng)
+        angles = simulated(self.config, step - cycle - 1, len(batch.x0), rng)
+        t = drawn(self.config, len(batch.x0), rng)
         with torch.no_grad():
-            made = generated(nets, batch, angles, rng)
+            made = generated(nets, batch, angles, rng, self.config.simulation)
         term = fake_score_term(nets, made, batch.condition, t, rng)
         loss = term.loss / elements(batch)
         yield Update(("fake",), loss, {"fake_loss": loss.detach(), **term.scalars})
@@ -78,12 +84,13 @@ class DMD2:
             yield self._critic(nets, batch, made, rng)
 
     def _student(self, nets: Nets, batch: Batch, index: int, rng: torch.Generator) -> Update:
-        angles, t = self._angles(index, batch, rng)
-        made = generated(nets, batch, angles, rng)
+        angles = simulated(self.config, index, len(batch.x0), rng)
+        t = compared(self.config, len(batch.x0), rng)
+        made = generated(nets, batch, angles, rng, self.config.simulation)
         term = matching_term(nets, made, batch.condition, t, rng)
         loss = self.config.dmd_weight * term.loss / (2 * elements(batch))
         if self.config.gan_weight:
-            with frozen(nets["fake"], nets["heads"]):
+            with frozen(nets[self.config.gan_backbone], nets["heads"]):
                 logits = self._discriminator.logits(
                     nets, made.x, batch.condition, self._noised(batch, rng), rng
                 )
@@ -95,22 +102,21 @@ class DMD2:
         assert batch.real is not None  # demanded
         finite = finite_mask(batch.real.x0)
         real, condition = keep_rows(finite, batch.real.x0), batch.real.condition
-        fakes = self._discriminator.logits(nets, made.x, batch.condition, self._noised(batch, rng), rng)
-        reals = self._discriminator.logits(nets, real, condition, self._noised(batch, rng), rng)
-        each = logistic_critic(reals, fakes)
+        s, z = self._noised(batch, rng), unit_noise(rng, made.x)
+        fakes = self._discriminator.seen(nets, made.x, batch.condition, s, z)
+        if not self.config.gan_shared_noise:
+            s, z = self._noised(batch, rng), unit_noise(rng, real)
+        each = logistic_critic(self._discriminator.seen(nets, real, condition, s, z), fakes)
         loss = self.config.gan_critic_weight * mean_over(made.finite & finite, each)
-        return Update(("fake", "heads"), loss, {"critic_loss": loss.detach(), "nonfinite": left_out(finite)})
+        roles = ("fake", "heads") if self.config.gan_backbone == "fake" else ("heads",)
+        return Update(roles, loss, {"critic_loss": loss.detach(), "nonfinite": left_out(finite)})
 
     @property
     def _discriminator(self) -> Discriminator:
-        return Discriminator("fake", self.config.gan_blocks)
+        return Discriminator(self.config.gan_backbone, self.config.gan_blocks)
 
     def _noised(self, batch: Batch, rng: torch.Generator) -> Tensor:
         return shifted_angles(len(batch.x0), 1.0, rng)
-
-    def _angles(self, index: int, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        size = len(batch.x0)
-        return simulated(self.config, index, size, rng), compared(self.config, size, rng)
 
 
 def elements(batch: Batch) -> int:

@@ -7,18 +7,35 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from rcm_core.config import Positive, Section, Share
+from rcm_core.guidance import replace_rows
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
-from rcm_core.losses.meanflow import average_velocity_target, meanflow_loss
-from rcm_core.protocols import Batch, Demands, Nets, Update
+from rcm_core.losses.meanflow import average_velocity_target, meanflow_loss, normalised_loss
+from rcm_core.protocols import Batch, Condition, Demands, Examples, Nets, Update
 from rcm_core.terms import left_out
-from rcm_core.terms.average import AverageVelocity, along
+from rcm_core.terms.average import AverageVelocity, FlowState, along, guided
 from rcm_core.terms.consistency import along_data, along_teacher, ramp
 from rcm_core.trigflow import angle_from_flow_time
+
+
+class SelfGuidance(Section):
+    """The student guides the velocity that it learns, at scale omega / (1 - kappa) (E50)."""
+
+    omega: Positive
+    kappa: Annotated[float, Field(ge=0, lt=1)]
+    interval: tuple[Share, Share]
+    """The times at which it does."""
+
+    @field_validator("interval")
+    @classmethod
+    def _ascends(cls, interval: tuple[float, float]) -> tuple[float, float]:
+        if interval[0] >= interval[1]:
+            raise ValueError("expected two times that ascend")
+        return interval
 
 
 class Config(Section):
@@ -26,6 +43,10 @@ class Config(Section):
 
     learn_from: Literal["teacher", "data"]
     """teacher: v is its guided velocity; data: the velocity of the path between real data and noise."""
+    condition_dropout: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the samples that are learned under the null condition."""
+    self_guidance: SelfGuidance | None
+    """null: from data v is not guided."""
     time_mean: float
     """Both times are sigmoid(N(time_mean, time_std^2)); the later one is where the state lies."""
     time_std: Positive
@@ -33,9 +54,22 @@ class Config(Section):
     """Share of the samples whose times differ; the others are plain flow matching."""
     warmup: Annotated[int, Field(ge=0)]
     """Iterations over which the derivative's part of the target grows to its whole."""
+    limit: Literal["weight", "normalise"]
+    """weight: the loss e is weighted by 1 / (e + constant)^power (E43); normalise: (E51), by the residual's root mean
+    square in place of e."""
     power: Annotated[float, Field(ge=0)]
     constant: Positive
-    """The loss e is weighted by 1 / (e + constant)^power (E43)."""
+
+    @field_validator("self_guidance")
+    @classmethod
+    def _something_to_guide(cls, mix: SelfGuidance | None, info: ValidationInfo) -> SelfGuidance | None:
+        if mix is not None and info.data.get("learn_from") == "teacher":
+            raise ValueError(
+                "the teacher's velocity is guided already; set it to null, or learn_from to data"
+            )
+        if mix is not None and info.data.get("condition_dropout") == 0:
+            raise ValueError("no sample teaches the student its null condition; raise condition_dropout")
+        return mix
 
 
 @dataclass(frozen=True)
@@ -53,14 +87,7 @@ class MeanFlow:
 
     def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
         tau, end = self._times(len(batch.x0), rng)
-        t = angle_from_flow_time(tau)
-        if self.config.learn_from == "data":
-            assert batch.real is not None  # demanded
-            states, condition = along_data(batch.real.x0, t, rng), batch.real.condition
-        else:
-            condition = batch.condition
-            states = along_teacher(nets, batch.x0, t, condition, rng)
-        state = along(states)
+        state, condition = self._state(nets, batch, angle_from_flow_time(tau), rng)
         end = end.to(state.tau.device)
         average = AverageVelocity(nets["student"], condition, end)
         with torch.no_grad():
@@ -71,10 +98,32 @@ class MeanFlow:
             finite = finite_mask(target)
             size = mean_over(finite, keep_rows(finite, derivative).flatten(1).norm(dim=1))
         u = average(keep_rows(finite, state.x), state.tau)
-        each = meanflow_loss(u, keep_rows(finite, target), self.config.power, self.config.constant)
+        form = meanflow_loss if self.config.limit == "weight" else normalised_loss
+        each = form(u, keep_rows(finite, target), self.config.power, self.config.constant)
         loss = mean_over(finite, each)
         scalars = {"loss": loss.detach(), "tangent_norm": size, "nonfinite": left_out(finite)}
         yield Update(("student",), loss, scalars)
+
+    def _state(
+        self, nets: Nets, batch: Batch, t: Tensor, rng: torch.Generator
+    ) -> tuple[FlowState, Condition]:
+        """What is learned at angles ``t`` [B], and under which condition."""
+        config, mix = self.config, self.config.self_guidance
+        found = batch.real if config.learn_from == "data" else Examples(batch.x0, batch.condition)
+        assert found is not None  # demanded
+        condition, dropped = found.condition, torch.zeros(len(t), dtype=torch.bool, device=found.x0.device)
+        if config.condition_dropout:
+            drawn = torch.rand(len(t), generator=rng, device=rng.device) < config.condition_dropout
+            dropped = drawn.to(found.x0.device)
+            condition = replace_rows(condition, batch.negative, dropped)
+        if config.learn_from == "teacher":
+            return along(along_teacher(nets, found.x0, t, condition, rng)), condition
+        state = along(along_data(found.x0, t, rng))
+        if mix is None:
+            return state, condition
+        null = replace_rows(condition, batch.negative, torch.ones_like(dropped))
+        rows = ~dropped & (mix.interval[0] <= state.tau) & (state.tau <= mix.interval[1])
+        return guided(nets["student"], state, (condition, null), (mix.omega, mix.kappa), rows), condition
 
     def _times(self, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Flow times [B] of the state, and where the average ends: at most that."""

@@ -8,14 +8,13 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from rcm_core.config import Count, Positive
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.consistency import WarmupForm
 from rcm_core.protocols import Batch, Demands, Nets, Update
 from rcm_core.samplers.times import log_normal_angles
-from rcm_core.simulation import SimulationSection, compared, simulated
+from rcm_core.simulation import SimulationSection, compared, drawn, simulated
 from rcm_core.terms.consistency import Consistency, along_teacher, consistency_term, ramp
 from rcm_core.terms.distribution import fake_score_term, generated, matching_term
 
@@ -74,20 +73,19 @@ class RCM:
         return Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
 
     def _distribution(self, nets: Nets, batch: Batch, index: int, rng: torch.Generator) -> Update:
-        angles, t = self._angles(index, batch, rng)
-        term = matching_term(nets, generated(nets, batch, angles, rng), batch.condition, t, rng)
+        angles = simulated(self.config, index, len(batch.x0), rng)
+        t = compared(self.config, len(batch.x0), rng)
+        made = generated(nets, batch, angles, rng, self.config.simulation)
+        term = matching_term(nets, made, batch.condition, t, rng)
         return Update(("student",), self.config.dmd_weight * term.loss, term.scalars)
 
     def _fake(self, nets: Nets, batch: Batch, index: int, rng: torch.Generator) -> Update:
-        angles, t = self._angles(index, batch, rng)
+        angles = simulated(self.config, index, len(batch.x0), rng)
+        t = drawn(self.config, len(batch.x0), rng)
         with torch.no_grad():
-            made = generated(nets, batch, angles, rng)
+            made = generated(nets, batch, angles, rng, self.config.simulation)
         term = fake_score_term(nets, made, batch.condition, t, rng)
         return Update(("fake",), term.loss, {"fake_loss": term.loss.detach(), **term.scalars})
-
-    def _angles(self, index: int, batch: Batch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        size = len(batch.x0)
-        return simulated(self.config, index, size, rng), compared(self.config, size, rng)
 
 
 def build(config: Config, tangent: TangentKind) -> RCM:

@@ -58,6 +58,8 @@ class Config(GuidanceSection):
     def _some_loss(self) -> Config:
         if not (self.consistency_weight or self.adversarial_weight):
             raise ValueError("consistency_weight and adversarial_weight are both 0; raise one")
+        if self.adversarial_weight and not self.blocks:
+            raise ValueError("blocks is empty; name blocks of the teacher, or set adversarial_weight to 0")
         return self
 
 

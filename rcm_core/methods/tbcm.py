@@ -74,9 +74,14 @@ class TBCM:
     @property
     def demands(self) -> Demands:
         config = self.config
-        needs = {"condition", "routes"} if config.routes == "recorded" else {"condition"}
-        extras = config.embedded | head_of(config.weighting)
-        return Demands(frozenset({"student"}), frozenset(needs), extras, guidance=config.guidance_at)
+        recorded = config.routes == "recorded"
+        return Demands(
+            frozenset({"student"}),
+            frozenset({"condition", "routes"} if recorded else {"condition"}),
+            config.embedded | head_of(config.weighting),
+            guidance=config.guidance_at,
+            points=config.pairs + 1 if recorded else 0,
+        )
 
     def student_update(self, step: int) -> bool:  # noqa: ARG002
         return True

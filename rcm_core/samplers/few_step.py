@@ -40,7 +40,7 @@ class Sampler:
             raise InputError(f"sampler.kind = {kind!r}; expected {' or '.join(known)}")
         if not times:
             raise InputError("sampler.times is empty; give a list of angles for each number of steps")
-        exact = tuple(tuple(_exact(angle) for angle in angles) for angles in times)
+        exact = tuple(tuple(exact_angle(angle) for angle in angles) for angles in times)
         for given, angles in zip(times, exact):
             if not _descend(angles):
                 raise InputError(
@@ -99,6 +99,16 @@ def glide(velocity: Velocity, x: Tensor, condition: Condition, angles: Tensor) -
     return x
 
 
+def approach(velocity: Velocity, noise: Tensor, condition: Condition, angles: Tensor, kind: Kind) -> Tensor:
+    """State at the last of ``angles`` [n, B], before the last denoising, from unit ``noise`` [draws, B, ...]; no
+    gradient. Below pi/2 the first noise is the rectified-flow state, as a pipeline takes it (E28).
+    """
+    x = per_sample(angles[0].cos() + angles[0].sin(), noise[0]) * noise[0]
+    if kind == "renoise":
+        return walk(velocity, torch.cat([x[None], noise[1:]]), condition, angles)
+    return glide(velocity, x, condition, angles)
+
+
 @torch.no_grad()
 def sample_student(
     velocity: Velocity,
@@ -111,8 +121,7 @@ def sample_student(
 
     ``noise`` [draws, B, ...] is unit noise, so that the caller can seed every sample by its own id and no sample
     depends on the others in its batch: one for each angle to renoise, one for ``euler``. ``angles`` descend from at
-    most pi/2; below it the first noise is the rectified-flow state, as a pipeline takes it (E28). InputError if they
-    disagree.
+    most pi/2. InputError if they disagree.
     """
     needed = len(angles) if kind == "renoise" else 1
     if len(noise) != needed or not angles:
@@ -123,16 +132,12 @@ def sample_student(
     if not _descend(angles):
         raise InputError(f"angles {tuple(angles)} must descend, from noise (pi/2) towards data (0)")
     schedule = fixed_angles(angles, noise.shape[1], noise.device)
-    scale = per_sample(schedule[0].cos() + schedule[0].sin(), noise[0])
-    x = scale * noise[0]
-    if kind == "renoise":
-        x = walk(velocity, torch.cat([x[None], noise[1:]]), condition, schedule)
-    else:
-        x = glide(velocity, x, condition, schedule)
+    x = approach(velocity, noise, condition, schedule, kind)
     return predict_x0(x, schedule[-1], velocity(x, schedule[-1], condition))
 
 
-def _exact(angle: float) -> float:
+def exact_angle(angle: float) -> float:
+    """pi/2 for what means it."""
     return NOISE_ANGLE if PURE <= angle <= NOISE_ANGLE + ROUNDING else float(angle)
 
 

@@ -30,6 +30,25 @@ def shifted_angles(count: int, shift: float, rng: torch.Generator) -> Tensor:
     return angle_from_flow_time(shift_flow_time(draws, shift))
 
 
+def log_normal_between(
+    low: float, high: float, count: int, mean: float, std: float, rng: torch.Generator
+) -> Tensor:
+    """``log_normal_angles`` given that the flow time is in [low, high], by the inverse of their distribution."""
+    logs = torch.tensor([low, high], dtype=torch.float64, device=rng.device).logit()  # ln tan t, by (E6)
+    first, last = torch.special.ndtr((logs - mean) / std)
+    draws = torch.rand(count, generator=rng, device=rng.device, dtype=torch.float64)
+    normal: Tensor = torch.special.ndtri(first + (last - first) * draws)
+    return (mean + std * normal).exp().atan()
+
+
+def shifted_between(low: float, high: float, count: int, shift: float, rng: torch.Generator) -> Tensor:
+    """``shifted_angles`` given that the flow time is in [low, high]."""
+    ends = torch.tensor([low, high], dtype=torch.float64, device=rng.device)
+    first, last = shift_flow_time(ends, 1 / shift)
+    draws = torch.rand(count, generator=rng, device=rng.device, dtype=torch.float64)
+    return angle_from_flow_time(shift_flow_time(first + (last - first) * draws, shift))
+
+
 def simulation_angles(draws: Tensor) -> Tensor:
     """``[n, B]`` descending angles of a backward simulation from ``[n - 1, B]`` draws (E27).
 

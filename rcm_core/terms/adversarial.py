@@ -24,8 +24,12 @@ class Discriminator(NamedTuple):
 
     def logits(self, nets: Nets, x0: Tensor, condition: Condition, s: Tensor, rng: torch.Generator) -> Tensor:
         """``[B, heads, tokens]`` for clean ``x0`` [B, ...] noised to angles ``s`` [B]."""
+        return self.seen(nets, x0, condition, s, unit_noise(rng, x0))
+
+    def seen(self, nets: Nets, x0: Tensor, condition: Condition, s: Tensor, z: Tensor) -> Tensor:
+        """``logits`` with noise ``z`` [B, ...]."""
         s = s.to(x0.device)
-        y = diffuse(x0, unit_noise(rng, x0), s)
+        y = diffuse(x0, z, s)
         logits: Tensor = nets["heads"](nets[self.backbone].features(y, s, condition, self.blocks))
         return logits
 

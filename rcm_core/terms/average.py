@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rcm_core.jvp import TangentKind, flash_jvp, jvp
+from rcm_core.losses.meanflow import guided_velocity
 from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.protocols import Condition, Network
 from rcm_core.terms.consistency import States
@@ -56,3 +57,20 @@ class AverageVelocity(NamedTuple):
         h = tau.clamp(max=STEP)
         earlier = self(x - per_sample(h, x) * v, tau - h)
         return (self(x, tau) - earlier) / per_sample(h, x)
+
+
+@torch.no_grad()
+def guided(
+    network: Network,
+    state: FlowState,
+    conditions: tuple[Condition, Condition],
+    mix: tuple[float, float],
+    rows: Tensor,
+) -> FlowState:
+    """``state`` with its velocity guided by ``network`` in ``rows`` [B] (E50).
+
+    ``conditions`` are its own and the null one, ``mix`` is omega and kappa.
+    """
+    own, null = (AverageVelocity(network, c, state.tau)(state.x, state.tau) for c in conditions)
+    mixed = guided_velocity(state.v, own, null, *mix)
+    return state._replace(v=torch.where(per_sample(rows, mixed).bool(), mixed, state.v))

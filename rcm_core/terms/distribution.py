@@ -11,7 +11,7 @@ from rcm_core.losses.denoising import fake_score_loss
 from rcm_core.losses.distribution import SMALLEST_WEIGHT, distribution_gradient, distribution_loss
 from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
 from rcm_core.protocols import Batch, Condition, Nets
-from rcm_core.samplers.few_step import walk
+from rcm_core.samplers.few_step import Kind, approach
 from rcm_core.terms import Term, left_out, unit_noise
 from rcm_core.trigflow import diffuse, predict_x0
 
@@ -23,10 +23,13 @@ class Generated(NamedTuple):
     finite: Tensor
 
 
-def generated(nets: Nets, batch: Batch, angles: Tensor, rng: torch.Generator) -> Generated:
+def generated(
+    nets: Nets, batch: Batch, angles: Tensor, rng: torch.Generator, kind: Kind = "renoise"
+) -> Generated:
     """Backward simulation (E27) through ``angles`` [n, B]; only the last call carries a gradient."""
     condition, angles = batch.condition, angles.to(batch.x0.device)
-    x = walk(nets["student"], unit_noise(rng, batch.x0, len(angles)), condition, angles)
+    noise = unit_noise(rng, batch.x0, len(angles) if kind == "renoise" else 1)
+    x = approach(nets["student"], noise, condition, angles, kind)
     finite = finite_mask(x)
     x = keep_rows(finite, x)
     xg = predict_x0(x, angles[-1], nets["student"](x, angles[-1], condition))

@@ -40,6 +40,7 @@ def settings_of(section: TrainSection) -> LoopSettings:
         clip=section.clip,
         lr_warmup=section.lr_warmup,
         lr_decay=section.lr_decay,
+        lr_decay_from=section.lr_decay_from,
         betas=section.betas,
         weight_decay=section.weight_decay,
         ema_lengths=section.ema_lengths,

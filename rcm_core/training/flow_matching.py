@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from rcm_core.protocols import Batch, Condition, Demands, Nets, Update
+from rcm_core.guidance import replace_rows
+from rcm_core.protocols import Batch, Demands, Nets, Update
 from rcm_core.trigflow import angle_from_flow_time, conditional_velocity, diffuse, per_sample
 
 
@@ -44,11 +44,3 @@ class FlowMatching:
         error = per_sample(t.cos() + t.sin(), x0) * (F - conditional_velocity(x0, z, t))
         loss = error.square().mean()
         yield Update(("student",), loss, {"loss": loss.detach()})
-
-
-def replace_rows(condition: Condition, other: Condition, rows: Tensor) -> Condition:
-    """``condition`` with ``other`` (batch 1 or B) where ``rows`` [B] is true."""
-    return {
-        name: torch.where(per_sample(rows, value).bool(), other[name], value)
-        for name, value in condition.items()
-    }

@@ -34,6 +34,8 @@ class LoopSettings:
     log_every: int
     max_nonfinite: float
     seed: int
+    lr_decay_from: int | None = None
+    """From this step on the rates fall as 1 / sqrt(step) (Karras et al., arXiv 2312.02696)."""
     muon: bool = False
     """Matrices of the blocks by Muon instead of AdamW."""
     health: HealthSection | None = None
@@ -62,7 +64,9 @@ class LoopSettings:
 
     def lr_factor(self, step: int) -> float:
         """What the learning rates are multiplied by at ``step``."""
-        warm = min(1.0, (step + 1) / self.lr_warmup) if self.lr_warmup else 1.0
-        if not self.lr_decay:
-            return warm
-        return warm * 0.5 * (1 + math.cos(math.pi * step / self.iterations))
+        factor = min(1.0, (step + 1) / self.lr_warmup) if self.lr_warmup else 1.0
+        if self.lr_decay:
+            factor *= 0.5 * (1 + math.cos(math.pi * step / self.iterations))
+        if self.lr_decay_from is not None:
+            factor /= math.sqrt(max(1.0, step / self.lr_decay_from))
+        return factor

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from presets import PRESETS, preset
+from presets import EMBEDDED, PRESETS, preset
 
 from infra.params import compose, load, teacher_overrides
 from rcm_core.errors import InputError
@@ -39,7 +39,8 @@ def test_what_a_preset_says_is_composed(project: Path, name: str) -> None:
     """Nothing that conf/config.yaml says for all methods overrides a method's own; the whole passes every check that
     is made before any work: data, rates, sampler."""
     said = {key: value for key, value in _leaves(preset(name)) if not key.startswith("train.lr.")}
-    params = compose(project, [f"method={name}"])
+    whole = [] if name in EMBEDDED else ["teacher=folder", "teacher.source=/teacher"]
+    params = compose(project, [*whole, f"method={name}"])
     composed = dict(_leaves(params.model_dump(mode="json")))
     assert said == {key: composed[key] for key in said}
     assert params.train.iterations >= params.train.candidate_every
@@ -76,6 +77,23 @@ def test_a_sampler_comes_with_the_method_and_its_lists_can_be_overridden(project
         ("sampler.times=[[1.5708]]", r"select\.steps: 2 steps asked for, but sampler\.times has lists for 1"),
         ("select.angles=[1.3]", "do not fit conf/"),
         ("nonsense", "override 'nonsense': expected key=value"),
+        (
+            "method=sana_sprint method.blocks=[]",
+            "blocks is empty; name blocks of the teacher, or set adversarial_w",
+        ),
+        (
+            "method=sana_sprint method.blocks=[1,40]",
+            r"asks for blocks \[1, 40\], but the teacher has 4 \(from 0\)",
+        ),
+        ("method=dmd2-gan method.gan_blocks=[9]", r"asks for blocks \[9\], but the teacher has 4"),
+        (
+            "method=scm method.guidance=[4,5] method.guidance_at=50",
+            "guidance_at = 50 lies outside the scales that",
+        ),
+        (
+            "method=tbcm method.routes=recorded method.pairs=200 trajectories.routes=true",
+            r"asks for 201 points of a recorded route, but routes have teacher\.steps = 50; lower method\.pairs",
+        ),
     ],
 )
 def test_a_bad_override_is_one_sentence_and_writes_nothing(
@@ -83,7 +101,7 @@ def test_a_bad_override_is_one_sentence_and_writes_nothing(
 ) -> None:
     before = (project / "params.yaml").read_bytes()
     with pytest.raises(InputError, match=sentence) as caught:
-        compose(project, [override])
+        compose(project, override.split())
     assert "\n" not in str(caught.value)
     assert (project / "params.yaml").read_bytes() == before
     assert sorted(p.name for p in project.iterdir()) == ["conf", "params.yaml"]

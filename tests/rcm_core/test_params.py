@@ -40,6 +40,12 @@ def load(folder: Path, values: dict[str, Any]) -> Any:
         ("train.batch", 9, r"train\.batch 9 does not divide into 2 workers x 2 accumulation steps"),
         ("teacher.mini.workers", 3, r"teacher\.mini\.batch 16 does not divide into 3 workers"),
         (
+            "train.lr_decay_from",
+            10,
+            r"train\.lr_decay_from = 10, but train\.lr_decay has the rates fall already; set train\.lr_decay to false",
+        ),
+        ("train.lr_decay_from", 0, r"train\.lr_decay_from = 0: input should be greater than or equal to 1"),
+        (
             "select.steps",
             [1, 5],
             r"yaml: select\.steps: 5 steps asked for, but sampler\.times has lists for 1, 2, 3, 4; ask for one",
@@ -54,6 +60,14 @@ def load(folder: Path, values: dict[str, Any]) -> Any:
         ("sampler.times", [], r"yaml: sampler\.times is empty"),
         ("sampler.times", [[1.5708]], r"yaml: select\.steps: 2 steps asked for"),
         ("sampler.times", [1.5708, 1.3], r"yaml: sampler\.times\.0 = 1.5708: input should be a valid array"),
+        (
+            "sampler.kind",
+            "euler",
+            r"method\.simulation = 'renoise', but sampler\.kind = 'euler': .*; set both to the same",
+        ),
+        ("method.simulation", "euler", r"method\.simulation = 'euler', but sampler\.kind = 'renoise'"),
+        ("method.compare_low", 0.02, r"compare_low and compare_high come together; set both or neither"),
+        ("method.simulation_start", 1.6, r"simulation_start = 1\.6: .*at most pi/2, written 1\.5708"),
         ("sampler.kind", "ddim", r"yaml: sampler\.kind = 'ddim': input should be 'renoise' or 'euler'"),
     ],
 )

@@ -5,14 +5,17 @@ from itertools import pairwise
 
 import pytest
 import torch
-from gaussians import Perceptron, six_modes
+from gaussians import Gaussian, Perceptron, six_modes
 from spies import Spy, gradients, preset
 
+from rcm_core.errors import InputError
 from rcm_core.extras import Heads
 from rcm_core.losses.adversarial import logistic_critic, logistic_student
 from rcm_core.protocols import Batch, Examples
 from rcm_core.rng import generator
-from rcm_core.trigflow import NOISE_ANGLE, diffuse, predict_x0
+from rcm_core.samplers.few_step import sample_student
+from rcm_core.terms.distribution import generated
+from rcm_core.trigflow import NOISE_ANGLE, diffuse, flow_time_from_angle, predict_x0
 
 MIXTURE = six_modes(torch.float64)
 SIZE = 32
@@ -139,6 +142,100 @@ def test_simulation_at_fixed_times_renoises_the_student_s_own_predictions():
         # fresh noise: uncorrelated with the state before
         correlation = (z * before.x).mean() / (z.std() * before.x.std())
         assert abs(float(correlation)) < 4 / math.sqrt(z.numel())
+
+
+def test_a_simulation_by_euler_s_steps_follows_the_exact_ode():
+    """With a Gaussian's velocity: the state at every angle and the sample lie on its known path, ever closer."""
+    gaussian = Gaussian(torch.tensor([0.5, -0.7], dtype=torch.float64), 0.4)
+    errors = []
+    for steps in (100, 200):
+        spy = Spy(gaussian.velocity)
+        angles = torch.linspace(NOISE_ANGLE, 0.01, steps, dtype=torch.float64)[:, None].expand(-1, SIZE)
+        made = generated({"student": spy}, BATCH, angles, generator(4), "euler")
+        start = spy.calls[0]
+        path = torch.stack([gaussian.flow(start.x, start.t, call.t) for call in spy.calls])
+        errors.append(float((torch.stack([call.x for call in spy.calls]) - path).abs().max()))
+        end = gaussian.flow(start.x, start.t, torch.zeros_like(start.t))
+        assert (made.x - end).abs().max() < 2 * errors[-1]
+    assert errors[1] < 0.05
+    assert errors[1] < 0.6 * errors[0]  # of first order
+
+
+@pytest.mark.parametrize("kind", ["renoise", "euler"])
+def test_the_student_is_simulated_as_it_is_sampled(kind):
+    """From the same noise, to the last bit; below pi/2 too. Gradients flow through the last call alone."""
+    times = (1.5, 1.2, 0.8, 0.3)
+    student = Spy(Perceptron(seed=1).double())
+    angles = torch.tensor(times, dtype=torch.float64)[:, None].expand(-1, SIZE)
+    made = generated({"student": student}, BATCH, angles, generator(4), kind)
+    draws = (len(times) if kind == "renoise" else 1, *BATCH.x0.shape)
+    noise = torch.randn(draws, generator=generator(4), dtype=torch.float64)
+    assert torch.equal(made.x.detach(), sample_student(student.velocity, noise, {}, times, kind))
+    calls = student.calls
+    assert [call.grad for call in calls] == [False, False, False, True]
+    alone = predict_x0(calls[-1].x, calls[-1].t, student.velocity(calls[-1].x, calls[-1].t))
+    assert torch.equal(gradients(made.x.sum(), student), gradients(alone.sum(), student))
+
+
+def test_the_first_angle_of_a_simulation_is_the_setting_s():
+    for fixed in (None, [1.2, 0.8, 0.3]):
+        nets = networks(heads=False)
+        next(updates(9, nets, **{**OFF, "simulation_start": 1.3, "fixed_times": fixed}))
+        angles = torch.stack([call.t for call in nets["student"].calls])
+        assert (angles[0] == 1.3).all()
+        assert (angles.diff(dim=0) <= 0).all()
+    with pytest.raises(InputError, match="descend between simulation_start and 0"):
+        preset("dmd2", **{**OFF, "simulation_start": 1.1, "fixed_times": [1.2, 0.8, 0.3]})
+    assert preset("dmd2", **{**OFF, "simulation_start": 1.5708}).config.simulation_start == NOISE_ANGLE
+
+
+@pytest.mark.parametrize("shift", [None, 5.0])
+def test_bounds_are_the_matching_term_s_alone(shift):
+    bounds = {**OFF, "dmd_mean": 2.0, "dmd_shift": shift, "compare_low": 0.3, "compare_high": 0.5}
+    nets = networks(heads=False)
+    list(updates(0, nets, **bounds))
+    times = flow_time_from_angle(nets["teacher"].calls[0].t)
+    assert ((times > 0.3) & (times < 0.5)).all()
+    list(updates(1, nets, **bounds))
+    assert (flow_time_from_angle(nets["fake"].calls[-1].t) > 0.5).any()
+    with pytest.raises(InputError, match="compare_low < compare_high"):
+        preset("dmd2", **{**bounds, "compare_low": 0.5})
+
+
+def test_a_discriminator_on_the_teacher_leaves_the_fake_score_alone():
+    nets = networks() | {"unguided": Spy(Perceptron(seed=3).double().requires_grad_(False))}
+    on = {**ON, "gan_backbone": "unguided"}
+    score, critic = updates(1, nets, **on)
+    assert (score.roles, critic.roles) == (("fake",), ("heads",))
+    assert len(nets["fake"].calls) == 1  # its own loss
+    assert gradients(critic.loss, nets["heads"]).any()
+    assert not gradients(critic.loss, nets["fake"]).any()
+    made, real = nets["unguided"].calls
+    logits = [
+        nets["heads"](nets["unguided"].velocity.features(c.x, c.t, c.condition, [0, 2])) for c in (real, made)
+    ]
+    torch.testing.assert_close(critic.loss, 0.2 * logistic_critic(*logits).mean(), atol=0, rtol=1e-12)
+    (student,) = updates(0, nets, **on)
+    (alone,) = updates(0, networks(), **OFF)
+    seen = nets["unguided"].calls[-1]
+    logits = nets["heads"](nets["unguided"].velocity.features(seen.x, seen.t, {}, [0, 2]))
+    expected = 0.3 * logistic_student(logits).mean()
+    torch.testing.assert_close(student.loss - alone.loss, expected, atol=1e-13, rtol=1e-10)
+    moved = [name for name in ("student", "fake", "heads") if gradients(student.loss, nets[name]).any()]
+    assert moved == ["student"]
+    assert all(p.requires_grad for p in nets["heads"].parameters())
+
+
+def test_shared_noise_is_the_same_angle_and_noise_for_real_and_fake():
+    """Their difference at an angle is then that of the clean samples, times the cosine."""
+    nets = networks()
+    list(updates(1, nets, **ON, gan_shared_noise=True))
+    made, real = nets["fake"].calls[-2:]
+    assert torch.equal(made.t, real.t)
+    last = nets["student"].calls[-1]
+    xg = predict_x0(last.x, last.t, nets["student"].velocity(last.x, last.t)).detach()
+    expected = torch.cos(made.t)[:, None] * (xg - BATCH.real.x0)
+    torch.testing.assert_close(made.x - real.x, expected, atol=1e-12, rtol=0)
 
 
 def test_the_student_s_adversarial_loss_is_that_of_its_renoised_sample():

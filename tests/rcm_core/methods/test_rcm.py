@@ -8,7 +8,7 @@ from spies import Spy, gradients, preset
 from rcm_core.losses.distribution import distribution_gradient
 from rcm_core.protocols import Batch
 from rcm_core.rng import generator
-from rcm_core.trigflow import predict_x0
+from rcm_core.trigflow import flow_time_from_angle, predict_x0, rotate
 
 MIXTURE = six_modes(torch.float64)
 SIZE = 32
@@ -23,13 +23,14 @@ CHANGES = {
 }
 
 
-def updates(step: int):
+def updates(step: int, **changes):
     nets = {
         "student": Spy(Perceptron(seed=1).double()),
         "fake": Spy(Perceptron(seed=2).double()),
         "teacher": Spy(MIXTURE.velocity),
     }
-    return list(preset("rcm", **CHANGES).updates(nets, BATCH, step, generator(0, step))), nets
+    method = preset("rcm", **{**CHANGES, **changes})
+    return list(method.updates(nets, BATCH, step, generator(0, step))), nets
 
 
 @pytest.mark.parametrize("step", [2, 8])
@@ -65,3 +66,22 @@ def test_the_fake_score_does_not_learn_from_the_teacher():
     _, nets = updates(3)
     assert not nets["teacher"].calls
     assert not nets["student"].moving
+
+
+def test_bounds_are_the_matching_term_s_alone():
+    """p_D far towards noise: what is matched comes back inside, what the fake score learns does not."""
+    narrow = {"dmd_mean": 3.0, "compare_low": 0.2, "compare_high": 0.6}
+    _, nets = updates(2, **narrow)
+    times = flow_time_from_angle(nets["teacher"].calls[1].t)
+    assert ((times > 0.2) & (times < 0.6)).all()
+    _, nets = updates(3, **narrow)
+    assert (flow_time_from_angle(nets["fake"].calls[0].t) > 0.6).any()
+
+
+def test_a_simulation_by_euler_s_steps_has_one_noise():
+    """The second student update simulates two steps: the second state is (E5) of the first."""
+    _, nets = updates(5, simulation="euler")
+    first, last = nets["student"].calls[-2:]
+    assert (first.grad, last.grad) == (False, True)
+    along = rotate(first.x, first.t, last.t, nets["student"].velocity(first.x, first.t))
+    torch.testing.assert_close(last.x, along.detach(), atol=1e-14, rtol=0)

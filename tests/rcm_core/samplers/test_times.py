@@ -7,8 +7,10 @@ from rcm_core.rng import generator
 from rcm_core.samplers.times import (
     fixed_angles,
     log_normal_angles,
+    log_normal_between,
     shift_flow_time,
     shifted_angles,
+    shifted_between,
     simulation_angles,
 )
 from rcm_core.trigflow import flow_time_from_angle
@@ -61,3 +63,30 @@ def test_draws_are_a_function_of_the_generator_alone():
 def test_fixed_angles_are_the_same_for_every_sample():
     angles = fixed_angles((1.5, 1.0), 3, torch.device("cpu"))
     assert angles.tolist() == [[1.5] * 3, [1.0] * 3]
+
+
+BOUNDED = [
+    (
+        lambda rng: log_normal_between(0.3, 0.9, COUNT, 0.4, 1.6, rng),
+        lambda rng: log_normal_angles(10 * COUNT, 0.4, 1.6, rng),
+    ),
+    (
+        lambda rng: shifted_between(0.3, 0.9, COUNT, 5.0, rng),
+        lambda rng: shifted_angles(10 * COUNT, 5.0, rng),
+    ),
+]
+
+
+@pytest.mark.parametrize(("bounded", "free"), BOUNDED)
+def test_bounds_are_those_of_the_flow_time_and_keep_the_shape(bounded, free):
+    """As drawn again and again until it is inside."""
+    found = flow_time_from_angle(bounded(generator(5)))
+    assert found.min() >= 0.3 - 1e-12
+    assert found.max() <= 0.9 + 1e-12
+    every = flow_time_from_angle(free(generator(6)))
+    inside = every[(every >= 0.3) & (every <= 0.9)]
+    shares = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+    marks = inside[:COUNT].quantile(shares)
+    for share, mark in zip(shares, marks):
+        # two samples' errors, four standard deviations
+        assert abs((found <= mark).double().mean() - share) < 4 * 0.5 * math.sqrt(2 / COUNT)

@@ -44,7 +44,10 @@ def test_the_sampler_decides_the_scores_and_is_recorded(workspace: Path) -> None
     """Renoising and Euler's steps start from the same noise, so with one step they are the same."""
     times = [[1.5708], [1.5708, 1.2, 0.5]]
     settings = {"select.steps": [1, 3], "evaluate.steps": [3], "sampler.times": times}
-    found = {kind: run(workspace, settings | {"sampler.kind": kind}) for kind in ("renoise", "euler")}
+    found = {
+        kind: run(workspace, settings | {"sampler.kind": kind, "method.simulation": kind})
+        for kind in ("renoise", "euler")
+    }
     for kind, selection in found.items():
         assert selection["sampler"] == {"kind": kind, "times": [[math.pi / 2], [math.pi / 2, 1.2, 0.5]]}
     one, three = (

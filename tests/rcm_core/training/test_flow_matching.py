@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from rcm_core.guidance import replace_rows
 from rcm_core.protocols import Batch, Condition
 from rcm_core.rng import generator
-from rcm_core.training.flow_matching import FlowMatching, replace_rows
+from rcm_core.training.flow_matching import FlowMatching
 from rcm_core.trigflow import per_sample
 
 POINT = torch.tensor([0.7, -0.3]).view(1, 2, 1, 1, 1)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-from loops import Pull, equal, healthy, trainer, weights
+from loops import SETTINGS, Pull, equal, healthy, trainer, weights
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from rcm_core.errors import InputError
+from rcm_core.params import load_params
 from rcm_core.protocols import Follow
+from rcm_core.training.distill import settings_of
 
 
 @pytest.fixture(autouse=True)
@@ -164,3 +167,18 @@ def test_the_rate_warms_up_and_decays(folder: Path, tmp_path: Path) -> None:
     assert factors[0] == 1
     assert factors == sorted(factors, reverse=True)
     assert 0 < factors[-1] < 1e-3
+
+
+def test_the_rate_falls_with_the_root_of_the_iteration() -> None:
+    settings = replace(SETTINGS, lr_decay_from=100)
+    assert {settings.lr_factor(step) for step in range(101)} == {1.0}
+    for step in (101, 144, 10_000, 70_000):
+        assert settings.lr_factor(step) ** 2 * step == pytest.approx(100, rel=1e-12)
+    warm = replace(settings, lr_warmup=1000)
+    assert warm.lr_factor(399) == pytest.approx(0.4 * settings.lr_factor(399), rel=1e-12)
+
+
+def test_the_loop_decays_as_the_params_say(tiny_run: Path) -> None:
+    section = load_params(tiny_run / "params.yaml").train
+    assert settings_of(section).lr_decay_from is None
+    assert settings_of(section.model_copy(update={"lr_decay_from": 10})).lr_decay_from == 10

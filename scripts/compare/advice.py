@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from scripts.compare.claims import gain
 from scripts.compare.results import LOWER_IS_BETTER, Group, Results
-from scripts.compare.tables import BUDGET_WORDS, MIB, cell
+from scripts.compare.tables import BUDGET_WORDS, MIB, cell, measured
 
 RULE = (
     "A method counts among the best by a number if no other is better by it with 95 % confidence, over the mean of all"
@@ -51,15 +51,15 @@ def _line(group: Group) -> str:
     quality = best(group, "frechet")
     ties = [n for n in among_best(group, "frechet") if n != quality]
     diverse = best(group, "diversity")
-    fast = min(group.runs, key=lambda n: group.measured(n, "seconds"))
-    small = min(group.runs, key=lambda n: group.measured(n, "memory_bytes"))
+    fast = min(group.runs, key=lambda n: group.measured(n, "seconds").value)
+    small = min(group.runs, key=lambda n: group.measured(n, "memory_bytes").value)
     parts = [
         f"lowest Frechet distance `{quality}` ({cell(group.interval(quality, 'frechet'), 'frechet')}"
         + (f"; not told apart from it: {_listed(ties)})" if ties else "; it beats all others)"),
         f"highest accuracy `{best(group, group.accuracy)}`",
         f"most diverse `{diverse}` ({cell(group.interval(diverse, 'diversity'), 'diversity')})",
-        f"quickest to train `{fast}` ({group.measured(fast, 'seconds'):.0f} s)",
-        f"least memory `{small}` ({group.measured(small, 'memory_bytes') / MIB:.0f} MiB)",
+        f"quickest to train `{fast}` ({measured(group.measured(fast, 'seconds'), 0)} s)",
+        f"least memory `{small}` ({measured(group.measured(small, 'memory_bytes'), 0, MIB)} MiB)",
     ]
     return f"- `{group.teacher}`, {BUDGET_WORDS[group.budget]}: {'; '.join(parts)}."
 

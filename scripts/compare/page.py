@@ -10,11 +10,13 @@ from rcm_core.storage import atomic
 from scripts.compare.advice import advice
 from scripts.compare.claims import CLAIMS, MEMORY, Claim, findings, memory_verdict, verdict
 from scripts.compare.grid import composed_grid
+from scripts.compare.plan import PLANS
 from scripts.compare.plots import quality_plot, warm_plot
 from scripts.compare.results import Group, Results, load
 from scripts.compare.space import ROOT
 from scripts.compare.tables import (
     BUDGET_WORDS,
+    cell,
     claims_table,
     cost_table,
     findings_table,
@@ -30,8 +32,8 @@ about the claims in words comes from [results-notes.md](results-notes.md). All m
 noise, network, selection protocol (candidates at half and at the end, two EMA lengths, on the validation split) and
 evaluation protocol (test split). A method's settings are those of its preset in `conf/method`, with so many iterations
 that the student is updated equally often, or that training takes as long as the anchor's (`rcm`), by a calibration in
-which all methods take turns. Every student update sees 64 training points; TBCM's are 16 points of the routes of 4
-prompts."""
+which all methods take turns. Every student update of all methods sees equally many training points; TBCM's are 16
+points of each prompt's route. `cdm` has the teacher's guidance - 1 as its alpha."""
 READING = """## How to read the intervals
 
 All intervals are 95 %, over seeds of training and over samples: the mean over seeds +- t sqrt(s^2/S + w), with s^2 the
@@ -59,8 +61,7 @@ def page(results: Results, notes: dict[str, str], images: Path) -> str:
         _memory(results, notes),
         _warm(results, notes, images),
     ]
-    for group in results.groups:
-        parts.append(_group(group, images))
+    parts += [_group(group, images) for group in results.groups]
     return "\n\n".join([*parts, READING]) + "\n"
 
 
@@ -104,7 +105,7 @@ def _warm(results: Results, notes: dict[str, str], images: Path) -> str:
         f" which changed its weights by {study['change']:.1%}. A warm start (`train.warm_start`, with"
         f" `{' '.join(study['warm'])}`) reaches the cold start's final validation score (`{study['metric']}`, lower is"
         f" better, {study['samples']} samples) after {said} of its student updates, seed by seed; promised are at most"
-        f" 40 %: **{'reached' if kept else 'not reached'}**.",
+        f" 40 %: **{_kept(kept)}**.",
         warm_table(study),
         "![Validation score over student updates, cold and warm](images/compare/warm-start.png)",
     ]
@@ -116,19 +117,42 @@ def _group(group: Group, images: Path) -> str:
     quality_plot(group, images / f"{name}.png")
     words = f"`{group.teacher}`, {BUDGET_WORDS[group.budget]}"
     lines = [f"## {words}", f"![Frechet distance and diversity](images/compare/{name}.png)"]
+    lines += [goal] if (goal := _goal(group)) else []
     for steps in group.steps:
         lines += [f"### {words}: {steps} step{'s' if steps > 1 else ''}", quality_table(group, steps)]
     machine = next(iter(group.runs.values()))[0]["machine"]
     lines += [
         f"### {words}: what training took",
         cost_table(group),
-        f"Means over seeds; memory is the process's peak above what it holds before the networks are loaded."
+        "Means over seeds with 95 % intervals; memory is the process's peak above what it holds before the networks"
+        " are loaded."
         f" {machine['processor']}, {machine['cores']} cores, PyTorch {machine['torch']}.",
     ]
     if _pictures(group, images / f"{name}-samples.png"):
         words = "Samples of every method, the same noise down a column"
         lines.append(f"![{words}](images/compare/{name}-samples.png)")
     return "\n\n".join(lines)
+
+
+def _goal(group: Group) -> str:
+    """Whether what is promised of this benchmark is kept; nothing if nothing is."""
+    goal = PLANS[group.teacher].goal
+    if goal is None:
+        return ""
+    teacher = group.reference["rows"]["teacher"][group.accuracy]
+    name = max(group.runs, key=lambda n: group.interval(n, group.accuracy, goal.steps).value)
+    student = group.interval(name, group.accuracy, goal.steps)
+    share = student.value / teacher["value"]
+    return (
+        f"Promised: the teacher's {group.accuracy.replace('_', ' ')} is at least {goal.teacher:.0%}, found"
+        f" {cell(teacher, 'accuracy')} %: **{_kept(teacher['value'] >= goal.teacher)}**; the best student at"
+        f" {goal.steps} steps has at least {goal.share:.0%} of it, found `{name}` with {cell(student, 'accuracy')} %,"
+        f" which is {share:.0%}: **{_kept(share >= goal.share)}**."
+    )
+
+
+def _kept(kept: bool) -> str:
+    return "reached" if kept else "not reached"
 
 
 def _pictures(group: Group, place: Path) -> bool:

@@ -12,8 +12,8 @@ from rcm_core.protocols import Method
 UPDATES, TIME = "updates", "time"
 BUDGETS = (UPDATES, TIME)
 """Equal student updates; equal wall-clock, that of the anchor's run at equal updates."""
-POINTS = 64
-"""Training points of one student update, of every method."""
+ROUTE_POINTS = 16
+"""Of a route that TBCM is trained on."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,17 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Goal:
+    """What is promised of a benchmark's headline accuracy."""
+
+    teacher: float
+    """Of the teacher with all its steps."""
+    share: float
+    """Of the teacher's, that the best student reaches at ``steps``."""
+    steps: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """All runs on one teacher (a name in conf/teacher)."""
 
@@ -38,8 +49,11 @@ class Plan:
     seeds: tuple[int, ...] = (0, 1, 2)
     anchor: str = "rcm"
     """The variant whose training time is the budget "time"."""
+    points: int = 64
+    """Training points of one student update, of every method."""
     overrides: tuple[str, ...] = field(default=())
     """For every run; what concerns the data must be here, for all runs share them."""
+    goal: Goal | None = None
 
     def variant(self, name: str) -> Variant:
         """InputError if there is none of this name."""
@@ -51,16 +65,25 @@ class Plan:
         return self.variants[names.index(name)]
 
 
-# 4 prompts x 16 points of each route are the 64 points that every other method has in its batch
-TBCM = Variant("tbcm", "tbcm", ("train.batch=4", "method.route_steps=17", "method.pairs=16"))
-MAIN = (
-    Variant("scm", "scm"),
-    Variant("rcm", "rcm"),
-    Variant("dmd2", "dmd2"),
-    TBCM,
-    Variant("cdm", "cdm"),
-    Variant("sana_sprint", "sana_sprint"),
-)
+def main_methods(points: int, guidance: float) -> tuple[Variant, ...]:
+    """The six that are compared everywhere, for a teacher of this guidance: TBCM's batch counts prompts, and CDM has
+    the guidance as a loss of weight alpha = guidance - 1.
+    """
+    route = (
+        f"train.batch={points // ROUTE_POINTS}",
+        f"method.route_steps={ROUTE_POINTS + 1}",
+        f"method.pairs={ROUTE_POINTS}",
+    )
+    return (
+        Variant("scm", "scm"),
+        Variant("rcm", "rcm"),
+        Variant("dmd2", "dmd2"),
+        Variant("tbcm", "tbcm", route),
+        Variant("cdm", "cdm", (f"method.alpha={guidance - 1:g}",)),
+        Variant("sana_sprint", "sana_sprint"),
+    )
+
+
 OTHERS = (
     Variant("dmd2-gan", "dmd2-gan"),
     Variant("dcm", "dcm"),
@@ -89,9 +112,20 @@ COMMON = (
     "train.health.spike=null",
 )
 PLANS = {
-    "mini": Plan("mini", MAIN + OTHERS + ABLATIONS, 300, overrides=("evaluate.samples=2000", *COMMON)),
-    # every test prompt twice
-    "scenes": Plan("scenes", MAIN, 300, overrides=("evaluate.samples=1106", *COMMON)),
+    "mini": Plan(
+        "mini",
+        (*main_methods(64, 1.5), *OTHERS, *ABLATIONS),
+        200,
+        overrides=("evaluate.samples=2000", *COMMON),
+    ),
+    "scenes": Plan(
+        "scenes",
+        main_methods(32, 3.0),
+        300,
+        points=32,
+        overrides=("train.batch=32", "evaluate.samples=1106", *COMMON),  # every test prompt twice
+        goal=Goal(0.75, 0.95, 4),
+    ),
 }
 
 

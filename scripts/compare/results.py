@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,10 +54,12 @@ class Group:
         """The benchmark's headline accuracy: the mean over categories if it has some."""
         return "accuracy_mean" if "accuracy_mean" in self.metrics else "accuracy"
 
-    def measured(self, name: str, key: str) -> float:
-        """Mean over seeds of what ``key`` of the training took."""
-        found = [run["training"][key] for run in self.runs[name]]
-        return float(sum(found) / len(found))
+    def measured(self, name: str, key: str) -> Interval:
+        """What ``key`` of the training took: the mean over seeds, and by Student's t how well it is known."""
+        found = [float(run["training"][key]) for run in self.runs[name]]
+        return mean_over_seeds([{"value": f, "low": f, "high": f, "n": 1} for f in found]).within(
+            0.0, math.inf
+        )
 
 
 @dataclass(frozen=True)

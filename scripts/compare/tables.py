@@ -67,14 +67,20 @@ def cost_table(group: Group) -> str:
             str(first["iterations"]),
             str(first["student_updates"]),
             str(first["points_per_update"]),
-            f"{group.measured(name, 'seconds'):.0f}",
-            f"{group.measured(name, 'seconds_per_iteration'):.3f}",
-            f"{group.measured(name, 'memory_bytes') / MIB:.0f}",
+            measured(group.measured(name, "seconds"), 0),
+            measured(group.measured(name, "seconds_per_iteration"), 3),
+            measured(group.measured(name, "memory_bytes"), 0, MIB),
             ", ".join(f"{calls(first, network):.0f}" for network in NETWORKS),
         ]
         words = f": {first['words']}" if first["words"] else ""
         rows.append([f"`{name}`{words}", *numbers])
     return table(head, rows)
+
+
+def measured(found: Interval, digits: int, unit: float = 1.0) -> str:
+    """With its interval, if there are several seeds."""
+    value, low, high = (f"{number / unit:.{digits}f}" for number in found[:3])
+    return f"{value} [{low}, {high}]" if found.seeds > 1 else value
 
 
 def calls(run: dict[str, Any], network: str) -> float:

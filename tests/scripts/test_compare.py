@@ -16,7 +16,7 @@ from rcm_core.params import load_params
 from rcm_core.training.distill import build_method
 from scripts.compare.__main__ import main
 from scripts.compare.page import write
-from scripts.compare.plan import BUDGETS, MAIN, PLANS, POINTS, TIME, UPDATES, iterations_for, updates_in
+from scripts.compare.plan import BUDGETS, PLANS, TIME, UPDATES, iterations_for, updates_in
 from scripts.compare.runner import Job, Runner, in_process, in_subprocess
 from scripts.compare.space import Home, composed, settled
 from scripts.compare.warm_start import Study, study_results
@@ -176,24 +176,26 @@ def test_a_warm_start_is_measured(place: Place) -> None:
     assert "## Warm start after an update of the teacher" in (place.docs / "results.md").read_text()
 
 
-def test_plans_compose_and_every_update_sees_as_many_points(tmp_path: Path) -> None:
-    plan = PLANS["mini"]
+@pytest.mark.parametrize("teacher", PLANS)
+def test_plans_compose_and_every_update_sees_as_many_points(tmp_path: Path, teacher: str) -> None:
+    plan = PLANS[teacher]
     found = composed(plan, Home(tmp_path, tmp_path))
     assert {p.trajectories.model_dump_json() for p in found.values()} == {
         found["rcm"].trajectories.model_dump_json()
     }
-    assert found["rcm"].trajectories.routes
+    assert found["rcm"].trajectories.routes == (teacher == "mini")  # kd
     assert found["rcm"].trajectories.real
     for name, params in found.items():
         method = build_method(params.method, params.train.tangent)
         iterations = iterations_for(method, plan.updates)
         assert updates_in(method, iterations) == plan.updates
         assert updates_in(method, iterations - 1) == plan.updates - 1
-        assert params.train.batch * params.method.get("pairs", 1) == POINTS, name
+        assert params.train.batch * params.method.get("pairs", 1) == plan.points, name
         settled_params = settled(params, 1, iterations)
         assert settled_params.train.candidate_every * 2 >= iterations
-    assert [v.name for v in MAIN] == ["scm", "rcm", "dmd2", "tbcm", "cdm", "sana_sprint"]
-    assert load_params(tmp_path / "mini/compose/params.yaml")
+    assert [v.name for v in plan.variants][:6] == ["scm", "rcm", "dmd2", "tbcm", "cdm", "sana_sprint"]
+    assert 1 + found["cdm"].method["alpha"] == found["cdm"].teacher.guidance  # the effective scale
+    assert load_params(tmp_path / teacher / "compose/params.yaml")
 
 
 def test_the_command_says_what_is_to_do_and_refuses_what_is_not_planned(

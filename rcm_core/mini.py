@@ -1,7 +1,8 @@
 """``mini``: a miniature Wan pipeline in diffusers layout, built from nothing; the teacher stage trains it.
 
-The text encoder is a small UMT5 encoder with fixed random weights: an injective enough map from words to vectors for a
-closed vocabulary, and the same module, tokenizer and files that a Wan2.1 folder has.
+The text encoder is a small UMT5 encoder with random weights, an injective enough map from words to vectors for a
+closed vocabulary, or one that was taught to read its benchmark's prompts (``rcm_core.reading``); the same module,
+tokenizer and files that a Wan2.1 folder has.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import nn
 from rcm_core.bars import without_bars
 from rcm_core.errors import InputError
 from rcm_core.pixels import PixelSpace
+from rcm_core.reading import Meanings, teach
 
 
 def build_network(
@@ -82,11 +84,18 @@ def build_text_encoder(vocabulary: int, text_dim: int, heads: int = 4, order: fl
 
 
 def save_pipeline(
-    folder: Path, shape: Sequence[int], prompts: Sequence[str], settings: Any, shift: float, seed: int
+    folder: Path,
+    shape: Sequence[int],
+    prompts: Sequence[str],
+    settings: Any,
+    shift: float,
+    seed: int,
+    meanings: Meanings | None = None,
 ) -> None:
     """Writes an untrained pixel-space Wan pipeline into ``folder`` (PixelSpace in the VAE's place).
 
-    ``settings`` is ``config.MiniTraining``; weights are a function of ``seed``.
+    ``settings`` is ``config.MiniTraining``; weights are a function of ``seed``. The text encoder stays random, or has
+    learned ``meanings`` of ``prompts`` (``settings.text_steps``).
     """
     from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 
@@ -107,6 +116,12 @@ def save_pipeline(
             shape[0], settings.heads, settings.head_dim, settings.layers, settings.ffn_dim, settings.text_dim,
             settings.patch,
         )  # fmt: skip
+    if settings.text_steps:
+        if meanings is None:
+            raise InputError(
+                "teacher.mini.text_steps > 0, but nothing says what this benchmark's words mean; set it to 0"
+            )
+        teach(encoder, tokenizer, prompts, meanings, settings.text_steps)
     pipeline = WanPipeline(
         tokenizer=tokenizer,
         text_encoder=encoder,

@@ -65,8 +65,11 @@ def _train_mini(section: TeacherSection, prompts: list[str], state: Path, execut
             "teacher.source is mini but teacher.mini is null; take conf/teacher/mini.yaml as it is"
         )
     if not pipeline.exists():
+        meanings = getattr(find("data", section.data), "meanings", None)
         with atomic_folder(pipeline) as folder:
-            mini.save_pipeline(folder, section.shape, prompts, settings, section.shift, section.seed)
+            mini.save_pipeline(
+                folder, section.shape, prompts, settings, section.shift, section.seed, meanings
+            )
     candidates = state / "candidates"
     spec = {
         "teacher": section.model_dump(mode="json"),

@@ -63,15 +63,17 @@ def image_source(section: TeacherSection, prompts: list[str], folder: Path, devi
     negative = {k: v[-1:].to(device) for k, v in encoded.items()}
     batch = settings_of(section).batch
     if hasattr(data, "draw"):
-        groups = [rows for _, rows in sorted(by_label(prompts, data.label, ()).items())]
+        emphasis = getattr(data, "emphasis", (1,) * data.classes)
+        named = sorted(by_label(prompts, data.label, ()).items())
+        groups = [rows for label, rows in named for _ in range(emphasis[label])]
 
         def draw(row: int, rng: torch.Generator) -> torch.Tensor:
             image: torch.Tensor = data.draw(prompts[row], "train", rng)
             return image.to(device)
 
         return DrawnSource(draw, groups, table, negative, batch, section.seed)
-    named = by_label(prompts, data.label, labels.tolist())
-    choices = [torch.tensor(named[label]) for label in labels.tolist()]
+    rows = by_label(prompts, data.label, labels.tolist())
+    choices = [torch.tensor(rows[label]) for label in labels.tolist()]
     return ImageSource(images.to(device), choices, table, negative, batch, section.seed)
 
 

@@ -61,7 +61,8 @@ def test_a_sampler_comes_with_the_method_and_its_lists_can_be_overridden(project
     assert given.times == ((pure,), (pure, 1.3), (pure, 1.3, 1.0), (pure, 1.3, 1.0, 0.6))
     steps = ["select.steps=[1,2]", "evaluate.steps=[2]"]
     times = "sampler.times=[[1.5708],[1.5708,1.1]]"
-    params = compose(project, [f"method={method}", times, "sampler.kind=euler", *steps])
+    simulated = [] if method == "scm" else ["method.simulation=euler"]  # as the student is sampled
+    params = compose(project, [f"method={method}", times, "sampler.kind=euler", *simulated, *steps])
     assert (params.sampler.kind, params.sampler.times) == ("euler", ((1.5708,), (1.5708, 1.1)))
     assert load(project) == params
 
@@ -76,6 +77,10 @@ def test_a_sampler_comes_with_the_method_and_its_lists_can_be_overridden(project
         ("sampler.times=[[1.5708],[1.0,1.3]]", r"sampler\.times has \[1\.0, 1\.3\]; expected angles that"),
         ("sampler.times=[[1.5708]]", r"select\.steps: 2 steps asked for, but sampler\.times has lists for 1"),
         ("select.angles=[1.3]", "do not fit conf/"),
+        (
+            "sampler.kind=euler",
+            r"method\.simulation = 'renoise', but sampler\.kind = 'euler'.*; set both to the same",
+        ),
         ("nonsense", "override 'nonsense': expected key=value"),
         (
             "method=sana_sprint method.blocks=[]",

@@ -5,22 +5,13 @@ A stage reads the section of its own name (the method's own keys are checked by 
 
 from __future__ import annotations
 
-import json
-import re
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from rcm_core.errors import InputError, nearest
+from rcm_core.errors import InputError
+from rcm_core.section import Section
 
-
-class Section(BaseModel):
-    """Frozen, complete, no unknown key, no silent conversion."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-S = TypeVar("S", bound=Section)
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -53,7 +44,7 @@ class MiniTraining(Section):
     text_order: Positive = 1.0
     """How much the text encoder as drawn heeds the order of words (``mini.build_text_encoder``)."""
     text_steps: Annotated[int, Field(ge=0)] = 0
-    """In which it is taught to read the benchmark's prompts before it is frozen; 0: it stays random."""
+    """In which it is taught to read prompts; 0: it stays random."""
     optimiser: Literal["adamw", "muon"] = "adamw"
     time_mean: float = 0.0
     """Of the logit-normal flow times that are trained; above 0 leans towards noise."""
@@ -172,7 +163,7 @@ class TrainSection(Section):
     lr_decay: bool
     """Cosine to zero over the run."""
     lr_decay_from: Count | None
-    """Iteration from which on the rates fall with the inverse square root of the iteration; null: they do not."""
+    """Iteration from which on rates fall with its inverse square root; null: they do not."""
     betas: tuple[Decay, Decay]
     weight_decay: Annotated[float, Field(ge=0)]
     ema_lengths: Annotated[tuple[Length, ...], Field(min_length=1)]
@@ -266,50 +257,3 @@ def samples_per_rank(batch: int, workers: int, accumulate: int, where: str) -> i
             " change the batch, the workers or the accumulation"
         )
     return size
-
-
-def check(section: type[S], raw: Any, where: str) -> S:
-    """``raw`` as a ``section``; YAML lists become tuples, integers are accepted for floats."""
-    if not isinstance(raw, dict):
-        raise InputError(f"{where}: expected keys and values, got {type(raw).__name__}")
-    try:
-        text = json.dumps(raw)
-    except TypeError as error:
-        raise InputError(
-            f"{where}: {error}; expected numbers, texts, lists and null (quote a date)"
-        ) from error
-    try:
-        return section.model_validate_json(text)
-    except ValidationError as error:
-        errors = error.errors()
-        first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-        raise InputError(f"{where}: {_sentence(section, first)}") from error
-
-
-def _sentence(section: type[Section], error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        owner: Any = section
-        for part in error["loc"][:-1]:
-            owner = _field_section(owner, str(part))
-        names = list(owner.model_fields) if owner else []
-        hint = nearest(str(error["loc"][-1]), names)
-        return f"unknown key {key!r}{hint}; known here: {', '.join(names)}"
-    if error["type"] == "missing":
-        return f"key {key!r} is missing; add it (conf/ has its default)"
-    return f"{key} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{_number_hint(error['input'])}"
-
-
-def _number_hint(found: Any) -> str:
-    """YAML 1.1 reads ``1e-3`` as text: say how it is written."""
-    if not isinstance(found, str) or not re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", found):
-        return ""
-    return f"; YAML takes {found} for text, write it as {float(found)!r}"
-
-
-def _field_section(owner: Any, name: str) -> Any:
-    field = owner.model_fields.get(name) if owner else None
-    if field is None:
-        return None
-    options = [field.annotation, *get_args(field.annotation)]
-    return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)

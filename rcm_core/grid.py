@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import ValidationInfo, field_validator
 
-from rcm_core.config import Count, Positive, Section
+from rcm_core.config import Count, Positive
+from rcm_core.section import Section
 
 
 class GridSection(Section):

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import yaml
 
-from rcm_core.config import Params, Section, TeacherSection, check, samples_per_rank
+from rcm_core.config import Params, TeacherSection, samples_per_rank
 from rcm_core.demands import provided, refuse_impossible
 from rcm_core.errors import InputError
 from rcm_core.protocols import Demands
 from rcm_core.registry import available, find
 from rcm_core.samplers.few_step import Sampler
+from rcm_core.section import Section, check
 
 
 def load_params(path: Path) -> Params:

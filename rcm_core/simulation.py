@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
-from rcm_core.config import Count, Positive, Section
+from rcm_core.config import Count, Positive
 from rcm_core.samplers.few_step import Kind, exact_angle
 from rcm_core.samplers.times import (
     fixed_angles,
@@ -20,6 +20,7 @@ from rcm_core.samplers.times import (
     shifted_between,
     simulation_angles,
 )
+from rcm_core.section import Section
 from rcm_core.trigflow import NOISE_ANGLE
 
 FlowTime = Annotated[float, Field(gt=0, lt=1)]

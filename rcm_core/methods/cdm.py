@@ -10,13 +10,14 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from rcm_core.config import Count, Positive, Section, Share
+from rcm_core.config import Count, Positive, Share
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.distribution import augmentation_gradient
 from rcm_core.losses.finite import finite_mask, keep_rows
 from rcm_core.protocols import Batch, Condition, Demands, Follow, Nets, Update
 from rcm_core.rng import generator
 from rcm_core.samplers.walks import Walk, random_schedule, recorded_walk
+from rcm_core.section import Section
 from rcm_core.terms import Term, unit_noise
 from rcm_core.terms.distribution import Generated, fake_score_term, matched, matching_term
 from rcm_core.trigflow import angle_from_flow_time, diffuse, flow_time_from_angle, predict_x0, rotate

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rcm_core.config import Params, TrainSection, check
+from rcm_core.config import Params, TrainSection
 from rcm_core.demands import refuse_impossible
 from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.device import resolve_device
@@ -19,6 +19,7 @@ from rcm_core.protocols import Condition, Method, TrainContext
 from rcm_core.registry import find
 from rcm_core.rng import address
 from rcm_core.sampling import Teacher
+from rcm_core.section import check
 from rcm_core.storage import write_json
 from rcm_core.training.parallel import shard
 from rcm_core.training.probe import Probe

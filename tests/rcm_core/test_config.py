@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rcm_core.config import Gate, LearningRates, Params, check, samples_per_rank
+from rcm_core.config import Gate, LearningRates, Params, samples_per_rank
 from rcm_core.errors import InputError
+from rcm_core.section import check
 
 
 def test_the_shipped_parameters_are_complete(values: dict[str, Any]) -> None:

@@ -68,9 +68,8 @@ def test_the_student_is_sampled_and_not_the_teacher(workspace: Path, tiny_run: P
 
 
 def test_the_student_s_sampler_is_the_one_that_select_recorded(workspace: Path, tiny_run: Path) -> None:
-    configure(
-        workspace, {"sampler.times": [[1.4], [1.4, 0.3], [1.4, 0.3, 0.2, 0.1]], "sampler.kind": "euler"}
-    )
+    other = {"sampler.kind": "euler", "method.simulation": "euler"}
+    configure(workspace, {"sampler.times": [[1.4], [1.4, 0.3], [1.4, 0.3, 0.2, 0.1]], **other})
     assert run(workspace, {}) == quality_of(tiny_run)
     place = workspace / "runs/select/selection.json"
     selection = json.loads(place.read_text())

@@ -1,0 +1,67 @@
+"""The base of all parameters, and the sentence for what does not fit."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rcm_core.errors import InputError, nearest
+
+
+class Section(BaseModel):
+    """Frozen, complete, no unknown key, no silent conversion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def check(section: type[S], raw: Any, where: str) -> S:
+    """``raw`` as a ``section``; YAML lists become tuples, integers are accepted for floats."""
+    if not isinstance(raw, dict):
+        raise InputError(f"{where}: expected keys and values, got {type(raw).__name__}")
+    try:
+        text = json.dumps(raw)
+    except TypeError as error:
+        raise InputError(
+            f"{where}: {error}; expected numbers, texts, lists and null (quote a date)"
+        ) from error
+    try:
+        return section.model_validate_json(text)
+    except ValidationError as error:
+        errors = error.errors()
+        first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+        raise InputError(f"{where}: {_sentence(section, first)}") from error
+
+
+def _sentence(section: type[Section], error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        owner: Any = section
+        for part in error["loc"][:-1]:
+            owner = _field_section(owner, str(part))
+        names = list(owner.model_fields) if owner else []
+        hint = nearest(str(error["loc"][-1]), names)
+        return f"unknown key {key!r}{hint}; known here: {', '.join(names)}"
+    if error["type"] == "missing":
+        return f"key {key!r} is missing; add it (conf/ has its default)"
+    return f"{key} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{_number_hint(error['input'])}"
+
+
+def _number_hint(found: Any) -> str:
+    """YAML 1.1 reads ``1e-3`` as text: say how it is written."""
+    if not isinstance(found, str) or not re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", found):
+        return ""
+    return f"; YAML takes {found} for text, write it as {float(found)!r}"
+
+
+def _field_section(owner: Any, name: str) -> Any:
+    field = owner.model_fields.get(name) if owner else None
+    if field is None:
+        return None
+    options = [field.annotation, *get_args(field.annotation)]
+    return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)

@@ -115,7 +115,7 @@ PLANS = {
     "mini": Plan(
         "mini",
         (*main_methods(64, 1.5), *OTHERS, *ABLATIONS),
-        200,
+        250,
         overrides=("evaluate.samples=2000", *COMMON),
     ),
     "scenes": Plan(

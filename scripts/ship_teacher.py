@@ -1,7 +1,8 @@
 """Copies the teacher that was trained here into the repository: its network as bfloat16, and the record of its making.
 
 ``python scripts/ship_teacher.py data/scenes/teacher`` from the project root, after ``dvc repro teacher`` with
-``teacher=scenes-train``; then put the printed hash into conf/teacher/scenes.yaml.
+``teacher=scenes-train``; then put the printed hash into conf/teacher/scenes.yaml. The record says too how often the
+shipped teacher shows what the test prompts ask for, each prompt once.
 """
 
 from __future__ import annotations
@@ -9,13 +10,21 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
+import numpy as np
+import torch
 from safetensors.torch import load_file, save_file
 
+from rcm_core.evaluation.judge import judge_for
+from rcm_core.prompts import load_split
+from rcm_core.sampling import Job, Teacher, sample_pixels, split_jobs
 from rcm_core.storage import atomic_folder, read_json, sha256_folder, write_json
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 MOST = 12 * 2**20
+BATCH = 64
 
 
 def ship(runs: Path, place: Path) -> str:
@@ -34,12 +43,40 @@ def ship(runs: Path, place: Path) -> str:
     return digest
 
 
+def score(runs: Path, place: Path, guidance: float) -> dict[str, Any]:
+    """Accuracy of the shipped teacher on the test prompts at its full steps, by category and their mean."""
+    facts = read_json(runs / "teacher/teacher.json", "teacher")
+    keys = ("family", "steps", "shift", "solver", "negative_prompt")
+    shape = tuple(facts["shape"])
+    teacher = Teacher(str(place / "pipeline"), shape=shape, guidance=guidance, **{k: facts[k] for k in keys})
+    prompts = tuple(load_split(runs.parent, "test"))
+    whole = Job(teacher, prompts, tuple(range(len(prompts))), 0, teacher.steps)
+    judge = judge_for(facts["data"])
+    pixels = torch.cat([sample_pixels(job) for job in split_jobs(whole, BATCH)])
+    right = judge.correct(pixels, prompts)
+    kinds = np.array([judge.category(prompt) for prompt in prompts])
+    shares = {kind: float(right[kinds == kind].mean()) for kind in judge.categories}
+    return {
+        "samples": len(prompts),
+        "guidance": guidance,
+        "steps": teacher.steps,
+        "accuracy": float(right.mean()),
+        **({"accuracy_mean": fmean(shares.values())} if shares else {}),
+        **{f"accuracy_{kind}": value for kind, value in shares.items()},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("place", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the teacher stage has run")
+    parser.add_argument("--guidance", type=float, default=3.0, help="at which it is scored")
     options = parser.parse_args()
     print(f"hash: {ship(options.runs, options.place)}")
+    record = options.place / "record.json"
+    found = score(options.runs, options.place, options.guidance)
+    write_json(record, {**read_json(record, "teacher"), "test": found})
+    print(found)
 
 
 if __name__ == "__main__":

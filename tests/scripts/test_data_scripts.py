@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from rcm_core.evaluation.detector import Detector
 from rcm_core.models import wan
+from rcm_core.prompts import load_split
 from rcm_core.storage import read_json, sha256, sha256_folder
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +70,8 @@ def test_a_shipped_teacher_is_the_trained_one_in_half_the_bytes(tiny_run: Path, 
     record = read_json(tmp_path / "teacher/record.json", "teacher")
     assert record["shipped_hash"] == sha256_folder(shipped)
     assert record["trained_hash"] == sha256_folder(trained)
+    assert record["test"]["samples"] == len(load_split(tiny_run, "test"))
+    assert 0 <= record["test"]["accuracy"] <= 1
     assert (shipped / WEIGHTS).stat().st_size < 0.6 * (trained / WEIGHTS).stat().st_size
     wan.check_folder(shipped)
     ours, theirs = (wan.load_network(folder).state_dict() for folder in (shipped, trained))

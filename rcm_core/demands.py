@@ -24,10 +24,12 @@ def refuse_impossible(
             f"the method needs {', '.join(missing)}, but the training data provides {', '.join(sorted(provides))};"
             + (f" set {remedy}, or choose another method" if remedy else " choose another method")
         )
-    if demands.extras & set(EMBEDDED) and family.time_layer is None:
+    embedded = demands.extras & set(EMBEDDED)
+    if embedded and family.time_layer is None:
+        remedy = "set method.guidance and method.guidance_at to null, or " if embedded == {"guidance"} else ""
         raise InputError(
-            f"the method embeds {', '.join(sorted(demands.extras & set(EMBEDDED)))}, but this family has no time"
-            " embedding to add it to; set method.guidance and method.guidance_at to null, or choose another method"
+            f"the method embeds {', '.join(sorted(embedded))}, but this family has no time embedding to add it to;"
+            f" {remedy}choose another method"
         )
     if unrated := sorted(demands.roles - lr.keys()):
         raise InputError(

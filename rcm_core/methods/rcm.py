@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 
 from rcm_core.config import Count, Positive
+from rcm_core.grid import DiscreteSection, discrete_term
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.consistency import WarmupForm
 from rcm_core.protocols import Batch, Demands, Nets, Update
@@ -34,6 +35,8 @@ class Config(SimulationSection):
     p_mean: float
     """p_G: ln tan t ~ N(p_mean, p_std^2), for the consistency term."""
     p_std: Positive
+    discrete: DiscreteSection | None = None
+    """In place of the tangent and p_G: consistency in discrete time along teacher steps, as dCM's."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,13 @@ class RCM:
 
     def _consistency(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Update:
         config = self.config
-        t = log_normal_angles(len(batch.x0), config.p_mean, config.p_std, rng)
-        states = along_teacher(nets, batch.x0, t, batch.condition, rng)
-        how = Consistency(self.tangent, ramp(step, config.warmup), config.warmup_form)
-        term = consistency_term(nets, states, batch.condition, how)
+        if config.discrete is None:
+            t = log_normal_angles(len(batch.x0), config.p_mean, config.p_std, rng)
+            states = along_teacher(nets, batch.x0, t, batch.condition, rng)
+            how = Consistency(self.tangent, ramp(step, config.warmup), config.warmup_form)
+            term = consistency_term(nets, states, batch.condition, how)
+        else:
+            term = discrete_term(config.discrete, nets, batch, rng)
         loss = config.consistency_weight * term.loss
         return Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
 

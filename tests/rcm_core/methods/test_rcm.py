@@ -51,6 +51,17 @@ def test_the_matching_term_is_a_sum_with_the_gradient_twice_e24(step):
     assert 0 < consistency.loss < 100
 
 
+def test_discrete_consistency_is_dcm_bit_for_bit_and_matching_comes_on_top():
+    grid = {"points": 48, "skip": 1, "shift": 5.0, "solver": "euler"}
+    dcm = preset("dcm", **grid, consistency_weight=100.0)
+    (alone,), _ = updates(2, discrete=grid, dmd_weight=0.0)
+    (first, matching), nets = updates(2, discrete=grid)
+    (theirs,) = dcm.updates(nets, BATCH, 2, generator(0, 2))
+    assert torch.equal(alone.loss, theirs.loss)
+    assert torch.equal(first.loss, theirs.loss)
+    assert matching.roles == ("student",)
+
+
 def test_the_fake_score_s_term_is_a_sum():
     (update,), nets = updates(3)
     last, (seen,) = nets["student"].calls[-1], nets["fake"].calls

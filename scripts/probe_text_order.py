@@ -45,7 +45,7 @@ class Case(NamedTuple):
 KINDS: dict[str, tuple[Callable[[Case], int], Callable[[Case], bool]]] = {
     "colour": (lambda c: c.colour - 1, lambda c: c.colour > 0),
     "second": (lambda c: c.second, lambda _: True),
-    "place": (lambda c: c.place - 1, lambda c: c.place > 0 and not c.colour),
+    "place": (lambda c: c.place - 1, lambda c: 0 < c.place <= 4 and not c.colour),
 }
 """What is read, and in which cases."""
 

@@ -26,8 +26,8 @@ from rcm_core.scenes.request import (
 judge = "scenes"
 categories = CATEGORIES
 classes = len(CATEGORIES)
-emphasis = (1, 2, 2, 1, 2, 2)
-"""How often a category is drawn in training the teacher: those with several objects twice as often."""
+emphasis = (1, 2, 3, 1, 2, 3)
+"""How often a category is drawn in training the teacher: those with several objects more often."""
 IMAGES = {"train": 1200, "validation": 300, "test": 600}
 
 
@@ -38,7 +38,8 @@ def label(prompt: str) -> int:
 
 def meanings(prompt: str) -> dict[int, tuple[int, ...]]:
     """What the words that name digits mean, by their number among the words of ``prompt``: the digit, its colour (0:
-    any), its place (0: any, then left, right, above, below) and how many more are asked for.
+    any), its place (0: any, then left, right, above, below, first and second in reading order) and how many more are
+    asked for.
     """
     request, words = parse(prompt), prompt.lower().split()
     nouns = [i for i, word in enumerate(words) if word in PLURALS]
@@ -48,7 +49,8 @@ def meanings(prompt: str) -> dict[int, tuple[int, ...]]:
     for order, at in enumerate(nouns):
         which = order ^ swapped
         thing = request.things[which]
-        place = 1 + 2 * RELATIONS.index(relation) + which if relation else 0
+        ordered = len(nouns) > 1
+        place = 1 + 2 * (RELATIONS.index(relation) if relation else len(RELATIONS)) + which if ordered else 0
         found[at] = (thing.digit, thing.colour + 1, place, len(request.things) - 1)
     return found
 

@@ -38,12 +38,14 @@ def inks(split: str) -> tuple[Tensor, ...]:
 
 
 def quadrants(request: Request, draws: list[float]) -> list[int]:
-    """The quadrant 0..3 of every thing; ``draws`` are four numbers in [0, 1)."""
+    """The quadrant 0..3 of every thing; ``draws`` are four numbers in [0, 1). Where no side is named, what is named
+    first comes first in reading order.
+    """
     if request.relation:
         pairs = PAIRS[request.relation]
         return list(pairs[int(draws[0] * len(pairs))])
     order = sorted(range(4), key=draws.__getitem__)
-    return order[: len(request.things)]
+    return sorted(order[: len(request.things)])
 
 
 def compose(request: Request, split: str, rng: torch.Generator) -> tuple[Tensor, list[Placed]]:

@@ -41,6 +41,17 @@ def test_what_is_placed_is_what_is_asked_for(prompt: str) -> None:
             assert placed[0].y < QUADRANT < placed[1].y
 
 
+@pytest.mark.parametrize("prompt", ["a five and a seven", "a red two with a blue six"])
+def test_what_is_named_first_stands_first_in_reading_order(prompt: str) -> None:
+    for i in range(20):
+        first, second = compose(parse(prompt), "train", generator(i, "order"))[1]
+        rows, columns = (
+            [int(thing.y // 16) for thing in (first, second)],
+            [thing.x for thing in (first, second)],
+        )
+        assert rows[0] < rows[1] or (rows[0] == rows[1] and columns[0] < columns[1])
+
+
 def test_ink_lies_inside_the_squares_and_has_their_colour() -> None:
     for image, placed in drawn("a red seven and a blue two"):
         left = image[:, 0] + 1

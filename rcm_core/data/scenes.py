@@ -44,13 +44,13 @@ def meanings(prompt: str) -> dict[int, tuple[int, ...]]:
     request, words = parse(prompt), prompt.lower().split()
     nouns = [i for i, word in enumerate(words) if word in PLURALS]
     nouns = nouns or [i for i, word in enumerate(words) if word in WORDS]
-    relation, swapped = next((SIDES[word] for word in words if word in SIDES), ("", False))
+    swapped = next((SIDES[word][1] for word in words if word in SIDES), False)
+    kind = (*RELATIONS, "").index(request.relation)
     found: dict[int, tuple[int, ...]] = {}
     for order, at in enumerate(nouns):
         which = order ^ swapped
         thing = request.things[which]
-        ordered = len(nouns) > 1
-        place = 1 + 2 * (RELATIONS.index(relation) if relation else len(RELATIONS)) + which if ordered else 0
+        place = 1 + 2 * kind + which if len(nouns) > 1 else 0
         found[at] = (thing.digit, thing.colour + 1, place, len(request.things) - 1)
     return found
 

@@ -117,7 +117,7 @@ def _group(group: Group, images: Path) -> str:
     quality_plot(group, images / f"{name}.png")
     words = f"`{group.teacher}`, {BUDGET_WORDS[group.budget]}"
     lines = [f"## {words}", f"![Frechet distance and diversity](images/compare/{name}.png)"]
-    lines += [goal] if (goal := _goal(group)) else []
+    lines += [goal] if (goal := goal_sentence(group)) else []
     for steps in group.steps:
         lines += [f"### {words}: {steps} step{'s' if steps > 1 else ''}", quality_table(group, steps)]
     machine = next(iter(group.runs.values()))[0]["machine"]
@@ -134,7 +134,7 @@ def _group(group: Group, images: Path) -> str:
     return "\n\n".join(lines)
 
 
-def _goal(group: Group) -> str:
+def goal_sentence(group: Group) -> str:
     """Whether what is promised of this benchmark is kept; nothing if nothing is."""
     goal = PLANS[group.teacher].goal
     if goal is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
@@ -22,8 +23,9 @@ from scripts.compare.claims import CLAIMS, Claim, Part, findings, gain, memory_v
 from scripts.compare.executors import MeasuringExecutor
 from scripts.compare.measure import PLACE, sessions, summary
 from scripts.compare.memory import Size, in_fresh_process, most_alive
+from scripts.compare.page import goal_sentence
 from scripts.compare.plan import PLANS
-from scripts.compare.results import Group, Results
+from scripts.compare.results import QUALITY, Group, Results
 
 TRAINING = {"seconds": 1.0, "memory_bytes": 1.0}
 
@@ -187,3 +189,33 @@ def test_encoding_in_the_step_takes_memory_that_tbcm_does_not_need() -> None:
     encoding, ours = (in_fresh_process(case, small) for case in ("scm_vae", "tbcm"))
     assert ours["tensors"] < 0.6 * encoding["tensors"]
     assert encoding["resident"] > 0
+
+
+def test_costs_have_student_s_interval_over_seeds() -> None:
+    made = group(ours={"frechet": 2.0})
+    for run, seconds in zip(made.runs["ours"], (9.0, 10.0, 11.0)):
+        run["training"] = {"seconds": seconds}
+    found = made.measured("ours", "seconds")
+    # t of 2 degrees of freedom is 4.303, the standard error 1 / sqrt 3
+    assert found.value == pytest.approx(10.0)
+    assert found.high - found.value == pytest.approx(4.303 / 3**0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize(("teacher", "student", "said"), [
+    (0.8, 0.77, ("**reached**", "**reached**")),
+    (0.7, 0.69, ("**not reached**", "**reached**")),
+    (0.8, 0.70, ("**reached**", "**not reached**")),
+])  # fmt: skip
+def test_what_is_promised_of_scenes_is_said(teacher: float, student: float, said: tuple[str, str]) -> None:
+    methods = {"scm": {"accuracy": student}, "kd": {"accuracy": 0.1}}
+    made = dataclasses.replace(
+        group(**{n: dict.fromkeys(QUALITY, 1.0) | v for n, v in methods.items()}),
+        teacher="scenes",
+        reference={"rows": {"teacher": {"accuracy": about(teacher)}}},
+    )
+    text = goal_sentence(made)
+    assert "`scm`" in text
+    first, second = text.split("; the best student")
+    assert said[0] in first
+    assert said[1] in second
+    assert not goal_sentence(group(scm={"accuracy": 1.0}))

@@ -2,6 +2,7 @@
 
 Results go to docs/results/compare/<teacher>/<budget>/<run>-<seed>.json; the work is kept in .rcm/compare. Started
 again it goes on where it was; a run whose parameters, teacher, data and code are those of its result is skipped.
+Every run works on one thread, so on so many cores several at once are done sooner than each on all cores.
 ``python -m scripts.compare.page`` writes docs/results.md.
 """
 
@@ -28,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="runs by name, with commas between; default: all")
     parser.add_argument("--seeds", default="", help="as in 0,1; default: the plan's")
     parser.add_argument("--budget", choices=[*BUDGETS, "both"], default="both")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once; default: 2")
     parser.add_argument("--list", action="store_true", help="say what is there and what is to do, do nothing")
     options = parser.parse_args(arguments)
     try:
@@ -38,13 +40,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.jobs < 1:
+        raise InputError(f"--jobs {options.jobs}: expected how many runs are done at once, 1 or more")
     home = Home.usual()
     budgets = BUDGETS if options.budget == "both" else (options.budget,)
     failed: list[str] = []
     for teacher in options.teacher or PLANS:
         plan = plan_of(teacher)
         variants = chosen(plan, [name for name in options.only.split(",") if name])
-        runner = Runner(plan, home)
+        runner = Runner(plan, home, jobs=options.jobs)
         seeds = _seeds(options.seeds) or plan.seeds
         if options.list:
             print("\n".join(runner.state(variants, seeds, budgets)))

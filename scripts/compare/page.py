@@ -124,7 +124,7 @@ def _group(group: Group, images: Path) -> str:
     lines += [
         f"### {words}: what training took",
         cost_table(group),
-        "Means over seeds with 95 % intervals; memory is the process's peak above what it holds before the networks"
+        "Means over seeds with 95 % intervals, of trainings of one thread beside others; memory is the process's peak above what it holds before the networks"
         " are loaded."
         f" {machine['processor']}, {machine['cores']} cores, PyTorch {machine['torch']}.",
     ]

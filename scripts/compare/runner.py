@@ -7,9 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from rcm_core.config import Params
 from rcm_core.errors import InputError
@@ -74,6 +78,8 @@ class Runner:
     home: Home
     start: Start = in_subprocess
     rounds: int = calibrate.ROUNDS
+    jobs: int = 1
+    """Runs at once; what is measured in turn is measured alone."""
     failed: list[str] = field(default_factory=list)
 
     def prepare(self) -> None:
@@ -93,9 +99,19 @@ class Runner:
         for budget in budgets:
             if budget == TIME:
                 self._calibrate(variants)
-            for seed in seeds:
-                for variant in variants:
-                    self.run_one(variant, seed, budget)
+            self._all([(variant, seed, budget) for seed, variant in product(seeds, variants)])
+
+    def _all(self, runs: Sequence[tuple[Variant, int, str]]) -> None:
+        with ThreadPoolExecutor(self.jobs) as pool:
+            found = [pool.submit(self.run_one, *each) for each in runs]
+            try:
+                for each in as_completed(found):
+                    each.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for child in psutil.Process().children():
+                    child.terminate()
+                raise
 
     def iterations(self, variant: Variant, budget: str) -> int:
         """Of a run of ``variant`` in ``budget``; for "time" it must have been calibrated."""

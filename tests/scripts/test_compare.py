@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 from tiny_plan import TINY
@@ -212,3 +214,36 @@ def test_the_command_says_what_is_to_do_and_refuses_what_is_not_planned(
     assert "unknown run 'smc'" in capsys.readouterr().err
     assert main(["--teacher", "mini", "--seeds", "one"]) == 2
     assert "expected whole numbers" in capsys.readouterr().err
+
+
+def test_several_at_once_come_to_the_same_and_end_with_the_command(place: Place, tmp_path: Path) -> None:
+    home = Home(place.home.work, tmp_path)
+    runs = [TINY.variant("kd"), TINY.variant("tbcm")]
+    for variant in runs:
+        shutil.rmtree(home.run(TINY, variant.name, 0, 6))
+    began: list[str] = []
+
+    def stopped(job: Job, path: Path) -> None:
+        began.append(path.parent.name)
+        if len(began) < 2:
+            in_subprocess(job, path)
+        while not psutil.Process().children():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    runner = Runner(TINY, home, stopped, jobs=2)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(runs, (0,), (UPDATES,))
+    assert sorted(began) == ["kd-0-6", "tbcm-0-6"]
+    assert psutil.Process().children() == []
+    assert not list(tmp_path.rglob("*.json"))
+    runner = Runner(TINY, home, in_subprocess, jobs=2)
+    runner.run(runs, (0,), (UPDATES,))
+    assert runner.failed == []
+    for variant in runs:
+        again = json.loads(home.result(TINY, UPDATES, variant.name, 0).read_text())
+        assert again["key"] == place.result(UPDATES, variant.name)["key"]
+        assert (
+            again["rows"]["student_4"]["frechet"]
+            == place.result(UPDATES, variant.name)["rows"]["student_4"]["frechet"]
+        )

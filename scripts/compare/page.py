@@ -124,8 +124,8 @@ def _group(group: Group, images: Path) -> str:
     lines += [
         f"### {words}: what training took",
         cost_table(group),
-        "Means over seeds with 95 % intervals, of trainings of one thread beside others; memory is the process's peak above what it holds before the networks"
-        " are loaded."
+        "Means over seeds with 95 % intervals, of trainings of one thread beside others; memory is the process's peak"
+        " above what it holds before the networks are loaded."
         f" {machine['processor']}, {machine['cores']} cores, PyTorch {machine['torch']}.",
     ]
     if _pictures(group, images / f"{name}-samples.png"):

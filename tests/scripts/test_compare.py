@@ -178,7 +178,7 @@ def test_a_warm_start_is_measured(place: Place) -> None:
     assert "## Warm start after an update of the teacher" in (place.docs / "results.md").read_text()
 
 
-@pytest.mark.parametrize("teacher", ["mini"])
+@pytest.mark.parametrize("teacher", PLANS)
 def test_plans_compose_and_every_update_sees_as_many_points(tmp_path: Path, teacher: str) -> None:
     plan = PLANS[teacher]
     found = composed(plan, Home(tmp_path, tmp_path))

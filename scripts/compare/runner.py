@@ -13,8 +13,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from rcm_core.config import Params
 from rcm_core.errors import InputError
 from rcm_core.storage import json_text, write_json
@@ -42,6 +40,8 @@ from scripts.compare.space import (
 Job = Case | Calibration
 Start = Callable[[Job, Path], None]
 """Does a job; the path is where its JSON lies. InputError if it cannot be done."""
+RUNNING: set[subprocess.Popen[bytes]] = set()
+"""Processes of jobs; they end with this one."""
 
 
 def in_process(job: Job, place: Path) -> None:  # noqa: ARG001
@@ -60,9 +60,11 @@ def in_subprocess(job: Job, place: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", f"scripts.compare.{module}", str(place)], cwd=ROOT, env=env
     )
+    RUNNING.add(process)
     try:
         status = process.wait()
     finally:
+        RUNNING.discard(process)
         if process.poll() is None:
             process.terminate()
             process.wait()
@@ -109,8 +111,8 @@ class Runner:
                     each.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
-                for child in psutil.Process().children():
-                    child.terminate()
+                for process in list(RUNNING):
+                    process.terminate()
                 raise
 
     def iterations(self, variant: Variant, budget: str) -> int:

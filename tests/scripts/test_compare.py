@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psutil
 import pytest
 from PIL import Image
 from tiny_plan import TINY
@@ -19,7 +18,7 @@ from rcm_core.training.distill import build_method
 from scripts.compare.__main__ import main
 from scripts.compare.page import write
 from scripts.compare.plan import BUDGETS, PLANS, TIME, UPDATES, iterations_for, updates_in
-from scripts.compare.runner import Job, Runner, in_process, in_subprocess
+from scripts.compare.runner import RUNNING, Job, Runner, in_process, in_subprocess
 from scripts.compare.space import Home, composed, settled
 from scripts.compare.warm_start import Study, study_results
 
@@ -227,7 +226,7 @@ def test_several_at_once_come_to_the_same_and_end_with_the_command(place: Place,
         began.append(path.parent.name)
         if len(began) < 2:
             in_subprocess(job, path)
-        while not psutil.Process().children():
+        while not RUNNING:
             time.sleep(0.01)
         raise KeyboardInterrupt
 
@@ -235,7 +234,7 @@ def test_several_at_once_come_to_the_same_and_end_with_the_command(place: Place,
     with pytest.raises(KeyboardInterrupt):
         runner.run(runs, (0,), (UPDATES,))
     assert sorted(began) == ["kd-0-6", "tbcm-0-6"]
-    assert psutil.Process().children() == []
+    assert not RUNNING  # each has been waited for
     assert not list(tmp_path.rglob("*.json"))
     runner = Runner(TINY, home, in_subprocess, jobs=2)
     runner.run(runs, (0,), (UPDATES,))

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: distill test check compare compare-mini compare-scenes compare-memory warm-start compare-page \
+.PHONY: distill test check compare compare-mini compare-scenes compare-memory compare-mixture warm-start compare-page \
 	bench-gpu tune-gpu stop clean
 
 distill: $(VENV)/.installed
@@ -23,7 +23,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python -m pip check
 
 # Hours on two cores; stopped and started again it goes on where it was. docs/results.md is written from what there is.
-compare: compare-mini compare-scenes warm-start compare-memory
+compare: compare-mini compare-scenes compare-mixture warm-start compare-memory
 
 compare-mini compare-scenes: compare-%: $(VENV)/.installed
 	@$(BIN)/python -m scripts.compare --teacher $*
@@ -35,6 +35,10 @@ warm-start: $(VENV)/.installed
 
 compare-memory: $(VENV)/.installed
 	@$(BIN)/python -m scripts.compare.memory
+	@$(BIN)/python -m scripts.compare.page
+
+compare-mixture: $(VENV)/.installed
+	@$(BIN)/python -m scripts.compare.mixture
 	@$(BIN)/python -m scripts.compare.page
 
 compare-page: $(VENV)/.installed

@@ -15,8 +15,8 @@ import sys
 from infra.state import held
 from rcm_core.errors import InputError
 from scripts.compare.one import interrupted
-from scripts.compare.plan import BUDGETS, PLANS, chosen, plan_of
-from scripts.compare.runner import Runner
+from scripts.compare.plan import BUDGETS, PLANS, chosen, plan_of, seeds_of
+from scripts.compare.runner import Runner, state
 from scripts.compare.space import Home
 
 BAD_INPUT, FAILED = 2, 1
@@ -48,25 +48,20 @@ def _run(options: argparse.Namespace) -> int:
     for teacher in options.teacher or PLANS:
         plan = plan_of(teacher)
         variants = chosen(plan, [name for name in options.only.split(",") if name])
-        runner = Runner(plan, home, jobs=options.jobs)
-        seeds = _seeds(options.seeds) or plan.seeds
+        if not any(budget in variant.budgets for variant in variants for budget in budgets):
+            raise InputError(
+                f"{options.only} is not planned at equal {options.budget}; leave --budget out, or take another run"
+            )
+        seeds = seeds_of(options.seeds) or plan.seeds
         if options.list:
-            print("\n".join(runner.state(variants, seeds, budgets)))
+            print("\n".join(state(plan, home, variants, seeds, budgets)))
             continue
+        runner = Runner(plan, home, jobs=options.jobs)
         with held(home.work / "running"):  # two at a time would measure each other
             runner.run(variants, seeds, budgets)
         failed += runner.failed
     print("".join(f"failed: {line}\n" for line in failed), end="")
     return FAILED if failed else 0
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(",") if part)
-    except ValueError as error:
-        raise InputError(
-            f"--seeds {text}: expected whole numbers with commas between, as in 0,1,2"
-        ) from error
 
 
 if __name__ == "__main__":

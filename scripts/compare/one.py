@@ -41,16 +41,20 @@ def execute(case: Case) -> None:
     """Trains, selects, evaluates what is not done yet, and writes the result and, for seed 0, its pictures."""
     workspace = Path(case.workspace)
     params = load_params(workspace / "params.yaml")
-    facts = read_json(workspace / "runs/teacher/teacher.json", "teacher")
-    cache = Path(case.cache) / code_of("evaluate", params)[:20]
-    executor = MeasuringExecutor(workspace, cache, facts["hash"])
-    for stage in OWN:
-        ensure(stage, params, workspace, executor)
+    do_stages(params, workspace, Path(case.cache))
     result = Path(case.result)
     if case.seed == 0:
         save_grid(workspace / "runs/evaluate/samples", ("student",), result.with_suffix(".png"))
     _write_reference(workspace, result.parents[1])
     write_json(result, outcome(case, params, workspace))
+
+
+def do_stages(params: Params, workspace: Path, cache: Path, further: tuple[str, ...] = ()) -> None:
+    """What is not done yet of a run's own stages and of ``further`` ones; ``cache`` keeps the teacher's samples."""
+    facts = read_json(workspace / "runs/teacher/teacher.json", "teacher")
+    executor = MeasuringExecutor(workspace, cache / code_of("evaluate", params)[:20], facts["hash"])
+    for stage in (*OWN, *further):
+        ensure(stage, params, workspace, executor)
 
 
 def outcome(case: Case, params: Params, workspace: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from rcm_core.storage import atomic
 from scripts.compare.advice import advice
@@ -21,6 +22,7 @@ from scripts.compare.tables import (
     cost_table,
     findings_table,
     memory_table,
+    mixture_table,
     quality_table,
     warm_table,
 )
@@ -59,6 +61,7 @@ def page(results: Results, notes: dict[str, str], images: Path) -> str:
         claims_table(results) if results.groups else NOT_RUN.format("make compare"),
         *(_claim(claim, results, notes) for claim in CLAIMS),
         _memory(results, notes),
+        _mixture(results, notes),
         _warm(results, notes, images),
     ]
     parts += [_group(group, images) for group in results.groups]
@@ -90,26 +93,47 @@ def _memory(results: Results, notes: dict[str, str]) -> str:
     return "\n\n".join([*lines, *_noted(notes, MEMORY.name)])
 
 
+def _mixture(results: Results, notes: dict[str, str]) -> str:
+    lines = ["## What distribution matching matches"]
+    mixture = results.mixture
+    if mixture is None:
+        return "\n\n".join([*lines, NOT_RUN.format("make compare-mixture"), *_noted(notes, "mixture")])
+    lines += [
+        f"Frechet distance to the teacher of what students of `{mixture['teacher']}` (seed 0, equal student updates)"
+        f" predict in training's own simulation: {mixture['samples']} predictions of validation prompts from all angles"
+        " together, and as many from a part of them (nothing where a method has too few); and of what selection sampled"
+        " from the candidates at half and at the end of training.",
+        mixture_table(mixture),
+    ]
+    return "\n\n".join([*lines, *_noted(notes, "mixture")])
+
+
 def _warm(results: Results, notes: dict[str, str], images: Path) -> str:
     lines = ["## Warm start after an update of the teacher"]
-    study = results.warm_start
-    if study is None:
+    if not results.warm_starts:
         return "\n\n".join([*lines, NOT_RUN.format("make warm-start"), *_noted(notes, "warm-start")])
-    warm_plot(study, images / "warm-start.png")
+    for study in results.warm_starts:
+        lines += _warm_study(study, images)
+    return "\n\n".join([*lines, *_noted(notes, "warm-start")])
+
+
+def _warm_study(study: dict[str, Any], images: Path) -> list[str]:
+    picture = f"warm-start-{study['run']}.png"
+    warm_plot(study, images / picture)
     shares = [seed["share"] for seed in study["seeds"]]
     reached = [share for share in shares if share is not None]
     said = ", ".join("never" if share is None else f"{share:.0%}" for share in shares)
     kept = len(reached) == len(shares) and max(reached) <= 0.4
-    lines += [
+    return [
+        f"### `{study['run']}`",
         f"The teacher of `{study['teacher']}` was trained {study['refined']} steps further on other batches and noise,"
         f" which changed its weights by {study['change']:.1%}. A warm start (`train.warm_start`, with"
         f" `{' '.join(study['warm'])}`) reaches the cold start's final validation score (`{study['metric']}`, lower is"
         f" better, {study['samples']} samples) after {said} of its student updates, seed by seed; promised are at most"
         f" 40 %: **{_kept(kept)}**.",
         warm_table(study),
-        "![Validation score over student updates, cold and warm](images/compare/warm-start.png)",
+        f"![Validation score over student updates, cold and warm](images/compare/{picture})",
     ]
-    return "\n\n".join([*lines, *_noted(notes, "warm-start")])
 
 
 def _group(group: Group, images: Path) -> str:

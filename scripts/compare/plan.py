@@ -25,6 +25,8 @@ class Variant:
     overrides: tuple[str, ...] = ()
     words: str = ""
     """What is different from the preset, for tables."""
+    budgets: tuple[str, ...] = BUDGETS
+    """Those it is run in."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +94,31 @@ OTHERS = (
     Variant("meanflow", "meanflow"),
     Variant("kd", "kd"),
 )
+AT_UPDATES = (UPDATES,)
 ABLATIONS = (
     Variant("dmd2-1", "dmd2", ("method.student_every=2",), "one fake-score update per student update"),
     Variant("dmd2-5", "dmd2", ("method.student_every=6",), "five fake-score updates per student update"),
-    Variant("ladd", "sana_sprint", ("method.consistency_weight=0.0",), "SANA-Sprint without sCM"),
+    # what a claim or an odd number asked for: equal updates are enough to answer
+    Variant(
+        "rcm-0.1", "rcm", ("method.dmd_weight=10.0",), "lambda = 0.1, ten times the published", AT_UPDATES
+    ),
+    Variant(
+        "dmd2-single", "dmd2", ("method.simulation_steps=1",), "only ever one step in training", AT_UPDATES
+    ),
+    Variant("ladd", "sana_sprint", ("method.consistency_weight=0.0",), "SANA-Sprint without sCM", AT_UPDATES),
     Variant(
         "sana_scm",
         "sana_sprint",
         ("method.adversarial_weight=0.0",),
         "SANA-Sprint without its adversarial loss",
+        AT_UPDATES,
+    ),
+    Variant(
+        "sana-0.05",
+        "sana_sprint",
+        ("method.adversarial_weight=0.05",),
+        "SANA-Sprint's adversarial loss at a tenth of the published weight",
+        AT_UPDATES,
     ),
 )
 # Students are sampled in seconds and the teacher once for all runs: enough samples to tell methods apart. How fast a
@@ -156,3 +174,13 @@ def updates_in(method: Method, iterations: int) -> int:
 def chosen(plan: Plan, only: Sequence[str]) -> list[Variant]:
     """The variants named in ``only``, all if it is empty; InputError for a name that is not in the plan."""
     return [plan.variant(name) for name in only] if only else list(plan.variants)
+
+
+def seeds_of(text: str) -> tuple[int, ...]:
+    """The whole numbers of ``--seeds``, none if it is empty."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part)
+    except ValueError as error:
+        raise InputError(
+            f"--seeds {text}: expected whole numbers with commas between, as in 0,1,2"
+        ) from error

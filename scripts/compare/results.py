@@ -67,8 +67,9 @@ class Results:
     """All that there is."""
 
     groups: list[Group] = field(default_factory=list)
-    warm_start: dict[str, Any] | None = None
+    warm_starts: list[dict[str, Any]] = field(default_factory=list)
     memory: dict[str, Any] | None = None
+    mixture: dict[str, Any] | None = None
 
     def group(self, teacher: str, budget: str) -> Group | None:
         return next((g for g in self.groups if (g.teacher, g.budget) == (teacher, budget)), None)
@@ -77,7 +78,10 @@ class Results:
 def load(folder: Path) -> Results:
     """From ``folder`` (docs/results); results of another format are left out."""
     return Results(
-        list(_groups(folder / "compare")), _json(folder / "warm-start.json"), _json(folder / "memory.json")
+        list(_groups(folder / "compare")),
+        [json.loads(p.read_text()) for p in sorted((folder / "warm-start").glob("*.json"))],
+        _json(folder / "memory.json"),
+        _json(folder / "mixture.json"),
     )
 
 

@@ -99,9 +99,10 @@ class Runner:
         """All of them, seed by seed, so that every method has one result before any has two."""
         self.prepare()
         for budget in budgets:
-            if budget == TIME:
-                self._calibrate(variants)
-            self._all([(variant, seed, budget) for seed, variant in product(seeds, variants)])
+            planned = [variant for variant in variants if budget in variant.budgets]
+            if budget == TIME and planned:
+                self._calibrate(planned)
+            self._all([(variant, seed, budget) for seed, variant in product(seeds, planned)])
 
     def _all(self, runs: Sequence[tuple[Variant, int, str]]) -> None:
         with ThreadPoolExecutor(self.jobs) as pool:
@@ -124,18 +125,6 @@ class Runner:
             return anchor
         return affordable(known_entries(self._calibration)[variant.name], anchor)
 
-    def state(
-        self, variants: Sequence[Variant], seeds: Sequence[int], budgets: Sequence[str]
-    ) -> Iterator[str]:
-        """A line per run: whether its result is there, whatever it was made with."""
-        for budget in budgets:
-            for variant in variants:
-                for seed in seeds:
-                    there = self.home.result(self.plan, budget, variant.name, seed).is_file()
-                    yield (
-                        f"{self.plan.teacher} {budget} {variant.name} {seed}: {'there' if there else 'to do'}"
-                    )
-
     def run_one(self, variant: Variant, seed: int, budget: str) -> None:
         """One run, unless its result is there already; if it fails that is noted in ``failed``."""
         plan, home = self.plan, self.home
@@ -149,7 +138,7 @@ class Runner:
         print(f"{what}: {params.train.iterations} iterations", flush=True)
         case = Case(
             plan.teacher, variant.name, variant.preset, variant.words, budget, seed, str(place),
-            str(home.work / plan.teacher / "samples"), str(result),
+            str(home.samples(plan)), str(result),
         )  # fmt: skip
         try:
             self._start(case, place / f"{budget}.json")
@@ -157,6 +146,21 @@ class Runner:
             # one method that diverges must not keep the others from being compared
             self.failed.append(f"{what}: {error}")
             print(f"{what}: FAILED, {error}", flush=True)
+
+    def made(
+        self, variant: Variant, seed: int, budget: str, further: tuple[str, ...] = ()
+    ) -> tuple[Params, Path]:
+        """Parameters and workspace of a run with its student in it, ``further`` stages done too; InputError if it
+        fails.
+        """
+        self.run_one(variant, seed, budget)
+        if self.failed:
+            raise InputError(f"the student could not be made: {self.failed[-1]}")
+        params = settled(self.params[variant.name], seed, self.iterations(variant, budget))
+        path = run_workspace(self.home, self.plan, variant, params)
+        # a result may be there without the work that made it: then that is done here
+        one.do_stages(params, path, self.home.samples(self.plan), further)
+        return params, path
 
     def _calibrate(self, variants: Sequence[Variant]) -> None:
         """Measures the variants that have no cost yet, or one of other parameters or code."""
@@ -187,6 +191,17 @@ class Runner:
     def _method(self, name: str) -> Any:
         params: Params = self.params[name]
         return build_method(params.method, params.train.tangent)
+
+
+def state(
+    plan: Plan, home: Home, variants: Sequence[Variant], seeds: Sequence[int], budgets: Sequence[str]
+) -> Iterator[str]:
+    """A line per run of ``plan``: whether its result is there, whatever it was made with."""
+    for budget in budgets:
+        for variant in variants:
+            for seed in seeds if budget in variant.budgets else ():
+                there = home.result(plan, budget, variant.name, seed).is_file()
+                yield f"{plan.teacher} {budget} {variant.name} {seed}: {'there' if there else 'to do'}"
 
 
 def _plain(job: Job) -> dict[str, Any]:

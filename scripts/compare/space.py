@@ -55,6 +55,10 @@ class Home:
         """The workspace in which teacher, prompts and trajectories are made."""
         return self.work / plan.teacher / "shared"
 
+    def samples(self, plan: Plan) -> Path:
+        """Where the teacher's own samples are kept, which all runs are measured against."""
+        return self.work / plan.teacher / "samples"
+
     def run(self, plan: Plan, name: str, seed: int, iterations: int) -> Path:
         """A run's workspace: two budgets that come to the same run share it."""
         return self.work / plan.teacher / "runs" / f"{name}-{seed}-{iterations}"

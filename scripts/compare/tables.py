@@ -147,6 +147,26 @@ def memory_table(memory: dict[str, Any]) -> str:
     return table(head, rows)
 
 
+def mixture_table(mixture: dict[str, Any]) -> str:
+    """A row per run: the Frechet distance to the teacher of what it predicts from all angles, and from some; and of
+    its samples at so many steps on the validation split, as training went on.
+    """
+    parts = [row["part"] for run in mixture["runs"].values() for row in run["parts"]]
+    head = list(dict.fromkeys(parts))
+    rows = []
+    for name, run in mixture["runs"].items():
+        found = {row["part"]: cell(row["frechet_teacher"], "") for row in run["parts"]}
+        rows.append([f"`{name}`", *(found.get(part, "") for part in head), _half_and_end(run["candidates"])])
+    return table(["", *head, "sampled in 1 / 2 / 4 steps: at half, at the end"], rows)
+
+
+def _half_and_end(candidates: list[dict[str, Any]]) -> str:
+    return ", ".join(
+        " / ".join(f"{score['value']:.1f}" for score in candidate["scores"].values())
+        for candidate in candidates
+    )
+
+
 def warm_table(study: dict[str, Any]) -> str:
     """A row per seed and training of the warm start."""
     rows = []

@@ -1,4 +1,5 @@
-"""How many student updates a warm start saves when the teacher is updated: ``python -m scripts.compare.warm_start``.
+"""How many student updates a warm start saves when the teacher is updated: ``python -m scripts.compare.warm_start``
+(``--run rcm-0.1 --seeds 0``).
 
 The old teacher is the comparison's. The new one is the old one trained further, on other batches and noise. On the new
 one a student is distilled cold, and warm (train.warm_start) from the student of the old one, in trainings of several
@@ -9,6 +10,7 @@ start at its end.
 
 from __future__ import annotations
 
+import argparse
 import json
 import signal
 import sys
@@ -24,44 +26,48 @@ from rcm_core.errors import InputError
 from rcm_core.evaluation.select import HIGHER_IS_BETTER
 from rcm_core.storage import read_json, write_json
 from rcm_core.training.distill import build_method
-from scripts.compare.executors import MeasuringExecutor
 from scripts.compare.measure import machine
-from scripts.compare.one import interrupted
-from scripts.compare.plan import PLANS, UPDATES, Plan, iterations_for, updates_in
+from scripts.compare.one import do_stages, interrupted
+from scripts.compare.plan import PLANS, UPDATES, Plan, iterations_for, seeds_of, updates_in
 from scripts.compare.runner import Runner, Start, in_subprocess
 from scripts.compare.space import (
     FORMAT,
-    OWN,
     SHARED,
     Home,
     ensure,
     executor_in,
     run_key,
-    run_workspace,
     settled,
     workspace,
     write_params,
 )
 from scripts.compare.warm_teacher import change, refine, score_of
 
+STUDIED = "rcm-0.1"
+"""The run whose students are nearest to the teacher."""
+
 
 @dataclass(frozen=True)
 class Study:
-    """What is measured; numbers of the method are those of the plan's anchor."""
+    """What is measured."""
 
     plan: Plan
+    run: str
+    """The plan's run whose method and settings are taken."""
     refined: int = 300
     """Steps that the new teacher is trained further."""
     seed: int = 1
     """Of those steps; the old teacher's is another."""
-    shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
+    shares: tuple[float, ...] = (0.1, 0.2, 0.4)
     """Lengths of the warm trainings, as shares of the cold one's student updates."""
     samples: int = 960
     """Per candidate and step count, on the validation split."""
     candidates: int = 10
     """Of the cold training."""
-    warm: tuple[str, ...] = ("method.warmup=0",)
-    """The student is a consistency model already: its tangent needs no warm-up."""
+    warm: tuple[str, ...] = ("method.warmup=0", "method.student_every=5", "train.ema_lengths=[0.1,0.25]")
+    """The student is a consistency model already: its tangent needs no warm-up. The fake score is the teacher's at
+    first, and has more to catch up with; and a short training is averaged over more of itself.
+    """
 
 
 @dataclass
@@ -83,8 +89,8 @@ class Bench:
         self.old = self.home.shared(self.study.plan)
         self.new = workspace(self.root / "teacher")
         refined = self.root / "refined"
-        study, anchor = self.study, self.runner.params[self.study.plan.anchor]
-        refine(anchor, study.refined, study.seed, self.old, refined)
+        study = self.study
+        refine(self.runner.params[study.run], study.refined, study.seed, self.old, refined)
         self.params = self._composed(refined / "pipeline", ())
         write_params(self.new, self.params)
         for stage in SHARED:
@@ -92,25 +98,15 @@ class Bench:
 
     def _composed(self, source: Path, extra: Sequence[str]) -> Params:
         plan = self.study.plan
-        anchor = plan.variant(plan.anchor)
-        base = [f"teacher={plan.teacher}", f"method={anchor.preset}", *plan.overrides, *anchor.overrides]
+        run = plan.variant(self.study.run)
+        base = [f"teacher={plan.teacher}", f"method={run.preset}", *plan.overrides, *run.overrides]
         place = [f"teacher.source={source}", "teacher.mini=null", f"select.samples={self.study.samples}"]
         return compose(workspace(self.root / "compose"), [*base, *place, *extra])
 
     def student(self, seed: int) -> Path:
         """The folder of the old teacher's student of ``seed``, published."""
-        plan, runner = self.study.plan, self.runner
-        variant = plan.variant(plan.anchor)
-        runner.run_one(variant, seed, UPDATES)
-        if runner.failed:
-            raise InputError(f"the old student could not be made: {runner.failed[-1]}")
-        params = settled(runner.params[variant.name], seed, runner.iterations(variant, UPDATES))
-        path = run_workspace(self.home, plan, variant, params)
-        facts = read_json(path / "runs/teacher/teacher.json", "teacher")
-        executor = MeasuringExecutor(path, self.root / "samples", facts["hash"])
-        # a result may be there without the work that made it: then it is done here
-        for stage in (*OWN, "publish"):
-            ensure(stage, params, path, executor)
+        plan = self.study.plan
+        _, path = self.runner.made(plan.variant(self.study.run), seed, UPDATES, ("publish",))
         return path / "runs/publish/pipeline"
 
     def train(self, name: str, params: Params) -> dict[str, Any]:
@@ -121,10 +117,7 @@ class Bench:
             if not (path / "runs" / stage).is_symlink():
                 (path / "runs" / stage).symlink_to(self.new / "runs" / stage)
         write_params(path, params)
-        facts = read_json(path / "runs/teacher/teacher.json", "teacher")
-        executor = MeasuringExecutor(path, self.root / "samples", facts["hash"])
-        for stage in OWN:
-            ensure(stage, params, path, executor)
+        do_stages(params, path, self.root / "samples")
         method = build_method(params.method, params.train.tangent)
         selection = read_json(path / "runs/select/selection.json", "select")
         quality = read_json(path / "runs/evaluate/quality.json", "evaluate")
@@ -144,7 +137,11 @@ class Bench:
         study = self.study
         total = study.plan.updates
         cold = self._settled(self.params, seed, total, study.candidates)
-        found: dict[str, Any] = {"seed": seed, "cold": self.train(f"cold-{seed}", cold), "warm": []}
+        found: dict[str, Any] = {
+            "seed": seed,
+            "cold": self.train(f"{study.run}-cold-{seed}", cold),
+            "warm": [],
+        }
         student = self.student(seed)
         found["untouched"] = score_of(student, self.params, self.new)
         earlier = {
@@ -158,7 +155,9 @@ class Bench:
             params = self._settled(base, seed, updates, max(1, round(share * study.candidates)))
             train = params.train.model_dump(mode="json") | {"warm_start": earlier}
             whole = params.model_dump(mode="json") | {"train": train}
-            made = self.train(f"warm-{seed}-{share:g}", Params.model_validate_json(json.dumps(whole)))
+            made = self.train(
+                f"{study.run}-warm-{seed}-{share:g}", Params.model_validate_json(json.dumps(whole))
+            )
             found["warm"].append({"share": share, **made})
         return found | judged(found, self.params.select.metric)
 
@@ -193,7 +192,7 @@ def judged(found: dict[str, Any], metric: str) -> dict[str, Any]:
 
 
 def study_results(study: Study, home: Home, start: Start, seeds: Sequence[int]) -> None:
-    """Writes ``warm-start.json`` after every seed."""
+    """Writes ``warm-start/<run>.json`` after every seed."""
     bench = Bench(study, home, start)
     bench.prepare()
     found = []
@@ -203,6 +202,7 @@ def study_results(study: Study, home: Home, start: Start, seeds: Sequence[int]) 
         facts = {
             "format": FORMAT,
             "teacher": study.plan.teacher,
+            "run": study.run,
             "refined": study.refined,
             "change": change(bench.old / "runs/teacher/pipeline", bench.new / "runs/teacher/pipeline"),
             "metric": bench.params.select.metric,
@@ -211,14 +211,19 @@ def study_results(study: Study, home: Home, start: Start, seeds: Sequence[int]) 
             "seeds": found,
             "machine": machine(),
         }
-        write_json(home.results.parent / "warm-start.json", facts)
+        write_json(home.results.parent / f"warm-start/{study.run}.json", facts)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 2 for bad input."""
-    study, home = Study(PLANS["mini"]), Home.usual()
-    seeds = [int(seed) for seed in sys.argv[1:]] or list(study.plan.seeds)
+    parser = argparse.ArgumentParser(prog="python -m scripts.compare.warm_start", description=__doc__)
+    parser.add_argument("--run", default=STUDIED, help=f"of mini's plan; default: {STUDIED}")
+    parser.add_argument("--seeds", default="", help="as in 0,1; default: the plan's")
+    options = parser.parse_args(arguments)
+    plan, home = PLANS["mini"], Home.usual()
     try:
+        study = Study(plan, plan.variant(options.run).name)
+        seeds = seeds_of(options.seeds) or plan.seeds
         with held(home.work / "running"):
             study_results(study, home, in_subprocess, seeds)
     except InputError as error:

@@ -15,9 +15,10 @@ from tiny_plan import TINY
 from rcm_core.errors import InputError
 from rcm_core.params import load_params
 from rcm_core.training.distill import build_method
+from scripts.compare import mixture
 from scripts.compare.__main__ import main
 from scripts.compare.page import write
-from scripts.compare.plan import BUDGETS, PLANS, TIME, UPDATES, iterations_for, updates_in
+from scripts.compare.plan import BUDGETS, PLANS, TIME, UPDATES, Variant, iterations_for, updates_in
 from scripts.compare.runner import RUNNING, Job, Runner, in_process, in_subprocess
 from scripts.compare.space import Home, composed, settled
 from scripts.compare.warm_start import Study, study_results
@@ -165,9 +166,9 @@ def test_a_result_of_another_teacher_is_left_out(place: Place, tmp_path: Path) -
 
 
 def test_a_warm_start_is_measured(place: Place) -> None:
-    study = Study(TINY, refined=4, samples=80, candidates=2, shares=(0.5,))
+    study = Study(TINY, "rcm", refined=4, samples=80, candidates=2, shares=(0.5,))
     study_results(study, place.home, in_process, (0,))
-    found = json.loads((place.docs / "results/warm-start.json").read_text())
+    found = json.loads((place.docs / "results/warm-start/rcm.json").read_text())
     (seed,) = found["seeds"]
     assert seed["cold"]["updates"] == TINY.updates
     assert [run["updates"] for run in seed["warm"]] == [3]
@@ -175,6 +176,25 @@ def test_a_warm_start_is_measured(place: Place) -> None:
     assert {c["updates"] for c in seed["cold"]["curve"]} == {4, 6}
     write(place.docs)
     assert "## Warm start after an update of the teacher" in (place.docs / "results.md").read_text()
+
+
+def test_what_matching_matches_is_measured_together_and_apart(place: Place) -> None:
+    single = Variant("single", "dmd2", ("train.batch=8", "method.simulation_steps=1"))
+    plan = replace(TINY, variants=(*TINY.variants, single, Variant("cdm", "cdm", ("train.batch=8",))))
+    mixture.study_results(plan, place.home, ("rcm", "single", "cdm"), in_process, each=40, most=200)
+    found = json.loads((place.docs / "results/mixture.json").read_text())["runs"]
+    parts = {name: [row["part"] for row in run["parts"]] for name, run in found.items()}
+    assert parts["rcm"][0] == parts["cdm"][0] == "all together"
+    assert {"from pure noise", "below 0.8"} < set(parts["rcm"])
+    assert len(parts["cdm"]) > 2
+    # of one step there is nothing but pure noise: the first 40 of all are the same 40
+    together, noise = found["single"]["parts"]
+    assert noise["frechet_teacher"] == together["frechet_teacher"]
+    for run in found.values():
+        assert {row["accuracy"]["n"] for row in run["parts"]} == {40}
+        assert [set(c["scores"]) for c in run["candidates"]] == [{"1", "2", "4"}] * 2
+    write(place.docs)
+    assert "| `single` |" in (place.docs / "results.md").read_text()
 
 
 @pytest.mark.parametrize("teacher", PLANS)
@@ -211,6 +231,8 @@ def test_the_command_says_what_is_to_do_and_refuses_what_is_not_planned(
     assert "no comparison is planned on 'maxi'" in capsys.readouterr().err
     assert main(["--teacher", "mini", "--only", "smc"]) == 2
     assert "unknown run 'smc'" in capsys.readouterr().err
+    assert main(["--teacher", "mini", "--only", "ladd", "--budget", TIME]) == 2
+    assert "ladd is not planned at equal time" in capsys.readouterr().err
     assert main(["--teacher", "mini", "--seeds", "one"]) == 2
     assert "expected whole numbers" in capsys.readouterr().err
 
@@ -224,7 +246,7 @@ def test_several_at_once_come_to_the_same_and_end_with_the_command(place: Place,
 
     def stopped(job: Job, path: Path) -> None:
         began.append(path.parent.name)
-        if len(began) < 2:
+        if path.parent.name == "kd-0-6":
             in_subprocess(job, path)
         while not RUNNING:
             time.sleep(0.01)

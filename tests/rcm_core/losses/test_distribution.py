@@ -4,6 +4,7 @@ import pytest
 import torch
 from gaussians import Gaussian, six_modes
 
+from rcm_core.losses.consistency import normalise_tangent
 from rcm_core.losses.distribution import distribution_gradient, distribution_loss
 from rcm_core.rng import generator
 from rcm_core.trigflow import diffuse, per_sample, predict_x0
@@ -93,3 +94,19 @@ def test_descent_on_the_exact_gradient_finds_the_real_distribution():
     # noise of a constant step size
     assert abs(float(mean.detach()) - 0.5) < 0.05
     assert abs(float(std.detach()) - 0.3) < 0.05
+
+
+@pytest.mark.parametrize("times", [4, 64])
+def test_matching_grows_with_the_root_of_the_number_of_elements_and_consistency_does_not(times):
+    """docs/maths.md, section 17: why one lambda is another balance at another size."""
+    rng = generator(4)
+    x, real, fake, g = (10 * torch.randn(8, 16, generator=rng, dtype=torch.float64) for _ in range(4))
+
+    def sizes(repeat):
+        whole = [v.repeat(1, repeat) for v in (x, real, fake, g)]
+        matching = distribution_gradient(*whole[:3]).norm(dim=1)
+        return matching, normalise_tangent(whole[3], c=0.0).norm(dim=1)
+
+    (matching, consistency), (more, same) = sizes(1), sizes(times)
+    torch.testing.assert_close(more, times**0.5 * matching)
+    torch.testing.assert_close(same, consistency)

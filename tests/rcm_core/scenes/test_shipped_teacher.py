@@ -15,8 +15,12 @@ from rcm_core.storage import read_json, sha256_folder
 PLACE = ROOT / "data/scenes/teacher"
 
 
+def preset(name: str) -> dict:
+    return yaml.safe_load((ROOT / f"conf/teacher/{name}.yaml").read_text())
+
+
 def section(name: str) -> dict:
-    return yaml.safe_load((ROOT / f"conf/teacher/{name}.yaml").read_text())["teacher"]
+    return preset(name)["teacher"]
 
 
 def test_what_is_shipped_is_what_the_record_says_and_the_recipe_made() -> None:
@@ -28,6 +32,8 @@ def test_what_is_shipped_is_what_the_record_says_and_the_recipe_made() -> None:
     assert {k: v for k, v in shipped.items() if k not in chosen} == {
         k: v for k, v in recipe.items() if k not in chosen
     }
+    rest = [{k: v for k, v in preset(n).items() if k != "teacher"} for n in ("scenes", "scenes-train")]
+    assert rest[0] == rest[1]
     files = [path for path in PLACE.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 12 * 2**20
     weights = load_file(PLACE / "pipeline/transformer/diffusion_pytorch_model.safetensors")

@@ -20,7 +20,7 @@ from rcm_core.closure import code_hash
 from rcm_core.config import Params
 from rcm_core.protocols import Executor
 from rcm_core.record import choices_of, hash_inputs
-from rcm_core.storage import atomic, write_json
+from rcm_core.storage import atomic, read_json, write_json
 from scripts.compare.plan import Plan, Variant
 
 ROOT = Path(__file__).parents[2]
@@ -138,16 +138,19 @@ def ensure(stage: str, params: Params, path: Path, executor: Executor) -> bool:
 
 def stage_key(stage: str, params: Params, path: Path) -> str:
     """What the outcome of ``stage`` depends on: parameters, contents of its inputs, code."""
-    prompts = [params.prompts.train, params.prompts.validation, params.prompts.test]
-    inputs = hash_inputs(path, INPUTS.get(stage, prompts))
+    inputs = hash_inputs(path, INPUTS.get(stage, _prompts(params)))
     return digest([_sections(stage, params), inputs, code_of(stage, params)])
 
 
 def run_key(params: Params, path: Path) -> str:
-    """What a run's result depends on: parameters, teacher, data, code of its stages."""
-    inputs = hash_inputs(path, [TEACHER, PROMPTS, MANIFEST])
-    stages = [[_sections(stage, params), code_of(stage, params)] for stage in OWN]
-    return digest([FORMAT, inputs, stages])
+    """What a run's result depends on: parameters, teacher, prompts, code of its stages and of the one before.
+
+    Trajectories count by their recipe and not by their bytes, in which machines differ by rounding: a comparison that
+    was begun on one goes on on another.
+    """
+    facts = {k: v for k, v in read_json(path / TEACHER, "teacher").items() if k != "gate"}
+    stages = [[_sections(stage, params), code_of(stage, params)] for stage in ("trajectories", *OWN)]
+    return digest([FORMAT, facts, hash_inputs(path, _prompts(params)), stages])
 
 
 def digest(value: Any) -> str:
@@ -158,6 +161,10 @@ def digest(value: Any) -> str:
 def code_of(stage: str, params: Params) -> str:
     """Digest of the code that ``stage`` runs with the choices in ``params``."""
     return _code(stage, tuple(choices_of(params).items()))
+
+
+def _prompts(params: Params) -> list[str]:
+    return [params.prompts.train, params.prompts.validation, params.prompts.test]
 
 
 def _sections(stage: str, params: Params) -> Mapping[str, Any]:

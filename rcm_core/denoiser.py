@@ -87,7 +87,8 @@ class Denoiser(nn.Module):
                 f"the discriminator asks for blocks {list(blocks)}, but the network has {count} (from 0);"
                 " change the method's blocks"
             )
-        return self._time_layer().out_features
+        width: int = self.network.get_submodule(self.family.last_layer).in_features  # type: ignore[assignment]
+        return width
 
     def plain(self, weights: Mapping[str, Tensor], guidance: float | None) -> dict[str, Tensor]:
         """The network's own weights out of ``weights`` (of this module's parameters, whole, on the CPU), with the

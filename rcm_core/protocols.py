@@ -80,6 +80,9 @@ class Family(Protocol):
     """The last linear layer of the time embedding: what a student takes besides the angle (the guidance scale, a
     second time) is added to its output. None: the family has no such embedding."""
 
+    last_layer: str
+    """The linear layer from the blocks' tokens to the output."""
+
     network_class: str
     """Class name of the network, as ``transformer/config.json`` has it."""
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from workspaces import configure
 
 from infra.local import LocalExecutor
+from rcm_core.layout import check_tensors
 from rcm_core.models import wan
 from rcm_core.params import load_params
 from rcm_core.stages import train, trajectories
@@ -89,7 +90,9 @@ def test_a_preset_trains_on_one_rank_and_on_two(
     workspace = workspaces[name]
     train.run(load_params(workspace / "params.yaml"), workspace, LocalExecutor(workspace))
     (folder,) = (workspace / "runs/train/candidates").glob("*ema_0.05")
-    wan.check_network(folder)  # exactly the tensors of a plain network, whatever the student had besides
+    check_tensors(
+        wan.LAYOUT, folder
+    )  # exactly the tensors of a plain network, whatever the student had besides
     teacher, student = weights(workspace / "runs/teacher/pipeline"), weights(folder)
     assert any(not torch.equal(student[key], teacher[key]) for key in teacher)
     both = weights(sharded[name] / folder.name)

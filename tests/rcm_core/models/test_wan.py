@@ -105,7 +105,7 @@ def test_text_behind_the_prompt_s_end_is_zero_and_unknown_words_are_one_word(fol
 
 
 def test_pixel_space_is_its_own_inverse(folder: Path) -> None:
-    vae = wan.load_vae(folder)
+    vae = wan.load_codec(folder).vae
     assert isinstance(vae, PixelSpace)
     latents = torch.rand(2, 1, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     (shown,) = vae.decode(latents)

@@ -1,0 +1,124 @@
+"""Cosmos-Predict2 (text to image, video to world) through diffusers' unmodified CosmosTransformer3DModel.
+
+Its preconditioning looks like EDM's and is a rectified flow: with tau = sigma / (1 + sigma) the input is
+(1 - tau) x_sigma, which is (1 - tau) x0 + tau eps; the time is tau; and D = (1 - tau) x_sigma - tau output makes the
+output eps - x0. Guidance is v_null + s (v_cond - v_null) here as everywhere; diffusers' Cosmos pipelines count from the
+conditional velocity, so their guidance_scale is s - 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from rcm_core.bars import without_bars
+from rcm_core.latents import VideoLatents
+from rcm_core.layout import Layout, check_pipeline, load_transformer
+from rcm_core.parameterisation import RectifiedFlow
+from rcm_core.protocols import Condition, Parameterisation
+from rcm_core.text import masked_states
+
+blocks = ("CosmosTransformerBlock",)
+network_class = "CosmosTransformer3DModel"
+time_layer = None  # its embedding is three times as wide as its tokens and enters every block without a bias
+last_layer = "proj_out"
+TEXT_LENGTH = 512
+FRAMES_PER_SECOND = 16
+GIVEN_TIME = 1e-4
+"""Of frames that are given (video to world): sigma_conditioning of diffusers' pipeline."""
+LAYOUT = Layout(
+    "cosmos",
+    network_class,
+    ("scheduler", "text_encoder", "tokenizer", "transformer", "vae"),
+    (("diffusers", "AutoencoderKLWan"),),
+)
+
+
+def check_folder(folder: Path) -> None:
+    """InputError unless ``folder`` is a whole Cosmos-Predict2 pipeline; reads headers only."""
+    check_pipeline(LAYOUT, folder)
+
+
+def load_network(folder: Path) -> nn.Module:
+    """The transformer in ``folder/transformer``, float32, in eval mode; InputError unless it is Cosmos', whole."""
+    _without_torchvision()
+    return load_transformer(LAYOUT, folder)
+
+
+def parameterisation(folder: Path) -> Parameterisation:  # noqa: ARG001 - all of Cosmos-Predict2 have this one
+    """Rectified flow with network time tau (E7, E8)."""
+    return RectifiedFlow(time_scale=1.0)
+
+
+def call(network: nn.Module, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+    """Network output for states ``x`` [B, C, T, H, W], times [B] and ``condition["text"]`` [B, L, D].
+
+    Video to world: ``condition["frames"]`` [B, C, T, H, W] are latents of which ``condition["given"]`` [B, T] (1 or 0)
+    are given; there the output is that of the path which ends in them.
+    """
+    text, frames = condition["text"], condition.get("frames")
+    rest = {
+        "encoder_hidden_states": text,
+        "fps": FRAMES_PER_SECOND if x.shape[2] > 1 else None,
+        "padding_mask": x.new_zeros(1, 1, *x.shape[3:]),
+        "return_dict": False,
+    }
+    if frames is None:
+        output: Tensor = network(hidden_states=x, timestep=time, **rest)[0]
+        return output
+    given = condition["given"][:, None, :, None, None].to(x.dtype)
+    state = given * frames + (1 - given) * x
+    times = time[:, None, None, None, None]
+    each = given * GIVEN_TIME + (1 - given) * times
+    mask = given.expand(-1, 1, *x.shape[2:])
+    output = network(hidden_states=state, timestep=each, condition_mask=mask, **rest)[0]
+    ending = (x - frames) / times.clamp_min(GIVEN_TIME)
+    return given * ending + (1 - given) * output
+
+
+class CosmosCodec(VideoLatents):
+    """Tokenizer, T5 and VAE of a Cosmos-Predict2 pipeline folder; the safety checker of diffusers' pipeline is a matter
+    of who shows samples to others.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoTokenizer, T5EncoderModel
+
+        super().__init__(LAYOUT, folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        with without_bars():
+            encoder = T5EncoderModel.from_pretrained(folder / "text_encoder", local_files_only=True)
+        self.encoder = encoder.eval()
+        self.length = min(TEXT_LENGTH, self.tokenizer.model_max_length)
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Condition:
+        """``{"text": [B, L, D]}``: last hidden states, exactly zero behind each prompt's end (as diffusers does)."""
+        return {"text": masked_states(self.tokenizer, self.encoder, prompts, self.length)}
+
+
+def load_codec(folder: Path) -> CosmosCodec:
+    """The codec of the pipeline in ``folder``."""
+    return CosmosCodec(folder)
+
+
+def _without_torchvision() -> None:
+    """diffusers' module resizes its padding mask by torchvision, which it does not ask for; where that is not installed
+    this is the one function it takes of it.
+    """
+    from diffusers.models.transformers import transformer_cosmos
+
+    if hasattr(transformer_cosmos, "transforms"):
+        return
+
+    def resize(image: Tensor, size: list[int], interpolation: str) -> Tensor:
+        return nnf.interpolate(image, size=size, mode=interpolation)
+
+    transformer_cosmos.transforms = SimpleNamespace(
+        functional=SimpleNamespace(resize=resize), InterpolationMode=SimpleNamespace(NEAREST="nearest")
+    )

@@ -1,0 +1,110 @@
+"""LongCat-Image through diffusers' unmodified LongCatImageTransformer2DModel.
+
+Rectified flow at time tau (the module multiplies it by 1000). States are [B, C, 1, H, W]; the module takes tokens of
+2 x 2 latents and their places, which are made here. The renormalisation of guided velocities that diffusers' pipeline
+offers is not a part of the teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rcm_core.bars import without_bars
+from rcm_core.latents import ImageLatents
+from rcm_core.layout import Layout, check_pipeline, load_transformer
+from rcm_core.parameterisation import RectifiedFlow
+from rcm_core.protocols import Condition, Parameterisation
+
+blocks = ("LongCatImageTransformerBlock", "LongCatImageSingleTransformerBlock")
+network_class = "LongCatImageTransformer2DModel"
+time_layer = "time_embed.timestep_embedder.linear_2"
+last_layer = "proj_out"
+PATCH = 2
+LAYOUT = Layout(
+    "longcat",
+    network_class,
+    ("scheduler", "text_encoder", "tokenizer", "transformer", "vae"),
+    (("diffusers", "AutoencoderKL"),),
+)
+
+
+def check_folder(folder: Path) -> None:
+    """InputError unless ``folder`` is a whole LongCat-Image pipeline; reads headers only."""
+    check_pipeline(LAYOUT, folder)
+
+
+def load_network(folder: Path) -> nn.Module:
+    """The transformer in ``folder/transformer``, float32, in eval mode; InputError unless it is LongCat's, whole."""
+    return load_transformer(LAYOUT, folder)
+
+
+def parameterisation(folder: Path) -> Parameterisation:  # noqa: ARG001 - every LongCat pipeline has the same one
+    """Rectified flow with network time tau (E7, E8)."""
+    return RectifiedFlow(time_scale=1.0)
+
+
+def call(network: nn.Module, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+    """Network output for states ``x`` [B, C, 1, H, W], H and W even, times [B] and ``condition["text"]`` [B, L, D]."""
+    from diffusers.pipelines.longcat_image.pipeline_longcat_image import prepare_pos_ids
+
+    text = condition["text"]
+    length, (height, width) = text.shape[1], (side // PATCH for side in x.shape[3:])
+    places = {
+        "txt_ids": prepare_pos_ids(modality_id=0, type="text", num_token=length),
+        "img_ids": prepare_pos_ids(
+            modality_id=1, type="image", start=(length, length), height=height, width=width
+        ),
+    }
+    tokens: Tensor = network(
+        hidden_states=pack(x[:, :, 0]),
+        timestep=time,
+        encoder_hidden_states=text,
+        return_dict=False,
+        **{name: value.to(x.device) for name, value in places.items()},
+    )[0]
+    return unpack(tokens, height, width)[:, :, None]
+
+
+def pack(latents: Tensor) -> Tensor:
+    """[B, C, 2 h, 2 w] to tokens [B, h w, 4 C]."""
+    return nn.functional.pixel_unshuffle(latents, PATCH).flatten(2).transpose(1, 2)
+
+
+def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of ``pack`` for h = ``height`` and w = ``width``."""
+    return nn.functional.pixel_shuffle(tokens.transpose(1, 2).reshape(len(tokens), -1, height, width), PATCH)
+
+
+class LongCatCodec(ImageLatents):
+    """Qwen2.5-VL as the text encoder, and the VAE; text goes through diffusers' own pipeline, which spells out what
+    stands in quotation marks.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from diffusers import LongCatImagePipeline
+        from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+
+        super().__init__(LAYOUT, folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        with without_bars():
+            encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+                folder / "text_encoder", local_files_only=True
+            ).eval()
+        self.pipeline = LongCatImagePipeline(None, None, encoder, tokenizer, None, None)
+        self.length = min(self.pipeline.tokenizer_max_length, tokenizer.model_max_length)
+        self.pipeline.tokenizer_max_length = self.length
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Condition:
+        """``{"text": [B, L, D]}``."""
+        text, _ = self.pipeline.encode_prompt(list(prompts))
+        return {"text": text.float()}
+
+
+def load_codec(folder: Path) -> LongCatCodec:
+    """The codec of the pipeline in ``folder``."""
+    return LongCatCodec(folder)

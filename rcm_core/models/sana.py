@@ -1,0 +1,112 @@
+"""SANA, and the teachers of SANA-Sprint, through diffusers' unmodified SanaTransformer2DModel (linear attention).
+
+Rectified flow. The time is 1000 tau times the network's timestep_scale; networks that embed the guidance scale
+(SANA-Sprint's students) take tau itself. States are [B, C, 1, H, W].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rcm_core.bars import without_bars
+from rcm_core.latents import ImageLatents
+from rcm_core.layout import Layout, check_pipeline, load_transformer, network_config
+from rcm_core.parameterisation import RectifiedFlow
+from rcm_core.protocols import Condition, Parameterisation
+
+blocks = ("SanaTransformerBlock",)
+network_class = "SanaTransformer2DModel"
+time_layer = "time_embed.emb.timestep_embedder.linear_2"
+last_layer = "proj_out"
+TEXT_LENGTH = 300
+SPRINT_GUIDANCE = 4.5
+"""At which a network that embeds the scale is asked if the condition has none: SanaSprintPipeline's default."""
+LAYOUT = Layout(
+    "sana",
+    network_class,
+    ("scheduler", "text_encoder", "tokenizer", "transformer", "vae"),
+    (("diffusers", "AutoencoderDC"),),
+)
+
+
+def check_folder(folder: Path) -> None:
+    """InputError unless ``folder`` is a whole SANA pipeline; reads headers only."""
+    check_pipeline(LAYOUT, folder)
+
+
+def load_network(folder: Path) -> nn.Module:
+    """The transformer in ``folder/transformer``, float32, in eval mode; InputError unless it is SANA's, whole."""
+    return load_transformer(LAYOUT, folder)
+
+
+def parameterisation(folder: Path) -> Parameterisation:
+    """Rectified flow (E7, E8) at the network's own time."""
+    config = network_config(LAYOUT, folder)
+    embedded = config.get("guidance_embeds", False)
+    return RectifiedFlow(time_scale=1.0 if embedded else 1000.0 * config.get("timestep_scale", 1.0))
+
+
+def call(network: nn.Module, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+    """Network output for states ``x`` [B, C, 1, H, W], times [B], ``condition["text"]`` [B, L, D] and its ``"mask"``
+    [B, L]; if the network embeds the guidance scale, for that of ``condition["guidance"]`` [B].
+    """
+    config: Any = network.config
+    guidance = None
+    if config.guidance_embeds:
+        scale = condition.get("guidance", torch.full_like(time, SPRINT_GUIDANCE))
+        guidance = config.guidance_embeds_scale * scale.to(time.dtype)
+    output: Tensor = network(
+        hidden_states=x[:, :, 0],
+        timestep=time,
+        encoder_hidden_states=condition["text"],
+        encoder_attention_mask=condition["mask"],
+        guidance=guidance,
+        return_dict=False,
+    )[0]
+    return output[:, : x.shape[1], None]  # a learned variance, if there is one, stands behind
+
+
+class SanaCodec(ImageLatents):
+    """Gemma 2 as the text encoder, and the VAE; text goes through diffusers' own pipeline."""
+
+    def __init__(self, folder: Path) -> None:
+        from diffusers import SanaPipeline
+        from transformers import AutoTokenizer, Gemma2Model
+
+        super().__init__(LAYOUT, folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        with without_bars():
+            encoder = Gemma2Model.from_pretrained(folder / "text_encoder", local_files_only=True).eval()
+        self.pipeline = SanaPipeline(tokenizer, encoder, None, None, None)
+        self.length = min(TEXT_LENGTH, tokenizer.model_max_length)
+        asked = signature(SanaPipeline.__call__).parameters["complex_human_instruction"]
+        self.instruction: list[str] = asked.default
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Condition:
+        """``{"text": [B, L, D], "mask": [B, L]}``. Before a prompt that is not empty stands the instruction that SANA's
+        pipeline gives its encoder (arXiv 2410.10629, section 3.1).
+        """
+        pairs = [self._encoded(prompt) for prompt in prompts]
+        text, mask = (torch.cat(part).float() for part in zip(*pairs, strict=True))
+        return {"text": text, "mask": mask}
+
+    def _encoded(self, prompt: str) -> tuple[Tensor, Tensor]:
+        text, mask, _, _ = self.pipeline.encode_prompt(
+            [prompt],
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.length,
+            complex_human_instruction=self.instruction if prompt else None,
+        )
+        return text, mask
+
+
+def load_codec(folder: Path) -> SanaCodec:
+    """The codec of the pipeline in ``folder``."""
+    return SanaCodec(folder)

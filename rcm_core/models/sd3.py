@@ -1,0 +1,102 @@
+"""Stable Diffusion 3 Medium through diffusers' unmodified SD3Transformer2DModel.
+
+Rectified flow at time 1000 tau. States are [B, C, 1, H, W]: images have one frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rcm_core.bars import without_bars
+from rcm_core.latents import ImageLatents
+from rcm_core.layout import Layout, check_pipeline, load_transformer, meta_network, network_config
+from rcm_core.parameterisation import RectifiedFlow
+from rcm_core.protocols import Condition, Parameterisation
+
+blocks = ("JointTransformerBlock",)
+network_class = "SD3Transformer2DModel"
+time_layer = "time_text_embed.timestep_embedder.linear_2"
+last_layer = "proj_out"
+T5_LENGTH = 256
+LAYOUT = Layout(
+    "sd3",
+    network_class,
+    ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "vae"),
+    (("diffusers", "AutoencoderKL"),),
+)
+
+
+def check_folder(folder: Path) -> None:
+    """InputError unless ``folder`` is a whole Stable Diffusion 3 pipeline (T5 may be absent); reads headers only."""
+    check_pipeline(LAYOUT, folder)
+
+
+def load_network(folder: Path) -> nn.Module:
+    """The transformer in ``folder/transformer``, float32, in eval mode; InputError unless it is SD3's, whole."""
+    return load_transformer(LAYOUT, folder)
+
+
+def parameterisation(folder: Path) -> Parameterisation:  # noqa: ARG001 - every SD3 pipeline has the same one
+    """Rectified flow with network time 1000 tau (E7, E8)."""
+    return RectifiedFlow(time_scale=1000.0)
+
+
+def call(network: nn.Module, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+    """Network output for states ``x`` [B, C, 1, H, W], times [B], ``condition["text"]`` [B, L, D] and ``"pooled"``
+    [B, P].
+    """
+    output: Tensor = network(
+        hidden_states=x[:, :, 0],
+        timestep=time,
+        encoder_hidden_states=condition["text"],
+        pooled_projections=condition["pooled"],
+        return_dict=False,
+    )[0]
+    return output[:, :, None]
+
+
+class SD3Codec(ImageLatents):
+    """Two CLIP encoders, T5 if it is there, and the VAE; text goes through diffusers' own pipeline."""
+
+    def __init__(self, folder: Path) -> None:
+        from diffusers import StableDiffusion3Pipeline
+        from transformers import AutoTokenizer, CLIPTextModelWithProjection, T5EncoderModel
+
+        super().__init__(LAYOUT, folder)
+        kinds = {"": CLIPTextModelWithProjection, "_2": CLIPTextModelWithProjection, "_3": T5EncoderModel}
+        if not (folder / "text_encoder_3").is_dir():
+            del kinds["_3"]
+        parts: dict[str, Any] = {"text_encoder_3": None, "tokenizer_3": None}
+        with without_bars():
+            for which, kind in kinds.items():
+                place = folder / f"text_encoder{which}"
+                parts[f"text_encoder{which}"] = kind.from_pretrained(place, local_files_only=True).eval()
+                parts[f"tokenizer{which}"] = AutoTokenizer.from_pretrained(
+                    folder / f"tokenizer{which}", local_files_only=True
+                )
+        # asked for nothing but the width of its text, and that only where there is no T5
+        network = meta_network(network_class, network_config(LAYOUT, folder))
+        self.pipeline = StableDiffusion3Pipeline(network, None, None, **parts)
+        self.t5_length = T5_LENGTH
+        if "_3" in kinds:
+            self.t5_length = min(T5_LENGTH, parts["tokenizer_3"].model_max_length)
+        self.length = self.pipeline.tokenizer_max_length + self.t5_length
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Condition:
+        """``{"text": [B, L, D], "pooled": [B, P]}``."""
+        text, _, pooled, _ = self.pipeline.encode_prompt(
+            list(prompts), None, None, torch.device("cpu"), do_classifier_free_guidance=False,
+            max_sequence_length=self.t5_length,
+        )  # fmt: skip
+        return {"text": text.float(), "pooled": pooled.float()}
+
+
+def load_codec(folder: Path) -> SD3Codec:
+    """The codec of the pipeline in ``folder``."""
+    return SD3Codec(folder)

@@ -106,6 +106,29 @@ def sample(
 
 
 @app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help=".pth, .pt or .safetensors, or a folder of the latter.")],
+    like: Annotated[Path, typer.Option(help="A pipeline in diffusers layout with the same architecture.")],
+    out: Annotated[Path, typer.Option(help="Where to: a copy of --like with the checkpoint's network.")],
+    weights: Annotated[
+        str | None, typer.Option(help="ema or net, if the checkpoint has both; default: ema.")
+    ] = None,
+) -> None:
+    """Make a pipeline of a raw checkpoint: the original Wan and Cosmos files, and those of NVlabs/rcm."""
+    from rcm_core.raw import PREFIXES
+    from rcm_core.raw import convert as make
+    from rcm_core.registry import family_of
+
+    if weights not in (None, *PREFIXES):
+        raise InputError(f"--weights {weights}: expected {' or '.join(PREFIXES)}")
+    family = family_of(like)
+    if not hasattr(family, "RAW"):
+        raise InputError(f"{like} is of a family without raw checkpoints; convert Wan's or Cosmos'")
+    count = make(family.LAYOUT, family.RAW, checkpoint, like, out, weights)
+    print(f"{out}: {count:,} parameters")
+
+
+@app.command()
 def tune_times(
     steps: Annotated[int, typer.Option(help="Times for 1 to this many steps.", min=1, max=8)] = 4,
     samples: Annotated[

@@ -21,6 +21,7 @@ from rcm_core.latents import VideoLatents
 from rcm_core.layout import Layout, check_pipeline, load_transformer
 from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.protocols import Condition, Parameterisation
+from rcm_core.raw import Raw
 from rcm_core.text import masked_states
 
 blocks = ("CosmosTransformerBlock",)
@@ -36,6 +37,29 @@ LAYOUT = Layout(
     network_class,
     ("scheduler", "text_encoder", "tokenizer", "transformer", "vae"),
     (("diffusers", "AutoencoderKLWan"),),
+)
+
+RAW = Raw(
+    (
+        ("final_layer.adaln_modulation.", "norm_out.linear_"),
+        ("final_layer.linear.", "proj_out."),
+        ("x_embedder.proj.1.", "patch_embed.proj."),
+        ("t_embedder.1.", "time_embed.t_embedder."),
+        ("t_embedding_norm.", "time_embed.norm."),
+        ("blocks.", "transformer_blocks."),
+        ("adaln_modulation_self_attn.", "norm1.linear_"),
+        ("adaln_modulation_cross_attn.", "norm2.linear_"),
+        ("adaln_modulation_mlp.", "norm3.linear_"),
+        (".self_attn.", ".attn1."),
+        (".cross_attn.", ".attn2."),
+        *((f".{part}_proj.", f".to_{part}.") for part in "qkv"),
+        (".output_proj.", ".to_out.0."),
+        (".q_norm.", ".norm_q."),
+        (".k_norm.", ".norm_k."),
+        (".mlp.layer1.", ".ff.net.0.proj."),
+        (".mlp.layer2.", ".ff.net.2."),
+    ),
+    ("accum_", "pos_embedder.", "_extra_state"),
 )
 
 

@@ -19,6 +19,7 @@ from rcm_core.layout import Layout, check_pipeline, load_transformer, read_part
 from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.pixels import PixelSpace
 from rcm_core.protocols import Condition, Parameterisation
+from rcm_core.raw import Raw
 from rcm_core.text import masked_states
 
 blocks = ("WanTransformerBlock",)
@@ -31,6 +32,27 @@ LAYOUT = Layout(
     network_class,
     ("scheduler", "text_encoder", "tokenizer", "transformer", "vae"),
     (("diffusers", "AutoencoderKLWan"), (PixelSpace.__module__, PixelSpace.__name__)),
+)
+
+RAW = Raw(
+    (
+        ("text_embedding.0.", "condition_embedder.text_embedder.linear_1."),
+        ("text_embedding.2.", "condition_embedder.text_embedder.linear_2."),
+        ("time_embedding.0.", "condition_embedder.time_embedder.linear_1."),
+        ("time_embedding.2.", "condition_embedder.time_embedder.linear_2."),
+        ("time_projection.1.", "condition_embedder.time_proj."),
+        ("head.modulation", "scale_shift_table"),
+        ("head.head.", "proj_out."),
+        (".modulation", ".scale_shift_table"),
+        (".self_attn.", ".attn1."),
+        (".cross_attn.", ".attn2."),
+        *((f".{part}.", f".to_{part}.") for part in "qkv"),
+        (".o.", ".to_out.0."),
+        (".ffn.0.", ".ffn.net.0.proj."),
+        (".ffn.2.", ".ffn.net.2."),
+        (".norm3.", ".norm2."),  # the only block norm with weights; diffusers counts in the order of use
+    ),
+    ("freqs", "_extra_state"),
 )
 
 

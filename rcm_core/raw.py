@@ -1,0 +1,135 @@
+"""Raw checkpoints as pipelines in diffusers layout: files of Wan, of Cosmos-Predict2 and of NVlabs/rcm.
+
+A checkpoint is converted totally or not at all: every tensor that the network needs must be there in its shape, and
+nothing else but what the format is known to carry besides.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rcm_core.bars import without_bars
+from rcm_core.errors import InputError
+from rcm_core.layout import Layout, meta_network, network_config
+from rcm_core.storage import atomic_folder
+
+WRAPPERS = ("state_dict", "model", "generator")
+"""Under which some writers put the tensors."""
+PREFIXES = {"ema": "net_ema.", "net": "net."}
+"""Of NVlabs/rcm and Cosmos: the average and the network itself."""
+
+
+class Raw(NamedTuple):
+    """How a family's original files call the tensors of diffusers' module."""
+
+    renames: tuple[tuple[str, str], ...]
+    """Parts of names, replaced in this order."""
+    besides: tuple[str, ...] = ()
+    """Beginnings and ends of names that are no weights."""
+
+
+def convert(layout: Layout, raw: Raw, checkpoint: Path, like: Path, out: Path, which: str | None) -> int:
+    """Writes ``out``: the pipeline ``like`` with the network of ``checkpoint``; the number of its parameters.
+
+    ``which`` is "ema" or "net" for checkpoints that have both; None takes the average if there is one. InputError if
+    ``out`` is there already or the tensors are not those of ``like``'s network.
+    """
+    if out.exists():
+        raise InputError(f"{out} is there already; give a folder that is not")
+    config = network_config(layout, like)
+    network: Any = meta_network(layout.network_class, config)
+    expected = {name: list(value.shape) for name, value in network.state_dict().items()}
+    found = renamed(raw, chosen(read_raw(checkpoint), which, checkpoint), expected)
+    wrong = sorted(
+        n for n in expected.keys() | found.keys() if n not in found or expected.get(n) != list(found[n].shape)
+    )
+    if wrong:
+        first = wrong[0]
+        shape = list(found[first].shape) if first in found else "missing"
+        raise InputError(
+            f"{checkpoint} is not the network of {like}: {len(wrong)} tensors differ, first: {first} is {shape},"
+            f" expected {expected.get(first, 'absent')}; nothing was written"
+        )
+    network.load_state_dict(found, assign=True)
+    with atomic_folder(out) as folder, without_bars():
+        shutil.copytree(like, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("transformer"))
+        network.save_pretrained(folder / "transformer", max_shard_size="5GB")
+    return sum(value.numel() for value in found.values())
+
+
+def read_raw(checkpoint: Path) -> dict[str, Tensor]:
+    """The tensors of a .pth, .pt or .safetensors file, or of all safetensors files of a folder; nothing is unpickled
+    but tensors.
+    """
+    if checkpoint.is_dir():
+        paths = sorted(checkpoint.glob("*.safetensors"))
+        if not paths:
+            raise InputError(
+                f"{checkpoint} holds no safetensors files; give a .pth, .pt or .safetensors file"
+            )
+        return {name: value for path in paths for name, value in _safetensors(path).items()}
+    if not checkpoint.is_file():
+        raise InputError(
+            f"{checkpoint} does not exist; give a .pth, .pt or .safetensors file, or their folder"
+        )
+    if checkpoint.suffix == ".safetensors":
+        return _safetensors(checkpoint)
+    try:
+        content: Any = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise InputError(
+            f"{checkpoint} is no file of tensors that can be read safely ({reason}); fetch it again, or save its"
+            " tensors alone"
+        ) from error
+    for wrapper in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict):
+        raise InputError(f"{checkpoint} holds a {type(content).__name__}; expected tensors by name")
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a safetensors file ({error}); fetch it again") from error
+
+
+def chosen(weights: Mapping[str, Tensor], which: str | None, where: Path) -> dict[str, Tensor]:
+    """The network ``which`` of ``weights`` without its prefix; all of them if no name has one."""
+    there = [key for key, prefix in PREFIXES.items() if any(name.startswith(prefix) for name in weights)]
+    if not there and which is None:
+        return dict(weights)
+    which = which or there[0]
+    if which not in there:
+        raise InputError(
+            f"{where} holds no weights called {PREFIXES[which]}*, it has {' and '.join(there) or 'no prefix'};"
+            " set --weights to what it has, or leave it out"
+        )
+    prefix = PREFIXES[which]
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def renamed(raw: Raw, weights: Mapping[str, Tensor], expected: Mapping[str, list[int]]) -> dict[str, Tensor]:
+    """``weights`` under diffusers' names; a linear layer over patches becomes the convolution that it is."""
+    found = {}
+    for name, value in weights.items():
+        if name.startswith(raw.besides) or name.endswith(raw.besides):
+            continue
+        for old, new in raw.renames:
+            name = name.replace(old, new)
+        shape = expected.get(name, [])
+        flat = value.ndim == 2 and len(shape) == 5 and value.numel() == torch.Size(shape).numel()
+        found[name] = value.reshape(shape) if flat else value
+    return found

@@ -106,6 +106,37 @@ def sample(
 
 
 @app.command()
+def check_model(
+    place: Annotated[
+        Path, typer.Argument(help="A pipeline in diffusers layout, or an adapter file of your own.")
+    ],
+    pipeline: Annotated[Path | None, typer.Option(help="The pipeline, if PLACE is an adapter.")] = None,
+    blocks: Annotated[int, typer.Option(help="So many of the network's blocks are run.", min=1)] = 4,
+    codec: Annotated[bool, typer.Option(help="Load text encoder and VAE too.")] = True,
+) -> None:
+    """Check that a model can be distilled: tangents, parameterisation, guidance, sharding units, files."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from infra.adapters import family_at
+    from rcm_core.check_model import check_model as check
+
+    family, folder = family_at(place, pipeline)
+    table = Table(box=None)
+    for column in ("", "check", "found"):
+        table.add_column(column, overflow="fold")
+    findings = list(check(family, folder, blocks, codec))
+    for finding in findings:
+        table.add_row("ok" if finding.passed else "FAILED", finding.check, escape(finding.detail))
+    Console().print(table)
+    failed = [finding.check for finding in findings if not finding.passed]
+    if failed:
+        print(f"error: {len(failed)} of {len(findings)} checks failed: {', '.join(failed)}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help=".pth, .pt or .safetensors, or a folder of the latter.")],
     like: Annotated[Path, typer.Option(help="A pipeline in diffusers layout with the same architecture.")],

@@ -24,7 +24,8 @@ class Denoiser(nn.Module):
     """Wraps ``network``; states and angles go in, velocities [B, C, T, H, W] come out, both float32.
 
     ``extras`` are protocols.Demands.extras. The embedded inputs are read from the condition by their names; one that
-    is absent is 0. InputError if the family has no embedding to add them to.
+    is absent is 0. InputError if the family has no embedding to add them to. ``compute`` is what the network's weights
+    are in if not the states' type: what goes in is cast to it, but the time.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Denoiser(nn.Module):
         self.network = network
         self.family = family
         self.parameterisation = parameterisation
+        self.compute: torch.dtype | None = None
         self.extras = nn.ModuleDict()
         for name in sorted(extras):
             self.extras[name] = (
@@ -47,9 +49,12 @@ class Denoiser(nn.Module):
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """``F`` at state ``x`` [B, ...] and angle ``t`` [B] (E7, E8)."""
         inputs, time = self.parameterisation.to_network(x, t)
+        if self.compute is not None:
+            inputs = inputs.to(self.compute)
+            condition = {name: value.to(self.compute) for name, value in condition.items()}
         with self._embedding(condition):
             output = self.family.call(self.network, inputs, time, condition)
-        return self.parameterisation.velocity(x, t, output)
+        return self.parameterisation.velocity(x, t, output if self.compute is None else output.to(x.dtype))
 
     def features(self, x: Tensor, t: Tensor, condition: Condition, blocks: Sequence[int]) -> list[Tensor]:
         """Tokens ``[B, tokens, width]`` that leave the blocks of these indices, in their order."""
@@ -84,8 +89,7 @@ class Denoiser(nn.Module):
         count = len(self.blocks())
         if any(index >= count for index in blocks):
             raise InputError(
-                f"the discriminator asks for blocks {list(blocks)}, but the network has {count} (from 0);"
-                " change the method's blocks"
+                f"the discriminator asks for blocks {list(blocks)} of {count} (from 0); change the method's blocks"
             )
         width: int = self.network.get_submodule(self.family.last_layer).in_features  # type: ignore[assignment]
         return width

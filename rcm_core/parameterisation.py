@@ -26,6 +26,9 @@ class TrigFlow:
     def velocity(self, x: Tensor, t: Tensor, output: Tensor) -> Tensor:  # noqa: ARG002
         return output
 
+    def output(self, x: Tensor, t: Tensor, F: Tensor) -> Tensor:  # noqa: ARG002
+        return F
+
 
 @dataclass(frozen=True)
 class RectifiedFlow:
@@ -82,3 +85,7 @@ class EDM:
     def velocity(self, x: Tensor, t: Tensor, output: Tensor) -> Tensor:  # noqa: ARG002
         """(E10)"""
         return -output
+
+    def output(self, x: Tensor, t: Tensor, F: Tensor) -> Tensor:  # noqa: ARG002
+        """The inverse of (E10)."""
+        return -F

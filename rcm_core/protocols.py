@@ -34,6 +34,10 @@ class Parameterisation(Protocol):
         """``F`` from the network's ``output`` at state ``x`` and angle ``t``."""
         ...
 
+    def output(self, x: Tensor, t: Tensor, F: Tensor) -> Tensor:
+        """The network's output whose velocity is ``F``."""
+        ...
+
 
 class Codec(Protocol):
     """Text to condition, latents to pixels; never loaded in training."""
@@ -83,6 +87,9 @@ class Family(Protocol):
     last_layer: str
     """The linear layer from the blocks' tokens to the output."""
 
+    time_features: str
+    """The submodule that turns the network's time into features; it must see it in float32 whatever the rest is in."""
+
     network_class: str
     """Class name of the network, as ``transformer/config.json`` has it."""
 
@@ -99,6 +106,10 @@ class Family(Protocol):
     def call(self, network: nn.Module, x: Tensor, time: Tensor, condition: Condition) -> Tensor: ...
 
     def load_codec(self, folder: Path) -> Codec: ...
+
+    def example(self, config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple[Tensor, Condition]:
+        """Random states of the smallest shape and conditions that fit the network of ``config``."""
+        ...
 
 
 class Examples(NamedTuple):

@@ -1,8 +1,9 @@
 """Tangents of any torch module: forward-mode AD with attention rerouted, and the finite-difference ladder."""
 
 from rcm_core.jvp.attention import flash_jvp
+from rcm_core.jvp.exactly import Exactly
 from rcm_core.jvp.forward import jvp
 from rcm_core.jvp.joint import Dual, joint_jvp
 from rcm_core.jvp.tangent import TangentKind, consistency_jvp
 
-__all__ = ["Dual", "TangentKind", "consistency_jvp", "flash_jvp", "joint_jvp", "jvp"]
+__all__ = ["Dual", "Exactly", "TangentKind", "consistency_jvp", "flash_jvp", "joint_jvp", "jvp"]

@@ -8,9 +8,10 @@ conditional velocity, so their guidance_scale is s - 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as nnf
@@ -28,6 +29,7 @@ blocks = ("CosmosTransformerBlock",)
 network_class = "CosmosTransformer3DModel"
 time_layer = None  # its embedding is three times as wide as its tokens and enters every block without a bias
 last_layer = "proj_out"
+time_features = "time_embed.time_proj"
 TEXT_LENGTH = 512
 FRAMES_PER_SECOND = 16
 GIVEN_TIME = 1e-4
@@ -124,6 +126,19 @@ class CosmosCodec(VideoLatents):
     def encode_text(self, prompts: Sequence[str]) -> Condition:
         """``{"text": [B, L, D]}``: last hidden states, exactly zero behind each prompt's end (as diffusers does)."""
         return {"text": masked_states(self.tokenizer, self.encoder, prompts, self.length)}
+
+
+def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple[Tensor, Condition]:
+    """Two frames of 4 x 4 latents, eight tokens of text; video to world gives the first frame."""
+    given = config["in_channels"] > config["out_channels"]
+    x = torch.randn(size, config["out_channels"], 2, 4, 4, generator=rng)
+    condition = {"text": torch.randn(size, 8, config["text_embed_dim"], generator=rng)}
+    if given:
+        condition |= {
+            "frames": torch.randn(x.shape, generator=rng),
+            "given": torch.tensor([[1.0, 0.0]] * size),
+        }
+    return x, condition
 
 
 def load_codec(folder: Path) -> CosmosCodec:

@@ -7,8 +7,9 @@ offers is not a part of the teacher.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,9 @@ blocks = ("LongCatImageTransformerBlock", "LongCatImageSingleTransformerBlock")
 network_class = "LongCatImageTransformer2DModel"
 time_layer = "time_embed.timestep_embedder.linear_2"
 last_layer = "proj_out"
+time_features = "time_embed.time_proj"
 PATCH = 2
+SCALE = 1000  # of the time, inside the module
 LAYOUT = Layout(
     "longcat",
     network_class,
@@ -59,13 +62,21 @@ def call(network: nn.Module, x: Tensor, time: Tensor, condition: Condition) -> T
             modality_id=1, type="image", start=(length, length), height=height, width=width
         ),
     }
-    tokens: Tensor = network(
-        hidden_states=pack(x[:, :, 0]),
-        timestep=time,
-        encoder_hidden_states=text,
-        return_dict=False,
-        **{name: value.to(x.device) for name, value in places.items()},
-    )[0]
+
+    def exactly(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: ARG001
+        return (SCALE * time, *given[1:])  # the module would round it to the precision of its states
+
+    handle = network.get_submodule("time_embed").register_forward_pre_hook(exactly)
+    try:
+        tokens: Tensor = network(
+            hidden_states=pack(x[:, :, 0]),
+            timestep=time,
+            encoder_hidden_states=text,
+            return_dict=False,
+            **{name: value.to(x.device) for name, value in places.items()},
+        )[0]
+    finally:
+        handle.remove()
     return unpack(tokens, height, width)[:, :, None]
 
 
@@ -103,6 +114,12 @@ class LongCatCodec(ImageLatents):
         """``{"text": [B, L, D]}``."""
         text, _ = self.pipeline.encode_prompt(list(prompts))
         return {"text": text.float()}
+
+
+def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple[Tensor, Condition]:
+    """Images of 8 x 8 latents, eight tokens of text."""
+    x = torch.randn(size, config["in_channels"] // PATCH**2, 1, 8, 8, generator=rng)
+    return x, {"text": torch.randn(size, 8, config["joint_attention_dim"], generator=rng)}
 
 
 def load_codec(folder: Path) -> LongCatCodec:

@@ -6,7 +6,7 @@ Rectified flow. The time is 1000 tau times the network's timestep_scale; network
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ blocks = ("SanaTransformerBlock",)
 network_class = "SanaTransformer2DModel"
 time_layer = "time_embed.emb.timestep_embedder.linear_2"
 last_layer = "proj_out"
+time_features = "time_embed.emb.time_proj"
 TEXT_LENGTH = 300
 SPRINT_GUIDANCE = 4.5
 """At which a network that embeds the scale is asked if the condition has none: SanaSprintPipeline's default."""
@@ -105,6 +106,14 @@ class SanaCodec(ImageLatents):
             complex_human_instruction=self.instruction if prompt else None,
         )
         return text, mask
+
+
+def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple[Tensor, Condition]:
+    """Images of 8 x 8 latents, eight tokens of text of which the last is padding."""
+    x = torch.randn(size, config["in_channels"], 1, 8, 8, generator=rng)
+    mask = torch.ones(size, 8)
+    mask[:, -1] = 0
+    return x, {"text": torch.randn(size, 8, config["caption_channels"], generator=rng), "mask": mask}
 
 
 def load_codec(folder: Path) -> SanaCodec:

@@ -5,7 +5,7 @@ Rectified flow at time 1000 tau. States are [B, C, 1, H, W]: images have one fra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ blocks = ("JointTransformerBlock",)
 network_class = "SD3Transformer2DModel"
 time_layer = "time_text_embed.timestep_embedder.linear_2"
 last_layer = "proj_out"
+time_features = "time_text_embed.time_proj"
 T5_LENGTH = 256
 LAYOUT = Layout(
     "sd3",
@@ -95,6 +96,14 @@ class SD3Codec(ImageLatents):
             max_sequence_length=self.t5_length,
         )  # fmt: skip
         return {"text": text.float(), "pooled": pooled.float()}
+
+
+def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple[Tensor, Condition]:
+    """Images of 8 x 8 latents, eight tokens of text."""
+    x = torch.randn(size, config["in_channels"], 1, 8, 8, generator=rng)
+    widths = config["joint_attention_dim"], config["pooled_projection_dim"]
+    text, pooled = torch.randn(size, 8, widths[0], generator=rng), torch.randn(size, widths[1], generator=rng)
+    return x, {"text": text, "pooled": pooled}
 
 
 def load_codec(folder: Path) -> SD3Codec:

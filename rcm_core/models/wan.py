@@ -6,8 +6,9 @@ Rectified flow: the network predicts ``eps - x0`` at flow time tau, given as ``1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ blocks = ("WanTransformerBlock",)
 network_class = "WanTransformer3DModel"
 time_layer = "condition_embedder.time_embedder.linear_2"
 last_layer = "proj_out"
+time_features = "condition_embedder.timesteps_proj"
 TEXT_LENGTH = 512  # Wan's own; a tokenizer with a smaller model_max_length (mini) sets a smaller one
 LAYOUT = Layout(
     "wan",
@@ -100,6 +102,13 @@ class WanCodec(VideoLatents):
     def encode_text(self, prompts: Sequence[str]) -> Condition:
         """``{"text": [B, L, D]}``: last hidden states, exactly zero behind each prompt's end (as diffusers does)."""
         return {"text": masked_states(self.tokenizer, self.encoder, prompts, self.length)}
+
+
+def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple[Tensor, Condition]:
+    """Two frames of one patch each way, eight tokens of text."""
+    patch = config["patch_size"]
+    x = torch.randn(size, config["in_channels"], *(2 * side for side in patch), generator=rng)
+    return x, {"text": torch.randn(size, 8, config["text_dim"], generator=rng)}
 
 
 def load_codec(folder: Path) -> WanCodec:

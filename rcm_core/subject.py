@@ -1,0 +1,48 @@
+"""A model under check: its network, cut to a few blocks, and inputs that fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from rcm_core.denoiser import Denoiser
+from rcm_core.jvp import Exactly
+from rcm_core.protocols import Condition, Family
+
+
+class Subject(NamedTuple):
+    """What is checked."""
+
+    family: Family
+    folder: Path
+    denoiser: Denoiser
+    """In float32, its blocks cut to the first few."""
+    x: Tensor
+    t: Tensor
+    condition: Condition
+
+    def copy(self) -> Denoiser:
+        """The denoiser with weights of its own."""
+        return Denoiser(deepcopy(self.denoiser.network), self.family, self.denoiser.parameterisation)
+
+
+def cut(network: nn.Module, names: Sequence[str], count: int) -> None:
+    """Leaves the first ``count`` of each list of blocks, so that what is left can be checked in float64."""
+    for module in network.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.ModuleList) and any(type(m).__name__ in names for m in child):
+                setattr(module, name, child[:count])
+
+
+@contextmanager
+def in_double(subject: Subject) -> Iterator[tuple[Denoiser, Tensor, Tensor, Condition]]:
+    """The subject in float64: differences are then an oracle to seven digits instead of three."""
+    denoiser = subject.copy().double()
+    condition = {name: value.double() for name, value in subject.condition.items()}
+    with Exactly():
+        yield denoiser, subject.x.double(), subject.t.double(), condition

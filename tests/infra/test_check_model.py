@@ -1,0 +1,142 @@
+"""``rcm check-model``: what the user sees, and that every check can fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from families import build
+
+from infra import cli
+
+HEAD = """
+from rcm_core.models import wan
+from rcm_core.models.wan import *
+from rcm_core.parameterisation import RectifiedFlow
+"""
+# what a user may get wrong -> the check that says so, and what it says
+WRONG = {
+    "sharding units": ('blocks = ("Block",)', "no Block in the network"),
+    "parameterisation": (
+        "class Wrong(RectifiedFlow):\n    def output(self, x, t, F):\n        return -super().output(x, t, F)\n"
+        "def parameterisation(folder):\n    return Wrong(1000.0)",
+        "the velocity of the output of F is off by",
+    ),
+    "velocity": (
+        "def call(network, x, time, condition):\n    return wan.call(network, x, time, condition)[:, :, :1]",
+        "the network's output is [2, 2, 1, 4, 4]",
+    ),
+    "batch": (
+        "def call(network, x, time, condition):\n    return wan.call(network, x - x.mean(0), time, condition)",
+        "alone a sample differs",
+    ),
+    "condition": (
+        "def call(network, x, time, condition):\n"
+        "    return wan.call(network, x, time, {'text': 0 * condition['text']})",
+        "text changes nothing",
+    ),
+    "guidance": (
+        "import torch\ndef call(network, x, time, condition):\n"
+        "    return wan.call(network, x, time, condition) + len(x)",
+        "at scale 1 it is off by",
+    ),
+    "value beside a tangent": (
+        "from torch.autograd.forward_ad import unpack_dual\n"
+        "def call(network, x, time, condition):\n    inside = unpack_dual(time).tangent is not None\n"
+        "    return wan.call(network, x, time, condition) * (2 if inside else 1)",
+        "differs from the plain pass",
+    ),
+    "tangent": (
+        "def call(network, x, time, condition):\n    return wan.call(network, x.detach(), time, condition)",
+        "in the state it is off by",
+    ),
+    "time in float32": (
+        "def call(network, x, time, condition):\n    return wan.call(network, x, time.to(x.dtype), condition)",
+        "it is torch.bfloat16",
+    ),
+    "text and pixels": (
+        "class Codec(wan.WanCodec):\n    def decode(self, latents):\n        return latents\n"
+        "def load_codec(folder):\n    return Codec(folder)",
+        "decoded",
+    ),
+    "save and load": (
+        "def load_network(folder):\n    network = wan.load_network(folder)\n    import torch\n"
+        "    torch.nn.init.normal_(network.proj_out.bias)\n    return network",
+        "1 tensors come back otherwise, first: proj_out.bias",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wan") / "pipeline"
+    build("wan", folder)
+    return folder
+
+
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object
+) -> tuple[int, str, str]:
+    """Exit status, output and errors."""
+    monkeypatch.setattr("sys.argv", ["rcm", "check-model", *map(str, words)])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr()
+    return int(ended.value.code or 0), said.out, said.err
+
+
+def test_a_whole_pipeline_passes_with_a_readable_table(pipeline, monkeypatch, capsys):
+    status, out, err = run(monkeypatch, capsys, pipeline, "--blocks", 1)
+    assert (status, err) == (0, "")
+    lines = [line.strip() for line in out.splitlines()[1:]]
+    assert len(lines) == 12
+    assert all(line.startswith("ok") for line in lines)
+    assert "2 units (WanTransformerBlock)" in out
+
+
+@pytest.mark.parametrize("check", WRONG)
+def test_what_is_wrong_is_named(check, pipeline, tmp_path, monkeypatch, capsys):
+    code, words = WRONG[check]
+    adapter = tmp_path / "mine.py"
+    adapter.write_text(f"{HEAD}{code}\n")
+    torch.manual_seed(0)
+    status, out, err = run(monkeypatch, capsys, adapter, "--pipeline", pipeline)
+    failed = {
+        line.split("  ")[1].strip(): line for line in out.splitlines() if line.strip().startswith("FAILED")
+    }
+    assert status == 1
+    assert check in failed
+    assert words in failed[check]
+    assert "checks failed" in err
+
+
+def test_a_folder_that_is_not_whole_ends_the_list(pipeline, tmp_path, monkeypatch, capsys):
+    import shutil
+
+    shutil.copytree(pipeline, tmp_path / "pipeline")
+    shutil.rmtree(tmp_path / "pipeline/vae")
+    status, out, err = run(monkeypatch, capsys, tmp_path / "pipeline")
+    assert status == 1
+    assert "lacks vae" in out
+    assert err == "error: 1 of 1 checks failed: folder\n"
+
+
+def test_bad_input_is_one_sentence(pipeline, tmp_path, monkeypatch, capsys):
+    adapter = tmp_path / "mine.py"
+    adapter.write_text("blocks = ()\n")
+    broken = tmp_path / "broken.py"
+    broken.write_text("1 / 0\n")
+    for words, said in (
+        ((adapter, "--pipeline", pipeline), "lacks call, check_folder, example"),
+        ((adapter,), "say with --pipeline"),
+        ((broken, "--pipeline", pipeline), "cannot be imported: ZeroDivisionError"),
+        ((tmp_path / "nothing",), "neither a folder nor an adapter file"),
+        ((pipeline, "--pipeline", pipeline), "is a folder already"),
+        ((tmp_path,), "holds no transformer/config.json"),
+    ):
+        status, out, err = run(monkeypatch, capsys, *words)
+        assert (status, out) == (2, "")
+        assert said in err
+        assert len(err.splitlines()) == 1

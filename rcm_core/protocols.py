@@ -74,6 +74,25 @@ teacher's for the negative prompt. "heads": features to logits.
 """
 
 
+class Tokens(NamedTuple):
+    """Where a network has the tokens of a state, so that they can be split over ranks."""
+
+    entry: str
+    """The submodule whose ``hidden_states`` are the first tokens [B, tokens, width]."""
+    exit: str
+    """The one whose output [B, tokens, ...] is the last that is by tokens."""
+    attention: Mapping[str, str]
+    """Last part of the names of the attentions over tokens -> where text is in the same sequence: "none", "before" the
+    tokens or "behind" them."""
+    places: str | None = None
+    """A submodule that returns tables with a row per token."""
+    places_dim: int = 0
+    places_text: bool = False
+    """Rows of the text stand before the tokens' in these tables."""
+    leaves: bool = False
+    """The first tokens are the output of ``entry``."""
+
+
 class Family(Protocol):
     """What a file in ``rcm_core/models`` provides (as module-level names)."""
 
@@ -89,6 +108,9 @@ class Family(Protocol):
 
     time_features: str
     """The submodule that turns the network's time into features; it must see it in float32 whatever the rest is in."""
+
+    tokens: Tokens | None
+    """None: states of this family cannot be split over ranks."""
 
     network_class: str
     """Class name of the network, as ``transformer/config.json`` has it."""

@@ -21,7 +21,7 @@ from rcm_core.bars import without_bars
 from rcm_core.latents import VideoLatents
 from rcm_core.layout import Layout, check_pipeline, load_transformer
 from rcm_core.parameterisation import RectifiedFlow
-from rcm_core.protocols import Condition, Parameterisation
+from rcm_core.protocols import Condition, Parameterisation, Tokens
 from rcm_core.raw import Raw
 from rcm_core.text import masked_states
 
@@ -30,6 +30,7 @@ network_class = "CosmosTransformer3DModel"
 time_layer = None  # its embedding is three times as wide as its tokens and enters every block without a bias
 last_layer = "proj_out"
 time_features = "time_embed.time_proj"
+tokens = Tokens("transformer_blocks.0", "proj_out", {"attn1": "none"}, places="rope")
 TEXT_LENGTH = 512
 FRAMES_PER_SECOND = 16
 GIVEN_TIME = 1e-4

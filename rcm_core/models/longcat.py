@@ -18,13 +18,16 @@ from rcm_core.bars import without_bars
 from rcm_core.latents import ImageLatents
 from rcm_core.layout import Layout, check_pipeline, load_transformer
 from rcm_core.parameterisation import RectifiedFlow
-from rcm_core.protocols import Condition, Parameterisation
+from rcm_core.protocols import Condition, Parameterisation, Tokens
 
 blocks = ("LongCatImageTransformerBlock", "LongCatImageSingleTransformerBlock")
 network_class = "LongCatImageTransformer2DModel"
 time_layer = "time_embed.timestep_embedder.linear_2"
 last_layer = "proj_out"
 time_features = "time_embed.time_proj"
+tokens = Tokens(
+    "x_embedder", "proj_out", {"attn": "before"}, places="pos_embed", places_text=True, leaves=True
+)
 PATCH = 2
 SCALE = 1000  # of the time, inside the module
 LAYOUT = Layout(

@@ -16,13 +16,14 @@ from rcm_core.bars import without_bars
 from rcm_core.latents import ImageLatents
 from rcm_core.layout import Layout, check_pipeline, load_transformer, meta_network, network_config
 from rcm_core.parameterisation import RectifiedFlow
-from rcm_core.protocols import Condition, Parameterisation
+from rcm_core.protocols import Condition, Parameterisation, Tokens
 
 blocks = ("JointTransformerBlock",)
 network_class = "SD3Transformer2DModel"
 time_layer = "time_text_embed.timestep_embedder.linear_2"
 last_layer = "proj_out"
 time_features = "time_text_embed.time_proj"
+tokens = Tokens("transformer_blocks.0", "proj_out", {"attn": "behind", "attn2": "none"})
 T5_LENGTH = 256
 LAYOUT = Layout(
     "sd3",

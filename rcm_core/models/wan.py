@@ -19,7 +19,7 @@ from rcm_core.latents import VideoLatents
 from rcm_core.layout import Layout, check_pipeline, load_transformer, read_part
 from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.pixels import PixelSpace
-from rcm_core.protocols import Condition, Parameterisation
+from rcm_core.protocols import Condition, Parameterisation, Tokens
 from rcm_core.raw import Raw
 from rcm_core.text import masked_states
 
@@ -28,6 +28,7 @@ network_class = "WanTransformer3DModel"
 time_layer = "condition_embedder.time_embedder.linear_2"
 last_layer = "proj_out"
 time_features = "condition_embedder.timesteps_proj"
+tokens = Tokens("blocks.0", "proj_out", {"attn1": "none"}, places="rope", places_dim=1)
 TEXT_LENGTH = 512  # Wan's own; a tokenizer with a smaller model_max_length (mini) sets a smaller one
 LAYOUT = Layout(
     "wan",

@@ -149,6 +149,19 @@ class HealthSection(Section):
     """A tangent or gradient norm of more than this times its running median is a spike."""
 
 
+class ParallelSection(Section):
+    """``train.parallel:`` how the workers share networks, states and memory."""
+
+    replicas: Count
+    """Groups of workers that hold whole copies of the networks (HSDP); within a group they are sharded."""
+    context: Count
+    """Workers that share the tokens of one state (Ulysses); divides the attention's heads."""
+    precision: Literal["float32", "bfloat16"]
+    """Of the networks' computations; weights, optimisers, averages and the sums over workers stay float32."""
+    checkpointing: Literal["none", "blocks", "matmuls"]
+    """What backward makes again: nothing; the blocks; the blocks but for their matrix products."""
+
+
 class TrainSection(Section):
     """``train:`` everything about training that is not the method."""
 
@@ -179,6 +192,7 @@ class TrainSection(Section):
     """Largest share of samples that may be left out over the last 100 iterations."""
     health: HealthSection
     workers: Count
+    parallel: ParallelSection
     threads: Count
     max_failures: Annotated[int, Field(ge=0)]
     warm_start: WarmStart | None
@@ -246,6 +260,17 @@ class Params(Section):
     evaluate: EvaluateSection
     report: ReportSection
     publish: PublishSection
+
+
+def divide_workers(section: ParallelSection, workers: int, where: str) -> None:
+    """InputError unless ``workers`` divide into replicas, and into groups that share a state."""
+    for name in ("replicas", "context"):
+        parts = getattr(section, name)
+        if workers % parts:
+            raise InputError(
+                f"{where}: {workers} workers do not divide by train.parallel.{name} = {parts}; change train.workers or"
+                f" train.parallel.{name}"
+            )
 
 
 def samples_per_rank(batch: int, workers: int, accumulate: int, where: str) -> int:

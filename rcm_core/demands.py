@@ -38,6 +38,21 @@ def refuse_impossible(
         )
 
 
+def refuse_split(demands: Demands, family: Family, context: int) -> None:
+    """InputError if states cannot be split over ``context`` ranks."""
+    if context == 1:
+        return
+    if family.tokens is None:
+        raise InputError(
+            f"train.parallel.context is {context}, but states of this family cannot be split over workers; set it to 1"
+        )
+    if demands.heads:
+        raise InputError(
+            f"train.parallel.context is {context}, but the method's discriminator sees whole states; set it to 1, or"
+            " choose a method without one"
+        )
+
+
 def provided(section: TrajectoriesSection) -> frozenset[str]:
     """What trajectories with these parameters hold."""
     return frozenset({"x0", "condition", *(name for name in SETTINGS if getattr(section, name))})

@@ -72,7 +72,7 @@ class Denoiser(nn.Module):
             for index in blocks:
                 stack.callback(every[index].register_forward_hook(keep(index)).remove)
             self(x, t, condition)
-        return [found[index] for index in blocks]
+        return [found[index].to(x.dtype) for index in blocks]
 
     def log_variance(self, t: Tensor) -> Tensor:
         """``[B]``: the adaptive weighting's head; only with the extra "log_variance"."""

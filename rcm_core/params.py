@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from rcm_core.config import Params, TeacherSection, samples_per_rank
-from rcm_core.demands import provided, refuse_impossible
+from rcm_core.config import Params, TeacherSection, divide_workers, samples_per_rank
+from rcm_core.demands import provided, refuse_impossible, refuse_split
 from rcm_core.errors import InputError
 from rcm_core.protocols import Demands
 from rcm_core.registry import available, find
@@ -41,6 +41,7 @@ def _check_choices(params: Params, where: str) -> None:
     family = find("models", params.teacher.family)
     find("data", params.teacher.data)
     refuse_impossible(built.demands, family, provided(params.trajectories), params.train.lr.given)  # type: ignore[arg-type]
+    refuse_split(built.demands, family, params.train.parallel.context)  # type: ignore[arg-type]
     _check_teacher(built.demands, params.teacher, where)
     _check_simulation(config, params.sampler.kind, where)
 
@@ -73,7 +74,9 @@ def _check_teacher(demands: Demands, teacher: TeacherSection, where: str) -> Non
 def _check_together(params: Params, where: str) -> None:
     """Numbers that are right alone and wrong together are refused before anything is computed."""
     train, mini = params.train, params.teacher.mini
-    samples_per_rank(train.batch, train.workers, train.accumulate, f"{where}: train.batch")
+    divide_workers(train.parallel, train.workers, where)
+    ranks = train.workers // train.parallel.context
+    samples_per_rank(train.batch, ranks, train.accumulate, f"{where}: train.batch")
     if mini is not None:
         samples_per_rank(mini.batch, mini.workers, 1, f"{where}: teacher.mini.batch")
     if train.lr_decay and train.lr_decay_from is not None:

@@ -109,6 +109,9 @@ class Family(Protocol):
     time_features: str
     """The submodule that turns the network's time into features; it must see it in float32 whatever the rest is in."""
 
+    time_embedder: str
+    """The one that embeds these features; it stays in float32 too."""
+
     tokens: Tokens | None
     """None: states of this family cannot be split over ranks."""
 

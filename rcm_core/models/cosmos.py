@@ -30,6 +30,7 @@ network_class = "CosmosTransformer3DModel"
 time_layer = None  # its embedding is three times as wide as its tokens and enters every block without a bias
 last_layer = "proj_out"
 time_features = "time_embed.time_proj"
+time_embedder = "time_embed.t_embedder"
 tokens = Tokens("transformer_blocks.0", "proj_out", {"attn1": "none"}, places="rope")
 TEXT_LENGTH = 512
 FRAMES_PER_SECOND = 16

@@ -25,6 +25,7 @@ network_class = "LongCatImageTransformer2DModel"
 time_layer = "time_embed.timestep_embedder.linear_2"
 last_layer = "proj_out"
 time_features = "time_embed.time_proj"
+time_embedder = "time_embed.timestep_embedder"
 tokens = Tokens(
     "x_embedder", "proj_out", {"attn": "before"}, places="pos_embed", places_text=True, leaves=True
 )

@@ -25,6 +25,7 @@ network_class = "SanaTransformer2DModel"
 time_layer = "time_embed.emb.timestep_embedder.linear_2"
 last_layer = "proj_out"
 time_features = "time_embed.emb.time_proj"
+time_embedder = "time_embed.emb.timestep_embedder"
 tokens = None  # linear attention sums over tokens, and its convolutions see their neighbours
 TEXT_LENGTH = 300
 SPRINT_GUIDANCE = 4.5

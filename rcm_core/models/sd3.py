@@ -23,6 +23,7 @@ network_class = "SD3Transformer2DModel"
 time_layer = "time_text_embed.timestep_embedder.linear_2"
 last_layer = "proj_out"
 time_features = "time_text_embed.time_proj"
+time_embedder = "time_text_embed.timestep_embedder"
 tokens = Tokens("transformer_blocks.0", "proj_out", {"attn": "behind", "attn2": "none"})
 T5_LENGTH = 256
 LAYOUT = Layout(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rcm_core.config import Params, TrainSection
-from rcm_core.demands import refuse_impossible
+from rcm_core.demands import refuse_impossible, refuse_split
 from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.device import resolve_device
 from rcm_core.extras import Heads
@@ -21,7 +21,7 @@ from rcm_core.rng import address
 from rcm_core.sampling import Teacher
 from rcm_core.section import check
 from rcm_core.storage import write_json
-from rcm_core.training.parallel import shard
+from rcm_core.training.parallel import Spread
 from rcm_core.training.probe import Probe
 from rcm_core.training.settings import LoopSettings
 from rcm_core.training.source import TrajectorySource
@@ -50,6 +50,7 @@ def settings_of(section: TrainSection) -> LoopSettings:
         log_every=section.log_every,
         max_nonfinite=section.max_nonfinite,
         seed=section.seed,
+        context=section.parallel.context,
         health=section.health,
     )
 
@@ -87,7 +88,7 @@ def build_nets(
     teacher: Teacher,
     seed: int,
     device: torch.device,
-    world: int,
+    spread: Spread,
     warm: Mapping[str, Tensor] | None = None,
 ) -> dict[str, nn.Module]:
     """What is trained or follows; new modules begin at weights that the seed addresses.
@@ -104,7 +105,7 @@ def build_nets(
             denoiser = load_denoiser(folder, family, sorted(extras)).to(device).train()  # type: ignore[arg-type]
             if warm is not None and role in ("student", "target"):
                 denoiser.network.load_state_dict(dict(warm))
-            shard(denoiser, world, device)
+            spread.apply(denoiser)
             nets[role] = denoiser
         if "heads" in demands.roles:
             torch.manual_seed(address(seed, "heads"))
@@ -147,13 +148,15 @@ def assemble(context: TrainContext, spec: dict[str, Any]) -> Trainer:
     teacher = Teacher.read(workspace)
     family = find("models", teacher.family)
     refuse_impossible(method.demands, family, source.provides, section.lr.given)  # type: ignore[arg-type]
+    refuse_split(method.demands, family, section.parallel.context)  # type: ignore[arg-type]
     warm = None
     if spec.get("warm_start") is not None:
         student, old = (Path(spec["warm_start"][name]) for name in ("student", "teacher"))
         warm = initial_weights(family, student, old, Path(teacher.folder))  # type: ignore[arg-type]
-    nets = build_nets(method, teacher, section.seed, device, context.world, warm)
+    spread = Spread.of(section.parallel, context.world, device)
+    nets = build_nets(method, teacher, section.seed, device, spread, warm)
     frozen = load_denoiser(Path(teacher.folder), family).to(device).requires_grad_(False)  # type: ignore[arg-type]
-    shard(frozen, context.world, device)
+    spread.apply(frozen)
     guide = FrozenTeacher(frozen, teacher.guidance, source.negative)
     return Trainer(
         nets=nets,

@@ -1,28 +1,113 @@
-"""Parallelism applied from outside to single-device networks."""
+"""Parallelism applied from outside to single-device networks, in this order: activation checkpointing, which replaces
+a block's forward; context parallelism, whose hooks surround blocks and attentions; sharding with its precision.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from rcm_core.config import ParallelSection, divide_workers
 from rcm_core.denoiser import Denoiser
+from rcm_core.training.sequence import Ulysses
+
+SAVED = (
+    "mm", "addmm", "bmm", "_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention",
+    "_scaled_dot_product_cudnn_attention", "_scaled_dot_product_flash_attention_for_cpu",
+)  # fmt: skip
+"""Operators whose results "matmuls" keeps."""
+PLAIN = ParallelSection(replicas=1, context=1, precision="float32", checkpointing="none")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How all networks of a training lie over its ranks."""
+
+    section: ParallelSection
+    world: int
+    mesh: DeviceMesh | None
+    """Over which weights are sharded, and first replicated if it has two dimensions; None: they are whole."""
+    group: dist.ProcessGroup | None
+    """The ranks that share a state with this one."""
+
+    @classmethod
+    def of(cls, section: ParallelSection, world: int, device: torch.device) -> Spread:
+        """A collective; InputError if ``world`` ranks do not divide so."""
+        divide_workers(section, world, "training")
+        group = None
+        if section.context > 1:
+            shape = (world // section.context, section.context)
+            group = init_device_mesh(device.type, shape, mesh_dim_names=("data", "context")).get_group(
+                "context"
+            )
+        mesh = None
+        if section.replicas > 1:
+            shape = (section.replicas, world // section.replicas)
+            mesh = init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
+        elif world > 1 or section.precision != "float32":  # which FSDP casts, also for one rank
+            mesh = init_device_mesh(device.type, (world,))
+        return cls(section, world, mesh, group)
+
+    def apply(self, denoiser: Denoiser) -> None:
+        """Checkpoints, splits and shards ``denoiser``, one unit per block of the family."""
+        checkpoint_blocks(denoiser.blocks(), self.section.checkpointing)
+        if self.group is not None:
+            tokens = denoiser.family.tokens
+            assert tokens is not None  # refused before
+            Ulysses(denoiser.network, tokens, self.group)
+        if self.mesh is None:
+            return
+        low = self.section.precision == "bfloat16"
+        policy = MixedPrecisionPolicy()
+        if low:
+            denoiser.compute = torch.bfloat16
+            # the time enters in float32, so what goes into a unit is not cast
+            policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+            exact = MixedPrecisionPolicy(torch.float32, torch.float32, output_dtype=torch.bfloat16)
+            time = denoiser.network.get_submodule(denoiser.family.time_embedder)
+            fully_shard(time, mesh=self.mesh, mp_policy=exact)
+        for module in denoiser.blocks():
+            fully_shard(module, mesh=self.mesh, mp_policy=policy)
+        fully_shard(denoiser.network, mesh=self.mesh, mp_policy=policy)
+
+
+def checkpoint_blocks(blocks: Sequence[nn.Module], kind: str) -> None:
+    """From now on backward makes the inside of ``blocks`` again: all of it ("blocks"), or but for the results of matrix
+    products and attentions ("matmuls").
+    """
+    if kind == "none":
+        return
+    save = {getattr(torch.ops.aten, name).default for name in SAVED if kind == "matmuls"}
+
+    def policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:  # noqa: ARG001
+        return CheckpointPolicy.MUST_SAVE if operator in save else CheckpointPolicy.PREFER_RECOMPUTE
+
+    def again(plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return plain(*args, **kwargs)
+        if not save:
+            return checkpoint(plain, *args, use_reentrant=False, **kwargs)
+        choose = partial(create_selective_checkpoint_contexts, policy)
+        return checkpoint(plain, *args, use_reentrant=False, context_fn=choose, **kwargs)
+
+    for block in blocks:
+        block.forward = partial(again, block.forward)  # type: ignore[method-assign]
 
 
 def shard(denoiser: Denoiser, world: int, device: torch.device) -> None:
     """FSDP2 over all ranks, one unit per block of the family; nothing on a single rank."""
-    if world == 1:
-        return
-    mesh = init_device_mesh(device.type, (world,))
-    for module in denoiser.blocks():
-        fully_shard(module, mesh=mesh)
-    fully_shard(denoiser.network, mesh=mesh)
+    Spread.of(PLAIN, world, device).apply(denoiser)
 
 
 @torch.no_grad()

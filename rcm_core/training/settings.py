@@ -36,6 +36,8 @@ class LoopSettings:
     seed: int
     lr_decay_from: int | None = None
     """From this step on the rates fall as 1 / sqrt(step) (Karras et al., arXiv 2312.02696)."""
+    context: int = 1
+    """Ranks that share a state, and so a batch."""
     muon: bool = False
     """Matrices of the blocks by Muon instead of AdamW."""
     health: HealthSection | None = None
@@ -43,7 +45,7 @@ class LoopSettings:
 
     def per_rank(self, world: int) -> int:
         """Samples per rank and accumulation step; InputError if the batch does not divide."""
-        return samples_per_rank(self.batch, world, self.accumulate, "batch")
+        return samples_per_rank(self.batch, world // self.context, self.accumulate, "batch")
 
     def optimiser(self, role: str, network: nn.Module) -> torch.optim.Optimizer:
         """AdamW for the parameters of ``role``, or Muon; what is never sharded is a group of its own."""

@@ -24,7 +24,9 @@ class Source(Protocol):
     """Batches addressed by where we are."""
 
     def batch(self, step: int, part: int, size: int) -> Batch:
-        """``size`` samples: part ``part`` of ``step``'s global batch (part = accumulation step x world + rank)."""
+        """``size`` samples: part ``part`` of ``step``'s global batch, (accumulation step x world + rank) / ranks
+        that share a state.
+        """
         ...
 
 
@@ -62,8 +64,9 @@ class Stepper:
         """One iteration: gradients of all parts, the health check, the optimisers of the roles that moved."""
         roles: set[str] = set()
         window = Curves()
+        shared = self.settings.context  # ranks with the same samples
         for part in range(self.settings.accumulate):
-            index = part * self.context.world + self.context.rank
+            index = (part * self.context.world + self.context.rank) // shared
             batch = self.source.batch(step, index, self.size)
             rng = generator(self.settings.seed, "train", step, index, device=self.device)
             for update in self.method.updates(self.views, batch, step, rng):
@@ -74,6 +77,7 @@ class Stepper:
         world = self.context.world
         sums = sum_over_ranks([window.sums[n] for n in names], world, self.device)
         total = {"nonfinite": 0.0} | dict(zip(names, sums))
+        total["nonfinite"] /= shared
         wrong = self.health.count(step, int(total["nonfinite"]), self.settings.batch)
         if wrong is not None and not self._step_down(step, wrong):
             raise InputError(wrong)

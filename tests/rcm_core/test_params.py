@@ -27,7 +27,7 @@ def load(folder: Path, values: dict[str, Any]) -> Any:
         ("method.name", None, r"method\.name = None; name one of .*rcm, .*scm"),
         ("method.name", 3, r"method\.name = 3; name one of"),
         ("method.name", "../rcm", "unknown method '../rcm'"),
-        ("teacher.family", "wam", r"unknown family 'wam' \(did you mean 'wan'\?\); available: wan"),
+        ("teacher.family", "wam", r"unknown family 'wam' \(did you mean 'wan'\?\); available: cosmos, .*wan"),
         ("teacher.family", "mini", "unknown family 'mini'"),
         (
             "teacher.data",
@@ -68,6 +68,10 @@ def load(folder: Path, values: dict[str, Any]) -> Any:
         ("method.simulation", "euler", r"method\.simulation = 'euler', but sampler\.kind = 'renoise'"),
         ("method.compare_low", 0.02, r"compare_low and compare_high come together; set both or neither"),
         ("method.simulation_start", 1.6, r"simulation_start = 1\.6: .*at most pi/2, written 1\.5708"),
+        ("train.parallel.replicas", 3, r"2 workers do not divide by train\.parallel\.replicas = 3; change"),
+        ("train.parallel.context", 4, r"2 workers do not divide by train\.parallel\.context = 4; change"),
+        ("train.parallel.precision", "fp8", r"precision = 'fp8': input should be 'float32' or 'bfloat16'"),
+        ("train.parallel.checkpointing", "all", r"input should be 'none', 'blocks' or 'matmuls'"),
         ("sampler.kind", "ddim", r"yaml: sampler\.kind = 'ddim': input should be 'renoise' or 'euler'"),
     ],
 )

@@ -18,8 +18,9 @@ from workspaces import configure, environment, launch
 from infra import local
 from infra.local import LocalContext, LocalExecutor
 from infra.summary import early_stop
-from rcm_core.demands import refuse_impossible
+from rcm_core.demands import refuse_impossible, refuse_split
 from rcm_core.errors import InputError
+from rcm_core.models import sana, wan
 from rcm_core.protocols import Demands
 from rcm_core.stages import report, select, train
 from rcm_core.storage import sha256, sha256_folder
@@ -264,3 +265,13 @@ class NoTimeLayer:
 def test_a_method_that_cannot_have_what_it_needs(demands: Demands, message: str) -> None:
     with pytest.raises(InputError, match=message):
         refuse_impossible(demands, NoTimeLayer(), frozenset({"x0", "condition"}), {"student": 1.0})  # type: ignore[arg-type]
+
+
+def test_states_that_cannot_be_split_are_refused() -> None:
+    plain = Demands(frozenset({"student"}), frozenset())
+    refuse_split(plain, sana, 1)  # type: ignore[arg-type]
+    refuse_split(plain, wan, 2)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"context is 2, but states of this family cannot be split"):
+        refuse_split(plain, sana, 2)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="the method's discriminator sees whole states; set it to 1"):
+        refuse_split(plain._replace(heads=(1,)), wan, 2)  # type: ignore[arg-type]

@@ -81,6 +81,31 @@ def test_angles_in_float64_are_accepted_and_mean_the_same(original: tuple[Any, P
     torch.testing.assert_close(double, single, rtol=1e-3, atol=1e-3)
 
 
+def test_a_network_in_shards_is_whole_or_named(copied: tuple[Any, Path]) -> None:
+    family, folder = copied
+    weights = dict(family.load_network(folder).state_dict())
+    network = family.load_network(folder)
+    (folder / "transformer/diffusion_pytorch_model.safetensors").unlink()
+    network.save_pretrained(folder / "transformer", max_shard_size="40KB")
+    shards = sorted((folder / "transformer").glob("*.safetensors"))
+    assert len(shards) > 2
+    family.check_folder(folder)
+    again = family.load_network(folder).state_dict()
+    assert all(torch.equal(again[name], value) for name, value in weights.items())
+    save_file({"stray": torch.zeros(1)}, folder / "transformer/other.fp16.safetensors")
+    family.check_folder(folder)  # files that the index does not name are not the network's
+    shards[1].rename(folder / "elsewhere")
+    for load in (family.check_folder, family.load_network):
+        with pytest.raises(
+            InputError, match=f"lacks 1 of the {len(shards)} shards that its index names"
+        ) as caught:
+            load(folder)
+        assert shards[1].name in str(caught.value)
+    (folder / "transformer/diffusion_pytorch_model.safetensors.index.json").write_text("{}")
+    with pytest.raises(InputError, match="has no weight_map"):
+        family.check_folder(folder)
+
+
 @pytest.mark.parametrize("damage", ["missing", "extra", "shape", "family", "header"])
 def test_what_is_not_whole_is_refused_in_one_sentence(copied: tuple[Any, Path], damage: str) -> None:
     family, folder = copied

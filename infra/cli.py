@@ -83,7 +83,12 @@ def run(
 
 @app.command()
 def sample(
-    out: Annotated[Path, typer.Option(help="Where to: .png, or .gif for clips.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Where to: .png, .gif or .mp4 for all samples side by side; a folder for a file each."
+        ),
+    ],
     prompt: Annotated[
         list[str] | None, typer.Option(help="What to draw; may be given several times.")
     ] = None,
@@ -91,6 +96,9 @@ def sample(
     steps: Annotated[int, typer.Option(help="Network calls per sample.", min=1)] = 1,
     seed: Annotated[int, typer.Option(help="Sample i has the noise of (seed, i).")] = 0,
     model: Annotated[Path, typer.Option(help="A published student.")] = Path("runs/publish/pipeline"),
+    batch: Annotated[int, typer.Option(help="Samples at a time; changes no sample.", min=1)] = 16,
+    video: Annotated[str, typer.Option(help="Of clips in a folder: .mp4 or .gif.")] = ".mp4",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Sample from the published student."""
     prompts = _prompts(prompt or [], prompts_file)
@@ -98,11 +106,26 @@ def sample(
         raise InputError(
             f"{model} does not exist; make it with `rcm distill`, or name a student with --model"
         )
-    from infra.pictures import save_samples
-    from rcm_core.sampling import sample_pipeline
+    if video not in (".mp4", ".gif"):
+        raise InputError(f"--video {video}: expected .mp4 or .gif")
+    import torch
+    from rich.console import Console
+    from rich.progress import track
 
-    save_samples(sample_pipeline(model, prompts, steps, seed), out)
-    print(out)
+    from infra.pictures import refuse_suffix, save_each, save_samples
+    from rcm_core.sampling import pipeline_job, sample_pixels, split_jobs
+
+    whole = pipeline_job(model, prompts, steps, seed, device)
+    if out.suffix:
+        refuse_suffix(out, whole.teacher.shape[1])  # before any work
+    jobs = split_jobs(whole, batch)
+    shown = track(jobs, "sampling", console=Console(stderr=True), disable=len(jobs) == 1)
+    parts = (sample_pixels(job) for job in shown)
+    if out.suffix:
+        save_samples(torch.cat(list(parts)), out)
+        print(out)
+    else:
+        print(f"{out}: {save_each(parts, out, video)} files")
 
 
 @app.command()

@@ -1,8 +1,10 @@
-"""Samples as files a person can open: PNG for images, GIF for clips, enlarged without smoothing."""
+"""Samples as files a person can open: PNG for images, GIF or MP4 for clips, enlarged without smoothing."""
 
 from __future__ import annotations
 
 import math
+import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +16,20 @@ from rcm_core.storage import atomic
 
 TILE = 256
 FRAME_MS = 150
+FRAMES_PER_SECOND = 16
 
 
 def save_samples(pixels: Tensor, out: Path) -> None:
     """Writes ``pixels`` [N, C, T, H, W] in [0, 1] to ``out``: N tiles of at least 256 pixels, T frames.
 
-    InputError if the suffix does not fit: .png for one frame, .gif for several.
+    InputError if the suffix does not fit: .png for one frame, .gif or .mp4 for several.
     """
     frames = pixels.shape[2]
-    fitting = ".png" if frames == 1 else ".gif"
-    if out.suffix.lower() != fitting:
-        raise InputError(f"--out {out}: the student makes {frames} frame(s) a sample; name a {fitting} file")
+    refuse_suffix(out, frames)
     images = [Image.fromarray(contact_sheet(pixels[:, :, t])) for t in range(frames)]
+    if out.suffix.lower() == ".mp4":
+        save_video(images, out)
+        return
     with atomic(out) as temporary:
         if frames == 1:
             images[0].save(temporary, format="PNG")
@@ -34,6 +38,50 @@ def save_samples(pixels: Tensor, out: Path) -> None:
             images[0].save(
                 temporary, format="GIF", save_all=True, append_images=rest, duration=FRAME_MS, loop=0
             )
+
+
+def refuse_suffix(out: Path, frames: int) -> None:
+    """InputError unless samples of ``frames`` frames can be saved as ``out``."""
+    fitting = (".png",) if frames == 1 else (".gif", ".mp4")
+    if out.suffix.lower() not in fitting:
+        raise InputError(
+            f"--out {out}: the student makes {frames} frame(s) a sample; name a {' or '.join(fitting)} file"
+        )
+
+
+def save_each(parts: Iterable[Tensor], out: Path, video: str) -> int:
+    """A file of its own in the folder ``out`` for every sample of ``parts`` ([n, C, T, H, W] each); their number.
+
+    Images are PNG; clips are what ``video`` says, .gif or .mp4.
+    """
+    count = 0
+    for pixels in parts:
+        for sample in pixels.split(1):
+            suffix = ".png" if sample.shape[2] == 1 else video
+            save_samples(sample, out / f"{count:05d}{suffix}")
+            count += 1
+    return count
+
+
+def save_video(images: list[Image.Image], out: Path) -> None:
+    """H.264 at 16 frames per second; InputError if imageio-ffmpeg is not installed."""
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe
+    except ImportError as error:
+        raise InputError(
+            f"{out} needs imageio-ffmpeg, which is not installed; pip install 'rcm-distill[video]', or name a .gif file"
+        ) from error
+    frames = np.stack([np.asarray(image.convert("RGB")) for image in images])
+    even = [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)]  # as yuv420 wants the sides
+    frames = np.pad(frames, even, mode="edge")
+    size = f"{frames.shape[2]}x{frames.shape[1]}"
+    given = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(FRAMES_PER_SECOND), "-i", "-"]
+    made = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-f", "mp4"]
+    with atomic(out) as temporary:
+        command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", *given, *made, str(temporary)]
+        done = subprocess.run(command, input=frames.tobytes(), capture_output=True, check=False)
+        if done.returncode:
+            raise InputError(f"{out} could not be written: {' '.join(done.stderr.decode().split())}")
 
 
 def contact_sheet(images: Tensor) -> np.ndarray:

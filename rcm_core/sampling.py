@@ -154,6 +154,11 @@ def sample_pipeline(folder: Path, prompts: list[str], steps: int, seed: int) -> 
 
     Raises InputError if ``folder`` is not a published student.
     """
+    return sample_pixels(pipeline_job(folder, prompts, steps, seed))
+
+
+def pipeline_job(folder: Path, prompts: list[str], steps: int, seed: int, device: str = "cpu") -> Job:
+    """All samples of ``sample_pipeline`` as one job, which may be split."""
     facts: Any = read_json(folder / "student.json", "publish")
     teacher = Teacher(
         str(folder), facts["family"], tuple(facts["shape"]), guidance=1.0, steps=steps, shift=1.0, solver="euler",
@@ -163,4 +168,4 @@ def sample_pipeline(folder: Path, prompts: list[str], steps: int, seed: int) -> 
     sampler = read_sampler(read_json(config, "publish"), config, "publish")
     sampler.angles(steps)
     network, ids = str(folder / "transformer"), tuple(range(len(prompts)))
-    return sample_pixels(Job(teacher, tuple(prompts), ids, seed, steps, network, sampler))
+    return Job(teacher, tuple(prompts), ids, seed, steps, network, sampler, device)

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import imageio_ffmpeg
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from infra.pictures import contact_sheet, save_samples
+from infra.pictures import contact_sheet, save_each, save_samples
 from infra.prefect.local import complaint
 from infra.summary import cell
 from rcm_core.errors import InputError
@@ -74,6 +76,46 @@ def test_clips_become_moving_pictures(tmp_path: Path) -> None:
     save_samples(torch.linspace(0, 1, 5).view(1, 1, 5, 1, 1).expand(1, 3, 5, 8, 8), tmp_path / "a.gif")
     with Image.open(tmp_path / "a.gif") as clip:
         assert clip.n_frames == 5
+
+
+def test_clips_become_a_video_that_players_read(tmp_path: Path) -> None:
+    clip = torch.linspace(0.1, 0.9, 5).view(1, 1, 5, 1, 1).expand(1, 1, 5, 7, 9)
+    save_samples(clip, tmp_path / "a.mp4")
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-i",
+        str(tmp_path / "a.mp4"),
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "gray",
+        "-",
+    ]
+    read = subprocess.run(command, capture_output=True, check=True)
+    said = read.stderr.decode()
+    assert "h264" in said
+    assert "262x204" in said  # 9 x 29 and 7 x 29, made even
+    assert "16 fps" in said
+    means = np.frombuffer(read.stdout, np.uint8).reshape(-1, 262 * 204).mean(1).tolist()
+    # H.264 in 8 bits of limited range: within two levels
+    assert means == pytest.approx([255 * v for v in (0.1, 0.3, 0.5, 0.7, 0.9)], abs=2)
+
+
+def test_a_folder_has_a_file_for_every_sample(tmp_path: Path) -> None:
+    images = torch.rand(3, 3, 1, 8, 8)
+    assert save_each(images.split(2), tmp_path / "images", ".mp4") == 3
+    assert sorted(p.name for p in (tmp_path / "images").iterdir()) == ["00000.png", "00001.png", "00002.png"]
+    assert save_each([torch.rand(1, 1, 2, 8, 8)], tmp_path / "clips", ".gif") == 1
+    assert [p.name for p in (tmp_path / "clips").iterdir()] == ["00000.gif"]
+
+
+def test_a_video_without_its_package_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(InputError, match=r"pip install 'rcm-distill\[video\]', or name a \.gif file"):
+        save_samples(torch.zeros(1, 1, 2, 8, 8), tmp_path / "a.mp4")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("frames", "name"), [(1, "a.gif"), (5, "a.png"), (1, "a")])

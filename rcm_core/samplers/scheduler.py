@@ -12,6 +12,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from rcm_core.errors import InputError
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.trigflow import flow_time_from_angle
 
@@ -48,8 +49,22 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """Source of the renoising for pipelines that pass none to ``step``; None: torch's global stream."""
         self.generator = generator
 
-    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """InputError if there are no times for that many steps."""
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,  # noqa: ARG002 - a shift of times that are not the student's
+    ) -> None:
+        """InputError if there are no times for that many steps. Pipelines that bring sigmas of their own say by their
+        number how many steps; the times are the student's.
+        """
+        if num_inference_steps is None:
+            if sigmas is None:
+                raise InputError(
+                    "set_timesteps needs num_inference_steps, or sigmas, of which there are as many"
+                )
+            num_inference_steps = len(sigmas)
         angles = self._sampler.angles(num_inference_steps)
         tau = flow_time_from_angle(torch.tensor(angles, dtype=torch.float64))
         self.num_inference_steps = num_inference_steps

@@ -1,18 +1,40 @@
-"""What T5-like text encoders have in common."""
+"""T5-like text encoders beside a video VAE, as Wan and Cosmos have them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from rcm_core.bars import without_bars
+from rcm_core.latents import VideoLatents
+from rcm_core.layout import Layout
+from rcm_core.protocols import Condition
 
-def masked_states(tokenizer: Any, encoder: Any, prompts: Sequence[str], length: int) -> Tensor:
-    """``[B, length, D]``: the encoder's last hidden states, exactly zero behind each prompt's end."""
-    tokens = tokenizer(
-        list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-    )
-    hidden: Tensor = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
-    mask: Tensor = tokens.attention_mask
-    return hidden * mask.unsqueeze(-1)
+
+class T5VideoCodec(VideoLatents):
+    """Tokenizer, text encoder and VAE of a pipeline folder."""
+
+    def __init__(self, layout: Layout, folder: Path, encoder: str, longest: int) -> None:
+        """``encoder`` is a class of transformers; prompts have at most ``longest`` tokens, or as the tokenizer says."""
+        import transformers
+
+        super().__init__(layout, folder)
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder / "tokenizer", local_files_only=True
+        )
+        with without_bars():
+            kind = getattr(transformers, encoder)
+            self.encoder = kind.from_pretrained(folder / "text_encoder", local_files_only=True).eval()
+        self.length = min(longest, self.tokenizer.model_max_length)
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Condition:
+        """``{"text": [B, L, D]}``: last hidden states, exactly zero behind each prompt's end (as diffusers does)."""
+        tokens = self.tokenizer(
+            list(prompts), padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
+        )
+        hidden: Tensor = self.encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
+        return {"text": hidden * tokens.attention_mask.unsqueeze(-1)}

@@ -8,7 +8,7 @@ conditional velocity, so their guidance_scale is s - 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,13 +17,11 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from rcm_core.bars import without_bars
-from rcm_core.latents import VideoLatents
 from rcm_core.layout import Layout, check_pipeline, load_transformer
 from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.protocols import Condition, Parameterisation, Tokens
 from rcm_core.raw import Raw
-from rcm_core.text import masked_states
+from rcm_core.text import T5VideoCodec
 
 blocks = ("CosmosTransformerBlock",)
 network_class = "CosmosTransformer3DModel"
@@ -109,27 +107,6 @@ def call(network: nn.Module, x: Tensor, time: Tensor, condition: Condition) -> T
     return given * ending + (1 - given) * output
 
 
-class CosmosCodec(VideoLatents):
-    """Tokenizer, T5 and VAE of a Cosmos-Predict2 pipeline folder; the safety checker of diffusers' pipeline is a matter
-    of who shows samples to others.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        from transformers import AutoTokenizer, T5EncoderModel
-
-        super().__init__(LAYOUT, folder)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        with without_bars():
-            encoder = T5EncoderModel.from_pretrained(folder / "text_encoder", local_files_only=True)
-        self.encoder = encoder.eval()
-        self.length = min(TEXT_LENGTH, self.tokenizer.model_max_length)
-
-    @torch.no_grad()
-    def encode_text(self, prompts: Sequence[str]) -> Condition:
-        """``{"text": [B, L, D]}``: last hidden states, exactly zero behind each prompt's end (as diffusers does)."""
-        return {"text": masked_states(self.tokenizer, self.encoder, prompts, self.length)}
-
-
 def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple[Tensor, Condition]:
     """Two frames of 4 x 4 latents, eight tokens of text; video to world gives the first frame."""
     given = config["in_channels"] > config["out_channels"]
@@ -143,9 +120,9 @@ def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple
     return x, condition
 
 
-def load_codec(folder: Path) -> CosmosCodec:
+def load_codec(folder: Path) -> T5VideoCodec:
     """The codec of the pipeline in ``folder``."""
-    return CosmosCodec(folder)
+    return T5VideoCodec(LAYOUT, folder, "T5EncoderModel", TEXT_LENGTH)
 
 
 def _without_torchvision() -> None:

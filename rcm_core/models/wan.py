@@ -6,22 +6,20 @@ Rectified flow: the network predicts ``eps - x0`` at flow time tau, given as ``1
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rcm_core.bars import without_bars
 from rcm_core.errors import InputError
-from rcm_core.latents import VideoLatents
 from rcm_core.layout import Layout, check_pipeline, load_transformer, read_part
 from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.pixels import PixelSpace
 from rcm_core.protocols import Condition, Parameterisation, Tokens
 from rcm_core.raw import Raw
-from rcm_core.text import masked_states
+from rcm_core.text import T5VideoCodec
 
 blocks = ("WanTransformerBlock",)
 network_class = "WanTransformer3DModel"
@@ -87,25 +85,6 @@ def call(network: nn.Module, x: Tensor, time: Tensor, condition: Condition) -> T
     return output
 
 
-class WanCodec(VideoLatents):
-    """Tokenizer, text encoder and, if there is one, VAE of a Wan pipeline folder."""
-
-    def __init__(self, folder: Path) -> None:
-        from transformers import AutoTokenizer, UMT5EncoderModel
-
-        super().__init__(LAYOUT, folder)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        with without_bars():
-            encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", local_files_only=True)
-        self.encoder = encoder.eval()
-        self.length = min(TEXT_LENGTH, self.tokenizer.model_max_length)
-
-    @torch.no_grad()
-    def encode_text(self, prompts: Sequence[str]) -> Condition:
-        """``{"text": [B, L, D]}``: last hidden states, exactly zero behind each prompt's end (as diffusers does)."""
-        return {"text": masked_states(self.tokenizer, self.encoder, prompts, self.length)}
-
-
 def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple[Tensor, Condition]:
     """Two frames of one patch each way, eight tokens of text."""
     patch = config["patch_size"]
@@ -113,6 +92,6 @@ def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple
     return x, {"text": torch.randn(size, 8, config["text_dim"], generator=rng)}
 
 
-def load_codec(folder: Path) -> WanCodec:
+def load_codec(folder: Path) -> T5VideoCodec:
     """The codec of the pipeline in ``folder``."""
-    return WanCodec(folder)
+    return T5VideoCodec(LAYOUT, folder, "UMT5EncoderModel", TEXT_LENGTH)

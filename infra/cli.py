@@ -86,7 +86,7 @@ def sample(
     out: Annotated[
         Path,
         typer.Option(
-            help="Where to: .png, .gif or .mp4 for all samples side by side; a folder for a file each."
+            help="Where to: .png, .gif or .mp4 for all samples side by side; a folder for a file each (clips: .mp4)."
         ),
     ],
     prompt: Annotated[
@@ -97,8 +97,6 @@ def sample(
     seed: Annotated[int, typer.Option(help="Sample i has the noise of (seed, i).")] = 0,
     model: Annotated[Path, typer.Option(help="A published student.")] = Path("runs/publish/pipeline"),
     batch: Annotated[int, typer.Option(help="Samples at a time; changes no sample.", min=1)] = 16,
-    video: Annotated[str, typer.Option(help="Of clips in a folder: .mp4 or .gif.")] = ".mp4",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Sample from the published student."""
     prompts = _prompts(prompt or [], prompts_file)
@@ -106,8 +104,6 @@ def sample(
         raise InputError(
             f"{model} does not exist; make it with `rcm distill`, or name a student with --model"
         )
-    if video not in (".mp4", ".gif"):
-        raise InputError(f"--video {video}: expected .mp4 or .gif")
     import torch
     from rich.console import Console
     from rich.progress import track
@@ -115,7 +111,7 @@ def sample(
     from infra.pictures import refuse_suffix, save_each, save_samples
     from rcm_core.sampling import pipeline_job, sample_pixels, split_jobs
 
-    whole = pipeline_job(model, prompts, steps, seed, device)
+    whole = pipeline_job(model, prompts, steps, seed, "auto")
     if out.suffix:
         refuse_suffix(out, whole.teacher.shape[1])  # before any work
     jobs = split_jobs(whole, batch)
@@ -125,7 +121,7 @@ def sample(
         save_samples(torch.cat(list(parts)), out)
         print(out)
     else:
-        print(f"{out}: {save_each(parts, out, video)} files")
+        print(f"{out}: {save_each(parts, out)} files")
 
 
 @app.command()

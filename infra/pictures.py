@@ -49,15 +49,15 @@ def refuse_suffix(out: Path, frames: int) -> None:
         )
 
 
-def save_each(parts: Iterable[Tensor], out: Path, video: str) -> int:
+def save_each(parts: Iterable[Tensor], out: Path) -> int:
     """A file of its own in the folder ``out`` for every sample of ``parts`` ([n, C, T, H, W] each); their number.
 
-    Images are PNG; clips are what ``video`` says, .gif or .mp4.
+    Images are PNG, clips MP4.
     """
     count = 0
     for pixels in parts:
         for sample in pixels.split(1):
-            suffix = ".png" if sample.shape[2] == 1 else video
+            suffix = ".png" if sample.shape[2] == 1 else ".mp4"
             save_samples(sample, out / f"{count:05d}{suffix}")
             count += 1
     return count

@@ -103,10 +103,10 @@ def test_clips_become_a_video_that_players_read(tmp_path: Path) -> None:
 
 def test_a_folder_has_a_file_for_every_sample(tmp_path: Path) -> None:
     images = torch.rand(3, 3, 1, 8, 8)
-    assert save_each(images.split(2), tmp_path / "images", ".mp4") == 3
+    assert save_each(images.split(2), tmp_path / "images") == 3
     assert sorted(p.name for p in (tmp_path / "images").iterdir()) == ["00000.png", "00001.png", "00002.png"]
-    assert save_each([torch.rand(1, 1, 2, 8, 8)], tmp_path / "clips", ".gif") == 1
-    assert [p.name for p in (tmp_path / "clips").iterdir()] == ["00000.gif"]
+    assert save_each([torch.rand(1, 1, 2, 8, 8)], tmp_path / "clips") == 1
+    assert [p.name for p in (tmp_path / "clips").iterdir()] == ["00000.mp4"]
 
 
 def test_a_video_without_its_package_says_what_to_install(

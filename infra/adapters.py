@@ -29,7 +29,8 @@ def family_at(place: Path, pipeline: Path | None) -> tuple[Family, Path]:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's code may raise anything
-        raise InputError(f"{place} cannot be imported: {type(error).__name__}: {error}") from error
+        reason = " ".join(str(error).split())  # one sentence, whatever it raised
+        raise InputError(f"{place} cannot be imported: {type(error).__name__}: {reason}") from error
     names = [*Family.__annotations__, *(n for n in vars(Family) if not n.startswith("_"))]
     missing = sorted(name for name in names if not hasattr(module, name))
     if missing:

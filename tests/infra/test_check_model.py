@@ -128,10 +128,13 @@ def test_bad_input_is_one_sentence(pipeline, tmp_path, monkeypatch, capsys):
     adapter.write_text("blocks = ()\n")
     broken = tmp_path / "broken.py"
     broken.write_text("1 / 0\n")
+    several = tmp_path / "several.py"
+    several.write_text("raise ValueError('two\\nlines')\n")
     for words, said in (
         ((adapter, "--pipeline", pipeline), "lacks call, check_folder, example"),
         ((adapter,), "say with --pipeline"),
         ((broken, "--pipeline", pipeline), "cannot be imported: ZeroDivisionError"),
+        ((several, "--pipeline", pipeline), "ValueError: two lines"),
         ((tmp_path / "nothing",), "neither a folder nor an adapter file"),
         ((pipeline, "--pipeline", pipeline), "is a folder already"),
         ((tmp_path,), "holds no transformer/config.json"),

@@ -101,12 +101,23 @@ class TrajectoriesSection(Section):
     """Also keep every state, angle and velocity of the route."""
     real: bool
     """Also keep a real image for every sample, with a prompt of its own."""
+    batch: Count | None
+    """Samples that are made at a time; null: a shard."""
     target: str | None
     """None: in the stage's folder; else a folder or ``s3://bucket/prefix`` that holds the shards."""
     endpoint: str | None
     """S3 endpoint for ``target`` (None: the provider's own)."""
     seed: int
     device: Literal["auto", "cpu", "cuda"]
+
+
+class JudgeSection(Section):
+    """``judge:`` what judges samples of ``teacher.data: open``; null for benchmarks with a judge of their own."""
+
+    network: str
+    """A CLIP or SigLIP in transformers layout: a folder, or ``s3://bucket/prefix``."""
+    endpoint: str | None = None
+    """S3 endpoint for ``network`` (None: the provider's own)."""
 
 
 class LearningRates(Section):
@@ -214,6 +225,8 @@ class SelectSection(Section):
     """``select:`` how a candidate is chosen, on the validation split alone."""
 
     samples: Count
+    batch: Count | None
+    """Samples that are made at a time; null: all."""
     steps: Steps
     metric: Literal["frechet", "frechet_teacher", "accuracy"]
     bootstrap: Count
@@ -225,6 +238,10 @@ class EvaluateSection(Section):
     """``evaluate:`` the protocol of the reported numbers, on the test split alone."""
 
     samples: Count
+    batch: Count
+    """Samples that are made at a time."""
+    kept: Count | None
+    """Samples of every sampler whose pixels are kept for the report; null: all."""
     steps: Steps
     diversity_prompts: Count
     diversity_samples: Count
@@ -256,6 +273,7 @@ class Params(Section):
     method: dict[str, Any]
     sampler: SamplerSection
     train: TrainSection
+    judge: JudgeSection | None
     select: SelectSection
     evaluate: EvaluateSection
     report: ReportSection

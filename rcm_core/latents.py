@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -12,14 +13,36 @@ from rcm_core.layout import Layout, vae_name
 from rcm_core.pixels import PixelSpace
 
 
-class VideoLatents:
-    """An AutoencoderKLWan, whose latents have a mean and a deviation per channel; or pixels themselves."""
+class Latents:
+    """Where a codec's networks are: each is loaded when it is first used; what they give is on the CPU."""
+
+    readers: tuple[str, ...] = ()
+    """Names of the properties that hold the networks of text."""
 
     def __init__(self, layout: Layout, folder: Path) -> None:
-        from diffusers import AutoencoderKLWan
+        self.layout, self.folder = layout, folder
+        self.device = torch.device("cpu")
 
-        kind = PixelSpace if vae_name(layout, folder) == "PixelSpace" else AutoencoderKLWan
-        self.vae = kind.from_pretrained(folder / "vae", local_files_only=True).eval()
+    def to(self, device: torch.device) -> Self:
+        """From now on the networks are on ``device``; those that were loaded elsewhere are loaded again."""
+        if device != self.device:
+            for name in ("vae", *self.readers):
+                vars(self).pop(name, None)
+        self.device = device
+        return self
+
+    @cached_property
+    def vae(self) -> Any:
+        """The VAE of the pipeline in ``folder``."""
+        import diffusers
+
+        name = vae_name(self.layout, self.folder)
+        kind = PixelSpace if name == "PixelSpace" else getattr(diffusers, name)
+        return kind.from_pretrained(self.folder / "vae", local_files_only=True).eval().to(self.device)
+
+
+class VideoLatents(Latents):
+    """An AutoencoderKLWan, whose latents have a mean and a deviation per channel; or pixels themselves."""
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
@@ -27,8 +50,8 @@ class VideoLatents:
         if isinstance(self.vae, PixelSpace):
             return pixels
         mean, std = self._statistics()
-        latents: Tensor = (self.vae.encode(pixels).latent_dist.mode() - mean) / std
-        return latents
+        latents: Tensor = (self.vae.encode(pixels.to(self.device)).latent_dist.mode() - mean) / std
+        return latents.cpu()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -36,36 +59,36 @@ class VideoLatents:
         if isinstance(self.vae, PixelSpace):
             return ((latents + 1) / 2).clamp(0, 1)  # without the enlargement that is for people's eyes
         mean, std = self._statistics()
-        pixels: Tensor = self.vae.decode(latents * std + mean, return_dict=False)[0]
-        return ((pixels + 1) / 2).clamp(0, 1)
+        pixels: Tensor = self.vae.decode(latents.to(self.device) * std + mean, return_dict=False)[0]
+        return ((pixels + 1) / 2).clamp(0, 1).cpu()
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the VAE's latents, per channel."""
         values = (self.vae.config.latents_mean, self.vae.config.latents_std)
-        mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in values)
+        mean, std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1, 1) for v in values)
         return mean, std
 
 
-class ImageLatents:
+class ImageLatents(Latents):
     """An AutoencoderKL or AutoencoderDC, which have one scale (and shift) for all channels; T is 1."""
-
-    def __init__(self, layout: Layout, folder: Path) -> None:
-        import diffusers
-
-        kind: Any = getattr(diffusers, vae_name(layout, folder))
-        self.vae = kind.from_pretrained(folder / "vae", local_files_only=True).eval()
-        self.scale = float(self.vae.config.scaling_factor)
-        self.shift = float(self.vae.config.get("shift_factor") or 0.0)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Latents of pixels in [-1, 1], [B, C, 1, H, W]: the posterior's mode, or the only one, normalised."""
-        found = self.vae.encode(pixels[:, :, 0])
+        scale, shift = self._statistics()
+        found = self.vae.encode(pixels[:, :, 0].to(self.device))
         latents: Tensor = found.latent if hasattr(found, "latent") else found.latent_dist.mode()
-        return ((latents - self.shift) * self.scale)[:, :, None]
+        return ((latents - shift) * scale)[:, :, None].cpu()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels in [0, 1], [B, C, 1, H, W]."""
-        pixels: Tensor = self.vae.decode(latents[:, :, 0] / self.scale + self.shift, return_dict=False)[0]
-        return ((pixels + 1) / 2).clamp(0, 1)[:, :, None]
+        scale, shift = self._statistics()
+        state = latents[:, :, 0].to(self.device) / scale + shift
+        pixels: Tensor = self.vae.decode(state, return_dict=False)[0]
+        return ((pixels + 1) / 2).clamp(0, 1)[:, :, None].cpu()
+
+    def _statistics(self) -> tuple[float, float]:
+        """Scale and shift of the VAE's latents."""
+        config = self.vae.config
+        return float(config.scaling_factor), float(config.get("shift_factor") or 0.0)

@@ -39,11 +39,38 @@ def _check_choices(params: Params, where: str) -> None:
     config = check(module.Config, method, f"{where}: method")
     built = module.build(config, params.train.tangent)
     family = find("models", params.teacher.family)
-    find("data", params.teacher.data)
+    _check_judge(params, where)
     refuse_impossible(built.demands, family, provided(params.trajectories), params.train.lr.given)  # type: ignore[arg-type]
     refuse_split(built.demands, family, params.train.parallel.context)  # type: ignore[arg-type]
     _check_teacher(built.demands, params.teacher, where)
     _check_simulation(config, params.sampler.kind, where)
+
+
+def _check_judge(params: Params, where: str) -> None:
+    """Who brings no images brings a judge, and asks for nothing that takes images."""
+    teacher = params.teacher
+    data = find("data", teacher.data)
+    if getattr(data, "judge", "") != "open":
+        if params.judge is not None:
+            raise InputError(
+                f"{where}: teacher.data = {teacher.data!r} has a judge of its own; set judge to null"
+            )
+        return
+    without = f"{where}: teacher.data = {teacher.data!r} has no images of its own"
+    if params.judge is None:
+        raise InputError(
+            f"{without} and needs judge.network, a CLIP or SigLIP in transformers layout; name its folder"
+        )
+    if teacher.mini is not None or teacher.gate is not None:
+        raise InputError(
+            f"{without} to train a teacher on or to test it with; set teacher.mini and teacher.gate to null"
+        )
+    if params.trajectories.real:
+        raise InputError(
+            f"{without} for trajectories.real; set it to false, or choose a method without a discriminator"
+        )
+    if params.select.metric == "frechet":
+        raise InputError(f"{without} for select.metric = 'frechet'; set it to frechet_teacher or accuracy")
 
 
 def _check_simulation(config: Section, kind: str, where: str) -> None:

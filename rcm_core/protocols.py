@@ -40,10 +40,14 @@ class Parameterisation(Protocol):
 
 
 class Codec(Protocol):
-    """Text to condition, latents to pixels; never loaded in training."""
+    """Text to condition, latents to pixels; never loaded in training. Each network is loaded when it is first used."""
 
     length: int
     """Tokens per prompt; longer prompts are cut, shorter ones padded."""
+
+    def to(self, device: torch.device) -> Codec:
+        """Itself, with its networks on ``device`` from now on; what they give is on the CPU."""
+        ...
 
     def encode_text(self, prompts: Sequence[str]) -> Condition: ...
 

@@ -57,9 +57,10 @@ def fingerprint(stage: str, params: Params, parameters: Mapping[str, Any], input
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def dump(**sections: Section | Mapping[str, Any]) -> dict[str, Any]:
-    """Sections as plain JSON values."""
-    return {k: v.model_dump(mode="json") if isinstance(v, Section) else dict(v) for k, v in sections.items()}
+def dump(**sections: Section | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Sections as plain JSON values; those that are None are left out."""
+    given = {k: v for k, v in sections.items() if v is not None}
+    return {k: v.model_dump(mode="json") if isinstance(v, Section) else dict(v) for k, v in given.items()}
 
 
 @contextmanager

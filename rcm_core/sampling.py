@@ -61,10 +61,13 @@ class Job:
     sampler: Sampler = ONE_STEP
     """The student's; the teacher has its own."""
     device: str = "cpu"
+    batch: int | None = None
+    """Samples that are made at a time; None: all."""
 
 
-def split_jobs(whole: Job, size: int) -> list[Job]:
-    """``whole`` in jobs of at most ``size`` samples."""
+def split_jobs(whole: Job, size: int | None) -> list[Job]:
+    """``whole`` in jobs of at most ``size`` samples; None: in one."""
+    size = size or len(whole.ids)
     starts = range(0, len(whole.ids), size)
     return [replace(whole, prompts=whole.prompts[i : i + size], ids=whole.ids[i : i + size]) for i in starts]
 
@@ -81,9 +84,9 @@ def network_of(folder: str, family: str, transformer: str | None, device: str) -
 
 
 @lru_cache(maxsize=2)
-def codec_of(folder: str, family: str) -> Codec:
-    """The text encoder and VAE of a pipeline folder."""
-    codec: Codec = find("models", family).load_codec(Path(folder))
+def codec_of(folder: str, family: str, device: str = "cpu") -> Codec:
+    """The text encoder and VAE of a pipeline folder, on ``device``; what they give is on the CPU."""
+    codec: Codec = find("models", family).load_codec(Path(folder)).to(resolve_device(device))
     return codec
 
 
@@ -99,7 +102,7 @@ def noise(seed: int, ids: tuple[int, ...], draws: int, shape: tuple[int, ...]) -
 def conditions(teacher: Teacher, prompts: tuple[str, ...], device: torch.device) -> Condition:
     """Encoded prompts; every distinct prompt is encoded once."""
     distinct = sorted(set(prompts))
-    encoded = codec_of(teacher.folder, teacher.family).encode_text(distinct)
+    encoded = codec_of(teacher.folder, teacher.family, device.type).encode_text(distinct)
     rows = torch.tensor([distinct.index(p) for p in prompts])
     return {name: value[rows].to(device) for name, value in encoded.items()}
 
@@ -141,7 +144,8 @@ def read_sampler(facts: Any, where: Path, made_by: str) -> Sampler:
 
 def decode(job: Job, latents: Tensor) -> Tensor:
     """Pixels in [0, 1], [B, C, T, H, W]."""
-    return codec_of(job.teacher.folder, job.teacher.family).decode(latents)
+    device = resolve_device(job.device)
+    return codec_of(job.teacher.folder, job.teacher.family, device.type).decode(latents)
 
 
 def sample_pixels(job: Job) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +19,8 @@ from rcm_core.protocols import Condition
 class T5VideoCodec(VideoLatents):
     """Tokenizer, text encoder and VAE of a pipeline folder."""
 
+    readers = ("encoder",)
+
     def __init__(self, layout: Layout, folder: Path, encoder: str, longest: int) -> None:
         """``encoder`` is a class of transformers; prompts have at most ``longest`` tokens, or as the tokenizer says."""
         import transformers
@@ -25,10 +29,15 @@ class T5VideoCodec(VideoLatents):
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder / "tokenizer", local_files_only=True
         )
-        with without_bars():
-            kind = getattr(transformers, encoder)
-            self.encoder = kind.from_pretrained(folder / "text_encoder", local_files_only=True).eval()
+        self.kind = getattr(transformers, encoder)
         self.length = min(longest, self.tokenizer.model_max_length)
+
+    @cached_property
+    def encoder(self) -> Any:
+        """The text encoder."""
+        with without_bars():
+            encoder = self.kind.from_pretrained(self.folder / "text_encoder", local_files_only=True)
+        return encoder.eval().to(self.device)
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Condition:
@@ -36,5 +45,6 @@ class T5VideoCodec(VideoLatents):
         tokens = self.tokenizer(
             list(prompts), padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
         )
+        tokens = tokens.to(self.device)
         hidden: Tensor = self.encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
-        return {"text": hidden * tokens.attention_mask.unsqueeze(-1)}
+        return {"text": (hidden * tokens.attention_mask.unsqueeze(-1)).cpu()}

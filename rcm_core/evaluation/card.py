@@ -15,7 +15,9 @@ def model_card(facts: dict[str, Any], sampler: Sampler, quality: dict[str, Any],
     shown = [
         row for row in ("teacher", "teacher_1", *(f"student_{s}" for s in facts["steps"])) if row in quality
     ]
-    columns = ("frechet", "accuracy", "precision", "recall", "diversity")
+    every = ("frechet", "frechet_teacher", "accuracy", "text_similarity", "precision", "recall", "diversity")
+    known = quality["teacher"]
+    columns = [c for c in every if c in known and not (c == "frechet_teacher" and "frechet" in known)]
     table = "\n".join(
         f"| {row} | " + " | ".join(_cell(quality[row][column]) for column in columns) + " |" for row in shown
     )

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rcm_core.evaluation.judge import one_thread, refuse_pixels, refuse_unpaired, unit_range
+from rcm_core.evaluation.judge import Pixels, one_thread, refuse_pixels, refuse_unpaired, unit_range
 from rcm_core.registry import find
 from rcm_core.rng import address, generator
 
@@ -38,7 +38,7 @@ class Benchmark(Protocol):
     def label(self, prompt: str) -> int: ...
 
 
-class Classifier:
+class Classifier(Pixels):
     """A trained classifier. Every method takes decoded pixels in [0, 1], ``[N, C, T, H, W]``."""
 
     name = "classifier"

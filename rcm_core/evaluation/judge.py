@@ -4,24 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rcm_core.config import JudgeSection
 from rcm_core.errors import InputError
 from rcm_core.registry import find
+from rcm_core.storage import fetch_folder, sha256_folder
 
 
 class Judge(Protocol):
-    """Takes decoded pixels in [0, 1], ``[N, C, T, H, W]``; can be pickled."""
+    """Looks at decoded pixels in [0, 1], ``[N, C, T, H, W]``, where they are made, and judges by what it keeps of them;
+    can be pickled.
+    """
 
-    name: str
-    """What it is, in a word."""
+    @property
+    def name(self) -> str:
+        """What it is, in some words."""
+        ...
 
-    categories: tuple[str, ...]
-    """Kinds of prompts whose accuracies are reported one by one; none if all prompts are of one kind."""
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Kinds of prompts whose accuracies are reported one by one; none if all prompts are of one kind."""
+        ...
+
+    @property
+    def pixels(self) -> bool:
+        """Whether what it keeps are the pixels themselves: samples are small."""
+        ...
+
+    @property
+    def finding(self) -> str:
+        """What it does if a sample is right, for sentences: "the judge ..."."""
+        ...
 
     @property
     def digest(self) -> str:
@@ -32,20 +51,24 @@ class Judge(Protocol):
         """One of ``categories``, or "" if there are none; InputError if the prompt cannot be read."""
         ...
 
-    def correct(self, pixels: Tensor, prompts: Sequence[str]) -> np.ndarray:
+    def look(self, pixels: Tensor) -> Tensor:
+        """What it needs of samples to judge them, ``[N, ...]`` on the CPU."""
+        ...
+
+    def correct(self, looked: Tensor, prompts: Sequence[str]) -> np.ndarray:
         """Whether it sees in each sample what its prompt asks for, bool ``[N]``."""
         ...
 
-    def features(self, pixels: Tensor) -> np.ndarray:
-        """Float64 ``[N, 64]``: the space of the Frechet distance, precision, recall and the Vendi score."""
+    def features(self, looked: Tensor) -> np.ndarray:
+        """Float64 ``[N, D]``: the space of the Frechet distance, precision, recall and the Vendi score."""
         ...
 
-    def measures(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+    def measures(self, looked: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:
         """What else the benchmark measures of every sample, by name, float64 ``[N]`` in [0, 1]; higher is better."""
         ...
 
-    def real_features(self, split: str) -> np.ndarray:
-        """Features of the real images of ``split``, float64 ``[N, 64]``."""
+    def real_features(self, split: str) -> np.ndarray | None:
+        """Features of the real images of ``split``, float64 ``[N, D]``; None if the benchmark has none."""
         ...
 
     def accuracy_on(self, split: str) -> float:
@@ -72,6 +95,29 @@ def judge_for(data: str) -> Judge:
     return trained(data)
 
 
+def judge_of(section: JudgeSection | None, data: str, workspace: Path, cache: Path, device: str) -> Judge:
+    """The judge that the params name, or the benchmark's own.
+
+    Places without a leading slash are in ``workspace``; what lies on S3 is fetched into ``cache``.
+    """
+    if section is None:
+        return judge_for(data)
+    from rcm_core.evaluation.open_judge import OpenJudge, check_judge
+
+    folder = workspace / section.network
+    if "://" in section.network or not folder.is_dir():
+        folder = cache / "judge"
+        fetch_folder(
+            section.network,
+            section.endpoint,
+            folder,
+            f"judge.network {section.network!r} is no folder that exists; give a folder or s3:// prefix with a CLIP or"
+            " SigLIP in transformers layout",
+        )
+    check_judge(folder)
+    return OpenJudge(str(folder.absolute()), sha256_folder(folder), device)
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """One torch thread inside, as before outside: sums then run in one order on any number of cores."""
@@ -96,6 +142,17 @@ def refuse_unpaired(pixels: Tensor, prompts: Sequence[object]) -> None:
         )
 
 
+class Pixels:
+    """What judges of small samples have in common: they keep the pixels, and see in them what was asked for."""
+
+    pixels = True
+    finding = "sees what the prompt asked for"
+
+    def look(self, pixels: Tensor) -> Tensor:
+        """The pixels themselves."""
+        return pixels
+
+
 def refuse_pixels(pixels: Tensor, shape: torch.Size) -> None:
     """InputError unless ``pixels`` are samples of ``shape`` (channels, frames, height, width) in [0, 1]."""
     if pixels.shape[1:] != shape:
@@ -103,6 +160,11 @@ def refuse_pixels(pixels: Tensor, shape: torch.Size) -> None:
             f"the judge was given samples of shape {list(pixels.shape[1:])} and knows {list(shape)}"
             " (channels, frames, height, width); score samples of the same benchmark"
         )
+    refuse_range(pixels)
+
+
+def refuse_range(pixels: Tensor) -> None:
+    """InputError unless ``pixels`` are in [0, 1]."""
     # written so that a NaN fails too; the slack is the rounding of a decoder that clamps
     if not bool(((pixels >= -1e-3) & (pixels <= 1 + 1e-3)).all()):
         raise InputError("the judge was given values outside [0, 1] or not finite; give it decoded pixels")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rcm_core.evaluation.detector import DIGEST, FEATURES, Detector, detect, run
-from rcm_core.evaluation.judge import refuse_pixels, refuse_unpaired, unit_range
+from rcm_core.evaluation.judge import Pixels, refuse_pixels, refuse_unpaired, unit_range
 from rcm_core.evaluation.metrics.dynamic_degree import dynamic
 from rcm_core.evaluation.metrics.motion_following import following
 from rcm_core.evaluation.metrics.motion_smoothness import motion_smoothness
@@ -49,7 +49,7 @@ class Watched(NamedTuple):
     """Features of what is seen in every frame, ``[N, T, 64]``."""
 
 
-class MotionJudge:
+class MotionJudge(Pixels):
     """A ``judge.Judge``; every method takes pixels in [0, 1], ``[N, 3, 8, 32, 32]``."""
 
     name = "detector"

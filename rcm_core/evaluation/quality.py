@@ -23,7 +23,7 @@ def score(
     samples: Tensor,
     prompts: Sequence[str],
     judge: Judge,
-    real: np.ndarray,
+    real: np.ndarray | None,
     teacher: np.ndarray,
     groups: Tensor,
     bootstrap: Bootstrap,
@@ -31,18 +31,19 @@ def score(
     """frechet, frechet_teacher, accuracy, precision, recall, diversity (Vendi) and pairwise of one generator.
 
     If the judge has categories, also ``accuracy_<category>`` of each and ``accuracy_mean`` over them; and the means
-    of its further measures.
-    ``samples`` [N, C, T, H, W] in [0, 1] with one prompt each; ``real`` [M, 64] features of held-out real
-    images; ``teacher`` [K, 64] features of the teacher's samples, drawn independently of ``samples`` (so
-    that the teacher's own distance to them is the floor, not 0); ``groups`` [P, S, C, T, H, W] holds S
-    samples of each of P prompts. Deterministic; takes about a second for 1,000 samples and 200 resamples.
-    InputError names what does not fit.
+    of its further measures. Without ``real`` neither frechet nor precision and recall; pairwise is of pixels, so only
+    of judges that keep them.
+    ``samples`` [N, ...] as the judge looked at them, with one prompt each; ``real`` [M, D] features of held-out real
+    images; ``teacher`` [K, D] features of the teacher's samples, drawn independently of ``samples`` (so
+    that the teacher's own distance to them is the floor, not 0); ``groups`` [P, S, ...] holds S
+    samples of each of P prompts. Deterministic; takes about a second for 1,000 samples and 200 resamples of 64
+    features. InputError names what does not fit.
     """
     with one_thread():
         features, correct = judge.features(samples), judge.correct(samples, prompts)
         categories = np.array([judge.category(prompt) for prompt in prompts])
         return {
-            "frechet": frechet_estimate(features, real, bootstrap),
+            **({} if real is None else {"frechet": frechet_estimate(features, real, bootstrap)}),
             "frechet_teacher": frechet_estimate(features, teacher, bootstrap),
             "accuracy": accuracy_estimate(correct, bootstrap),
             **by_category(correct, categories, judge.categories, bootstrap),
@@ -50,7 +51,7 @@ def score(
                 name: _mean_of(values, name, bootstrap)
                 for name, values in judge.measures(samples, prompts).items()
             },
-            **_precision_and_recall(features, real, bootstrap),
+            **({} if real is None else _precision_and_recall(features, real, bootstrap)),
             **_diversity(groups, judge, bootstrap),
         }
 
@@ -63,7 +64,7 @@ def score_one(
     reference: np.ndarray,
     bootstrap: Bootstrap,
 ) -> Estimate:
-    """One number alone, as selection needs it; both Frechet distances are to ``reference`` [M, 64]."""
+    """One number alone, as selection needs it; both Frechet distances are to ``reference`` [M, D]."""
     with one_thread():
         if metric == "accuracy":
             return accuracy_estimate(judge.correct(samples, prompts), bootstrap)
@@ -132,16 +133,20 @@ def _precision_and_recall(
 
 
 def _diversity(groups: Tensor, judge: Judge, bootstrap: Bootstrap) -> dict[str, Estimate]:
-    if groups.ndim != 6 or groups.shape[1] < 2:
+    if groups.ndim < 3 or groups.shape[1] < 2:
         raise InputError(
             f"diversity was given samples of shape {list(groups.shape)};"
             " give [prompts, samples >= 2, C, T, H, W]"
         )
     many, each = groups.shape[:2]
     features = judge.features(groups.flatten(0, 1)).reshape(many, each, -1)
-    pixels = groups.flatten(2).double().numpy()
     drawn = np.stack([counts(each, bootstrap, "diversity", i) for i in range(many)], axis=1)
-    return {
-        "diversity": estimate(vendi(features), vendi_replicates(features, drawn), many * each, (1.0, each)),
-        "pairwise": estimate(pairwise(pixels), pairwise_replicates(pixels, drawn), many * each, NO_BOUND),
+    rows = {
+        "diversity": estimate(vendi(features), vendi_replicates(features, drawn), many * each, (1.0, each))
     }
+    if judge.pixels:
+        pixels = groups.flatten(2).double().numpy()
+        rows["pairwise"] = estimate(
+            pairwise(pixels), pairwise_replicates(pixels, drawn), many * each, NO_BOUND
+        )
+    return rows

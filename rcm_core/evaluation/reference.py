@@ -2,22 +2,68 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from rcm_core.device import resolve_device
 from rcm_core.evaluation.judge import Judge
+from rcm_core.protocols import Executor
 from rcm_core.sampling import Teacher, codec_of
-from rcm_core.trajectory_store import Store
+from rcm_core.storage import sha256
+from rcm_core.trajectory_store import MANIFEST, Store
+
+BATCH = 128
+"""Of small samples."""
 
 
-def teacher_features(workspace: Path, cache: Path, judge: Judge) -> np.ndarray:
+class Part(NamedTuple):
+    """Some of the teacher's samples in the trajectories, to be looked at."""
+
+    workspace: Path
+    cache: Path
+    """Where shards from S3 are kept."""
+    first: int
+    last: int
+    batch: int
+    judge: Judge
+    device: str
+
+
+def teacher_features(
+    workspace: Path, judge: Judge, executor: Executor, batch: int | None, device: str
+) -> np.ndarray:
     """Features [K, D] of the teacher's samples in the trajectories: drawn apart from everything that is scored.
 
-    ``cache`` is where shards from S3 are kept.
+    ``batch`` samples are decoded at a time.
     """
-    store = Store(workspace / "runs/trajectories", cache)
-    teacher = Teacher.read(workspace)
-    latents = torch.stack([store.sample(i)["x0"] for i in range(len(store))])
-    return judge.features(codec_of(teacher.folder, teacher.family).decode(latents))
+    cache = executor.state_root / "cache"
+    count = len(Store(workspace / "runs/trajectories", cache))
+    parts = [
+        Part(workspace, cache, first, min(first + BATCH, count), batch or BATCH, judge, device)
+        for first in range(0, count, BATCH)
+    ]
+    found = dict(executor.map(_look, parts, "teacher's samples", device=device))
+    return judge.features(torch.cat([found[part.first] for part in parts]))
+
+
+@lru_cache(maxsize=1)
+def _store(folder: Path, cache: Path, digest: str) -> Store:  # noqa: ARG001 - other contents, another store
+    return Store(folder, cache)
+
+
+def _look(part: Part) -> tuple[int, Tensor]:
+    torch.set_num_threads(1)
+    folder, teacher = part.workspace / "runs/trajectories", Teacher.read(part.workspace)
+    store = _store(folder, part.cache, sha256(folder / MANIFEST))
+    codec = codec_of(teacher.folder, teacher.family, resolve_device(part.device).type)
+    looked = []
+    for first in range(part.first, part.last, part.batch):
+        rows = range(first, min(first + part.batch, part.last))
+        latents = torch.stack([store.sample(i, ["x0"])["x0"] for i in rows])
+        looked.append(part.judge.look(codec.decode(latents)))
+    return part.first, torch.cat(looked)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rcm_core.evaluation.detector import DIGEST, Detector, Seen, detect, run
-from rcm_core.evaluation.judge import refuse_pixels, refuse_unpaired, unit_range
+from rcm_core.evaluation.judge import Pixels, refuse_pixels, refuse_unpaired, unit_range
 from rcm_core.evaluation.tracks import matches, shows
 from rcm_core.scenes.compose import SIZE
 from rcm_core.scenes.request import Request, parse
@@ -48,7 +48,7 @@ def beside(relation: str, first: Seen, second: Seen) -> bool:
     return along >= MARGIN and along > abs(across)
 
 
-class SceneJudge:
+class SceneJudge(Pixels):
     """A ``judge.Judge``; every method takes pixels in [0, 1], ``[N, 3, 1, 32, 32]``."""
 
     name = "detector"

@@ -88,7 +88,7 @@ def tune(params: Params, workspace: Path, executor: Executor, steps: int, sample
     now = Sampler.of(params.sampler.kind, params.sampler.times)
     network = str(workspace / "runs/select/transformer")
     whole = replace(validation_job(section, workspace), network=network, sampler=now)
-    scale = scale_of(section, workspace, executor.state_root / "cache")
+    scale = scale_of(params.model_copy(update={"select": section}), workspace, executor)
     frozen: Angles = ()
     rounds = []
     for count in range(1, steps + 1):

@@ -8,13 +8,15 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from rcm_core.config import SelectSection
-from rcm_core.evaluation.judge import Judge, judge_for
+from rcm_core.config import Params, SelectSection
+from rcm_core.errors import InputError
+from rcm_core.evaluation.judge import Judge, judge_of
 from rcm_core.evaluation.quality import score_one
 from rcm_core.evaluation.reference import teacher_features
 from rcm_core.evaluation.statistics import Bootstrap, Estimate
 from rcm_core.prompts import cycle, load_split
-from rcm_core.sampling import Job, Teacher, sample_pixels
+from rcm_core.protocols import Executor
+from rcm_core.sampling import Job, Teacher, sample_pixels, split_jobs
 from rcm_core.storage import read_json
 
 Key = TypeVar("Key")
@@ -30,14 +32,19 @@ class Scale(NamedTuple):
     bootstrap: Bootstrap
 
 
-def scale_of(section: SelectSection, workspace: Path, cache: Path) -> Scale:
-    """The metric of ``section`` with its reference; ``cache`` is where shards from S3 are kept."""
-    judge = judge_for(read_json(workspace / "runs/teacher/teacher.json", "teacher")["data"])
-    reference = (
-        judge.real_features("validation")
-        if section.metric == "frechet"
-        else teacher_features(workspace, cache, judge)
-    )
+def scale_of(params: Params, workspace: Path, executor: Executor) -> Scale:
+    """The metric of ``params.select`` with its reference; InputError if the benchmark has none."""
+    section = params.select
+    data = read_json(workspace / "runs/teacher/teacher.json", "teacher")["data"]
+    judge = judge_of(params.judge, data, workspace, executor.state_root / "cache", section.device)
+    if section.metric == "frechet":
+        reference = judge.real_features("validation")
+    else:
+        reference = teacher_features(workspace, judge, executor, section.batch, section.device)
+    if reference is None:
+        raise InputError(
+            f"select.metric is frechet, but {data} has no real images; set it to frechet_teacher"
+        )
     return Scale(judge, section.metric, reference, Bootstrap(section.bootstrap, section.seed))
 
 
@@ -48,11 +55,14 @@ def validation_job(section: SelectSection, workspace: Path) -> Job:
     """
     prompts = cycle(load_split(workspace, "validation"), section.samples)
     ids = tuple(range(section.samples))
-    return Job(Teacher.read(workspace), prompts, ids, section.seed, 1, device=section.device)
+    return Job(
+        Teacher.read(workspace), prompts, ids, section.seed, 1, device=section.device, batch=section.batch
+    )
 
 
 def score_job(item: tuple[Key, Job, Scale]) -> tuple[Key, Estimate]:
     """What executors map over: the key and the job's score."""
     key, job, (judge, metric, reference, bootstrap) = item
     torch.set_num_threads(1)
-    return key, score_one(metric, sample_pixels(job), job.prompts, judge, reference, bootstrap)
+    looked = torch.cat([judge.look(sample_pixels(part)) for part in split_jobs(job, job.batch)])
+    return key, score_one(metric, looked, job.prompts, judge, reference, bootstrap)

@@ -8,6 +8,7 @@ offers is not a part of the teacher.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -99,25 +100,37 @@ class LongCatCodec(ImageLatents):
     stands in quotation marks.
     """
 
+    readers = ("pipeline",)
+
     def __init__(self, folder: Path) -> None:
         from diffusers import LongCatImagePipeline
-        from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+        from transformers import AutoTokenizer
 
         super().__init__(LAYOUT, folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        longest = LongCatImagePipeline(None, None, None, None, None, None).tokenizer_max_length
+        self.length = min(longest, self.tokenizer.model_max_length)
+
+    @cached_property
+    def pipeline(self) -> Any:
+        """diffusers' pipeline, with no more than what reads text."""
+        from diffusers import LongCatImagePipeline
+        from transformers import Qwen2_5_VLForConditionalGeneration
+
         with without_bars():
             encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-                folder / "text_encoder", local_files_only=True
-            ).eval()
-        self.pipeline = LongCatImagePipeline(None, None, encoder, tokenizer, None, None)
-        self.length = min(self.pipeline.tokenizer_max_length, tokenizer.model_max_length)
-        self.pipeline.tokenizer_max_length = self.length
+                self.folder / "text_encoder", local_files_only=True
+            )
+        parts = (None, None, encoder.eval().to(self.device), self.tokenizer, None, None)
+        pipeline = LongCatImagePipeline(*parts)
+        pipeline.tokenizer_max_length = self.length
+        return pipeline
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Condition:
         """``{"text": [B, L, D]}``."""
         text, _ = self.pipeline.encode_prompt(list(prompts))
-        return {"text": text.float()}
+        return {"text": text.float().cpu()}
 
 
 def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple[Tensor, Condition]:

@@ -7,6 +7,7 @@ Rectified flow. The time is 1000 tau times the network's timestep_scale; network
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -78,18 +79,27 @@ def call(network: nn.Module, x: Tensor, time: Tensor, condition: Condition) -> T
 class SanaCodec(ImageLatents):
     """Gemma 2 as the text encoder, and the VAE; text goes through diffusers' own pipeline."""
 
+    readers = ("pipeline",)
+
     def __init__(self, folder: Path) -> None:
         from diffusers import SanaPipeline
-        from transformers import AutoTokenizer, Gemma2Model
+        from transformers import AutoTokenizer
 
         super().__init__(LAYOUT, folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        with without_bars():
-            encoder = Gemma2Model.from_pretrained(folder / "text_encoder", local_files_only=True).eval()
-        self.pipeline = SanaPipeline(tokenizer, encoder, None, None, None)
-        self.length = min(TEXT_LENGTH, tokenizer.model_max_length)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        self.length = min(TEXT_LENGTH, self.tokenizer.model_max_length)
         asked = signature(SanaPipeline.__call__).parameters["complex_human_instruction"]
         self.instruction: list[str] = asked.default
+
+    @cached_property
+    def pipeline(self) -> Any:
+        """diffusers' pipeline, with no more than what reads text."""
+        from diffusers import SanaPipeline
+        from transformers import Gemma2Model
+
+        with without_bars():
+            encoder = Gemma2Model.from_pretrained(self.folder / "text_encoder", local_files_only=True)
+        return SanaPipeline(self.tokenizer, encoder.eval().to(self.device), None, None, None)
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Condition:
@@ -97,12 +107,13 @@ class SanaCodec(ImageLatents):
         pipeline gives its encoder (arXiv 2410.10629, section 3.1).
         """
         pairs = [self._encoded(prompt) for prompt in prompts]
-        text, mask = (torch.cat(part).float() for part in zip(*pairs, strict=True))
+        text, mask = (torch.cat(part).float().cpu() for part in zip(*pairs, strict=True))
         return {"text": text, "mask": mask}
 
     def _encoded(self, prompt: str) -> tuple[Tensor, Tensor]:
         text, mask, _, _ = self.pipeline.encode_prompt(
             [prompt],
+            device=self.device,
             do_classifier_free_guidance=False,
             max_sequence_length=self.length,
             complex_human_instruction=self.instruction if prompt else None,

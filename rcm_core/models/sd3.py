@@ -6,6 +6,7 @@ Rectified flow at time 1000 tau. States are [B, C, 1, H, W]: images have one fra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,38 +67,46 @@ def call(network: nn.Module, x: Tensor, time: Tensor, condition: Condition) -> T
 class SD3Codec(ImageLatents):
     """Two CLIP encoders, T5 if it is there, and the VAE; text goes through diffusers' own pipeline."""
 
+    readers = ("pipeline",)
+
     def __init__(self, folder: Path) -> None:
-        from diffusers import StableDiffusion3Pipeline
-        from transformers import AutoTokenizer, CLIPTextModelWithProjection, T5EncoderModel
+        from transformers import AutoTokenizer
 
         super().__init__(LAYOUT, folder)
-        kinds = {"": CLIPTextModelWithProjection, "_2": CLIPTextModelWithProjection, "_3": T5EncoderModel}
-        if not (folder / "text_encoder_3").is_dir():
-            del kinds["_3"]
-        parts: dict[str, Any] = {"text_encoder_3": None, "tokenizer_3": None}
-        with without_bars():
-            for which, kind in kinds.items():
-                place = folder / f"text_encoder{which}"
-                parts[f"text_encoder{which}"] = kind.from_pretrained(place, local_files_only=True).eval()
-                parts[f"tokenizer{which}"] = AutoTokenizer.from_pretrained(
-                    folder / f"tokenizer{which}", local_files_only=True
-                )
-        # asked for nothing but the width of its text, and that only where there is no T5
-        network = meta_network(network_class, network_config(LAYOUT, folder))
-        self.pipeline = StableDiffusion3Pipeline(network, None, None, **parts)
+        self.numbers = [n for n in ("", "_2", "_3") if (folder / f"text_encoder{n}").is_dir()]
+        self.tokenizers = {
+            f"tokenizer{n}": AutoTokenizer.from_pretrained(folder / f"tokenizer{n}", local_files_only=True)
+            for n in self.numbers
+        }
         self.t5_length = T5_LENGTH
-        if "_3" in kinds:
-            self.t5_length = min(T5_LENGTH, parts["tokenizer_3"].model_max_length)
-        self.length = self.pipeline.tokenizer_max_length + self.t5_length
+        if "_3" in self.numbers:
+            self.t5_length = min(T5_LENGTH, self.tokenizers["tokenizer_3"].model_max_length)
+        self.length = self.tokenizers["tokenizer"].model_max_length + self.t5_length
+
+    @cached_property
+    def pipeline(self) -> Any:
+        """diffusers' pipeline, with no more than what reads text."""
+        from diffusers import StableDiffusion3Pipeline
+        from transformers import CLIPTextModelWithProjection, T5EncoderModel
+
+        parts: dict[str, Any] = {"text_encoder_3": None, "tokenizer_3": None, **self.tokenizers}
+        with without_bars():
+            for n in self.numbers:
+                kind = T5EncoderModel if n == "_3" else CLIPTextModelWithProjection
+                encoder = kind.from_pretrained(self.folder / f"text_encoder{n}", local_files_only=True)
+                parts[f"text_encoder{n}"] = encoder.eval().to(self.device)
+        # asked for nothing but the width of its text, and that only where there is no T5
+        network = meta_network(network_class, network_config(LAYOUT, self.folder))
+        return StableDiffusion3Pipeline(network, None, None, **parts)
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Condition:
         """``{"text": [B, L, D], "pooled": [B, P]}``."""
         text, _, pooled, _ = self.pipeline.encode_prompt(
-            list(prompts), None, None, torch.device("cpu"), do_classifier_free_guidance=False,
+            list(prompts), None, None, self.device, do_classifier_free_guidance=False,
             max_sequence_length=self.t5_length,
         )  # fmt: skip
-        return {"text": text.float(), "pooled": pooled.float()}
+        return {"text": text.float().cpu(), "pooled": pooled.float().cpu()}
 
 
 def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple[Tensor, Condition]:

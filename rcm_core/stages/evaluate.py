@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rcm_core.config import EvaluateSection, Params
-from rcm_core.evaluation.judge import Judge, judge_for
+from rcm_core.evaluation.judge import Judge, judge_of
 from rcm_core.evaluation.quality import score
 from rcm_core.evaluation.reference import teacher_features
 from rcm_core.evaluation.statistics import Bootstrap, exact, mean
@@ -26,7 +27,6 @@ from rcm_core.sampling import Job, Teacher, read_sampler, sample_pixels, split_j
 from rcm_core.storage import atomic_folder, read_json, write_json
 
 STAGE = "evaluate"
-BATCH = 100
 TIMINGS = 3
 REPEATS = 4
 INPUTS = [
@@ -44,24 +44,29 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     section = params.evaluate
     inputs = hash_inputs(workspace, INPUTS)
     facts = read_json(workspace / "runs/teacher/teacher.json", "teacher")
-    with recorded(STAGE, workspace, dump(evaluate=section), inputs, section.seed, section.device):
+    parameters = dump(evaluate=section, judge=params.judge)
+    with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device):
         jobs = _jobs(section, workspace)
-        pixels = _sample_all(jobs, section, executor)
-        judge = judge_for(facts["data"])
-        teacher = teacher_features(workspace, executor.state_root / "cache", judge)
+        judge = judge_of(
+            params.judge, facts["data"], workspace, executor.state_root / "cache", section.device
+        )
+        looked, pixels = _sample_all(jobs, section, judge, executor)
+        teacher = teacher_features(workspace, judge, executor, section.batch, section.device)
         real, bootstrap = judge.real_features("test"), Bootstrap(section.bootstrap, section.seed)
         quality: dict[str, Any] = {}
         for name, job in jobs.items():
-            main, groups = pixels[name], pixels[f"{name}/diversity"]
+            main, groups = looked[name], looked[f"{name}/diversity"]
             shaped = groups.reshape(section.diversity_prompts, section.diversity_samples, *groups.shape[1:])
             rows = score(main, job.prompts, judge, real, teacher, shaped, bootstrap)
             calls = 2 * job.steps if job.network is None else job.steps
             quality[name] = {**rows, "network_calls": exact(calls, len(job.ids))}
-            print(
-                f"evaluate: {name} frechet {rows['frechet']['value']:.3f} accuracy {rows['accuracy']['value']:.3f}",
-                flush=True,
+            shown = (
+                f"{k} {rows[k]['value']:.3f}" for k in ("frechet", "frechet_teacher", "accuracy") if k in rows
             )
-        quality["protocol"] = _protocol(section, facts, judge, jobs)
+            print(f"evaluate: {name} {' '.join(shown)}", flush=True)
+        quality["protocol"] = _protocol(
+            section, facts, judge, jobs["teacher"].prompts, teacher.shape[1], real is not None
+        )
         timings = _timings(jobs, section, executor)
         _write(workspace / "runs" / STAGE, quality, timings, pixels, jobs)
 
@@ -93,22 +98,40 @@ def _diversity_job(job: Job, section: EvaluateSection) -> Job:
     return replace(job, prompts=prompts, ids=tuple(range(section.samples, section.samples + count)))
 
 
-def _sample_all(jobs: dict[str, Job], section: EvaluateSection, executor: Executor) -> dict[str, Tensor]:
-    """Pixels of every sampler, and of its diversity groups under ``<name>/diversity``."""
+def _sample_all(
+    jobs: dict[str, Job], section: EvaluateSection, judge: Judge, executor: Executor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What the judge keeps of the samples of every sampler, and of its diversity groups under ``<name>/diversity``;
+    and the pixels that are kept.
+    """
     wholes = {**jobs, **{f"{n}/diversity": _diversity_job(j, section) for n, j in jobs.items()}}
-    items = [(name, i, part) for name, job in wholes.items() for i, part in enumerate(split_jobs(job, BATCH))]
-    items.sort(
-        key=lambda item: -item[2].steps
-    )  # the long ones first, so that no worker is left with one at the end
-    parts: dict[str, dict[int, Tensor]] = {name: {} for name in wholes}
-    for name, index, pixels in executor.map(_pixels, items, "samples", device=section.device):
-        parts[name][index] = pixels
-    return {name: torch.cat([found[i] for i in sorted(found)]) for name, found in parts.items()}
+    kept = section.samples if section.kept is None else section.kept
+    items = [
+        (name, part, sum(i < kept for i in part.ids), judge)
+        for name, job in wholes.items()
+        for part in split_jobs(job, section.batch)
+    ]
+    # the long ones first, so that no worker is left with one at the end
+    items.sort(key=lambda item: -item[1].steps)
+    looked: dict[str, dict[int, Tensor]] = {name: {} for name in wholes}
+    pixels: dict[str, dict[int, Tensor]] = {name: {} for name in jobs}
+    for name, first, seen, shown in executor.map(_look, items, "samples", device=section.device):
+        looked[name][first] = seen
+        if name in jobs:
+            pixels[name][first] = shown
+    return _joined(looked), _joined(pixels)
 
 
-def _pixels(item: tuple[str, int, Job]) -> tuple[str, int, Tensor]:
+def _joined(parts: dict[str, dict[int, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([found[first] for first in sorted(found)]) for name, found in parts.items()}
+
+
+def _look(item: tuple[str, Job, int, Judge]) -> tuple[str, int, Tensor, Tensor]:
+    """A sampler's name, the first id, what the judge keeps of the samples, the first of them as pixels."""
+    name, job, kept, judge = item
     torch.set_num_threads(1)
-    return item[0], item[1], sample_pixels(item[2])
+    pixels = sample_pixels(job)
+    return name, job.ids[0], judge.look(pixels), pixels[:kept].clone()
 
 
 def _timings(jobs: dict[str, Job], section: EvaluateSection, executor: Executor) -> dict[str, Any]:
@@ -139,28 +162,39 @@ def _time(jobs: dict[str, Job]) -> dict[str, list[float]]:
 
 
 def _protocol(
-    section: EvaluateSection, facts: dict[str, Any], judge: Judge, jobs: dict[str, Job]
+    section: EvaluateSection,
+    facts: dict[str, Any],
+    judge: Judge,
+    prompts: Sequence[str],
+    width: int,
+    real: bool,
 ) -> dict[str, Any]:
-    prompts = next(iter(jobs.values())).prompts
     content = {
-        "section": section.model_dump(mode="json", exclude={"device"}),
+        "section": section.model_dump(mode="json", exclude={"device", "batch", "kept"}),
         "data": facts["data"],
         "judge": judge.digest,
         "prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
         "sampler": {k: facts[k] for k in ("guidance", "steps", "shift", "solver", "negative_prompt")},
     }
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    space = f"in the {width} features of an independent {judge.name}"
+    against = (
+        f" Frechet distance, precision and recall {space} against the held-out test scans of {facts['data']};"
+        " frechet_teacher against the teacher's training samples (independent seeds);"
+        if real
+        else f" frechet_teacher is the Frechet distance {space} to the teacher's training samples (independent"
+        f" seeds); accuracy is the share of samples of which the judge {judge.finding};"
+    )
     description = (
         f"{section.samples} samples for {len(set(prompts))} held-out prompts, the same noise for every sampler;"
-        f" Frechet distance, precision and recall in the 64 features of an independent {judge.name} against the"
-        f" held-out test scans of {facts['data']}; frechet_teacher against the teacher's training samples"
-        " (independent seeds);"
+        f"{against}"
         f"{_of_categories(judge)}"
         f" diversity is the Vendi score of {section.diversity_samples} samples for each of {section.diversity_prompts}"
         f" prompts; {section.bootstrap} bootstrap resamples, 95 % intervals; seconds per sample at batch"
         f" {section.timing_samples}, one thread."
     )
-    return {"hash": digest, "description": description, **content}
+    finding = {} if judge.pixels else {"finding": judge.finding}
+    return {"hash": digest, "description": description, **content, **finding}
 
 
 def _of_categories(judge: Judge) -> str:
@@ -180,7 +214,7 @@ def _write(
     with atomic_folder(out / "samples") as folder:
         for name, job in jobs.items():
             save_file({"pixels": pixels[name].contiguous()}, folder / f"{name}.safetensors")
-            write_json(folder / "prompts.json", list(job.prompts))
+            write_json(folder / "prompts.json", list(job.prompts[: len(pixels[name])]))
     write_json(out / "quality.json", quality)
     merged = {
         n: row | ({"seconds_per_sample": timings[n]} if n in timings else {}) for n, row in quality.items()

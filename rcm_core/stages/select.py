@@ -26,7 +26,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     inputs = hash_inputs(
         workspace, ["runs/teacher/teacher.json", "runs/prompts/prompts.parquet", "runs/train/candidates"]
     )
-    parameters = dump(select=section, sampler=params.sampler)
+    parameters = dump(select=section, sampler=params.sampler, judge=params.judge)
     with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device):
         root = workspace / "runs/train/candidates"
         found = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
@@ -36,7 +36,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
                 f"{root} holds no candidate; run `dvc repro train`, with train.candidate_every <= train.iterations"
             )
         whole = replace(validation_job(section, workspace), sampler=sampler)
-        scale = scale_of(section, workspace, executor.state_root / "cache")
+        scale = scale_of(params, workspace, executor)
         items = [
             ((candidate, steps), replace(whole, steps=steps, network=str(folder / "transformer")), scale)
             for candidate, folder in candidates.items()

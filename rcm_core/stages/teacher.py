@@ -136,4 +136,4 @@ def _gate(
 def _correct(item: tuple[Job, Judge]) -> int:
     job, judge = item
     torch.set_num_threads(1)
-    return int(judge.correct(sample_pixels(job), job.prompts).sum())
+    return int(judge.correct(judge.look(sample_pixels(job)), job.prompts).sum())

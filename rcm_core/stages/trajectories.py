@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rcm_core.config import Params, TrajectoriesSection
+from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.prompts import load_split
 from rcm_core.protocols import Executor
@@ -19,7 +20,7 @@ from rcm_core.real import RealExamples
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.rng import address
 from rcm_core.samplers.ode import sample_route
-from rcm_core.sampling import Job, Teacher, codec_of, conditions, guided, noise, sample
+from rcm_core.sampling import Job, Teacher, codec_of, conditions, guided, noise, sample, split_jobs
 from rcm_core.storage import atomic, atomic_folder, read_json, require_space
 from rcm_core.trajectory_store import (
     MANIFEST,
@@ -93,7 +94,9 @@ def _jobs(
         ids = tuple(range(first, min(first + section.shard_size, section.samples)))
         # prompts rotate with the epoch over them, so that every prompt meets every phrase of noise addresses
         asked = tuple(prompts[address(section.seed, "prompt", i) % len(prompts)] for i in ids)
-        job = Job(teacher, asked, ids, section.seed, teacher.steps, device=section.device)
+        job = Job(
+            teacher, asked, ids, section.seed, teacher.steps, device=section.device, batch=section.batch
+        )
         jobs.append(ShardJob(place, shard_name(index), job, section.routes, real))
     return jobs
 
@@ -104,9 +107,11 @@ def make_shard(item: ShardJob) -> dict[str, Any]:
     if known is not None:
         return known
     job = item.job
-    tensors = _route(job) if item.routes else {"x0": sample(job)}
-    condition = conditions(job.teacher, job.prompts, torch.device("cpu"))
-    tensors |= {f"condition.{name}": value.contiguous() for name, value in condition.items()}
+    make = _route if item.routes else _ends
+    parts = [make(part) for part in split_jobs(job, job.batch)]
+    tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    condition = conditions(job.teacher, job.prompts, resolve_device(job.device))
+    tensors |= {f"condition.{name}": value.cpu().contiguous() for name, value in condition.items()}
     if item.real is not None:
         tensors |= _real(item.real, job)
     keep = torch.isfinite(tensors["x0"].flatten(1)).all(dim=1)
@@ -119,29 +124,36 @@ def make_shard(item: ShardJob) -> dict[str, Any]:
     return write_shard(item.place, item.name, {k: v[keep].contiguous() for k, v in tensors.items()}, facts)
 
 
+def _ends(job: Job) -> dict[str, Tensor]:
+    return {"x0": sample(job)}
+
+
 @torch.no_grad()
 def _route(job: Job) -> dict[str, Tensor]:
     """Every state, angle and guided velocity of the teacher's route, [B, K, ...], and its end."""
-    z = noise(job.seed, job.ids, 1, job.teacher.shape)[0]
-    condition = conditions(job.teacher, job.prompts, torch.device("cpu"))
+    device = resolve_device(job.device)
+    z = noise(job.seed, job.ids, 1, job.teacher.shape)[0].to(device)
+    condition = conditions(job.teacher, job.prompts, device)
     velocity = guided(job.teacher, job.device)
     teacher = job.teacher
     route = sample_route(velocity, z, condition, steps=job.steps, shift=teacher.shift, solver=teacher.solver)
     angles = route.t.float().expand(len(job.ids), -1)
-    return {
+    found = {
         "x0": route.x0,
         "route.x": route.x.transpose(0, 1),
         "route.t": angles,
         "route.v": route.F.transpose(0, 1),
     }
+    return {name: value.cpu() for name, value in found.items()}
 
 
 def _real(examples: RealExamples, job: Job) -> dict[str, Tensor]:
     """A real image's latents and its own prompt's embedding for every sample."""
     pixels, prompts = examples.of(job.ids)
-    condition = conditions(job.teacher, prompts, torch.device("cpu"))
-    latents = codec_of(job.teacher.folder, job.teacher.family).encode(pixels)
-    return {"real.x0": latents, **{f"real.condition.{k}": v.contiguous() for k, v in condition.items()}}
+    device = resolve_device(job.device)
+    condition = conditions(job.teacher, prompts, device)
+    latents = codec_of(job.teacher.folder, job.teacher.family, device.type).encode(pixels)
+    return {"real.x0": latents, **{f"real.condition.{k}": v.cpu().contiguous() for k, v in condition.items()}}
 
 
 def _size(section: TrajectoriesSection, teacher: Teacher) -> int:

@@ -38,7 +38,7 @@ from scripts.compare.measure import machine
 from scripts.compare.one import interrupted
 from scripts.compare.plan import PLANS, UPDATES, Plan
 from scripts.compare.runner import Runner, Start, in_subprocess
-from scripts.compare.space import FORMAT, Home
+from scripts.compare.space import FORMAT, Home, executor_in
 
 RUNS = ("dmd2", "dmd2-5", "dmd2-single", "rcm", "rcm-0.1", "cdm")
 METRICS = ("frechet_teacher", "accuracy")
@@ -93,7 +93,7 @@ def predicted(params: Params, job: Job) -> Iterator[tuple[Tensor, Tensor]]:
 def measured(params: Params, workspace: Path, each: int, most: int) -> list[dict[str, Any]]:
     """One row for each part that has ``each`` of ``most`` predictions of the chosen student."""
     section = params.select.model_copy(update={"samples": most, "metric": METRICS[0]})
-    scale = scale_of(section, workspace, workspace / "cache")
+    scale = scale_of(params.model_copy(update={"select": section}), workspace, executor_in(workspace))
     job = replace(validation_job(section, workspace), network=str(workspace / "runs/select/transformer"))
     pairs = list(predicted(params, job))
     x, t = torch.cat([x for x, _ in pairs]), torch.cat([t for _, t in pairs])

@@ -64,7 +64,7 @@ def score_of(student: Path, params: Params, workspace: Path) -> Estimate:
     """The published ``student``'s score on the validation split of ``workspace``, as selection scores candidates."""
     section, sampler = params.select, Sampler.of(params.sampler.kind, params.sampler.times)
     executor = executor_in(workspace)
-    scale = scale_of(section, workspace, executor.state_root / "cache")
+    scale = scale_of(params, workspace, executor)
     whole = replace(validation_job(section, workspace), network=str(student / "transformer"), sampler=sampler)
     items = [(steps, replace(whole, steps=steps), scale) for steps in section.steps]
     found = dict(executor.map(score_job, items, "student", device=section.device))

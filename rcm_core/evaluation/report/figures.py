@@ -67,7 +67,7 @@ def cost_and_quality(run: Run) -> str:
         figure = Figure(figsize=(9.6, 3.4), layout="constrained")
         axes = figure.add_subplot()
         for sampler in run.samplers:
-            cost, quality = (run.metrics[sampler.key][key] for key in ("seconds_per_sample", "frechet"))
+            cost, quality = (run.metrics[sampler.key][key] for key in ("seconds_per_sample", run.distance))
             x, y = cost["value"] * 1e3, quality["value"]
             kind, steps = sampler.name.split(", ")
             axes.errorbar(
@@ -89,10 +89,12 @@ def cost_and_quality(run: Run) -> str:
 def intervals(run: Run) -> str:
     """Every metric of every sampler with its interval."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 4.4), layout=_roomy())
-        grid = figure.subplots(2, 3, sharey=True)
+        shown = [metric for metric in METRICS if metric[0] in run.metrics["teacher"]]
+        down = -(-len(shown) // 3)
+        figure = Figure(figsize=(9.6, 2.2 * down), layout=_roomy())
+        grid = figure.subplots(down, 3, sharey=True, squeeze=False)
         rows = range(len(run.samplers))[::-1]
-        for axes, (key, title) in zip(grid.flat, METRICS):
+        for axes, (key, title) in zip(grid.flat, shown):
             for y, sampler in zip(rows, run.samplers):
                 estimate = run.metrics[sampler.key][key]
                 axes.errorbar(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from rcm_core.evaluation.report.run_folder import Run, Sampler, counted
 from rcm_core.evaluation.report.words import escape, interval, number, per_sample
 
-BETTER = {"frechet": "lower is better", "diversity": "higher is better"}
+BETTER = {"frechet": "lower is better", "frechet_teacher": "lower is better", "diversity": "higher is better"}
+TITLES = {"frechet": "Fréchet distance", "frechet_teacher": "Fréchet distance to the teacher"}
+SEES = "sees what the prompt asked for"
 
 
 def header(run: Run, title: str) -> str:
@@ -23,16 +25,17 @@ def header(run: Run, title: str) -> str:
         f" {escape(run.teacher['data'].replace('_', ' '))}. With {counted(fastest.steps)} it is"
         f" <b>{number(_speed(run, fastest))} times as fast</b>, and in"
         f" <b>{100 * row[fastest.key]['accuracy']['value']:.1f} %</b> of its samples an independent"
-        " judge sees what the prompt asked for.</p></header>"
+        f" judge {escape(row['protocol'].get('finding', SEES))}.</p></header>"
     )
 
 
 def cards(run: Run) -> str:
     """Speed, Frechet distance, accuracy and diversity at the fewest and the most steps."""
     most, fewest = _students(run)[0], _students(run)[-1]
-    shown = [_speed_card(run, fewest, True), _ratio_card(run, fewest, "frechet", "Fréchet distance")]
+    key, title = run.distance, TITLES[run.distance]
+    shown = [_speed_card(run, fewest, True), _ratio_card(run, fewest, key, title)]
     if most != fewest:
-        shown += [_ratio_card(run, most, "frechet", "Fréchet distance"), _speed_card(run, most, False)]
+        shown += [_ratio_card(run, most, key, title), _speed_card(run, most, False)]
     shown += [_accuracy_card(run, fewest), _ratio_card(run, fewest, "diversity", "Diversity")]
     return f'<div class="cards">{"".join(shown)}</div>'
 
@@ -74,8 +77,8 @@ def _ratio_card(run: Run, student: Sampler, key: str, title: str) -> str:
 def _accuracy_card(run: Run, student: Sampler) -> str:
     mine, other = (run.metrics[name]["accuracy"] for name in (student.key, "teacher"))
     words = (
-        f"of samples show what was asked for (95 % interval {100 * mine['low']:.1f} –"
-        f" {100 * mine['high']:.1f} %); the teacher's: {100 * other['value']:.1f} %"
+        f"of samples are right: the judge {run.metrics['protocol'].get('finding', SEES)} (95 % interval"
+        f" {100 * mine['low']:.1f} – {100 * mine['high']:.1f} %); the teacher's: {100 * other['value']:.1f} %"
     )
     return _card(f"Prompt accuracy, {counted(student.steps)}", f"{100 * mine['value']:.1f}", "%", words)
 

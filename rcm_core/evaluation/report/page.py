@@ -53,14 +53,15 @@ def _samples(run: Run, prompts: int) -> str:
 
 
 def _numbers(run: Run) -> str:
-    note = "Against held-out real images and prompts, with 95 % intervals. Arrows say which way is better."
+    held = "real images" if run.distance == "frechet" else "samples of the teacher"
+    note = f"Against held-out {held} and prompts, with 95 % intervals. Arrows say which way is better."
     return _panel(
         "How good, how fast",
         note,
         f'<div class="scroll">{tables.results(run)}</div>',
         _figure(
             figures.cost_and_quality(run),
-            "Fréchet distance to held-out real images over the time for a sample.",
+            f"Fréchet distance to held-out {held} over the time for a sample.",
         ),
         _figure(
             figures.intervals(run), "Every metric with its 95 % interval; the dashed line is the teacher."
@@ -70,11 +71,16 @@ def _numbers(run: Run) -> str:
 
 def _categories(run: Run) -> list[str]:
     table = tables.categories(run)
-    note = (
-        "Share of samples that show what was asked for; the mean weighs the categories equally. Of clips also how"
-        " they move."
-    )
-    return [_panel("Accuracy by category", note, f'<div class="scroll">{table}</div>')] if table else []
+    if not table:
+        return []
+    title, note = "What else the judge measures", "Means over the samples, in [0, 1]; higher is better."
+    if any(key.startswith("accuracy_") for key in run.metrics["teacher"]):
+        title = "Accuracy by category"
+        note = (
+            "Share of samples that show what was asked for; the mean weighs the categories equally. Of clips also how"
+            " they move."
+        )
+    return [_panel(title, note, f'<div class="scroll">{table}</div>')]
 
 
 def _training(run: Run) -> str:

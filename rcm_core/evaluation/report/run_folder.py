@@ -43,6 +43,11 @@ class Run(NamedTuple):
     health: dict[str, Any]
     records: dict[str, dict[str, Any]]
 
+    @property
+    def distance(self) -> str:
+        """The Frechet distance that counts: to real images, or to the teacher's samples if there are no real ones."""
+        return "frechet" if "frechet" in self.metrics["teacher"] else "frechet_teacher"
+
 
 def read_run(runs: Path) -> Run:
     """Reads the folder ``runs``; InputError names a file that is missing, unreadable or does not fit."""

@@ -17,21 +17,28 @@ COLUMNS = (
     ("diversity", "Diversity ↑", "Vendi score per prompt"),
 )
 
-MOTION = ("subject_consistency", "motion_smoothness", "dynamic_degree", "motion_following")
+MEASURES = (
+    "text_similarity", "subject_consistency", "motion_smoothness", "dynamic_degree", "motion_following",
+)  # fmt: skip
+
+
+def columns(run: Run) -> list[tuple[str, str, str]]:
+    """Those of ``COLUMNS`` that the benchmark has."""
+    return [column for column in COLUMNS if column[0] in run.metrics["teacher"]]
 
 
 def results(run: Run) -> str:
     """Every sampler's numbers with their 95 % intervals."""
-    head = "".join(f'<th scope="col">{title}<small>{what}</small></th>' for _, title, what in COLUMNS)
+    head = "".join(f'<th scope="col">{title}<small>{what}</small></th>' for _, title, what in columns(run))
     body = []
     for sampler in run.samplers:
         row = run.metrics[sampler.key]
-        cells = "".join(_cell(number(row[key]["value"]), interval(row[key])) for key, _, _ in COLUMNS)
+        cells = "".join(_cell(number(row[key]["value"]), interval(row[key])) for key, _, _ in columns(run))
         time = row["seconds_per_sample"]
         spread = f"{per_sample(time['low'])} – {per_sample(time['high'])}"
         calls = f"<td><b>{row['network_calls']['value']:g}</b></td>"
         kind = ' class="student"' if sampler.student else ""
-        name = f'<th scope="row">{escape(sampler.name)}<small>n = {row["frechet"]["n"]:,}</small></th>'
+        name = f'<th scope="row">{escape(sampler.name)}<small>n = {row[run.distance]["n"]:,}</small></th>'
         body.append(f"<tr{kind}>{name}{cells}{calls}{_cell(per_sample(time['value']), spread)}</tr>")
     return (
         f'<table class="numbers"><thead><tr><th scope="col">Sampler</th>{head}'
@@ -42,10 +49,10 @@ def results(run: Run) -> str:
 
 
 def categories(run: Run) -> str:
-    """Accuracy by category of prompts, and how clips move, with 95 % intervals; empty if the benchmark has neither."""
+    """Accuracy by category of prompts, and what else the judge measures, with 95 % intervals; empty if neither."""
     known = run.metrics["teacher"]
     named = sorted(key for key in known if key.startswith("accuracy_") and key != "accuracy_mean")
-    keys = [*named, *(key for key in ("accuracy_mean", *MOTION) if key in known)]
+    keys = [*named, *(key for key in ("accuracy_mean", *MEASURES) if key in known)]
     titles = [escape(key.removeprefix("accuracy_").replace("_", " ")) for key in keys]
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     body = []

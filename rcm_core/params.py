@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -23,10 +24,21 @@ def load_params(path: Path) -> Params:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if missing := unset(raw):
+        raise InputError(
+            f"{path}: {', '.join(missing)} must be given, as in `dvc exp run -S {missing[0]}=...`"
+        )
     params = check(Params, raw, str(path))
     _check_choices(params, str(path))
     _check_together(params, str(path))
     return params
+
+
+def unset(values: Any, above: str = "") -> list[str]:
+    """Names of what a preset leaves to the user ("???") and is still so."""
+    if isinstance(values, dict):
+        return [name for key, value in values.items() for name in unset(value, f"{above}.{key}".lstrip("."))]
+    return [above] if values == "???" else []
 
 
 def _check_choices(params: Params, where: str) -> None:

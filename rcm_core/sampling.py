@@ -20,6 +20,7 @@ from rcm_core.rng import generator
 from rcm_core.samplers.few_step import Sampler, sample_student
 from rcm_core.samplers.ode import Solver, sample_teacher
 from rcm_core.storage import read_json
+from rcm_core.text_cache import encoded, texts_of
 from rcm_core.trigflow import NOISE_ANGLE
 
 ONE_STEP = Sampler("renoise", ((NOISE_ANGLE,),))
@@ -37,14 +38,17 @@ class Teacher:
     shift: float
     solver: Solver
     negative_prompt: str
+    texts: str | None = None
+    """Folder in which encoded prompts are kept; None: they are encoded anew, as small encoders do in no time."""
 
     @classmethod
-    def read(cls, workspace: Path) -> Teacher:
-        """From the teacher stage's outputs."""
+    def read(cls, workspace: Path, cache: Path | None = None) -> Teacher:
+        """From the teacher stage's outputs; ``cache`` is where prompts of a large text encoder are kept."""
         facts = read_json(workspace / "runs/teacher/teacher.json", "teacher")
         keys = ("family", "guidance", "steps", "shift", "solver", "negative_prompt")
-        folder = str(workspace / "runs/teacher/pipeline")
-        return cls(folder, shape=tuple(facts["shape"]), **{k: facts[k] for k in keys})
+        folder = workspace / "runs/teacher/pipeline"
+        texts = None if cache is None else texts_of(folder, cache, facts["hash"])
+        return cls(str(folder), shape=tuple(facts["shape"]), texts=texts, **{k: facts[k] for k in keys})
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,10 @@ def noise(seed: int, ids: tuple[int, ...], draws: int, shape: tuple[int, ...]) -
 def conditions(teacher: Teacher, prompts: tuple[str, ...], device: torch.device) -> Condition:
     """Encoded prompts; every distinct prompt is encoded once."""
     distinct = sorted(set(prompts))
-    encoded = codec_of(teacher.folder, teacher.family, device.type).encode_text(distinct)
+    encode = codec_of(teacher.folder, teacher.family, device.type).encode_text
+    found = encode(distinct) if teacher.texts is None else encoded(Path(teacher.texts), distinct, encode)
     rows = torch.tensor([distinct.index(p) for p in prompts])
-    return {name: value[rows].to(device) for name, value in encoded.items()}
+    return {name: value[rows].to(device) for name, value in found.items()}
 
 
 def guided(teacher: Teacher, device: str) -> Guided:

@@ -15,9 +15,7 @@ def model_card(facts: dict[str, Any], sampler: Sampler, quality: dict[str, Any],
     shown = [
         row for row in ("teacher", "teacher_1", *(f"student_{s}" for s in facts["steps"])) if row in quality
     ]
-    every = ("frechet", "frechet_teacher", "accuracy", "text_similarity", "precision", "recall", "diversity")
-    known = quality["teacher"]
-    columns = [c for c in every if c in known and not (c == "frechet_teacher" and "frechet" in known)]
+    columns = _columns(quality["teacher"])
     table = "\n".join(
         f"| {row} | " + " | ".join(_cell(quality[row][column]) for column in columns) + " |" for row in shown
     )
@@ -71,6 +69,13 @@ Protocol `{quality["protocol"]["hash"][:12]}`: {quality["protocol"]["description
 | checkpoint | {facts["choice"]["name"]} (chosen on the validation split) |
 | version | `{facts["version"]}`: hash of the weights and configuration in this folder |
 """
+
+
+def _columns(known: dict[str, Any]) -> list[str]:
+    """What there is to say of a sampler."""
+    distance = "frechet" if "frechet" in known else "frechet_teacher"
+    every = (distance, "accuracy", "text_similarity", "precision", "recall", "diversity")
+    return [name for name in every if name in known]
 
 
 def _cell(estimate: dict[str, Any]) -> str:

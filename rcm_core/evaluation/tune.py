@@ -87,7 +87,9 @@ def tune(params: Params, workspace: Path, executor: Executor, steps: int, sample
     section = params.select.model_copy(update={"samples": samples or params.select.samples})
     now = Sampler.of(params.sampler.kind, params.sampler.times)
     network = str(workspace / "runs/select/transformer")
-    whole = replace(validation_job(section, workspace), network=network, sampler=now)
+    whole = replace(
+        validation_job(section, workspace, executor.state_root / "cache"), network=network, sampler=now
+    )
     scale = scale_of(params.model_copy(update={"select": section}), workspace, executor)
     frozen: Angles = ()
     rounds = []

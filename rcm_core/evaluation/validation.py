@@ -48,15 +48,21 @@ def scale_of(params: Params, workspace: Path, executor: Executor) -> Scale:
     return Scale(judge, section.metric, reference, Bootstrap(section.bootstrap, section.seed))
 
 
-def validation_job(section: SelectSection, workspace: Path) -> Job:
+def validation_job(section: SelectSection, workspace: Path, cache: Path | None = None) -> Job:
     """``section.samples`` samples of the validation prompts; network, steps and sampler are for the caller to set.
 
-    Prompts, ids and seed are the same for all that is compared.
+    Prompts, ids and seed are the same for all that is compared; ``cache`` is where encoded prompts may be kept.
     """
     prompts = cycle(load_split(workspace, "validation"), section.samples)
     ids = tuple(range(section.samples))
     return Job(
-        Teacher.read(workspace), prompts, ids, section.seed, 1, device=section.device, batch=section.batch
+        Teacher.read(workspace, cache),
+        prompts,
+        ids,
+        section.seed,
+        1,
+        device=section.device,
+        batch=section.batch,
     )
 
 

@@ -46,7 +46,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     facts = read_json(workspace / "runs/teacher/teacher.json", "teacher")
     parameters = dump(evaluate=section, judge=params.judge)
     with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device):
-        jobs = _jobs(section, workspace)
+        jobs = _jobs(section, workspace, executor.state_root / "cache")
         judge = judge_of(
             params.judge, facts["data"], workspace, executor.state_root / "cache", section.device
         )
@@ -71,8 +71,8 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
         _write(workspace / "runs" / STAGE, quality, timings, pixels, jobs)
 
 
-def _jobs(section: EvaluateSection, workspace: Path) -> dict[str, Job]:
-    teacher = Teacher.read(workspace)
+def _jobs(section: EvaluateSection, workspace: Path, cache: Path) -> dict[str, Job]:
+    teacher = Teacher.read(workspace, cache)
     place = workspace / "runs/select/selection.json"
     sampler = read_sampler(read_json(place, "select").get("sampler"), place, "select")
     prompts = cycle(load_split(workspace, "test"), section.samples)

@@ -35,7 +35,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
             raise InputError(
                 f"{root} holds no candidate; run `dvc repro train`, with train.candidate_every <= train.iterations"
             )
-        whole = replace(validation_job(section, workspace), sampler=sampler)
+        whole = replace(validation_job(section, workspace, executor.state_root / "cache"), sampler=sampler)
         scale = scale_of(params, workspace, executor)
         items = [
             ((candidate, steps), replace(whole, steps=steps, network=str(folder / "transformer")), scale)

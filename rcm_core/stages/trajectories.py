@@ -49,7 +49,7 @@ class ShardJob:
 
 def run(params: Params, workspace: Path, executor: Executor) -> None:
     """Generates the missing shards, then the manifest; a shard that is whole is never made twice."""
-    section, teacher = params.trajectories, Teacher.read(workspace)
+    section, teacher = params.trajectories, Teacher.read(workspace, executor.state_root / "cache")
     parameters = dump(trajectories=section)
     inputs = hash_inputs(
         workspace, ["runs/teacher/pipeline", "runs/teacher/teacher.json", "runs/prompts/prompts.parquet"]

@@ -17,6 +17,7 @@ import yaml
 
 from infra.params import compose
 from rcm_core.config import Params
+from rcm_core.errors import InputError
 from rcm_core.registry import available
 
 ROOT = Path(__file__).parents[2]
@@ -120,7 +121,34 @@ def test_plots_show_columns_that_there_are(tiny_run: Path) -> None:
                 assert set(asked) <= set(header)
 
 
-@pytest.mark.parametrize("teacher", sorted(p.stem for p in (ROOT / "conf/teacher").glob("*.yaml")))
+PUBLISHED = {
+    "wan-1.3b": ("rcm-wan-1.3b", "meanflow-wan-1.3b"),
+    "wan-14b": ("rcm-wan-14b",),
+    "cosmos-2b": ("rcm-cosmos-2b", "rcm-cosmos-0.6b"),
+    "cosmos-14b": ("rcm-cosmos-14b",),
+    "sd3-medium": ("cdm-sd3-medium",),
+    "longcat-image": ("cdm-longcat-image",),
+    "sana-0.6b": ("tbcm-sana-0.6b",),
+    "sana-1.6b": ("scm",),
+}
+"""Recipes of teachers that a user brings."""
+TEACHERS = {p.stem for p in (ROOT / "conf/teacher").glob("*.yaml")}
+
+
+@pytest.mark.parametrize(("teacher", "method"), [(t, m) for t, methods in PUBLISHED.items() for m in methods])
+def test_published_recipes_compose_with_their_teachers(tmp_path: Path, teacher: str, method: str) -> None:
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    chosen = [f"teacher={teacher}", f"method={method}"]
+    with pytest.raises(
+        InputError, match=r"judge\.network, teacher\.source must be given, as in `dvc exp run -S"
+    ):
+        compose(tmp_path, chosen)
+    params = compose(tmp_path, [*chosen, "teacher.source=/models/it", "judge.network=/models/clip"])
+    assert params.teacher.data == "open"
+    assert params.train.parallel.precision == "bfloat16"
+
+
+@pytest.mark.parametrize("teacher", sorted(TEACHERS - PUBLISHED.keys() - {"open"}))
 @pytest.mark.parametrize("method", available("methods"))
 def test_every_choice_composes_to_complete_parameters(tmp_path: Path, teacher: str, method: str) -> None:
     (tmp_path / "conf").symlink_to(ROOT / "conf")

@@ -33,6 +33,7 @@ def run(script: str, *arguments: str) -> None:
         ("make_prompts.py", ("digits", "moving-digits")),
         ("make_scene_prompts.py", ("scenes",)),
         ("make_video_prompts.py", ("scenes-video",)),
+        ("make_open_prompts.py", ("open",)),
     ],
 )
 def test_prompt_lists_are_those_that_the_script_writes(
@@ -60,7 +61,7 @@ def test_the_detector_can_be_trained_again(tmp_path: Path, monkeypatch: pytest.M
 def test_what_recipes_take_from_the_repository_is_what_they_name() -> None:
     for path in sorted((ROOT / "conf/teacher").glob("*.yaml")):
         teacher = yaml.safe_load(path.read_text())["teacher"]
-        if teacher["source"].startswith("data/"):
+        if teacher.get("source", "").startswith("data/"):
             assert sha256_folder(ROOT / teacher["source"]) == teacher["hash"]
 
 

@@ -1,0 +1,65 @@
+"""Encoded prompts that are kept on disk: who meets a prompt first loads the text encoder, and no one else does.
+
+Every prompt is encoded alone, so that its embedding does not depend on which others were asked for with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rcm_core.protocols import Condition
+from rcm_core.storage import atomic
+
+LARGE = 2**26
+"""Bytes from which on a text encoder is slower to load than its results."""
+ROWS = ".rows"
+
+
+def texts_of(pipeline: Path, cache: Path, digest: str) -> str | None:
+    """Where prompts for ``pipeline``, whose content hash is ``digest``, are kept; None: its text encoder is small."""
+    files = (p for part in pipeline.glob("text_encoder*") for p in part.rglob("*") if p.is_file())
+    return str(cache / "texts" / digest[:20]) if sum(p.stat().st_size for p in files) >= LARGE else None
+
+
+def encoded(
+    folder: Path, prompts: Sequence[str], encode: Callable[[Sequence[str]], Condition]
+) -> dict[str, Tensor]:
+    """Conditions of ``prompts``, [N, ...] on the CPU; those that are not in ``folder`` yet are encoded and kept."""
+    rows = [
+        _one(folder / f"{hashlib.sha256(p.encode()).hexdigest()[:32]}.safetensors", p, encode)
+        for p in prompts
+    ]
+    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+
+def _one(path: Path, prompt: str, encode: Callable[[Sequence[str]], Condition]) -> dict[str, Tensor]:
+    if not path.is_file():
+        with atomic(path) as temporary:
+            save_file(_trimmed(encode([prompt])), temporary)
+    kept = load_file(path)
+    return {
+        name: _whole(value, kept.get(name + ROWS)) for name, value in kept.items() if not name.endswith(ROWS)
+    }
+
+
+def _trimmed(condition: Condition) -> dict[str, Tensor]:
+    """Tensors [1, L, D] without the zeros behind the last token, whose number of rows stands beside them."""
+    found: dict[str, Tensor] = {}
+    for name, value in condition.items():
+        found[name] = value.contiguous()
+        if value.ndim == 3:
+            used = value[0].ne(0).any(-1).nonzero()
+            last = int(used[-1]) + 1 if len(used) else 0
+            found |= {name: value[:, :last].contiguous(), name + ROWS: torch.tensor(value.shape[1])}
+    return found
+
+
+def _whole(value: Tensor, rows: Tensor | None) -> Tensor:
+    missing = 0 if rows is None else int(rows) - value.shape[1]
+    return torch.nn.functional.pad(value, (0, 0, 0, missing)) if missing else value

@@ -173,6 +173,16 @@ class ParallelSection(Section):
     """What backward makes again: nothing; the blocks; the blocks but for their matrix products."""
 
 
+class LoraSection(Section):
+    """``train.lora:`` low-rank matrices beside the teacher's frozen weights instead of whole networks."""
+
+    rank: Count
+    alpha: Count
+    """The product of the matrices counts alpha / rank."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None
+    """Endings of the names of the blocks' linear layers that get them; null: all."""
+
+
 class TrainSection(Section):
     """``train:`` everything about training that is not the method."""
 
@@ -206,6 +216,8 @@ class TrainSection(Section):
     parallel: ParallelSection
     threads: Count
     max_failures: Annotated[int, Field(ge=0)]
+    lora: LoraSection | None
+    """null: whole networks are trained."""
     warm_start: WarmStart | None
     """null: the student begins as its teacher."""
     seed: int

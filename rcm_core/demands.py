@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rcm_core.config import TrajectoriesSection
+from rcm_core.config import TrainSection, TrajectoriesSection
 from rcm_core.denoiser import EMBEDDED
 from rcm_core.errors import InputError
 from rcm_core.protocols import Demands, Family
@@ -50,6 +50,21 @@ def refuse_split(demands: Demands, family: Family, context: int) -> None:
         raise InputError(
             f"train.parallel.context is {context}, but the method's discriminator sees whole states; set it to 1, or"
             " choose a method without one"
+        )
+
+
+def refuse_lora(demands: Demands, train: TrainSection) -> None:
+    """InputError if low-rank matrices cannot carry what the method or the params ask for."""
+    if train.lora is None:
+        return
+    if embedded := sorted(demands.extras & set(EMBEDDED)):
+        raise InputError(
+            f"the method embeds {', '.join(embedded)}, which train.lora cannot carry; set train.lora to null, or"
+            " choose a method (or method.guidance: null) that does not"
+        )
+    if train.warm_start is not None:
+        raise InputError(
+            "train.lora begins at the teacher and train.warm_start at an earlier student; set one of them to null"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from rcm_core.protocols import Condition, Family, Parameterisation
 EMBEDDED = ("guidance", "end")
 GUIDANCE_SCALE = 0.1
 """The guidance scale is embedded as a tenth of itself (SANA-Sprint, arXiv 2503.09641, section 3.2)."""
-NETWORK = "network."
+NETWORK, EXTRAS = "network.", "extras."
 
 
 class Denoiser(nn.Module):
@@ -73,6 +73,10 @@ class Denoiser(nn.Module):
                 stack.callback(every[index].register_forward_hook(keep(index)).remove)
             self(x, t, condition)
         return [found[index].to(x.dtype) for index in blocks]
+
+    def kept(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """``forward`` of a block, for backward to make it again as it was."""
+        return forward
 
     def log_variance(self, t: Tensor) -> Tensor:
         """``[B]``: the adaptive weighting's head; only with the extra "log_variance"."""

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from rcm_core.config import Params, TeacherSection, divide_workers, samples_per_rank
-from rcm_core.demands import provided, refuse_impossible, refuse_split
+from rcm_core.demands import provided, refuse_impossible, refuse_lora, refuse_split
 from rcm_core.errors import InputError
 from rcm_core.protocols import Demands
 from rcm_core.registry import available, find
@@ -54,6 +54,7 @@ def _check_choices(params: Params, where: str) -> None:
     _check_judge(params, where)
     refuse_impossible(built.demands, family, provided(params.trajectories), params.train.lr.given)  # type: ignore[arg-type]
     refuse_split(built.demands, family, params.train.parallel.context)  # type: ignore[arg-type]
+    refuse_lora(built.demands, params.train)
     _check_teacher(built.demands, params.teacher, where)
     _check_simulation(config, params.sampler.kind, where)
 

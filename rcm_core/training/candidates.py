@@ -8,6 +8,7 @@ from pathlib import Path
 from rcm_core.denoiser import Denoiser
 from rcm_core.training import checkpoint
 from rcm_core.training.ema import PowerEMA
+from rcm_core.training.lora import Adapted
 
 
 def write_candidates(
@@ -18,7 +19,11 @@ def write_candidates(
         weights = checkpoint.full_tensors({**student.state_dict(), **ema.weights(length)})
         if rank == 0:
             folder = root / f"step_{step:06d}-ema_{length:g}" / "transformer"
-            checkpoint.write_network(folder, student.network, student.plain(weights, guidance))
+            if isinstance(student, Adapted):
+                checkpoint.write_network(folder, student.plain_network(), student.merged(weights))
+                student.write(folder, weights)
+            else:
+                checkpoint.write_network(folder, student.network, student.plain(weights, guidance))
 
 
 def drop_candidates(root: Path, since: int) -> None:

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from rcm_core.config import Params, TrainSection
-from rcm_core.demands import refuse_impossible, refuse_split
+from rcm_core.demands import refuse_impossible, refuse_lora, refuse_split
 from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.device import resolve_device
 from rcm_core.extras import Heads
 from rcm_core.guidance import Guided
-from rcm_core.protocols import Condition, Method, TrainContext
+from rcm_core.protocols import Condition, Demands, Method, TrainContext
 from rcm_core.registry import find
 from rcm_core.rng import address
 from rcm_core.sampling import Teacher
 from rcm_core.section import check
 from rcm_core.storage import write_json
+from rcm_core.training.lora import Adapted, Shared, load_shared
 from rcm_core.training.parallel import Spread
 from rcm_core.training.probe import Probe
 from rcm_core.training.settings import LoopSettings
@@ -83,6 +84,11 @@ class FrozenTeacher:
         return self.denoiser(x, t, expanded)  # type: ignore[no-any-return]
 
 
+def roles_of(demands: Demands) -> list[str]:
+    """The networks that are trained or follow one, sorted."""
+    return sorted((demands.roles | {f.follower for f in demands.follows}) - {"heads"})
+
+
 def build_nets(
     method: Method,
     teacher: Teacher,
@@ -90,19 +96,24 @@ def build_nets(
     device: torch.device,
     spread: Spread,
     warm: Mapping[str, Tensor] | None = None,
+    shared: Shared | None = None,
 ) -> dict[str, nn.Module]:
     """What is trained or follows; new modules begin at weights that the seed addresses.
 
-    The networks begin as the teacher; the student and its follower as ``warm``, if that is given.
+    The networks begin as the teacher; the student and its follower as ``warm``, if that is given. With ``shared`` they
+    are no networks of their own but its roles.
     """
     demands, family, folder = method.demands, find("models", teacher.family), Path(teacher.folder)
-    copies = (demands.roles | {f.follower for f in demands.follows}) - {"heads"}
+    copies = roles_of(demands)
     nets: dict[str, nn.Module] = {}
     with torch.random.fork_rng(devices=[]):
-        for role in sorted(copies):
+        for role in copies:
             torch.manual_seed(address(seed, "extras", role))
-            extras = demands.extras if role in ("student", "target") else frozenset()
-            denoiser = load_denoiser(folder, family, sorted(extras)).to(device).train()  # type: ignore[arg-type]
+            extras = sorted(demands.extras) if role in ("student", "target") else []
+            if shared is not None:
+                nets[role] = Adapted(shared, role, folder, extras).to(device).train()
+                continue
+            denoiser = load_denoiser(folder, family, extras).to(device).train()  # type: ignore[arg-type]
             if warm is not None and role in ("student", "target"):
                 denoiser.network.load_state_dict(dict(warm))
             spread.apply(denoiser)
@@ -112,7 +123,7 @@ def build_nets(
             student = nets["student"]
             assert isinstance(student, Denoiser)
             nets["heads"] = Heads(student.check_blocks(demands.heads), len(demands.heads)).to(device).train()
-    for role in copies - demands.roles:
+    for role in set(copies) - demands.roles:
         nets[role].requires_grad_(False)
     return nets
 
@@ -149,14 +160,22 @@ def assemble(context: TrainContext, spec: dict[str, Any]) -> Trainer:
     family = find("models", teacher.family)
     refuse_impossible(method.demands, family, source.provides, section.lr.given)  # type: ignore[arg-type]
     refuse_split(method.demands, family, section.parallel.context)  # type: ignore[arg-type]
+    refuse_lora(method.demands, section)
     warm = None
     if spec.get("warm_start") is not None:
         student, old = (Path(spec["warm_start"][name]) for name in ("student", "teacher"))
         warm = initial_weights(family, student, old, Path(teacher.folder))  # type: ignore[arg-type]
     spread = Spread.of(section.parallel, context.world, device)
-    nets = build_nets(method, teacher, section.seed, device, spread, warm)
-    frozen = load_denoiser(Path(teacher.folder), family).to(device).requires_grad_(False)  # type: ignore[arg-type]
-    spread.apply(frozen)
+    shared, folder = None, Path(teacher.folder)
+    if section.lora is not None:
+        shared = load_shared(folder, family, section.lora, roles_of(method.demands), section.seed)  # type: ignore[arg-type]
+        spread.apply(shared.to(device))
+    nets = build_nets(method, teacher, section.seed, device, spread, warm, shared)
+    if shared is not None:
+        frozen: Denoiser = Adapted(shared, None, folder)
+    else:
+        frozen = load_denoiser(folder, family).to(device).requires_grad_(False)  # type: ignore[arg-type]
+        spread.apply(frozen)
     guide = FrozenTeacher(frozen, teacher.guidance, source.negative)
     return Trainer(
         nets=nets,

@@ -61,7 +61,7 @@ class Spread:
 
     def apply(self, denoiser: Denoiser) -> None:
         """Checkpoints, splits and shards ``denoiser``, one unit per block of the family."""
-        checkpoint_blocks(denoiser.blocks(), self.section.checkpointing)
+        checkpoint_blocks(denoiser.blocks(), self.section.checkpointing, denoiser.kept)
         if self.group is not None:
             tokens = denoiser.family.tokens
             assert tokens is not None  # refused before
@@ -82,9 +82,14 @@ class Spread:
         fully_shard(denoiser.network, mesh=self.mesh, mp_policy=policy)
 
 
-def checkpoint_blocks(blocks: Sequence[nn.Module], kind: str) -> None:
+Forward = Callable[..., Any]
+
+
+def checkpoint_blocks(
+    blocks: Sequence[nn.Module], kind: str, kept: Callable[[Forward], Forward] = lambda forward: forward
+) -> None:
     """From now on backward makes the inside of ``blocks`` again: all of it ("blocks"), or but for the results of matrix
-    products and attentions ("matmuls").
+    products and attentions ("matmuls"). ``kept`` of a forward is what is made again.
     """
     if kind == "none":
         return
@@ -93,9 +98,10 @@ def checkpoint_blocks(blocks: Sequence[nn.Module], kind: str) -> None:
     def policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:  # noqa: ARG001
         return CheckpointPolicy.MUST_SAVE if operator in save else CheckpointPolicy.PREFER_RECOMPUTE
 
-    def again(plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def again(plain: Forward, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return plain(*args, **kwargs)
+        plain = kept(plain)
         if not save:
             return checkpoint(plain, *args, use_reentrant=False, **kwargs)
         choose = partial(create_selective_checkpoint_contexts, policy)

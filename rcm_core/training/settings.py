@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rcm_core.config import HealthSection, samples_per_rank
-from rcm_core.denoiser import NETWORK
+from rcm_core.denoiser import EXTRAS
 from rcm_core.training.muon import Muon
 
 
@@ -53,8 +53,8 @@ class LoopSettings:
             return Muon(network, self.lr[role], self.betas, self.weight_decay)
         named = list(network.named_parameters())
         groups = [
-            [p for name, p in named if name.startswith(NETWORK)],
-            [p for name, p in named if not name.startswith(NETWORK)],
+            [p for name, p in named if not name.startswith(EXTRAS)],
+            [p for name, p in named if name.startswith(EXTRAS)],
         ]
         return torch.optim.AdamW(
             [{"params": group} for group in groups if group],

@@ -85,22 +85,35 @@ class TeacherSection(Section):
 
 
 class PromptsSection(Section):
-    """``prompts:`` one text file per split, a prompt per line."""
+    """``prompts:`` one file per split: text with a prompt per line, or a table (docs/data.md)."""
 
     train: str
     validation: str
     test: str
 
 
-class TrajectoriesSection(Section):
-    """``trajectories:`` what the teacher generates for training."""
+class SourceSection(Section):
+    """``trajectories.source:`` samples that are there already (docs/data.md)."""
 
+    folder: str
+    """Of images or videos with captions, or of tars with latents; or ``s3://bucket/prefix``."""
+    endpoint: str | None = None
+    """S3 endpoint for ``folder`` (None: the provider's own)."""
+    fps: Positive | None = None
+    """Frames per second that are taken of videos; None: all, at each file's own rate."""
+
+
+class TrajectoriesSection(Section):
+    """``trajectories:`` what the teacher generates for training, or where else the samples are from."""
+
+    source: SourceSection | None
+    """None: the teacher generates ``samples``; else all that there are are taken, and none is generated."""
     samples: Count
     shard_size: Count
     routes: bool
     """Also keep every state, angle and velocity of the route."""
     real: bool
-    """Also keep a real image for every sample, with a prompt of its own."""
+    """Also keep a real image for every sample, with a prompt of its own; those of a source are their own."""
     batch: Count | None
     """Samples that are made at a time; null: a shard."""
     target: str | None

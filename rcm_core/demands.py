@@ -68,6 +68,22 @@ def refuse_lora(demands: Demands, train: TrainSection) -> None:
         )
 
 
+def refuse_import(demands: Demands, section: TrajectoriesSection) -> None:
+    """InputError if samples are imported and routes asked for, which the teacher alone makes."""
+    if section.source is None:
+        return
+    if "routes" in demands.needs:
+        raise InputError(
+            "the method needs routes, which the samples of trajectories.source do not have; set it to null and let the"
+            " teacher make them, or choose another method"
+        )
+    if section.routes:
+        raise InputError(
+            "trajectories.routes is true, but the samples of trajectories.source have no routes; set it to false, or"
+            " trajectories.source to null"
+        )
+
+
 def provided(section: TrajectoriesSection) -> frozenset[str]:
     """What trajectories with these parameters hold."""
     return frozenset({"x0", "condition", *(name for name in SETTINGS if getattr(section, name))})

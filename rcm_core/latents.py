@@ -9,8 +9,33 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from rcm_core.layout import Layout, vae_name
+from rcm_core.errors import InputError
+from rcm_core.layout import Layout, read_part, vae_name
 from rcm_core.pixels import PixelSpace
+
+
+def pixel_shape(folder: Path, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Channels, frames, height and width of the pixels whose latents have ``shape`` [C, T, H, W] in the pipeline
+    ``folder``; reads the VAE's configuration alone. InputError if that is none of ours.
+    """
+    config = read_part(folder, "vae/config.json")
+    channels, frames, height, width = shape
+    time, space = 1, 1
+    match config.get("_class_name"):
+        case "PixelSpace":
+            return channels, frames, height, width
+        case "AutoencoderKLWan":  # files from before there were such keys have the defaults
+            time, space = config.get("scale_factor_temporal", 4), config.get("scale_factor_spatial", 8)
+        case "AutoencoderKL":
+            space = 2 ** (len(config["block_out_channels"]) - 1)
+        case "AutoencoderDC":
+            space = 2 ** (len(config["encoder_block_out_channels"]) - 1)
+        case other:
+            raise InputError(
+                f"{folder}/vae is of the class {other}, and how many pixels its latents are is not known; import tars"
+                " of latents instead of files"
+            )
+    return 3, time * (frames - 1) + 1, space * height, space * width
 
 
 class Latents:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from rcm_core.config import Params, TeacherSection, divide_workers, samples_per_rank
-from rcm_core.demands import provided, refuse_impossible, refuse_lora, refuse_split
+from rcm_core.demands import provided, refuse_import, refuse_impossible, refuse_lora, refuse_split
 from rcm_core.errors import InputError
 from rcm_core.protocols import Demands
 from rcm_core.registry import available, find
@@ -52,6 +52,7 @@ def _check_choices(params: Params, where: str) -> None:
     built = module.build(config, params.train.tangent)
     family = find("models", params.teacher.family)
     _check_judge(params, where)
+    refuse_import(built.demands, params.trajectories)
     refuse_impossible(built.demands, family, provided(params.trajectories), params.train.lr.given)  # type: ignore[arg-type]
     refuse_split(built.demands, family, params.train.parallel.context)  # type: ignore[arg-type]
     refuse_lora(built.demands, params.train)
@@ -78,9 +79,10 @@ def _check_judge(params: Params, where: str) -> None:
         raise InputError(
             f"{without} to train a teacher on or to test it with; set teacher.mini and teacher.gate to null"
         )
-    if params.trajectories.real:
+    if params.trajectories.real and params.trajectories.source is None:
         raise InputError(
-            f"{without} for trajectories.real; set it to false, or choose a method without a discriminator"
+            f"{without} for trajectories.real; name some in trajectories.source, or set it to false and choose a method"
+            " without a discriminator"
         )
     if params.select.metric == "frechet":
         raise InputError(f"{without} for select.metric = 'frechet'; set it to frechet_teacher or accuracy")

@@ -1,7 +1,8 @@
-"""Prompt files: UTF-8 text, a prompt per line."""
+"""Prompt files: UTF-8 text with a prompt per line, or a column of a table."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -10,19 +11,20 @@ import pandas as pd
 from rcm_core.errors import InputError
 
 SPLITS = ("train", "validation", "test")
+TABLES = (".csv", ".jsonl", ".parquet")
+COLUMNS = ("prompt", "text", "caption")
+"""What the column of the prompts may be called; the first that a table has is read."""
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of ``path``, stripped, in order; InputError if it is missing, empty or repeats one."""
+    """The prompts of ``path`` (a .csv, .jsonl or .parquet table; else text), stripped, in order; InputError if it is
+    missing, empty or repeats one.
+    """
     if not path.is_file():
         raise InputError(
             f"prompt file {path} does not exist; write one prompt per line, or mend prompts: in the params"
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"prompt file {path} is not UTF-8 text ({error}); save it as UTF-8") from error
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    prompts = [prompt for line in _lines(path) if (prompt := line.strip())]
     if not prompts:
         raise InputError(f"prompt file {path} is empty; write at least one prompt, one per line")
     twice = (
@@ -33,6 +35,53 @@ def read_prompts(path: Path) -> list[str]:
     if twice is not None:
         raise InputError(f"prompt file {path} holds {twice!r} twice; remove one")
     return prompts
+
+
+def _lines(path: Path) -> list[str]:
+    if path.suffix in TABLES:
+        where = f"prompt file {path}"
+        return [
+            " ".join(p.split()) for p in text_column(read_table(where, path.suffix, path.read_bytes()), where)
+        ]
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"prompt file {path} is not UTF-8 text ({error}); save it as UTF-8") from error
+
+
+def read_table(where: str, suffix: str, content: bytes) -> pd.DataFrame:
+    """The table in the bytes of a file with one of the suffixes ``TABLES``; InputError, which begins with ``where``, if
+    it is none.
+    """
+    stream = io.BytesIO(content)
+    try:
+        if suffix == ".csv":
+            return pd.read_csv(stream, dtype=str, keep_default_na=False)
+        if suffix == ".jsonl":
+            return pd.read_json(stream, lines=True, dtype=False)
+        return pd.read_parquet(stream)
+    except (ValueError, OSError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise InputError(
+            f"{where} is not a {suffix} table ({reason}); save it as UTF-8 text or Parquet"
+        ) from error
+
+
+def text_column(frame: pd.DataFrame, where: str) -> list[str]:
+    """The prompts of a table; what is missing is an empty text. InputError, which begins with ``where``, if no column
+    is called as ``COLUMNS`` are, or it holds something else.
+    """
+    column = next((name for name in COLUMNS if name in frame.columns), None)
+    if column is None:
+        raise InputError(
+            f"{where} has the columns {', '.join(map(str, frame.columns))}; call the one with the texts"
+            f" {' or '.join(COLUMNS)}"
+        )
+    values = ["" if pd.isna(value) else value for value in frame[column].tolist()]
+    other = next((value for value in values if not isinstance(value, str)), None)
+    if other is not None:
+        raise InputError(f"{where} has {other!r} in the column {column}; expected texts")
+    return values
 
 
 def refuse_overlap(splits: dict[str, list[str]]) -> None:

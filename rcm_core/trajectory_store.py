@@ -6,11 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pandas as pd
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -40,6 +42,12 @@ class Place:
     def open(self) -> tuple[fsspec.AbstractFileSystem, str]:
         """File system and path; InputError if it cannot be reached."""
         return filesystem(self.url, self.endpoint)
+
+
+@lru_cache(maxsize=8)
+def opened(place: Place) -> tuple[fsspec.AbstractFileSystem, str]:
+    """``place.open()``, asked once in a process: for what is read in many small files."""
+    return place.open()
 
 
 def shard_name(index: int) -> str:
@@ -76,10 +84,24 @@ def write_shard(
     return complete
 
 
+def write_finite(
+    place: Place, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Sequence[Any]]
+) -> dict[str, Any]:
+    """Writes the samples whose ``x0`` is finite, with their ``facts`` (by sample) and how many are not."""
+    keep = torch.isfinite(tensors["x0"].flatten(1)).all(dim=1)
+    kept = [int(i) for i in torch.nonzero(keep).flatten()]
+    whole: dict[str, Any] = {key: [values[i] for i in kept] for key, values in facts.items()}
+    whole["nonfinite"] = len(keep) - len(kept)
+    return write_shard(place, name, {k: v[keep].contiguous() for k, v in tensors.items()}, whole)
+
+
 def write_manifest(path: Path, shards: list[dict[str, Any]]) -> pd.DataFrame:
-    """One row per sample, in the order of sample ids: id, prompt, shard, row in it, the shard's checksum."""
+    """One row per sample, in the order of sample ids: id, prompt, shard, row in it, the shard's checksum; of imported
+    ones the file too.
+    """
     rows = [
         {"sample": sample, "prompt": prompt, "shard": s["shard"], "row": row, "sha256": s["sha256"]}
+        | ({"file": s["files"][row]} if "files" in s else {})
         for s in sorted(shards, key=lambda s: s["shard"])
         for row, (sample, prompt) in enumerate(zip(s["samples"], s["prompts"]))
     ]
@@ -89,9 +111,10 @@ def write_manifest(path: Path, shards: list[dict[str, Any]]) -> pd.DataFrame:
     return frame
 
 
-def write_store(folder: Path, location: str, endpoint: str | None) -> None:
-    """Says in ``folder/store.json`` where the shards of the manifest lie."""
-    write_json(folder / "store.json", {"location": location, "endpoint": endpoint})
+def write_store(folder: Path, location: str, endpoint: str | None, real: bool = False) -> None:
+    """Says in ``folder/store.json`` where the shards of the manifest lie, and whether their ``x0`` are real data."""
+    facts: dict[str, Any] = {"location": location, "endpoint": endpoint}
+    write_json(folder / "store.json", facts | {"real": True} if real else facts)
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
@@ -153,6 +176,7 @@ class Store:
         """Checks every shard; those on S3 are fetched into ``cache`` first."""
         where = read_json(folder / "store.json", "trajectories")
         place = Place(where["location"], where["endpoint"])
+        self.real = where.get("real", False)
         self.frame = read_manifest(folder / MANIFEST)
         self.negative = read_negative(folder / "negative.safetensors")
         digests = {str(name): str(d) for name, d in self.frame.groupby("shard")["sha256"].first().items()}

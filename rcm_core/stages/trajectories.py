@@ -1,16 +1,20 @@
-"""trajectories: the teacher's samples for training; ``runs/trajectories/{manifest.parquet,store.json,shards/}``."""
+"""trajectories: samples for training, the teacher's or others' (docs/data.md);
+``runs/trajectories/{manifest.parquet,store.json,shards/}``.
+"""
 
 from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rcm_core import imported
 from rcm_core.config import Params, TrajectoriesSection
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
@@ -27,8 +31,8 @@ from rcm_core.trajectory_store import (
     Place,
     finished,
     shard_name,
+    write_finite,
     write_manifest,
-    write_shard,
     write_store,
 )
 
@@ -47,29 +51,48 @@ class ShardJob:
     real: RealExamples | None = None
 
 
+@dataclass(frozen=True)
+class ImportJob:
+    """One shard of samples that are there already."""
+
+    place: Place
+    name: str
+    source: imported.Source
+    """With the shard's samples alone."""
+    ids: tuple[int, ...]
+    teacher: Teacher
+    device: str
+
+
 def run(params: Params, workspace: Path, executor: Executor) -> None:
-    """Generates the missing shards, then the manifest; a shard that is whole is never made twice."""
+    """Generates or imports the missing shards, then the manifest; a shard that is whole is never made twice."""
     section, teacher = params.trajectories, Teacher.read(workspace, executor.state_root / "cache")
     parameters = dump(trajectories=section)
     inputs = hash_inputs(
         workspace, ["runs/teacher/pipeline", "runs/teacher/teacher.json", "runs/prompts/prompts.parquet"]
     )
+    source = None
+    if section.source is not None:
+        source = imported.find(section.source, teacher, workspace, executor, section.seed)
+        inputs[imported.KEY] = source.hash
     key = fingerprint(STAGE, params, parameters, inputs)
     with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device):
         state = live_state(executor.state_root, STAGE, key)
         place = _place(section, workspace, state, key)
         place.open()
+        samples = section.samples if source is None else len(source.samples)
         if not place.remote:
-            require_space(Path(place.url), _size(section, teacher))
-        prompts = load_split(workspace, "train")
-        data = read_json(workspace / "runs/teacher/teacher.json", "teacher")["data"]
-        real = RealExamples(data, tuple(prompts), section.seed) if section.real else None
-        jobs = _jobs(section, teacher, prompts, place, real)
+            require_space(Path(place.url), _size(section, teacher, samples))
+        jobs = (
+            _jobs(section, teacher, workspace, place)
+            if source is None
+            else _imports(section, teacher, source, place)
+        )
         shards = []
         for facts in executor.map(make_shard, jobs, "trajectories", device=section.device):
             shards.append(facts)
             print(f"trajectories: {len(shards)}/{len(jobs)} shards", flush=True)
-        _refuse_nonfinite(shards, section.samples)
+        _refuse_nonfinite(shards, samples, source)
         _write(workspace / "runs" / STAGE, section, teacher, place, shards)
     clear_state(state)
 
@@ -83,29 +106,57 @@ def _place(section: TrajectoriesSection, workspace: Path, state: Path, key: str)
 
 
 def _jobs(
-    section: TrajectoriesSection,
-    teacher: Teacher,
-    prompts: list[str],
-    place: Place,
-    real: RealExamples | None,
-) -> list[ShardJob]:
+    section: TrajectoriesSection, teacher: Teacher, workspace: Path, place: Place
+) -> Sequence[ShardJob | ImportJob]:
+    """What the teacher generates."""
+    prompts = load_split(workspace, "train")
+    data = read_json(workspace / "runs/teacher/teacher.json", "teacher")["data"]
+    real = RealExamples(data, tuple(prompts), section.seed) if section.real else None
     jobs = []
-    for index, first in enumerate(range(0, section.samples, section.shard_size)):
-        ids = tuple(range(first, min(first + section.shard_size, section.samples)))
+    for name, ids in _shards(section, section.samples):
         # prompts rotate with the epoch over them, so that every prompt meets every phrase of noise addresses
         asked = tuple(prompts[address(section.seed, "prompt", i) % len(prompts)] for i in ids)
         job = Job(
             teacher, asked, ids, section.seed, teacher.steps, device=section.device, batch=section.batch
         )
-        jobs.append(ShardJob(place, shard_name(index), job, section.routes, real))
+        jobs.append(ShardJob(place, name, job, section.routes, real))
     return jobs
 
 
-def make_shard(item: ShardJob) -> dict[str, Any]:
+def _imports(
+    section: TrajectoriesSection, teacher: Teacher, source: imported.Source, place: Place
+) -> Sequence[ShardJob | ImportJob]:
+    """What is imported."""
+    jobs = []
+    for name, ids in _shards(section, len(source.samples)):
+        part = replace(source, samples=source.samples[ids[0] : ids[-1] + 1])
+        jobs.append(ImportJob(place, name, part, ids, teacher, section.device))
+    return jobs
+
+
+def _shards(section: TrajectoriesSection, samples: int) -> list[tuple[str, tuple[int, ...]]]:
+    """Name and sample ids of every shard."""
+    starts = range(0, samples, section.shard_size)
+    return [
+        (shard_name(index), tuple(range(first, min(first + section.shard_size, samples))))
+        for index, first in enumerate(starts)
+    ]
+
+
+def make_shard(item: ShardJob | ImportJob) -> dict[str, Any]:
     """Facts of the shard: the finished one's if its bytes are what they should be, else of a new one."""
     known = finished(item.place, item.name)
     if known is not None:
         return known
+    if isinstance(item, ImportJob):
+        facts: dict[str, Any] = {
+            "samples": item.ids,
+            "prompts": [sample.prompt for sample in item.source.samples],
+            "files": [sample.name for sample in item.source.samples],
+        }
+        return write_finite(
+            item.place, item.name, imported.load(item.source, item.teacher, item.device), facts
+        )
     job = item.job
     make = _route if item.routes else _ends
     parts = [make(part) for part in split_jobs(job, job.batch)]
@@ -114,14 +165,7 @@ def make_shard(item: ShardJob) -> dict[str, Any]:
     tensors |= {f"condition.{name}": value.cpu().contiguous() for name, value in condition.items()}
     if item.real is not None:
         tensors |= _real(item.real, job)
-    keep = torch.isfinite(tensors["x0"].flatten(1)).all(dim=1)
-    kept = [int(i) for i in torch.nonzero(keep).flatten()]
-    facts = {
-        "samples": [job.ids[i] for i in kept],
-        "prompts": [job.prompts[i] for i in kept],
-        "nonfinite": len(job.ids) - len(kept),
-    }
-    return write_shard(item.place, item.name, {k: v[keep].contiguous() for k, v in tensors.items()}, facts)
+    return write_finite(item.place, item.name, tensors, {"samples": job.ids, "prompts": job.prompts})
 
 
 def _ends(job: Job) -> dict[str, Tensor]:
@@ -156,24 +200,31 @@ def _real(examples: RealExamples, job: Job) -> dict[str, Tensor]:
     return {"real.x0": latents, **{f"real.condition.{k}": v.cpu().contiguous() for k, v in condition.items()}}
 
 
-def _size(section: TrajectoriesSection, teacher: Teacher) -> int:
+def _size(section: TrajectoriesSection, teacher: Teacher, samples: int) -> int:
     """Bytes that the shards need, with the copy that becomes the output if there is no target."""
-    states = 1 + (2 * teacher.steps + 1 if section.routes else 0) + section.real
+    apart = section.real and section.source is None  # an import's samples are the real ones themselves
+    states = 1 + (2 * teacher.steps + 1 if section.routes else 0) + apart
     condition = conditions(teacher, (teacher.negative_prompt,), torch.device("cpu"))
     text = sum(value.numel() * value.element_size() for value in condition.values())
     copies = 2 if section.target is None else 1
-    return copies * section.samples * (4 * math.prod(teacher.shape) * states + (1 + section.real) * text)
+    return copies * samples * (4 * math.prod(teacher.shape) * states + (1 + apart) * text)
 
 
-def _refuse_nonfinite(shards: list[dict[str, Any]], samples: int) -> None:
+def _refuse_nonfinite(shards: list[dict[str, Any]], samples: int, source: imported.Source | None) -> None:
     lost = sum(int(s["nonfinite"]) for s in shards)
     if lost:
         print(f"trajectories: {lost} of {samples} samples are not finite and were left out", flush=True)
-    if lost > MAX_NONFINITE * samples:
+    if lost <= MAX_NONFINITE * samples:
+        return
+    if source is not None:
         raise InputError(
-            f"{lost} of {samples} teacher samples are not finite, more than {MAX_NONFINITE:.0%};"
-            " check the teacher, its guidance and its shift before distilling it"
+            f"{lost} of {samples} samples of {source.place.url} are not finite, more than {MAX_NONFINITE:.0%};"
+            " check the latents in it, or the VAE that encodes it"
         )
+    raise InputError(
+        f"{lost} of {samples} teacher samples are not finite, more than {MAX_NONFINITE:.0%};"
+        " check the teacher, its guidance and its shift before distilling it"
+    )
 
 
 def _write(
@@ -189,7 +240,8 @@ def _write(
         with atomic_folder(out / "shards") as folder:
             for facts in shards:
                 shutil.copyfile(Path(place.url) / facts["shard"], folder / facts["shard"])
-    write_store(out, "shards" if section.target is None else place.url, place.endpoint)
+    real = section.real and section.source is not None
+    write_store(out, "shards" if section.target is None else place.url, place.endpoint, real)
     write_manifest(out / MANIFEST, shards)
     if section.target is not None:
         system, root = place.open()

@@ -34,7 +34,8 @@ GROUPS = {"x0": "x0", "condition": "condition.", "routes": "route.", "real": "re
 
 
 class TrajectorySource:
-    """Teacher-made latents and their text embeddings from a ``Store``; of the rest only what ``needs`` asks for.
+    """Latents and their text embeddings from a ``Store``; of the rest only what ``needs`` asks for. If the latents are
+    of real data, they are the real examples too.
 
     The last ``held`` samples of the store are in no batch. InputError if they are more than half of it.
     """
@@ -57,6 +58,9 @@ class TrajectorySource:
         self.order = Order(len(store) - held, seed)
         self.negative = _below("condition.", {k: v.to(device) for k, v in store.negative.items()})
         self.provides = frozenset(k for k, p in GROUPS.items() if any(n.startswith(p) for n in store.names))
+        if store.real:
+            self.provides |= {"real"}
+        self.themselves = store.real and "real" in needs
         wanted = tuple(GROUPS[k] for k in {"x0", "condition"} | needs)
         self.names = [name for name in store.names if name.startswith(wanted)]
 
@@ -64,12 +68,14 @@ class TrajectorySource:
         """Part ``part`` of the global batch of ``step``: [size, ...] tensors."""
         indices = self.order.indices(step * self.global_batch + part * size, size)
         stacked = {name: value.to(self.device) for name, value in self._stacked(indices, self.names).items()}
+        own = Examples(stacked["x0"], _below("condition.", stacked))
         real, route = _below("real.", stacked), _below("route.", stacked)
+        described = Examples(real["x0"], _below("condition.", real)) if real else None
         return Batch(
-            _below("condition.", stacked),
+            own.condition,
             self.negative,
-            stacked["x0"],
-            Examples(real["x0"], _below("condition.", real)) if real else None,
+            own.x0,
+            own if self.themselves else described,
             Recorded(route["x"], route["t"], route["v"]) if route else None,
         )
 

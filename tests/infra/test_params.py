@@ -34,6 +34,23 @@ def test_overrides_change_what_they_name(project: Path) -> None:
     assert load(project) == params
 
 
+def test_a_source_of_samples_is_given_on_the_line(project: Path) -> None:
+    """As docs/data.md has it."""
+    assert load(project).trajectories.source is None
+    source = "trajectories.source={folder: s3://bucket/clips, endpoint: https://s3.example.org, fps: 16}"
+    method = ["method=scm", "method.learn_from=data", "trajectories.real=true"]
+    found = compose(project, [source, *method]).trajectories
+    assert found.source is not None
+    assert found.source.model_dump() == {
+        "folder": "s3://bucket/clips",
+        "endpoint": "https://s3.example.org",
+        "fps": 16,
+    }
+    assert (
+        compose(project, ["trajectories.source={folder: /data/my pictures}"]).trajectories.source is not None
+    )
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_what_a_preset_says_is_composed(project: Path, name: str) -> None:
     """Nothing that conf/config.yaml says for all methods overrides a method's own; the whole passes every check that

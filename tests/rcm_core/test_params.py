@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
+from presets import preset
+from workspaces import change
 
 from rcm_core.errors import InputError
 from rcm_core.params import load_params
@@ -72,6 +74,17 @@ def load(folder: Path, values: dict[str, Any]) -> Any:
         ("train.parallel.context", 4, r"2 workers do not divide by train\.parallel\.context = 4; change"),
         ("train.parallel.precision", "fp8", r"precision = 'fp8': input should be 'float32' or 'bfloat16'"),
         ("train.parallel.checkpointing", "all", r"input should be 'none', 'blocks' or 'matmuls'"),
+        (
+            "trajectories.source",
+            {"folder": "mine", "fsp": 16},
+            r"unknown key 'trajectories\.source\.fsp' \(did you mean 'fps'\?\); known here: folder, endpoint, fps",
+        ),
+        ("trajectories.source", "mine", r"trajectories\.source = 'mine': input should be an object"),
+        (
+            "trajectories.source",
+            {"folder": "mine", "fps": 0},
+            r"source\.fps = 0: input should be greater than 0",
+        ),
         ("sampler.kind", "ddim", r"yaml: sampler\.kind = 'ddim': input should be 'renoise' or 'euler'"),
     ],
 )
@@ -88,6 +101,30 @@ def test_what_does_not_fit_is_one_sentence(
     with pytest.raises(InputError, match=said) as caught:
         load(tmp_path, values)
     assert "\n" not in str(caught.value)
+
+
+def test_routes_and_real_data_of_a_source(tmp_path: Path, values: dict[str, Any]) -> None:
+    """The teacher alone makes routes; whether a source is real data is for its owner to say."""
+    values["trajectories"]["source"] = {"folder": "mine"}
+    assert load(tmp_path, values)
+    with pytest.raises(
+        InputError, match=r"trajectories\.routes is true, but the samples of trajectories\.source have no"
+    ):
+        load(tmp_path, change(copy.deepcopy(values), {"trajectories.routes": True}))
+    own = change(
+        copy.deepcopy(values), {"method": preset("tbcm")["method"], "sampler": preset("tbcm")["sampler"]}
+    )
+    with pytest.raises(
+        InputError, match=r"the method needs routes, which the samples of trajectories\.source do not"
+    ):
+        load(tmp_path, change(own, {"method.routes": "recorded", "train.lr": {"student": 1e-4}}))
+    gan = {"method": preset("sana_sprint")["method"], "train.lr": {"student": 1e-4, "heads": 1e-4}}
+    gan |= {"method.blocks": [0, 1], "sampler": preset("sana_sprint")["sampler"]}
+    with pytest.raises(
+        InputError, match=r"needs real, but .* provides condition, x0; set trajectories\.real to true"
+    ):
+        load(tmp_path, change(copy.deepcopy(values), gan))
+    assert load(tmp_path, change(copy.deepcopy(values), gan | {"trajectories.real": True}))
 
 
 def test_a_missing_method_key_is_named(tmp_path: Path, values: dict[str, Any]) -> None:

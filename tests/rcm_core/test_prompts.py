@@ -18,6 +18,44 @@ def test_lines_are_stripped_and_keep_their_order(tmp_path: Path) -> None:
     assert read_prompts(path) == ["the digit 7", "zwölf Äpfel", "the digit 3"]
 
 
+@pytest.mark.parametrize("column", ["prompt", "text", "caption"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_column_of_a_table_is_a_list_of_prompts(tmp_path: Path, kind: str, column: str) -> None:
+    """Commas, quotes, numbers and what looks like a missing value are texts; empty ones are left out, as lines are."""
+    path = tmp_path / f"train.{kind}"
+    frame = pd.DataFrame({"id": [1, 2, 3, 4], column: [' a "red", big\n seven', "7", "NA", ""]})
+    if kind == "csv":
+        frame.to_csv(path, index=False)
+    elif kind == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_parquet(path)
+    assert read_prompts(path) == ['a "red", big seven', "7", "NA"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "a.csv",
+            b"id,name\n1,x\n",
+            r"has the columns id, name; call the one with the texts prompt or text or caption",
+        ),
+        ("a.csv", b"prompt\n\n", "is empty"),
+        ("a.csv", b"prompt\nseven\nseven\n", "holds 'seven' twice"),
+        ("a.csv", b"prompt\n\xff\n", r"is not a \.csv table"),
+        ("a.jsonl", b'{"prompt": "seven"}\n{"prompt": ', r"is not a \.jsonl table"),
+        ("a.jsonl", b'{"prompt": 7}\n', r"has 7 in the column prompt; expected texts"),
+        ("a.parquet", b"PAR1", r"is not a \.parquet table"),
+    ],
+)
+def test_a_table_that_will_not_do_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"prompt file {tmp_path / name} {said}") as caught:
+        read_prompts(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -79,7 +79,7 @@ def test_from_a_given_teacher_to_a_published_student(family: str, tmp_path: Path
     ("settings", "said"),
     [
         ({"judge": None}, r"needs judge\.network, a CLIP or SigLIP in transformers layout; name its folder"),
-        ({"trajectories.real": True}, r"has no images of its own for trajectories\.real; set it to false"),
+        ({"trajectories.real": True}, r"has no images of its own for trajectories\.real; name some in traj"),
         (
             {"select.metric": "frechet"},
             r"for select\.metric = 'frechet'; set it to frechet_teacher or accuracy",

@@ -1,0 +1,265 @@
+"""A folder of images or videos with captions: what belongs together, what can be read, the pixels."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
+
+from rcm_core.errors import InputError
+from rcm_core.prompts import TABLES, read_table, text_column
+from rcm_core.trajectory_store import Place, opened
+
+IMAGES = (".jpeg", ".jpg", ".png", ".webp")
+VIDEOS = (".mkv", ".mov", ".mp4", ".webm")
+TABLE = "metadata"
+"""With the suffix of a table: ``file_name`` and a column of captions, as Hugging Face's imagefolder has it."""
+TRANSPARENT = "white"
+"""What is behind transparent pixels."""
+UNREADABLE = (OSError, ValueError, SyntaxError, KeyError, Image.DecompressionBombError)
+"""What Pillow raises over files that are damaged or something else, and what follows if ffmpeg says little."""
+
+
+class Wanted(NamedTuple):
+    """The pixels that the VAE makes one sample of."""
+
+    channels: int
+    frames: int
+    height: int
+    width: int
+    fps: float | None
+    """None: every frame of the file."""
+
+
+class Header(NamedTuple):
+    """What a file says of itself."""
+
+    flaw: str | None
+    """Why it will not do, as the end of a sentence."""
+    enlarged: bool = False
+    """It is smaller than what is wanted."""
+
+
+def suffix(name: str) -> str:
+    """In small letters, with its dot."""
+    return PurePosixPath(name).suffix.lower()
+
+
+def captions(place: Place, names: Sequence[str], wanted: Wanted) -> dict[str, str]:
+    """The caption of every image or video among ``names`` (relative to ``place``).
+
+    InputError unless each has one, every caption has a file, and all are of the kind that is ``wanted``.
+    """
+    kind, suffixes, other = ("video", VIDEOS, IMAGES) if wanted.frames > 1 else ("image", IMAGES, VIDEOS)
+    if strangers := [name for name in names if suffix(name) in other]:
+        raise InputError(
+            f"{place.url}: {strangers[0]} is no {kind}, but the teacher makes {wanted.frames} frame(s) of"
+            f" {wanted.width} x {wanted.height} pixels; give {kind}s alone ({', '.join(suffixes)})"
+        )
+    if wanted.channels not in (1, 3):
+        raise InputError(
+            f"{place.url}: the teacher's pixels have {wanted.channels} channels; files have 1 or 3"
+        )
+    media = [name for name in names if suffix(name) in suffixes]
+    tables = [name for name in names if PurePosixPath(name).parent.name == "" and name in _tables()]
+    found = _from_table(place, tables, names) if tables else _from_texts(place, names)
+    found = {name: " ".join(text.split()) for name, text in found.items()}
+    if bare := [name for name in media if not found.get(name)]:
+        raise InputError(
+            f"{place.url}: {len(bare)} of {len(media)} {kind}s have no caption, first: {bare[0]}; write it into a .txt"
+            f" file of the same name, or into {TABLE}.csv"
+        )
+    return {name: found[name] for name in media}
+
+
+def _tables() -> tuple[str, ...]:
+    return tuple(f"{TABLE}{kind}" for kind in TABLES)
+
+
+def _from_texts(place: Place, names: Sequence[str]) -> dict[str, str]:
+    """Captions from the .txt files that are called as images and videos are."""
+    texts = [name for name in names if suffix(name) == ".txt"]
+    stems = {str(PurePosixPath(name).with_suffix("")): name for name in texts}
+    media = [name for name in names if suffix(name) in (*IMAGES, *VIDEOS)]
+    owners = {name: stems.get(str(PurePosixPath(name).with_suffix(""))) for name in media}
+    if lost := sorted(set(texts) - set(owners.values())):
+        raise InputError(
+            f"{place.url}: {len(lost)} of {len(texts)} captions have no file, first: {lost[0]}; bring the image or"
+            " video of this name, or remove the caption"
+        )
+    system, root = opened(place)
+    contents = system.cat_ranges([f"{root}/{name}" for name in texts], None, None, on_error="raise")
+    written = {name: _utf8(f"{place.url}/{name}", content) for name, content in zip(texts, contents)}
+    return {name: written[text] for name, text in owners.items() if text is not None}
+
+
+def _from_table(place: Place, tables: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """Captions from the one table in the folder."""
+    texts = [name for name in names if suffix(name) == ".txt"]
+    if len(tables) > 1 or texts:
+        raise InputError(
+            f"{place.url} has captions in both {tables[0]} and {[*tables[1:], *texts][0]}; remove one of them"
+        )
+    system, root = opened(place)
+    where = f"{place.url}/{tables[0]}"
+    frame = read_table(where, suffix(tables[0]), system.cat_file(f"{root}/{tables[0]}"))
+    if "file_name" not in frame.columns:
+        raise InputError(f"{where} has no column file_name; add one with the paths of the files")
+    files, there = [str(name) for name in frame["file_name"]], set(names)
+    if lost := [name for name in files if name not in there]:
+        raise InputError(
+            f"{where}: {len(lost)} of {len(files)} captions have no file, first: {lost[0]}; bring it, or remove its row"
+        )
+    if twice := [name for name, count in Counter(files).items() if count > 1]:
+        raise InputError(f"{where} has {twice[0]} twice; remove one of the rows")
+    return dict(zip(files, text_column(frame, where)))
+
+
+def _utf8(where: str, content: bytes) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where} is not UTF-8 text ({error}); save it as UTF-8") from error
+
+
+def header(place: Place, name: str, wanted: Wanted) -> Header:
+    """Whether the file can be read and has what is wanted: of an image as far as its beginning tells."""
+    try:
+        return (
+            _image_header(place, name, wanted)
+            if suffix(name) in IMAGES
+            else _video_header(place, name, wanted)
+        )
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        return Header(_unread(error))
+
+
+def _image_header(place: Place, name: str, wanted: Wanted) -> Header:
+    system, root = opened(place)
+    with system.open(f"{root}/{name}", "rb") as stream, Image.open(stream) as image:
+        size, mode = image.size, image.mode
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
+    if mode.startswith(("I", "F")):
+        return Header("has more than 8 bits per channel; save it with 8")
+    return Header(None, _smaller(size[::-1] if turned else size, wanted))
+
+
+def _video_header(place: Place, name: str, wanted: Wanted) -> Header:
+    """Reads the frames that are wanted: what a container says of their number is often wrong."""
+    counted = [*_taken(wanted, []), "-f", "null", "-progress", "-", "-nostats", "-"]
+    with _local(place, name) as path:
+        first = _ffmpeg(path, ["-frames:v", "1", "-c:v", "png", "-f", "image2pipe", "-"])
+        facts = _ffmpeg(path, counted).decode()
+    there = int(facts.rpartition("frame=")[2].split()[0])
+    with Image.open(io.BytesIO(first)) as image:
+        return Header(_short(there, wanted), _smaller(image.size, wanted))
+
+
+def _smaller(size: tuple[int, int], wanted: Wanted) -> bool:
+    return size[0] < wanted.width or size[1] < wanted.height
+
+
+def _short(there: int, wanted: Wanted) -> str | None:
+    if there >= wanted.frames:
+        return None
+    rate = "" if wanted.fps is None else f" at {wanted.fps:g} per second"
+    return f"has {there} frames{rate}, {wanted.frames} are wanted; give longer ones, or change trajectories.source.fps"
+
+
+def _unread(error: Exception) -> str:
+    return f"cannot be read ({' '.join(str(error).split())[:120]}); replace or remove it"
+
+
+def pixels(place: Place, name: str, wanted: Wanted) -> Tensor:
+    """The file's pixels in [-1, 1], [1, C, T, H, W]: scaled until it covers the wanted size, the middle cut out; of
+    videos the first frames. InputError if it cannot be read to that point.
+    """
+    try:
+        frames = _image(place, name, wanted) if suffix(name) in IMAGES else _video(place, name, wanted)
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        raise InputError(f"{place.url}/{name} {_unread(error)}") from error
+    levels = torch.from_numpy(np.stack(frames)).movedim(-1, 0).float()
+    return (levels / 127.5 - 1)[None]
+
+
+def _image(place: Place, name: str, wanted: Wanted) -> list[np.ndarray]:
+    system, root = opened(place)
+    with Image.open(io.BytesIO(system.cat_file(f"{root}/{name}"))) as image:
+        return [_fitted(_opaque(ImageOps.exif_transpose(image)), wanted)]
+
+
+def _video(place: Place, name: str, wanted: Wanted) -> list[np.ndarray]:
+    size = f"{wanted.width}:{wanted.height}"
+    cut = [f"scale={size}:force_original_aspect_ratio=increase:flags=lanczos", f"crop={size}"]
+    with _local(place, name) as path:
+        raw = _ffmpeg(path, [*_taken(wanted, cut), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"])
+    frames = np.frombuffer(raw, np.uint8).reshape(-1, wanted.height, wanted.width, 3)
+    if short := _short(len(frames), wanted):
+        raise InputError(f"{place.url}/{name} {short}")
+    return [_fitted(Image.fromarray(frame), wanted) for frame in frames]
+
+
+def _taken(wanted: Wanted, filters: list[str]) -> list[str]:
+    """ffmpeg's options for the frames that are wanted, each changed by ``filters``; none is made up between them."""
+    rate = [] if wanted.fps is None else [f"fps={wanted.fps}"]
+    steps = ",".join([*rate, *filters])
+    taken = ["-map", "0:v:0", "-fps_mode", "passthrough", "-frames:v", str(wanted.frames)]
+    return [*taken, *(["-vf", steps] if steps else [])]
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    behind = Image.new("RGBA", image.size, TRANSPARENT)
+    behind.alpha_composite(image.convert("RGBA"))
+    return behind.convert("RGB")
+
+
+def _fitted(image: Image.Image, wanted: Wanted) -> np.ndarray:
+    """Levels [H, W, C]."""
+    fitted = ImageOps.fit(image, (wanted.width, wanted.height), Image.Resampling.LANCZOS)
+    return np.asarray(fitted if wanted.channels == 3 else fitted.convert("L")).reshape(
+        wanted.height, wanted.width, wanted.channels
+    )
+
+
+def _ffmpeg(path: str, output: list[str]) -> bytes:
+    """What ffmpeg makes of the file; OSError with its reason if it cannot read it."""
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe
+    except ImportError as error:
+        raise InputError(
+            f"{path} is a video and imageio-ffmpeg is not installed; pip install 'rcm-distill[video]'"
+        ) from error
+    command = [get_ffmpeg_exe(), "-v", "error", "-nostdin", "-i", path, *output]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode or not done.stdout:
+        # what stands in brackets is the part of ffmpeg that says it, and where that is in memory
+        raise OSError(re.sub(r"\[[^]]*\] ", "", done.stderr.decode(errors="replace")) or "it has no frames")
+    return done.stdout
+
+
+@contextmanager
+def _local(place: Place, name: str) -> Iterator[str]:
+    """The file on this machine: ffmpeg reads nothing else."""
+    system, root = opened(place)
+    if not place.remote:
+        yield f"{root}/{name}"
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / PurePosixPath(name).name
+        system.get_file(f"{root}/{name}", str(copy))
+        yield str(copy)

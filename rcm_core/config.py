@@ -96,18 +96,16 @@ class SourceSection(Section):
     """``trajectories.source:`` samples that are there already (docs/data.md)."""
 
     folder: str
-    """Of images or videos with captions, or of tars with latents; or ``s3://bucket/prefix``."""
+    """Of images or videos with captions, or of tars with latents; or ``s3://bucket/prefix`` at ``endpoint``."""
     endpoint: str | None = None
-    """S3 endpoint for ``folder`` (None: the provider's own)."""
     fps: Positive | None = None
     """Frames per second that are taken of videos; None: all, at each file's own rate."""
 
 
 class TrajectoriesSection(Section):
-    """``trajectories:`` what the teacher generates for training, or where else the samples are from."""
+    """``trajectories:`` what the teacher generates for training; with a ``source``, all of its samples instead."""
 
     source: SourceSection | None
-    """None: the teacher generates ``samples``; else all that there are are taken, and none is generated."""
     samples: Count
     shard_size: Count
     routes: bool

@@ -46,9 +46,13 @@ def test_a_source_of_samples_is_given_on_the_line(project: Path) -> None:
         "endpoint": "https://s3.example.org",
         "fps": 16,
     }
-    assert (
-        compose(project, ["trajectories.source={folder: /data/my pictures}"]).trajectories.source is not None
-    )
+    pictures = "trajectories.source={folder: /data/my pictures}"
+    given = ["teacher=sana-1.6b", "teacher.source=/models/sana", "judge.network=/models/siglip"]
+    found = compose(project, [*given, pictures, "method=sana_sprint-1.6b"]).trajectories
+    assert (found.source is not None, found.real) == (True, True)
+    given = ["teacher=wan-1.3b", "teacher.source=/models/wan", "judge.network=/models/clip"]
+    latents = "trajectories.source={folder: s3://bucket/latents}"
+    assert compose(project, [*given, latents, "method=rcm-wan-1.3b"]).trajectories.source is not None
 
 
 @pytest.mark.parametrize("name", PRESETS)

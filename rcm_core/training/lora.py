@@ -42,7 +42,9 @@ class Shared(Denoiser):
         targets = self.targets(section.targets)
         for role in roles:
             with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)  # it is meant so
+                warnings.filterwarnings(
+                    "ignore", "Already found a `peft_config`", UserWarning
+                )  # it is meant so
                 torch.manual_seed(address(seed, "lora"))
                 config = LoraConfig(r=section.rank, lora_alpha=section.alpha, target_modules=targets)
                 inject_adapter_in_model(config, self.network, adapter_name=role)

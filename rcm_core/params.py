@@ -7,13 +7,14 @@ from typing import Any
 
 import yaml
 
-from rcm_core.config import Params, TeacherSection, divide_workers, samples_per_rank
+from rcm_core.config import Params, TeacherSection
 from rcm_core.demands import provided, refuse_import, refuse_impossible, refuse_lora, refuse_split
 from rcm_core.errors import InputError
 from rcm_core.protocols import Demands
 from rcm_core.registry import available, find
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.section import Section, check
+from rcm_core.sharing import divide_workers, samples_per_rank
 
 
 def load_params(path: Path) -> Params:

@@ -9,8 +9,21 @@ from rcm_core.samplers.few_step import Sampler
 KINDS = {"renoise": "new noise after each step", "euler": "deterministic, Euler steps"}
 
 
-def model_card(facts: dict[str, Any], sampler: Sampler, quality: dict[str, Any], name: str) -> str:
-    """Markdown with the YAML header that model hubs read; the same facts give the same text."""
+CALLS = {
+    "wan": "num_frames={frames}, max_sequence_length={length}",
+    "sd3": "",
+    "longcat": "enable_prompt_rewrite=False",
+    "sana": "use_resolution_binning=False",
+}
+"""Families whose diffusers pipelines draw what we draw: what their call takes besides."""
+
+
+def model_card(
+    facts: dict[str, Any], sampler: Sampler, quality: dict[str, Any], name: str, pixels: tuple[int, ...]
+) -> str:
+    """Markdown with the YAML header that model hubs read; the same facts give the same text. ``pixels`` are channels,
+    frames, height and width of a sample, as the pipeline is asked for it.
+    """
     teacher = facts["teacher"]
     shown = [
         row for row in ("teacher", "teacher_1", *(f"student_{s}" for s in facts["steps"])) if row in quality
@@ -20,9 +33,7 @@ def model_card(facts: dict[str, Any], sampler: Sampler, quality: dict[str, Any],
         f"| {row} | " + " | ".join(_cell(quality[row][column]) for column in columns) + " |" for row in shown
     )
     times = "; ".join(", ".join(f"{angle:.4f}" for angle in angles) for angles in sampler.times)
-    height, width = 8 * facts["shape"][2], 8 * facts["shape"][3]
-    frames = 4 * (facts["shape"][1] - 1) + 1
-    fewest = min(facts["steps"])
+    fewest, kind = min(facts["steps"]), "png" if pixels[1] == 1 else "mp4"
     return f"""---
 license: {teacher["licence"].lower()}
 library_name: diffusers
@@ -36,17 +47,10 @@ teacher `{teacher["source"]}` ({teacher["steps"]} steps with guidance {teacher["
 {2 * teacher["steps"]} network calls) with rcm-distill.
 
 ## Use
-
-    import rcm_core  # pip install rcm-distill: the scheduler class
-    from diffusers import DiffusionPipeline
-
-    pipe = DiffusionPipeline.from_pretrained("this folder")
-    pipe("a prompt", num_inference_steps={fewest}, guidance_scale=1.0, height={height}, width={width},
-         num_frames={frames}, max_sequence_length={facts["text_length"]})
-
-or `rcm sample --model "this folder" --prompt "a prompt" --steps {fewest} --out sample.png`. Guidance is distilled in:
-keep `guidance_scale=1.0`. The sampler ({KINDS[sampler.kind]}) is the scheduler in this folder; it has times for
-{", ".join(map(str, sampler.steps))} steps.
+{_in_diffusers(facts, pixels, fewest)}
+`rcm sample --model "this folder" --prompt "a prompt" --steps {fewest} --out sample.{kind}`
+(pip install rcm-distill) draws the same. Guidance is distilled in: there is none to be set. The sampler
+({KINDS[sampler.kind]}) is the scheduler in this folder; it has times for {", ".join(map(str, sampler.steps))} steps.
 
 ## Quality
 
@@ -68,6 +72,22 @@ Protocol `{quality["protocol"]["hash"][:12]}`: {quality["protocol"]["description
 | sampler | {sampler.kind}; angles {times} |
 | checkpoint | {facts["choice"]["name"]} (chosen on the validation split) |
 | version | `{facts["version"]}`: hash of the weights and configuration in this folder |
+"""
+
+
+def _in_diffusers(facts: dict[str, Any], pixels: tuple[int, ...], steps: int) -> str:
+    """How the pipeline is called; nothing if this family's does not take our times."""
+    if facts["family"] not in CALLS:
+        return ""
+    _, frames, height, width = pixels
+    rest = CALLS[facts["family"]].format(frames=frames, length=facts["text_length"])
+    given = ", ".join(filter(None, (f"height={height}, width={width}", rest)))
+    return f"""
+    import rcm_core  # pip install rcm-distill: the scheduler class
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained("this folder")
+    pipe("a prompt", num_inference_steps={steps}, guidance_scale=1.0, {given})
 """
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rcm_core.config import Params
 from rcm_core.evaluation.card import model_card
+from rcm_core.latents import pixel_shape
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.samplers.few_step import Sampler
@@ -48,7 +49,9 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
             facts["version"] = sha256_folder(folder)[:12]
             write_json(folder / "student.json", facts)
             quality = read_json(workspace / "runs/evaluate/quality.json", "evaluate")
-            (folder / "README.md").write_text(model_card(facts, sampler, quality, params.publish.name))
+            (folder / "README.md").write_text(
+                model_card(facts, sampler, quality, params.publish.name, _pixels(folder, facts["shape"]))
+            )
         extra["version"] = facts["version"]
         if params.publish.target is not None:
             target = params.publish.target.rstrip("/")
@@ -72,6 +75,16 @@ def _facts(params: Params, workspace: Path, selection: dict[str, Any]) -> dict[s
             k: source[k] for k in ("source", "hash", "licence", "guidance", "steps", "shift", "data")
         },
     }
+
+
+def _pixels(pipeline: Path, shape: list[int]) -> tuple[int, ...]:
+    """As diffusers' pipeline counts them, for whom pixel space is enlarged."""
+    channels, frames, height, width = pixel_shape(pipeline, tuple(shape))
+    config = read_json(pipeline / "vae/config.json", "teacher")
+    if config["_class_name"] != "PixelSpace":
+        return channels, frames, height, width
+    time, space = config["scale_factor_temporal"], config["scale_factor_spatial"]
+    return channels, time * (frames - 1) + 1, space * height, space * width
 
 
 def _write_scheduler(folder: Path, sampler: Sampler) -> None:

@@ -18,8 +18,9 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from rcm_core.config import ParallelSection, divide_workers
+from rcm_core.config import ParallelSection
 from rcm_core.denoiser import Denoiser
+from rcm_core.sharing import divide_workers
 from rcm_core.training.sequence import Ulysses
 
 SAVED = (

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from rcm_core.config import HealthSection, samples_per_rank
+from rcm_core.config import HealthSection
 from rcm_core.denoiser import EXTRAS
+from rcm_core.sharing import samples_per_rank
 from rcm_core.training.muon import Muon
 
 

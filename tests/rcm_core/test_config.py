@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rcm_core.config import Gate, LearningRates, Params, samples_per_rank
+from rcm_core.config import Gate, LearningRates, Params
 from rcm_core.errors import InputError
 from rcm_core.section import check
+from rcm_core.sharing import samples_per_rank
 
 
 def test_the_shipped_parameters_are_complete(values: dict[str, Any]) -> None:

@@ -48,7 +48,13 @@ def configuration(address: str) -> dict[str, object]:
         "max_workers": 1,
         "idle_timeout_minutes": 0.05,
         "upscaling_speed": 1.0,
-        "provider": {"type": "external", "module": PROVIDER, "gcs_address": address, "head_node_id": HEAD, "launch_multiple": True},
+        "provider": {
+            "type": "external",
+            "module": PROVIDER,
+            "gcs_address": address,
+            "head_node_id": HEAD,
+            "launch_multiple": True,
+        },
         "head_node_type": "ray.head.default",
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
@@ -57,7 +63,7 @@ def configuration(address: str) -> dict[str, object]:
         **{name: {} for name in ("auth", "docker", "file_mounts")},
         **{f"{name}_commands": [] for name in empty},
         "cluster_synced_files": [],
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +88,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_raylet_start_wait_time_s": str(SECONDS),
     }
-    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--port", address.split(":")[1]]
+    command = [
+        str(Path(sys.executable).parent / "ray"),
+        "start",
+        "--head",
+        "--block",
+        "--port",
+        address.split(":")[1],
+    ]
     command += ["--autoscaling-config", str(folder / "cluster.json"), "--num-cpus", "1", "--num-gpus", "0"]
     command += ["--object-store-memory", str(100 * 2**20), "--include-dashboard", "false"]
-    with (folder / "log").open("w") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as process:
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(command, env=env, stdout=log, stderr=log) as process,
+    ):
         try:
             limit = time.monotonic() + SECONDS
             while "block forever" not in (folder / "log").read_text():

@@ -87,8 +87,16 @@ def test_the_context_has_the_packages_and_nothing_of_this_machine(context: set[s
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
     for pattern in wheel["include"]:
         name = pattern.rstrip("*")
-        assert any(f"{name}/__init__.py" in (path, f"kernels/{path}") or path.endswith(f"{name}/__init__.py") for path in context)
-    assert {"dvc.yaml", "params.yaml", "conf/config.yaml", ".dvc/config"} <= context  # what `rcm doctor` looks at
+        assert any(
+            f"{name}/__init__.py" in (path, f"kernels/{path}") or path.endswith(f"{name}/__init__.py")
+            for path in context
+        )
+    assert {
+        "dvc.yaml",
+        "params.yaml",
+        "conf/config.yaml",
+        ".dvc/config",
+    } <= context  # what `rcm doctor` looks at
     assert [p for p in context if re.match(r"\.(git|venv|rcm|env)(/|$)|runs|.*__pycache__", p)] == []
 
 
@@ -98,7 +106,9 @@ def test_it_runs_as_nobody_special_by_the_project_s_constraints(tmp_path: Path) 
     steps: list[dict[str, Any]] = parser.structure
     values = {kind: [s["value"] for s in steps if s["instruction"] == kind] for kind in KNOWN}
     assert [int(user) for user in values["USER"]] == [10001]
-    assert any("pip install" in run and "--constraint /source/constraints.txt" in run for run in values["RUN"])
+    assert any(
+        "pip install" in run and "--constraint /source/constraints.txt" in run for run in values["RUN"]
+    )
     assert any(run.endswith("rcm doctor") for run in values["RUN"])
     assert json.loads(values["CMD"][0])[0] == "rcm"
     given = [word.split("=")[0] for value in [*values["ENV"], *values["ARG"]] for word in value.split()]

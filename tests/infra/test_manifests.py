@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import ValidationError
-from manifests import AUTOSCALER, CLUSTER, JOB, ROOT, WORKSPACE, check_autoscaler, check_kubernetes, check_pool
+from manifests import (
+    AUTOSCALER,
+    CLUSTER,
+    JOB,
+    ROOT,
+    WORKSPACE,
+    check_autoscaler,
+    check_kubernetes,
+    check_pool,
+)
 from object_store import CREDENTIALS
 from packaging.specifiers import SpecifierSet
 
@@ -23,7 +32,10 @@ from infra.ray.environment import SETTINGS
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*")
 
 Change = Callable[[dict[str, Any]], Any]
-POOLS = {name: json.loads((ROOT / f"infra/prefect/{name}-pool.json").read_text()) for name in ("process", "kubernetes")}
+POOLS = {
+    name: json.loads((ROOT / f"infra/prefect/{name}-pool.json").read_text())
+    for name in ("process", "kubernetes")
+}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DOCKERFILE = (ROOT / "infra/images/Dockerfile").read_text()
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD")
@@ -31,7 +43,11 @@ SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD")
 
 def pods() -> dict[str, dict[str, Any]]:
     """The specification of every pod, by where it comes from."""
-    found = {"kubernetes pool": POOLS["kubernetes"]["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]}
+    found = {
+        "kubernetes pool": POOLS["kubernetes"]["job_configuration"]["job_manifest"]["spec"]["template"][
+            "spec"
+        ]
+    }
     for name, spec in (("cluster", CLUSTER["spec"]), ("job", JOB["spec"]["rayClusterSpec"])):
         found[f"{name}'s head"] = spec["headGroupSpec"]["template"]["spec"]
         found[f"{name}'s workers"] = spec["workerGroupSpecs"][0]["template"]["spec"]
@@ -150,7 +166,10 @@ def pool_pod(pool: dict[str, Any]) -> dict[str, Any]:
 
 def test_one_image_of_this_version_everywhere() -> None:
     images = {c["image"] for c in containers()} - {"{{ image }}"}
-    images |= {POOLS["kubernetes"]["variables"]["properties"]["image"]["default"], AUTOSCALER["docker"]["image"]}
+    images |= {
+        POOLS["kubernetes"]["variables"]["properties"]["image"]["default"],
+        AUTOSCALER["docker"]["image"],
+    }
     assert len(images) == 1
     assert images.pop().split(":") == ["registry.example.com/rcm-distill", PROJECT["version"]]
 
@@ -228,7 +247,9 @@ def test_every_pod_has_the_shared_volume_memory_to_share_and_no_root() -> None:
 
 
 def test_the_deployments_pool_is_the_workers() -> None:
-    named = {d["work_pool"]["name"] for d in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
+    named = {
+        d["work_pool"]["name"] for d in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    }
     head = CLUSTER["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["args"][0]
     assert named == set(re.findall(r"prefect worker start --pool (\S+)", head)) == {POOL}
     assert f"--pool {POOL} " in AUTOSCALER["head_start_ray_commands"][-1]

@@ -28,7 +28,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}/api"
     env = Local(home).environment(url) | {"PREFECT_HOME": str(home)}
     command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
-    with (home / "log").open("w") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as process:
+    with (
+        (home / "log").open("w") as log,
+        subprocess.Popen(command, env=env, stdout=log, stderr=log) as process,
+    ):
         try:
             while not api(url).healthy():
                 assert process.poll() is None, (home / "log").read_text()

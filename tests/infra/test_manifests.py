@@ -237,7 +237,7 @@ def test_every_pod_has_the_shared_volume_memory_to_share_and_no_root() -> None:
     for name, pod in pods().items():
         volumes = {v["name"]: v for v in pod["volumes"]}
         mounts = {m["mountPath"]: volumes[m["name"]] for m in pod["containers"][0]["volumeMounts"]}
-        assert mounts["/work"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"], name
+        assert mounts["/data"]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"], name
         assert mounts["/dev/shm"]["emptyDir"]["medium"] == "Memory"
         assert pod["securityContext"]["runAsNonRoot"]
         assert f"USER {pod['securityContext']['runAsUser']}\n" in DOCKERFILE

@@ -46,7 +46,8 @@ def connect(workspace: Path, address: str) -> None:
     try:
         # Ray itself would go on trying for minutes.
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-        ray.init(address, **QUIET)
+        # its workers are not our children: without this they would import what their machine has
+        ray.init(address, runtime_env={"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}, **QUIET)
     except (OSError, ValueError) as error:
         raise InputError(
             f"RAY_ADDRESS = {address}: no Ray answers there ({error}); expected host:port of a running Ray;"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from infra.ray.capacity import capacity
 from infra.ray.connection import connect, start_local
 from infra.state import held, state_root
 from rcm_core.device import resolve_device
@@ -109,19 +110,14 @@ class RayExecutor:
 
     def _gpus(self, device: str) -> int:
         """GPUs per task or rank; a cluster's GPUs count even if this process sees none."""
-        import ray
-
-        present = ray.cluster_resources().get("GPU", 0) >= 1
+        present = capacity()["GPU"] >= 1
         if device == "cuda" and not present:
             resolve_device(device)
             raise InputError("device cuda was asked for, but Ray has no GPU; start Ray with --num-gpus")
         return 1 if present and device != "cpu" else 0
 
     def _require(self, what: str, cpus: int, gpus: int) -> None:
-        import ray
-
-        total = ray.cluster_resources()
-        have = {"CPU": int(total.get("CPU", 0)), "GPU": int(total.get("GPU", 0))}
+        have = capacity()
         for kind, needed in (("CPU", cpus), ("GPU", gpus)):
             if needed > have[kind]:
                 where = f"the Ray at {self.address}" if self.address else "this machine's Ray"

@@ -75,6 +75,8 @@ class TeacherSection(Section):
     steps: Count
     shift: Positive
     solver: Literal["euler", "unipc"]
+    precision: Literal["float32", "bfloat16"]
+    """Of the networks wherever they are sampled; what embeds the time stays float32."""
     negative_prompt: str
     licence: str
     mini: MiniTraining | None

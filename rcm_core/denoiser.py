@@ -104,15 +104,8 @@ class Denoiser(nn.Module):
         """
         own = {name.removeprefix(NETWORK): w for name, w in weights.items() if name.startswith(NETWORK)}
         if guidance is not None:
-            embedding = Embedding(self._time_layer().out_features)
-            prefix = "extras.guidance."
-            embedding.load_state_dict(
-                {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
-            )
-            with torch.no_grad():
-                added = embedding(torch.tensor([GUIDANCE_SCALE * guidance]))[0]
             bias = f"{self.family.time_layer}.bias"
-            own[bias] = own[bias] + added
+            own[bias] = own[bias] + embedded_guidance(weights, guidance, self._time_layer().out_features)
         return own
 
     def _time_layer(self) -> nn.Linear:
@@ -144,6 +137,25 @@ class Denoiser(nn.Module):
             yield
         finally:
             handle.remove()
+
+
+@torch.no_grad()
+def embedded_guidance(weights: Mapping[str, Tensor], guidance: float, width: int) -> Tensor:
+    """What the extra "guidance" among ``weights`` adds to the time embedding [width] at this scale."""
+    embedding, prefix = Embedding(width), f"{EXTRAS}guidance."
+    embedding.load_state_dict({n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)})
+    added: Tensor = embedding(torch.tensor([GUIDANCE_SCALE * guidance]))[0]
+    return added
+
+
+def lower(denoiser: Denoiser) -> Denoiser:
+    """``denoiser`` with bfloat16 weights, for sampling; what embeds the time stays float32."""
+    network = denoiser.network.to(torch.bfloat16)
+    time = network.get_submodule(denoiser.family.time_embedder).float()
+    time.register_forward_pre_hook(lambda _, inputs: tuple(value.float() for value in inputs))
+    time.register_forward_hook(lambda _, __, output: output.to(torch.bfloat16))
+    denoiser.compute = torch.bfloat16
+    return denoiser
 
 
 def load_denoiser(folder: Path, family: Family, extras: Sequence[str] = ()) -> Denoiser:

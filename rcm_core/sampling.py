@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rcm_core.denoiser import Denoiser, load_denoiser
+from rcm_core.denoiser import Denoiser, lower
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.guidance import Guided
@@ -38,6 +38,7 @@ class Teacher:
     shift: float
     solver: Solver
     negative_prompt: str
+    precision: str = "float32"
     texts: str | None = None
     """Folder in which encoded prompts are kept; None: they are encoded anew, as small encoders do in no time."""
 
@@ -45,7 +46,7 @@ class Teacher:
     def read(cls, workspace: Path, cache: Path | None = None) -> Teacher:
         """From the teacher stage's outputs; ``cache`` is where prompts of a large text encoder are kept."""
         facts = read_json(workspace / "runs/teacher/teacher.json", "teacher")
-        keys = ("family", "guidance", "steps", "shift", "solver", "negative_prompt")
+        keys = ("family", "guidance", "steps", "shift", "solver", "negative_prompt", "precision")
         folder = workspace / "runs/teacher/pipeline"
         texts = None if cache is None else texts_of(folder, cache, facts["hash"])
         return cls(str(folder), shape=tuple(facts["shape"]), texts=texts, **{k: facts[k] for k in keys})
@@ -77,14 +78,16 @@ def split_jobs(whole: Job, size: int | None) -> list[Job]:
 
 
 @lru_cache(maxsize=2)
-def network_of(folder: str, family: str, transformer: str | None, device: str) -> Denoiser:
+def network_of(
+    folder: str, family: str, transformer: str | None, device: str, precision: str = "float32"
+) -> Denoiser:
     """The denoiser of a pipeline folder, with the network of the folder ``transformer`` instead if given."""
     module: Family = find("models", family)  # type: ignore[assignment]
-    place = resolve_device(device)
-    if transformer is None:
-        return load_denoiser(Path(folder), module).to(place).requires_grad_(False)
-    network = module.load_network(Path(transformer).parent)
-    return Denoiser(network, module, module.parameterisation(Path(folder))).to(place).requires_grad_(False)
+    place = Path(folder) if transformer is None else Path(transformer).parent
+    denoiser = Denoiser(module.load_network(place), module, module.parameterisation(Path(folder)))
+    if precision == "bfloat16":
+        lower(denoiser)
+    return denoiser.to(resolve_device(device)).requires_grad_(False)
 
 
 @lru_cache(maxsize=2)
@@ -116,7 +119,8 @@ def guided(teacher: Teacher, device: str) -> Guided:
     """The teacher's guided velocity."""
     place = resolve_device(device)
     negative = conditions(teacher, (teacher.negative_prompt,), place)
-    return Guided(network_of(teacher.folder, teacher.family, None, device), teacher.guidance, negative)
+    network = network_of(teacher.folder, teacher.family, None, device, teacher.precision)
+    return Guided(network, teacher.guidance, negative)
 
 
 @torch.no_grad()
@@ -132,7 +136,8 @@ def sample(job: Job) -> Tensor:
             velocity, z[0], condition, steps=job.steps, shift=job.teacher.shift, solver=job.teacher.solver
         )
     else:
-        student = network_of(job.teacher.folder, job.teacher.family, job.network, job.device)
+        teacher = job.teacher
+        student = network_of(teacher.folder, teacher.family, job.network, job.device, teacher.precision)
         x0 = sample_student(student, z, condition, job.sampler.angles(job.steps), job.sampler.kind)
     return x0.float().cpu()
 
@@ -171,7 +176,7 @@ def pipeline_job(folder: Path, prompts: list[str], steps: int, seed: int, device
     facts: Any = read_json(folder / "student.json", "publish")
     teacher = Teacher(
         str(folder), facts["family"], tuple(facts["shape"]), guidance=1.0, steps=steps, shift=1.0, solver="euler",
-        negative_prompt="",
+        negative_prompt="", precision=facts.get("precision", "float32"),
     )  # fmt: skip
     config = folder / "scheduler/scheduler_config.json"
     sampler = read_sampler(read_json(config, "publish"), config, "publish")

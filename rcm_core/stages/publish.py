@@ -68,6 +68,7 @@ def _facts(params: Params, workspace: Path, selection: dict[str, Any]) -> dict[s
         "family": teacher.family,
         "shape": list(teacher.shape),
         "text_length": codec_of(teacher.folder, teacher.family).length,
+        **({} if teacher.precision == "float32" else {"precision": teacher.precision}),
         "steps": selection["steps"],
         "method": params.method,
         "choice": selection["choice"],

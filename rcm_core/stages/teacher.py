@@ -95,7 +95,9 @@ def _facts(section: TeacherSection, pipeline: Path) -> dict[str, Any]:
             f"the teacher at {section.source} has content hash {digest}, teacher.hash expects {section.hash};"
             " it changed meanwhile: set teacher.hash to the new one, or to null"
         )
-    keys = ("source", "family", "data", "guidance", "steps", "shift", "solver", "negative_prompt", "licence")
+    keys = (
+        "source", "family", "data", "guidance", "steps", "shift", "solver", "precision", "negative_prompt", "licence",
+    )  # fmt: skip
     return {"hash": digest, "shape": list(section.shape), **{k: getattr(section, k) for k in keys}}
 
 
@@ -113,7 +115,7 @@ def _gate(
             f"the judge recognises {judged:.1%} of the held-out real images, teacher.gate.judge_accuracy asks for"
             f" {gate.judge_accuracy:.1%}; its verdicts would mean nothing: mend the judge or the data"
         )
-    keys = ("family", "guidance", "steps", "shift", "solver", "negative_prompt")
+    keys = ("family", "guidance", "steps", "shift", "solver", "negative_prompt", "precision")
     teacher = Teacher(str(state / "pipeline"), shape=section.shape, **{k: facts[k] for k in keys})
     asked = cycle(prompts, gate.samples)
     job = Job(teacher, asked, tuple(range(gate.samples)), section.seed, section.steps, device=section.device)

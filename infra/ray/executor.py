@@ -50,7 +50,7 @@ class RayExecutor:
 
         gpus = self._gpus(device)
         self._require(label, cpus=1, gpus=gpus)
-        # Ray ends a worker that had a GPU after each task unless told otherwise: its networks would be loaded every time
+        # Ray ends a worker that had a GPU after each task unless told otherwise: networks would be loaded every time
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=LOST_WORKERS, max_calls=0)(_call)
         shared = ray.put((function, str(self.workspace)))
         waiting = [task.remote(shared, item) for item in items]

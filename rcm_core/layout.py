@@ -129,6 +129,18 @@ def shards(folder: Path) -> list[Path]:
     return paths
 
 
+def empty_transformer(layout: Layout, folder: Path) -> nn.Module:
+    """The network of ``folder`` without weights, in eval mode: parameters on the meta device, buffers as they are."""
+    import diffusers
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        network: nn.Module = getattr(diffusers, layout.network_class).from_config(
+            network_config(layout, folder)
+        )
+    return network.eval()
+
+
 def load_transformer(layout: Layout, folder: Path) -> nn.Module:
     """The network in ``folder/transformer``, float32, in eval mode; InputError unless it is this family's, whole."""
     import diffusers

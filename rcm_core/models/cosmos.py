@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from rcm_core.layout import Layout, check_pipeline, load_transformer
+from rcm_core.layout import Layout, check_pipeline, empty_transformer, load_transformer
 from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.protocols import Condition, Parameterisation, Tokens
 from rcm_core.raw import Raw
@@ -74,6 +74,12 @@ def load_network(folder: Path) -> nn.Module:
     """The transformer in ``folder/transformer``, float32, in eval mode; InputError unless it is Cosmos', whole."""
     _without_torchvision()
     return load_transformer(LAYOUT, folder)
+
+
+def empty_network(folder: Path) -> nn.Module:
+    """The same without weights: parameters on the meta device."""
+    _without_torchvision()
+    return empty_transformer(LAYOUT, folder)
 
 
 def parameterisation(folder: Path) -> Parameterisation:  # noqa: ARG001 - all of Cosmos-Predict2 have this one

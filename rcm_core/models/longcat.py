@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rcm_core.bars import without_bars
 from rcm_core.latents import ImageLatents
-from rcm_core.layout import Layout, check_pipeline, load_transformer
+from rcm_core.layout import Layout, check_pipeline, empty_transformer, load_transformer
 from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.protocols import Condition, Parameterisation, Tokens
 
@@ -48,6 +48,11 @@ def check_folder(folder: Path) -> None:
 def load_network(folder: Path) -> nn.Module:
     """The transformer in ``folder/transformer``, float32, in eval mode; InputError unless it is LongCat's, whole."""
     return load_transformer(LAYOUT, folder)
+
+
+def empty_network(folder: Path) -> nn.Module:
+    """The same without weights: parameters on the meta device."""
+    return empty_transformer(LAYOUT, folder)
 
 
 def parameterisation(folder: Path) -> Parameterisation:  # noqa: ARG001 - every LongCat pipeline has the same one

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rcm_core.errors import InputError
-from rcm_core.layout import Layout, check_pipeline, load_transformer, read_part
+from rcm_core.layout import Layout, check_pipeline, empty_transformer, load_transformer, read_part
 from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.pixels import PixelSpace
 from rcm_core.protocols import Condition, Parameterisation, Tokens
@@ -70,6 +70,11 @@ def check_folder(folder: Path) -> None:
 def load_network(folder: Path) -> nn.Module:
     """The transformer in ``folder/transformer``, float32, in eval mode; InputError unless it is Wan's, whole."""
     return load_transformer(LAYOUT, folder)
+
+
+def empty_network(folder: Path) -> nn.Module:
+    """The same without weights: parameters on the meta device."""
+    return empty_transformer(LAYOUT, folder)
 
 
 def parameterisation(folder: Path) -> Parameterisation:  # noqa: ARG001 - every Wan pipeline has the same one

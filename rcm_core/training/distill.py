@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rcm_core.config import Params, TrainSection
 from rcm_core.demands import refuse_impossible, refuse_lora, refuse_split
-from rcm_core.denoiser import Denoiser, load_denoiser
+from rcm_core.denoiser import Denoiser
 from rcm_core.device import resolve_device
 from rcm_core.extras import Heads
 from rcm_core.guidance import Guided
@@ -113,11 +113,8 @@ def build_nets(
             if shared is not None:
                 nets[role] = Adapted(shared, role, folder, extras).to(device).train()
                 continue
-            denoiser = load_denoiser(folder, family, extras).to(device).train()  # type: ignore[arg-type]
-            if warm is not None and role in ("student", "target"):
-                denoiser.network.load_state_dict(dict(warm))
-            spread.apply(denoiser)
-            nets[role] = denoiser
+            weights = warm if role in ("student", "target") else None
+            nets[role] = spread.load(folder, family, device, extras, weights).train()  # type: ignore[arg-type]
         if "heads" in demands.roles:
             torch.manual_seed(address(seed, "heads"))
             student = nets["student"]
@@ -174,8 +171,7 @@ def assemble(context: TrainContext, spec: dict[str, Any]) -> Trainer:
     if shared is not None:
         frozen: Denoiser = Adapted(shared, None, folder)
     else:
-        frozen = load_denoiser(folder, family).to(device).requires_grad_(False)  # type: ignore[arg-type]
-        spread.apply(frozen)
+        frozen = spread.load(folder, family, device, frozen=True)  # type: ignore[arg-type]
     guide = FrozenTeacher(frozen, teacher.guidance, source.negative)
     return Trainer(
         nets=nets,

@@ -5,21 +5,24 @@ a block's forward; context parallelism, whose hooks surround blocks and attentio
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from rcm_core.config import ParallelSection
-from rcm_core.denoiser import Denoiser
+from rcm_core.denoiser import Denoiser, load_denoiser
+from rcm_core.protocols import Family
 from rcm_core.sharing import divide_workers
 from rcm_core.training.sequence import Ulysses
 
@@ -59,6 +62,30 @@ class Spread:
         elif world > 1 or section.precision != "float32":  # which FSDP casts, also for one rank
             mesh = init_device_mesh(device.type, (world,))
         return cls(section, world, mesh, group)
+
+    def load(
+        self, folder: Path, family: Family, device: torch.device, extras: Sequence[str] = (),
+        weights: Mapping[str, torch.Tensor] | None = None, frozen: bool = False,
+    ) -> Denoiser:  # fmt: skip
+        """The denoiser of the pipeline in ``folder``, spread, on ``device``; with ``weights`` if they are given.
+
+        Where it is sharded the first rank alone reads it and sends every other its part: no other has it whole.
+        """
+        if self.mesh is None or self.world == 1:
+            denoiser = load_denoiser(folder, family, extras).to(device)
+            if weights is not None:
+                denoiser.network.load_state_dict(dict(weights))
+            self.apply(denoiser.requires_grad_(not frozen))
+            return denoiser
+        denoiser = Denoiser(family.empty_network(folder), family, family.parameterisation(folder), extras)
+        self.apply(denoiser.requires_grad_(not frozen))
+        denoiser.network._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t)  # type: ignore[no-untyped-call]
+        whole: dict[str, Any] = {}
+        if dist.get_rank() == 0:
+            whole = dict(weights) if weights is not None else family.load_network(folder).state_dict()
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=True)
+        set_model_state_dict(denoiser.network, whole, options=options)
+        return denoiser.to(device)
 
     def apply(self, denoiser: Denoiser) -> None:
         """Checkpoints, splits and shards ``denoiser``, one unit per block of the family."""

@@ -18,3 +18,14 @@ def resolve_device(name: str) -> torch.device:
             "set device: auto or cpu, or install a CUDA build of torch on a machine with a GPU (`rcm doctor`)"
         )
     return torch.device("cuda" if present and name != "cpu" else "cpu")
+
+
+def refuse_precision(precision: str, device: torch.device) -> None:
+    """InputError if ``device`` cannot compute in ``precision``."""
+    if precision != "bfloat16" or device.type != "cuda":
+        return
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise InputError(
+            f"precision bfloat16 was asked for, but {torch.cuda.get_device_name(device)} has none; set"
+            " teacher.precision and train.parallel.precision to float32, or take a GPU of the Ampere generation or later"
+        )

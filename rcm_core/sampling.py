@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rcm_core.denoiser import Denoiser, lower
-from rcm_core.device import resolve_device
+from rcm_core.device import refuse_precision, resolve_device
 from rcm_core.errors import InputError
 from rcm_core.guidance import Guided
 from rcm_core.protocols import Codec, Condition, Family
@@ -85,9 +85,11 @@ def network_of(
     module: Family = find("models", family)  # type: ignore[assignment]
     place = Path(folder) if transformer is None else Path(transformer).parent
     denoiser = Denoiser(module.load_network(place), module, module.parameterisation(Path(folder)))
+    where = resolve_device(device)
+    refuse_precision(precision, where)
     if precision == "bfloat16":
         lower(denoiser)
-    return denoiser.to(resolve_device(device)).requires_grad_(False)
+    return denoiser.to(where).requires_grad_(False)
 
 
 @lru_cache(maxsize=2)

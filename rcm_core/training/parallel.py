@@ -22,6 +22,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from rcm_core.config import ParallelSection
 from rcm_core.denoiser import Denoiser, load_denoiser
+from rcm_core.device import refuse_precision
 from rcm_core.protocols import Family
 from rcm_core.sharing import divide_workers
 from rcm_core.training.sequence import Ulysses
@@ -49,6 +50,7 @@ class Spread:
     def of(cls, section: ParallelSection, world: int, device: torch.device) -> Spread:
         """A collective; InputError if ``world`` ranks do not divide so."""
         divide_workers(section, world, "training")
+        refuse_precision(section.precision, device)
         group = None
         if section.context > 1:
             shape = (world // section.context, section.context)

@@ -10,6 +10,8 @@ import torch
 from families import BUILDERS, build
 
 from rcm_core.denoiser import load_denoiser, lower
+from rcm_core.device import refuse_precision
+from rcm_core.errors import InputError
 from rcm_core.registry import family_of
 from rcm_core.sampling import Job, Teacher, sample
 
@@ -47,3 +49,14 @@ def test_samples_of_a_teacher_in_bfloat16(tmp_path: Path) -> None:
     )
     assert (found - expected).norm() < 0.1 * expected.norm()
     assert not torch.equal(found, expected)
+
+
+def test_a_gpu_without_bfloat16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    with pytest.raises(
+        InputError, match="bfloat16 was asked for, but Tesla T4 has none; set teacher.precision"
+    ):
+        refuse_precision("bfloat16", torch.device("cuda"))
+    refuse_precision("float32", torch.device("cuda"))
+    refuse_precision("bfloat16", torch.device("cpu"))

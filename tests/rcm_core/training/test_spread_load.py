@@ -1,4 +1,4 @@
-"""Sharded networks are read by the first rank and sent: every rank has its part of the very weights, and the buffers."""
+"""Sharded networks are read by the first rank and sent: every rank has its part of the weights, and the buffers."""
 
 from __future__ import annotations
 

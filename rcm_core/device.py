@@ -27,5 +27,5 @@ def refuse_precision(precision: str, device: torch.device) -> None:
     if not torch.cuda.is_bf16_supported(including_emulation=False):
         raise InputError(
             f"precision bfloat16 was asked for, but {torch.cuda.get_device_name(device)} has none; set"
-            " teacher.precision and train.parallel.precision to float32, or take a GPU of the Ampere generation or later"
+            " teacher.precision and train.parallel.precision to float32, or take an Ampere GPU or later"
         )

@@ -10,7 +10,8 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,8 @@ class Run:
 
     def checkpoints(self) -> bool:
         """Whether there are two: a rank goes on to the second when Ray has taken note of the first."""
-        return len(list((self.workspace / ".rcm/state").glob("train-*/step_*/progress.json"))) >= 2
+        state = self.workspace / ".rcm/state"
+        return len([*state.glob("train-*/step_*/progress.json"), *state.glob("train-*/local/step_*")]) >= 2
 
     def end(self) -> str:
         """What it said; it must have ended well by itself."""
@@ -105,11 +107,11 @@ def start() -> Iterator[Callable[..., Run]]:
     """Starts runs; none is left when the test ends."""
     begun: list[subprocess.Popen[str]] = []
 
-    def begin(workspace: Path, env: dict[str, str]) -> Run:
+    def begin(workspace: Path, env: dict[str, str], ranks: Sequence[str] = ()) -> Run:
         path = workspace / f"log-{len(begun)}.txt"
         with path.open("w") as log:
             process = subprocess.Popen(
-                command("train"),
+                [*ranks, *command("train")[1:]] if ranks else command("train"),
                 cwd=workspace,
                 env=environment(workspace) | env,
                 stdout=log,
@@ -225,6 +227,44 @@ def test_ray_gives_the_bits_of_two_processes_also_when_one_is_killed(
     kill_a_worker(run, 2)
     assert "resumed at step" in run.end()
     assert hashes(run.workspace) == hashes(two_ranks)
+
+
+def torchrun(ranks: int, *options: str) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", *options]
+
+
+def test_torchrun_gives_the_bits_of_ray_s_workers_also_when_a_rank_is_killed(
+    fresh: Callable[..., Path], two_ranks: Path, start: Callable[..., Run]
+) -> None:
+    folder = fresh("torchrun", workers=2)
+    run = start(folder, {"RCM_EXECUTOR": "torchrun"}, torchrun(2, "--max-restarts=1"))
+    run.wait_for(run.checkpoints, "checkpoint")
+    ranks = [p for p in psutil.Process(run.process.pid).children() if "infra.launch" in p.cmdline()]
+    assert len(ranks) == 2
+    ranks[-1].kill()
+    said = run.end()
+    assert "resumed at step" in said
+    assert hashes(run.workspace) == hashes(two_ranks)
+    assert [p for p in (folder / ".rcm/state").iterdir() if p.is_dir()] == []
+
+
+def test_torchrun_with_another_number_of_ranks_is_one_sentence(fresh: Callable[..., Path]) -> None:
+    folder = fresh("mismatch", workers=2)
+    env = environment(folder)
+    del env["RCM_EXECUTOR"]  # the ranks know themselves
+    ended = subprocess.run(
+        [*torchrun(1), *command("train")[1:]],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode
+    assert (
+        "\nerror: workers = 2, but torchrun has started 1; start it with 2 processes" in f"\n{ended.stderr}"
+    )
+    assert not (folder / "runs/train").exists()
 
 
 def test_two_ranks_are_one_rank_with_two_accumulation_steps(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from rcm_kernels.plain import fastest_attention
 
+from infra.notice import LEFT, notice
 from infra.state import held, state_root
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
@@ -22,10 +24,15 @@ KEPT = 2
 
 
 class LocalContext:
-    """One rank of several that see one ``state``; checkpoints are whole folders ``step_00000010`` below it."""
+    """One rank of several that see one ``state``; checkpoints are whole folders ``step_00000010`` below it.
 
-    def __init__(self, state: Path, rank: int = 0, world: int = 1) -> None:
-        self.state, self.rank, self.world = state, rank, world
+    ``told`` is set when this process has been told to leave.
+    """
+
+    def __init__(
+        self, state: Path, rank: int = 0, world: int = 1, told: threading.Event | None = None
+    ) -> None:
+        self.state, self.rank, self.world, self._told = state, rank, world, told
         self._group = dist.new_group(backend="gloo") if world > 1 else None
 
     def resume(self) -> Path | None:
@@ -48,6 +55,12 @@ class LocalContext:
             unfinished.replace(folder)
             for old in self._checkpoints()[:-KEPT]:
                 shutil.rmtree(old)
+
+    def leaving(self) -> bool:
+        return self._told is not None and self._told.is_set()
+
+    def leave(self) -> NoReturn:
+        raise SystemExit(LEFT)
 
     def _together(self) -> None:
         if self._group is not None:
@@ -95,9 +108,9 @@ class LocalExecutor:
             )
         resolve_device(device)
         folder = state / "local"
-        with held(state), on_threads(threads), _process_group(), fastest_attention():
+        with held(state), on_threads(threads), _process_group(), fastest_attention(), notice() as told:
             folder.mkdir(parents=True, exist_ok=True)
-            loop(LocalContext(folder), spec)
+            loop(LocalContext(folder, told=told), spec)
 
     def close(self) -> None:
         """Nothing is left open."""

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from rcm_kernels.plain import fastest_attention
 
 from infra.local import LocalContext, LocalExecutor, backend, on_threads
+from infra.notice import notice
 from infra.state import held
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
@@ -97,8 +98,8 @@ class TorchrunExecutor:
 
     def _run(self, loop: Callable[..., None], spec: dict[str, Any], folder: Path, threads: int) -> None:
         try:
-            with on_threads(threads), fastest_attention():
-                loop(LocalContext(folder, self.rank, self.world), spec)
+            with on_threads(threads), fastest_attention(), notice() as told:
+                loop(LocalContext(folder, self.rank, self.world, told), spec)
         except Exception as error:
             if self._store.add("failures", 1) > 1:  # what another rank says, or its loss
                 raise SystemExit(1) from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -235,7 +235,17 @@ class TrainContext(Protocol):
         ...
 
     def report(self, scalars: Mapping[str, float], checkpoint: Path | None, step: int) -> None:
-        """Called by every rank together; ``checkpoint`` is this rank's folder (merged over the ranks)."""
+        """Called by every rank together, maybe in a thread beside the training; ``checkpoint`` is this rank's folder
+        (merged over the ranks), complete when the call returns.
+        """
+        ...
+
+    def leaving(self) -> bool:
+        """Whether this rank has been told to leave its machine soon."""
+        ...
+
+    def leave(self) -> NoReturn:
+        """Ends the loop, by every rank together, after a checkpoint from which it will go on."""
         ...
 
 

@@ -76,7 +76,7 @@ class RayExecutor:
         from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        from infra.ray.training import Failures, run_rank
+        from infra.ray.training import Failures, Listener, run_rank
 
         gpus = self._gpus(device)
         self._require(f"training with {workers} x {threads} threads", workers * threads, workers * gpus)
@@ -103,7 +103,7 @@ class RayExecutor:
                 storage_path=str(state.parent),
                 failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=1),
                 checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
-                callbacks=[Failures(log)],
+                callbacks=[Failures(log), Listener()],
             ),
         )
         with held(state):

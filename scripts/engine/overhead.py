@@ -1,8 +1,8 @@
 """Ray Train against plain torchrun: the same steps of the same training, ``python -m scripts.engine.overhead``.
 
 Both run ``loop`` on two ranks, in turns, and which of them is first changes from round to round: other work on the
-machine slows both. ``docs/results/ray-overhead.json`` has the median seconds of a step in each run (the first steps, which
-warm up, left out), the ratio of the medians over all steps, and apart from them the seconds until the first step.
+machine slows both. ``docs/results/ray-overhead.json`` has the median seconds of a step in each run (the first steps,
+which warm up, left out), the ratio of the medians over all steps, and apart from them the seconds until the first step.
 """
 
 from __future__ import annotations

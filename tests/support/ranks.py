@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -33,6 +34,7 @@ class Context:
 
     def __init__(self, rank: int, world: int, state: Path, resumed: Path | None) -> None:
         self.rank, self.world, self.state, self.resumed = rank, world, state, resumed
+        self.group = dist.new_group(backend="gloo")  # the training goes on in the other
 
     def resume(self) -> Path | None:
         return self.resumed
@@ -40,7 +42,13 @@ class Context:
     def report(self, scalars: Mapping[str, float], checkpoint: Path | None, step: int) -> None:
         if checkpoint is not None:
             shutil.copytree(checkpoint, self.state / f"step_{step}", dirs_exist_ok=True)
-        dist.barrier()
+        dist.barrier(self.group)
+
+    def leaving(self) -> bool:
+        return False
+
+    def leave(self) -> NoReturn:
+        raise AssertionError
 
 
 class Noise:

@@ -7,6 +7,7 @@ one of its own, so that it can be seen to take it along.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -140,12 +141,12 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
     return found
 
 
-def kill_a_worker(run: Run, rank_count: int) -> None:
-    """SIGKILL to one of the ranks, after a checkpoint."""
+def kill_a_worker(run: Run, rank_count: int, number: int = signal.SIGKILL) -> None:
+    """A signal to one of the ranks, after a checkpoint."""
     run.wait_for(run.checkpoints, "checkpoint")
     workers = run.wait_for(lambda: workers_of(psutil.Process()), "worker")
     assert len(workers) == rank_count
-    os.kill(workers[-1].pid, signal.SIGKILL)
+    os.kill(workers[-1].pid, number)
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +228,34 @@ def test_ray_gives_the_bits_of_two_processes_also_when_one_is_killed(
     kill_a_worker(run, 2)
     assert "resumed at step" in run.end()
     assert hashes(run.workspace) == hashes(two_ranks)
+
+
+def test_a_worker_that_is_told_to_leave_leaves_at_a_checkpoint_and_another_goes_on(
+    fresh: Callable[..., Path], cluster: dict[str, str], two_ranks: Path, start: Callable[..., Run]
+) -> None:
+    """SIGTERM is what a spot machine's agent or Kubernetes gives."""
+    run = start(fresh("preempted", workers=2), cluster)
+    kill_a_worker(run, 2, signal.SIGTERM)
+    said = run.end()
+    left = re.search(r"told to leave: checkpoint at step (\d+);", said)
+    assert left
+    assert f"resumed at step {left[1]} of 32" in said
+    assert hashes(run.workspace) == hashes(two_ranks)
+
+
+def test_torchrun_that_is_told_to_leave_leaves_a_checkpoint(
+    fresh: Callable[..., Path], two_ranks: Path, start: Callable[..., Run]
+) -> None:
+    folder = fresh("told", workers=2)
+    run = start(folder, {"RCM_EXECUTOR": "torchrun"}, torchrun(2))
+    run.wait_for(run.checkpoints, "checkpoint")
+    run.process.terminate()
+    assert run.process.wait(PATIENCE)
+    left = re.search(r"told to leave: checkpoint at step (\d+);", run.log.read_text())
+    assert left
+    said = start(folder, {}, torchrun(2)).end()
+    assert f"resumed at step {left[1]} of 32" in said
+    assert hashes(folder) == hashes(two_ranks)
 
 
 def torchrun(ranks: int, *options: str) -> list[str]:

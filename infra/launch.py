@@ -56,7 +56,7 @@ class LazyExecutor:
         spec: dict[str, Any],
         *,
         state: Path,
-        workers: int,
+        workers: int | range,
         threads: int,
         device: str,
         max_failures: int = 0,

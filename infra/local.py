@@ -96,14 +96,15 @@ class LocalExecutor:
         spec: dict[str, Any],
         *,
         state: Path,
-        workers: int,
+        workers: int | range,
         threads: int,
         device: str,
         max_failures: int = 0,  # noqa: ARG002
     ) -> None:
-        if workers != 1:
+        numbers = numbers_of(workers)
+        if 1 not in numbers:
             raise InputError(
-                f"workers = {workers}: the local executor has one; set workers: 1, start {workers} by torchrun,"
+                f"workers = {numbers[0]}: the local executor has one; set workers: 1, start {numbers[0]} by torchrun,"
                 " or unset RCM_EXECUTOR"
             )
         resolve_device(device)
@@ -114,6 +115,11 @@ class LocalExecutor:
 
     def close(self) -> None:
         """Nothing is left open."""
+
+
+def numbers_of(workers: int | range) -> range:
+    """Numbers of ranks that a training may run on."""
+    return range(workers, workers + 1) if isinstance(workers, int) else workers
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from rcm_kernels.plain import fastest_attention
 
-from infra.local import LocalContext, LocalExecutor, backend, on_threads
+from infra.local import LocalContext, LocalExecutor, backend, numbers_of, on_threads
 from infra.notice import notice
 from infra.state import held
 from rcm_core.device import resolve_device
@@ -74,14 +74,15 @@ class TorchrunExecutor:
         spec: dict[str, Any],
         *,
         state: Path,
-        workers: int,
+        workers: int | range,
         threads: int,
         device: str,
         max_failures: int = 0,  # noqa: ARG002
     ) -> None:
-        if workers != self.world:
+        most = numbers_of(workers)[-1]
+        if self.world not in numbers_of(workers):
             raise InputError(
-                f"workers = {workers}, but torchrun has started {self.world}; start it with {workers} processes"
+                f"workers = {most}, but torchrun has started {self.world}; start it with {most} processes"
                 f" (--nnodes x --nproc-per-node), or set workers: {self.world}"
             )
         resolve_device(device)

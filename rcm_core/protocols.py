@@ -275,12 +275,13 @@ class Executor(Protocol):
         spec: dict[str, Any],
         *,
         state: Path,
-        workers: int,
+        workers: int | range,
         threads: int,
         device: str,
         max_failures: int = 0,
     ) -> None:
-        """Runs ``loop(context, spec)`` on ``workers`` ranks; live state and checkpoints lie in ``state``.
+        """Runs ``loop(context, spec)`` on ``workers`` ranks, of a range on the most for which there is room; live
+        state and checkpoints lie in ``state``.
 
         Lost ranks are restarted ``max_failures`` times from the newest checkpoint. Called again with the same
         ``state`` (after a kill, say) it resumes; two processes never hold one state.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from infra.local import numbers_of
 from infra.ray.capacity import capacity
 from infra.ray.connection import connect, start_local
 from infra.state import held, state_root
@@ -18,6 +19,8 @@ from rcm_core.protocols import Item, Result, TrainContext
 
 LOST_WORKERS = 3
 KEPT = 2
+RESIZE_SECONDS = 60
+"""Between two looks whether there is room for more workers."""
 
 
 class RayExecutor:
@@ -68,7 +71,7 @@ class RayExecutor:
         spec: dict[str, Any],
         *,
         state: Path,
-        workers: int,
+        workers: int | range,
         threads: int,
         device: str,
         max_failures: int = 0,
@@ -78,8 +81,9 @@ class RayExecutor:
 
         from infra.ray.training import Failures, Listener, run_rank
 
-        gpus = self._gpus(device)
-        self._require(f"training with {workers} x {threads} threads", workers * threads, workers * gpus)
+        gpus, numbers = self._gpus(device), numbers_of(workers)
+        least, most = numbers[0], numbers[-1]
+        self._require(f"training with {least} x {threads} threads", least * threads, least * gpus)
         state = state.absolute()
         state.mkdir(parents=True, exist_ok=True)
         log = state / "log.txt"
@@ -94,7 +98,8 @@ class RayExecutor:
             },
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
             scaling_config=ScalingConfig(
-                num_workers=workers,
+                num_workers=most if least == most else (least, most),
+                elastic_resize_monitor_interval_s=RESIZE_SECONDS,
                 use_gpu=bool(gpus),
                 resources_per_worker={"CPU": threads, **({"GPU": gpus} if gpus else {})},
             ),

@@ -45,7 +45,8 @@ class Trainer(Stepper):
         self.health.restore(progress["health"])
         self.tangent = progress["tangent"]
         self.method = self.build_method(self.tangent)
-        self._say(f"resumed at step {self.step} of {self.settings.iterations}")
+        ranks = f"{self.context.world} rank{'s' if self.context.world > 1 else ''}"
+        self._say(f"resumed at step {self.step} of {self.settings.iterations} on {ranks}")
 
     def run(self) -> None:
         """Trains to the end, or until a probe ends it: logs, probes, candidates, checkpoints at their intervals.

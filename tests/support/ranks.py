@@ -27,6 +27,7 @@ from rcm_core.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 BATCH = 8
+PARTS = 4
 
 
 class Context:
@@ -154,9 +155,9 @@ def grow(module: torch.nn.Module) -> None:
 
 
 def continue_on(rank: int, world: int, pipeline: Path, state: Path, resumed: Path, until: int) -> None:
-    """One of ``world`` processes that go on from ``resumed``."""
+    """One of ``world`` processes that go on from ``resumed``, with the same ``PARTS`` of every batch."""
     torch.set_num_threads(1)
     meeting = f"file://{state / 'meeting'}"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
-    trainer(pipeline, Context(rank, world, state, resumed), until).run()
+    trainer(pipeline, Context(rank, world, state, resumed), until, PARTS // world).run()
     dist.destroy_process_group()

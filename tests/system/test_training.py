@@ -253,7 +253,7 @@ def test_torchrun_that_is_told_to_leave_leaves_a_checkpoint(
     assert run.process.wait(PATIENCE)
     left = re.search(r"told to leave: checkpoint at step (\d+);", run.log.read_text())
     assert left
-    said = start(folder, {}, torchrun(2)).end()
+    said = start(folder, {"RCM_EXECUTOR": "torchrun"}, torchrun(2)).end()
     assert f"resumed at step {left[1]} of 32" in said
     assert hashes(folder) == hashes(two_ranks)
 

@@ -22,9 +22,9 @@ from rcm_core.storage import sha256, sha256_folder
 from rcm_core.training import distill
 from scripts.engine.small import ROOT, WORKERS, spec_of, workspace, write_result
 
-ITERATIONS, CHECKPOINT = 24, 4
+ITERATIONS, CHECKPOINT = 16, 4
 OVERRIDES = (
-    f"train.iterations={ITERATIONS}", f"train.checkpoint_every={CHECKPOINT}", "train.candidate_every=12",
+    f"train.iterations={ITERATIONS}", f"train.checkpoint_every={CHECKPOINT}", "train.candidate_every=8",
     "train.batch=8", "teacher.mini.layers=2", "teacher.mini.heads=2", "teacher.mini.head_dim=16",
     "teacher.mini.ffn_dim=64", "teacher.mini.text_dim=32",
 )  # fmt: skip
@@ -62,7 +62,8 @@ def main() -> int:
     made = workspace("kills", *OVERRIDES)
     executor = RayExecutor(ROOT, None)
     uninterrupted = train(executor, spec_of(made, "whole", kill=None))
-    kills = []
+    facts = {"workers": WORKERS, "iterations": ITERATIONS, "checkpoint_every": CHECKPOINT, "seed": options.seed}
+    kills: list[dict[str, Any]] = []
     for number in range(options.kills):
         place = [draw.randrange(WORKERS), draw.randrange(1, ITERATIONS)]
         spec = spec_of(made, f"killed-{number}", kill=place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -44,11 +45,11 @@ class Writer:
                 wait([self._pending])  # what ended the training is what is raised
 
     def begin(self, state: dict[str, Any], progress: dict[str, Any], step: int) -> None:
-        """Waits for the checkpoint before, copies ``state`` and returns; a collective."""
+        """Waits for the checkpoint before, copies ``state`` and ``progress`` and returns; a collective."""
         self.wait()
-        copy = self._stager.stage(state)
-        assert isinstance(copy, dict)  # not a future: staging is asked to be over when it returns
-        self._pending = self._pool.submit(self._write, copy, progress, step)
+        copied = self._stager.stage(state)
+        assert isinstance(copied, dict)  # not a future: staging is asked to be over when it returns
+        self._pending = self._pool.submit(self._write, copied, deepcopy(progress), step)
 
     def check(self) -> None:
         """Raises what the thread has raised, if it has."""

@@ -147,8 +147,8 @@ def test_training_goes_on_while_a_checkpoint_is_written(folder: Path, tmp_path: 
     assert all(step > at for at, step in seen[:2])
     # what is written is the state of its step, not of the steps made meanwhile
     for at in (4, 6):
-        name = f"step_{at:08d}/__0_0.distcp"
-        assert sha256(tmp_path / "slow" / name) == sha256(tmp_path / "whole" / name)
+        for name in (f"step_{at:08d}/{file}" for file in ("__0_0.distcp", "progress.json")):
+            assert sha256(tmp_path / "slow" / name) == sha256(tmp_path / "whole" / name)
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_training(folder: Path, tmp_path: Path) -> None:

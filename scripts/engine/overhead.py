@@ -1,8 +1,9 @@
 """Ray Train against plain torchrun: the same steps of the same training, ``python -m scripts.engine.overhead``.
 
 Both run ``loop`` on two ranks, in turns, and which of them is first changes from round to round: other work on the
-machine slows both. ``docs/results/ray-overhead.json`` has the median seconds of a step in each run (the first steps,
-which warm up, left out), the ratio of the medians over all steps, and apart from them the seconds until the first step.
+machine slows both. ``docs/results/ray-overhead.json`` has the median seconds of a step (the first steps, which warm up,
+left out), by the clock and of the CPU in rank 0's process, which other work hardly changes; how much more Ray's are; and
+apart from them the seconds until the first step.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from rcm_core.storage import write_json
 from rcm_core.training import distill
 from scripts.engine.small import ROOT, WORKERS, spec_of, workspace, write_result
 
-ITERATIONS, WARM, BATCH = 40, 10, 32
+ITERATIONS, WARM, BATCH = 30, 6, 32
 OVERRIDES = (
-    f"train.iterations={ITERATIONS}", "train.checkpoint_every=20", f"train.candidate_every={ITERATIONS}",
+    f"train.iterations={ITERATIONS}", "train.checkpoint_every=15", f"train.candidate_every={ITERATIONS}",
     f"train.batch={BATCH}", "train.log_every=10",
 )  # fmt: skip
 
@@ -34,18 +35,19 @@ OVERRIDES = (
 def loop(context: TrainContext, spec: dict[str, Any]) -> None:
     """``distill.loop`` with the seconds of every step, and of all that lies around them."""
     trainer = distill.assemble(context, spec)
-    step, seconds = trainer.train_step, []
+    step, seconds, cpu = trainer.train_step, [], []
 
     def timed(number: int) -> dict[str, float]:
-        begin = time.perf_counter()
+        begin, used = time.perf_counter(), time.process_time()
         result = step(number)
         seconds.append(time.perf_counter() - begin)
+        cpu.append(time.process_time() - used)
         return result
 
     trainer.train_step = timed  # type: ignore[method-assign]
     first = time.time()
     trainer.run()
-    facts = {"steps": seconds, "start": first - spec["asked"], "run": time.time() - first}
+    facts = {"steps": seconds, "cpu": cpu, "start": first - spec["asked"], "run": time.time() - first}
     if context.rank == 0:
         write_json(Path(spec["state"]) / "seconds.json", facts)
 
@@ -76,11 +78,11 @@ def as_rank(state: Path) -> None:
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of one engine's ``runs``: medians over the steps of each, over all, and of the rest."""
-    warm = [run["steps"][WARM:] for run in runs]
+    """Of one engine's ``runs``: medians over all steps, over those of each run, and of the rest."""
     return {
-        "step": round(statistics.median(s for steps in warm for s in steps), 4),
-        "steps_of_rounds": [round(statistics.median(steps), 4) for steps in warm],
+        "step": round(statistics.median(s for run in runs for s in run["steps"][WARM:]), 4),
+        "cpu": round(statistics.median(s for run in runs for s in run["cpu"][WARM:]), 4),
+        "step_by_round": [round(statistics.median(run["steps"][WARM:]), 4) for run in runs],
         "run": round(statistics.median(run["run"] for run in runs), 2),
         "start": round(statistics.median(run["start"] for run in runs), 1),
     }
@@ -104,16 +106,16 @@ def main() -> int:
             print(name, summary(runs[name][-1:]), flush=True)
     executor.close()
     found = {name: summary(of) for name, of in runs.items()}
-    ratios = [a / b for a, b in zip(*(found[name]["steps_of_rounds"] for name in ("ray", "torchrun")))]
-    facts = {"workers": WORKERS, "batch": BATCH, "iterations": ITERATIONS, "warm": WARM, "seconds": found}
-    overhead = {
-        "all": found["ray"]["step"] / found["torchrun"]["step"] - 1,
-        "rounds": statistics.median(ratios) - 1,
+    more = {kind: round(found["ray"][kind] / found["torchrun"][kind] - 1, 4) for kind in ("step", "cpu")}
+    facts = {
+        "workers": WORKERS,
+        "batch": BATCH,
+        "iterations": ITERATIONS,
+        "warm": WARM,
+        "rounds": options.rounds,
     }
-    load = round(os.getloadavg()[2], 1)
-    write_result(
-        "ray-overhead", facts | {"overhead": {k: round(v, 4) for k, v in overhead.items()}, "load": load}
-    )
+    load = [round(value, 1) for value in os.getloadavg()]
+    write_result("ray-overhead", facts | {"seconds": found, "overhead": more, "load": load})
     return 0
 
 

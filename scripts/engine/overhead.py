@@ -2,8 +2,8 @@
 
 Both run ``loop`` on two ranks, in turns, and which of them is first changes from round to round: other work on the
 machine slows both. ``docs/results/ray-overhead.json`` has the median seconds of a step (the first steps, which warm up,
-left out), by the clock and of the CPU in rank 0's process, which other work hardly changes; how much more Ray's are; and
-apart from them the seconds until the first step.
+left out), by the clock and of the CPU in rank 0's process, which other work hardly changes; how much more Ray's are;
+and apart from them the seconds until the first step.
 """
 
 from __future__ import annotations

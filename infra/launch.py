@@ -20,6 +20,7 @@ from rcm_core.protocols import Item, Result, TrainContext
 from rcm_core.registry import available
 
 BAD_INPUT = 2
+EXECUTORS = ("ray", "local", "torchrun")
 COMPUTING = ("teacher", "trajectories", "train", "select", "evaluate")
 """Stages that use the cluster; their flow run's Ray starts while they import."""
 
@@ -55,7 +56,7 @@ class LazyExecutor:
         spec: dict[str, Any],
         *,
         state: Path,
-        workers: int,
+        workers: int | range,
         threads: int,
         device: str,
         max_failures: int = 0,
@@ -72,7 +73,7 @@ class LazyExecutor:
 
     def _executor(self) -> Any:
         if self._started is None:
-            self._started = _start(os.environ.get("RCM_EXECUTOR", "ray"), self.workspace, self._line)
+            self._started = _start(_executor_name(), self.workspace, self._line)
         return self._started
 
 
@@ -81,11 +82,20 @@ def _start(name: str, workspace: Path, line: Lifeline | None) -> Any:
         from infra.local import LocalExecutor
 
         return LocalExecutor(workspace)
-    if name == "ray":
-        from infra.ray.executor import RayExecutor
+    if name == "torchrun":
+        raise InputError("torchrun's ranks run `-m infra.launch <stage>` alone; unset RCM_EXECUTOR here")
+    from infra.ray.executor import RayExecutor
 
-        return RayExecutor(workspace, line.address() if line else os.environ.get("RAY_ADDRESS"))
-    raise InputError(f"RCM_EXECUTOR = {name!r}: expected ray or local")
+    return RayExecutor(workspace, line.address() if line else os.environ.get("RAY_ADDRESS"))
+
+
+def _executor_name() -> str:
+    """What ``RCM_EXECUTOR`` names; without it torchrun's ranks are known by their environment, all else is Ray's."""
+    ranks = {"RANK", "WORLD_SIZE"} <= set(os.environ)
+    name = os.environ.get("RCM_EXECUTOR", "torchrun" if ranks else "ray")
+    if name not in EXECUTORS:
+        raise InputError(f"RCM_EXECUTOR = {name!r}: expected {', '.join(EXECUTORS[:-1])} or {EXECUTORS[-1]}")
+    return name
 
 
 def run_stage(stage: str, params: Path, workspace: Path) -> None:
@@ -93,14 +103,32 @@ def run_stage(stage: str, params: Path, workspace: Path) -> None:
     names = available("stages")
     if stage not in names:
         raise InputError(f"unknown stage {stage!r}{nearest(stage, names)}; available: {', '.join(names)}")
+    if _executor_name() == "torchrun":
+        _run_on_ranks(stage, params, workspace)
+        return
     checked = load_params(params)
     line = connect()
     if line and stage in COMPUTING:
         line.ask()
     module = importlib.import_module(f"rcm_core.stages.{stage}")
-    lock = state_home(workspace) / "locks" / f"{workspace.name}-{stage}"
-    with held(lock), LazyExecutor(workspace, line) as executor:
+    with held(_lock(stage, workspace)), LazyExecutor(workspace, line) as executor:
         module.run(checked, workspace, executor)
+
+
+def _run_on_ranks(stage: str, params: Path, workspace: Path) -> None:
+    from infra.torchrun import TorchrunExecutor
+
+    with TorchrunExecutor(workspace) as executor:
+        if executor.rank:
+            executor.follow()
+            return
+        checked = load_params(params)
+        with held(_lock(stage, workspace)):
+            importlib.import_module(f"rcm_core.stages.{stage}").run(checked, workspace, executor)
+
+
+def _lock(stage: str, workspace: Path) -> Path:
+    return state_home(workspace) / "locks" / f"{workspace.name}-{stage}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

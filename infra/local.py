@@ -4,44 +4,67 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from rcm_kernels.plain import fastest_attention
 
+from infra.notice import LEFT, notice
 from infra.state import held, state_root
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.protocols import Item, Result, TrainContext
-from rcm_core.storage import atomic_folder
 
 KEPT = 2
 
 
 class LocalContext:
-    """Rank 0 of 1; checkpoints are whole folders ``step_00000010`` below ``state``."""
+    """One rank of several that see one ``state``; checkpoints are whole folders ``step_00000010`` below it.
 
-    rank = 0
-    world = 1
+    ``told`` is set when this process has been told to leave.
+    """
 
-    def __init__(self, state: Path) -> None:
-        self.state = state
+    def __init__(
+        self, state: Path, rank: int = 0, world: int = 1, told: threading.Event | None = None
+    ) -> None:
+        self.state, self.rank, self.world, self._told = state, rank, world, told
+        self._group = dist.new_group(backend="gloo") if world > 1 else None
 
     def resume(self) -> Path | None:
+        if self.rank == 0:
+            for left in self.state.glob(".step_*"):  # a killed run was writing it
+                shutil.rmtree(left)
+        self._together()
         steps = self._checkpoints()
         return steps[-1] if steps else None
 
     def report(self, scalars: Mapping[str, float], checkpoint: Path | None, step: int) -> None:  # noqa: ARG002
         if checkpoint is None:
             return
-        with atomic_folder(self.state / f"step_{step:08d}") as folder:
-            shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
-        for old in self._checkpoints()[:-KEPT]:
-            shutil.rmtree(old)
+        folder = self.state / f"step_{step:08d}"
+        unfinished = folder.with_name(f".{folder.name}")
+        shutil.copytree(checkpoint, unfinished, dirs_exist_ok=True)
+        self._together()
+        if self.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.replace(folder)
+            for old in self._checkpoints()[:-KEPT]:
+                shutil.rmtree(old)
+
+    def leaving(self) -> bool:
+        return self._told is not None and self._told.is_set()
+
+    def leave(self) -> NoReturn:
+        raise SystemExit(LEFT)
+
+    def _together(self) -> None:
+        if self._group is not None:
+            dist.barrier(self._group)
 
     def _checkpoints(self) -> list[Path]:
         return sorted(self.state.glob("step_*"))
@@ -63,7 +86,7 @@ class LocalExecutor:
     ) -> Iterator[Result]:
         resolve_device(device)
         for item in items:
-            with _threads(1), fastest_attention():
+            with on_threads(1), fastest_attention():
                 result = function(item)
             yield result
 
@@ -73,27 +96,35 @@ class LocalExecutor:
         spec: dict[str, Any],
         *,
         state: Path,
-        workers: int,
+        workers: int | range,
         threads: int,
         device: str,
         max_failures: int = 0,  # noqa: ARG002
     ) -> None:
-        if workers != 1:
+        numbers = numbers_of(workers)
+        if 1 not in numbers:
             raise InputError(
-                f"workers = {workers}: the local executor has one; set workers: 1 or unset RCM_EXECUTOR"
+                f"workers = {numbers[0]}: the local executor has one; set workers: 1, start {numbers[0]} by torchrun,"
+                " or unset RCM_EXECUTOR"
             )
         resolve_device(device)
         folder = state / "local"
-        with held(state), _threads(threads), _process_group(), fastest_attention():
+        with held(state), on_threads(threads), _process_group(), fastest_attention(), notice() as told:
             folder.mkdir(parents=True, exist_ok=True)
-            loop(LocalContext(folder), spec)
+            loop(LocalContext(folder, told=told), spec)
 
     def close(self) -> None:
         """Nothing is left open."""
 
 
+def numbers_of(workers: int | range) -> range:
+    """Numbers of ranks that a training may run on."""
+    return range(workers, workers + 1) if isinstance(workers, int) else workers
+
+
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def on_threads(number: int) -> Iterator[None]:
+    """Lets torch compute on ``number`` threads inside."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -102,15 +133,19 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def backend() -> str:
+    """Of process groups on this machine."""
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+
+
 @contextmanager
 def _process_group() -> Iterator[None]:
     """A group of one, so that sharding code runs as it does on many ranks."""
     if dist.is_initialized():
         yield
         return
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     os.environ.setdefault("LOCAL_RANK", "0")
-    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group(backend(), store=dist.HashStore(), rank=0, world_size=1)
     try:
         yield
     finally:

@@ -225,6 +225,8 @@ class TrainSection(Section):
     """Largest share of samples that may be left out over the last 100 iterations."""
     health: HealthSection
     workers: Count
+    min_workers: Count | None
+    """Ray goes on with as few when workers are lost, and with ``workers`` when there is room again; null: with all."""
     parallel: ParallelSection
     threads: Count
     max_failures: Annotated[int, Field(ge=0)]

@@ -14,7 +14,7 @@ from rcm_core.protocols import Demands
 from rcm_core.registry import available, find
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.section import Section, check
-from rcm_core.sharing import divide_workers, samples_per_rank
+from rcm_core.sharing import samples_per_rank, worlds
 
 
 def load_params(path: Path) -> Params:
@@ -117,9 +117,7 @@ def _check_teacher(demands: Demands, teacher: TeacherSection, where: str) -> Non
 def _check_together(params: Params, where: str) -> None:
     """Numbers that are right alone and wrong together are refused before anything is computed."""
     train, mini = params.train, params.teacher.mini
-    divide_workers(train.parallel, train.workers, where)
-    ranks = train.workers // train.parallel.context
-    samples_per_rank(train.batch, ranks, train.accumulate, f"{where}: train.batch")
+    worlds(train, where)
     if mini is not None:
         samples_per_rank(mini.batch, mini.workers, 1, f"{where}: teacher.mini.batch")
     if train.lr_decay and train.lr_decay_from is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -235,7 +235,17 @@ class TrainContext(Protocol):
         ...
 
     def report(self, scalars: Mapping[str, float], checkpoint: Path | None, step: int) -> None:
-        """Called by every rank together; ``checkpoint`` is this rank's folder (merged over the ranks)."""
+        """Called by every rank together, maybe in a thread beside the training; ``checkpoint`` is this rank's folder
+        (merged over the ranks), complete when the call returns.
+        """
+        ...
+
+    def leaving(self) -> bool:
+        """Whether this rank has been told to leave its machine soon."""
+        ...
+
+    def leave(self) -> NoReturn:
+        """Ends the loop, by every rank together, after a checkpoint from which it will go on."""
         ...
 
 
@@ -265,12 +275,13 @@ class Executor(Protocol):
         spec: dict[str, Any],
         *,
         state: Path,
-        workers: int,
+        workers: int | range,
         threads: int,
         device: str,
         max_failures: int = 0,
     ) -> None:
-        """Runs ``loop(context, spec)`` on ``workers`` ranks; live state and checkpoints lie in ``state``.
+        """Runs ``loop(context, spec)`` on ``workers`` ranks, of a range on the most for which there is room; live
+        state and checkpoints lie in ``state``.
 
         Lost ranks are restarted ``max_failures`` times from the newest checkpoint. Called again with the same
         ``state`` (after a kill, say) it resumes; two processes never hold one state.

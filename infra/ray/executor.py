@@ -9,15 +9,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+from infra.local import numbers_of
 from infra.ray.capacity import capacity
 from infra.ray.connection import connect, start_local
 from infra.state import held, state_root
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.protocols import Item, Result, TrainContext
+from rcm_core.storage import filesystem
 
 LOST_WORKERS = 3
 KEPT = 2
+RESIZE_SECONDS = 60
+"""Between two looks whether there is room for more workers."""
 
 
 class RayExecutor:
@@ -27,6 +33,7 @@ class RayExecutor:
         self.workspace = workspace
         self.state_root = state_root(workspace)
         self.address = address
+        self._remote: dict[Path, tuple[Any, str]] = {}
         if address:
             connect(workspace, address)
         else:
@@ -37,6 +44,14 @@ class RayExecutor:
         import ray
 
         ray.shutdown()
+        self.drop_remote()
+
+    def drop_remote(self) -> None:
+        """Removes the checkpoints in S3 of trainings whose live state is gone, for their outs are complete."""
+        for state in [s for s in self._remote if not s.exists()]:
+            system, place = self._remote.pop(state)
+            if system.exists(place):
+                system.rm(place, recursive=True)
 
     def map(
         self,
@@ -68,7 +83,7 @@ class RayExecutor:
         spec: dict[str, Any],
         *,
         state: Path,
-        workers: int,
+        workers: int | range,
         threads: int,
         device: str,
         max_failures: int = 0,
@@ -76,10 +91,11 @@ class RayExecutor:
         from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        from infra.ray.training import Failures, run_rank
+        from infra.ray.training import Failures, Listener, run_rank
 
-        gpus = self._gpus(device)
-        self._require(f"training with {workers} x {threads} threads", workers * threads, workers * gpus)
+        gpus, numbers = self._gpus(device), numbers_of(workers)
+        least, most = numbers[0], numbers[-1]
+        self._require(f"training with {least} x {threads} threads", least * threads, least * gpus)
         state = state.absolute()
         state.mkdir(parents=True, exist_ok=True)
         log = state / "log.txt"
@@ -94,20 +110,30 @@ class RayExecutor:
             },
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
             scaling_config=ScalingConfig(
-                num_workers=workers,
+                num_workers=most if least == most else (least, most),
+                elastic_resize_monitor_interval_s=RESIZE_SECONDS,
                 use_gpu=bool(gpus),
                 resources_per_worker={"CPU": threads, **({"GPU": gpus} if gpus else {})},
             ),
             run_config=RunConfig(
                 name=state.name,
-                storage_path=str(state.parent),
+                **self._storage(state),
                 failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=1),
                 checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
-                callbacks=[Failures(log)],
+                callbacks=[Failures(log), Listener()],
             ),
         )
         with held(state):
             _fit(trainer, log)
+
+    def _storage(self, state: Path) -> dict[str, Any]:
+        """Where Ray Train keeps checkpoints: in ``state``, or below ``RCM_CHECKPOINTS`` under its name."""
+        url = os.environ.get("RCM_CHECKPOINTS")
+        if not url:
+            return {"storage_path": str(state.parent)}
+        system, root = filesystem(url, os.environ.get("AWS_ENDPOINT_URL"))
+        self._remote[state] = system, f"{root}/{state.name}"
+        return {"storage_path": root, "storage_filesystem": PyFileSystem(FSSpecHandler(system))}
 
     def _gpus(self, device: str) -> int:
         """GPUs per task or rank; a cluster's GPUs count even if this process sees none."""

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ray.train
 import torch
 from ray.train import Checkpoint, UserCallback
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+from ray.train.v2._internal.execution.callback import WorkerCallback
 from rcm_kernels.plain import fastest_attention
 
+from infra.notice import listen
 from rcm_core.errors import InputError
+
+TOLD = threading.Event()
+"""Set when this worker's process was given SIGTERM."""
+
+
+class Left(Exception):  # noqa: N818
+    """Ends a worker group after a checkpoint; Ray starts the next one."""
+
+
+class Listener(WorkerCallback):
+    """The loop has a thread of its own; signals reach a worker's main thread alone, where Ray calls this."""
+
+    def after_init_train_context(self) -> None:
+        listen(TOLD)
 
 
 class RayContext:
@@ -36,6 +53,13 @@ class RayContext:
             checkpoint=None if checkpoint is None else Checkpoint.from_directory(checkpoint),
             checkpoint_dir_name=None if checkpoint is None else f"step_{step:08d}",
         )
+
+    def leaving(self) -> bool:
+        return TOLD.is_set()
+
+    def leave(self) -> NoReturn:
+        ray.train.report({}, None)  # when the controller takes this, it has taken note of the checkpoint
+        raise Left("a worker was told to leave")
 
 
 def run_rank(job: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from rcm_core.errors import InputError
 from rcm_core.protocols import Executor
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.sampling import Teacher
+from rcm_core.sharing import worlds
 from rcm_core.storage import atomic, atomic_folder, require_space, write_json
 from rcm_core.training import distill, warm
 from rcm_core.training.log import Curves
@@ -29,7 +30,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
         workspace,
         ["runs/teacher/pipeline", "runs/teacher/teacher.json", "runs/trajectories/manifest.parquet"],
     )
-    distill.settings_of(section).per_rank(section.workers)
+    numbers = worlds(section, "params.yaml")
     origin = None
     if section.warm_start is not None:
         cache = executor.state_root / "cache"
@@ -46,7 +47,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
             "warm_start": origin and {"student": str(origin.student), "teacher": str(origin.teacher)},
         }
         executor.train(
-            distill.loop, spec, state=state, workers=section.workers, threads=section.threads,
+            distill.loop, spec, state=state, workers=numbers, threads=section.threads,
             max_failures=section.max_failures, device=section.device,
         )  # fmt: skip
         write(workspace / "runs" / STAGE, state)

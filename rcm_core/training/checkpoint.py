@@ -42,21 +42,29 @@ def gather(
 
 
 @contextmanager
-def _collectives_if_needed() -> Iterator[bool]:
-    """DCP's ``no_dist``: whether there is one rank, which needs no collectives.
+def alone_if_one() -> Iterator[None]:
+    """Lets DCP save and load without collectives, as one rank alone does.
 
     Gloo's threads would open OpenMP teams of their own for them; with more threads than cores GNU OpenMP stops to
     spin at its barriers, and every later step of a small network takes half as long again.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # it is meant so
-        yield dist.get_world_size() == 1
+        yield
 
 
-def save(folder: Path, state: dict[str, Any], progress: dict[str, Any], rank: int) -> None:
-    """Writes this rank's part of ``state`` into ``folder``, and on rank 0 ``progress`` (plain JSON values)."""
-    with _collectives_if_needed() as no_dist:
-        state_dict_saver.save(state, checkpoint_id=folder, no_dist=no_dist)
+def save(
+    folder: Path,
+    state: dict[str, Any],
+    progress: dict[str, Any],
+    rank: int,
+    group: dist.ProcessGroup | None,
+) -> None:
+    """Writes this rank's part of ``state`` into ``folder``, and on rank 0 ``progress`` (plain JSON values).
+
+    The ranks agree in ``group``; None: there is one. Within ``alone_if_one``.
+    """
+    state_dict_saver.save(state, checkpoint_id=folder, process_group=group, no_dist=group is None)
     if rank == 0:
         write_json(folder / "progress.json", {**progress, "optimisers": sorted(state["optimisers"])})
 
@@ -76,8 +84,8 @@ def load(
     state["optimisers"] = {
         role: get_optimizer_state_dict(nets[role], optimisers[role]) for role in progress["optimisers"]
     }
-    with _collectives_if_needed() as no_dist:
-        state_dict_loader.load(state, checkpoint_id=folder, no_dist=no_dist)
+    with alone_if_one():
+        state_dict_loader.load(state, checkpoint_id=folder, no_dist=dist.get_world_size() == 1)
     for role, net in nets.items():
         set_model_state_dict(net, state["nets"][role])
     for role, saved in state["optimisers"].items():

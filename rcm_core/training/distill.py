@@ -20,6 +20,7 @@ from rcm_core.registry import find
 from rcm_core.rng import address
 from rcm_core.sampling import Teacher
 from rcm_core.section import check
+from rcm_core.sharing import parts_per_rank
 from rcm_core.storage import write_json
 from rcm_core.training.lora import Adapted, Shared, load_shared
 from rcm_core.training.parallel import Spread
@@ -32,12 +33,12 @@ from rcm_core.trajectory_store import Store
 from rcm_core.usage import write_usage
 
 
-def settings_of(section: TrainSection) -> LoopSettings:
-    """The loop's settings, as the params say."""
+def settings_of(section: TrainSection, world: int | None = None) -> LoopSettings:
+    """The loop's settings, as the params say: on fewer ranks than ``train.workers`` each computes more parts."""
     return LoopSettings(
         iterations=section.iterations,
         batch=section.batch,
-        accumulate=section.accumulate,
+        accumulate=parts_per_rank(section, section.workers if world is None else world),
         lr=section.lr.given,
         clip=section.clip,
         lr_warmup=section.lr_warmup,
@@ -178,7 +179,7 @@ def assemble(context: TrainContext, spec: dict[str, Any]) -> Trainer:
         views={**nets, "teacher": guide.guided, "null": guide.null, "unguided": frozen},
         build_method=lambda tangent: build_method(params.method, tangent),
         source=source,
-        settings=settings_of(section),
+        settings=settings_of(section, context.world),
         context=context,
         device=device,
         candidates=Path(spec["state"]) / "candidates",

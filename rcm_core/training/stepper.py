@@ -44,6 +44,8 @@ class Stepper:
     tangent: str = "exact"
     tangent_fallback: bool = False
     student_updates: int = 0
+    leaving: bool = False
+    """Whether a rank had been told to leave when the last step ended."""
 
     def __post_init__(self) -> None:
         """Optimisers, averages, method and health, as they are before the first step."""
@@ -75,7 +77,9 @@ class Stepper:
                 window.add({name: float(value) for name, value in update.scalars.items()})
         names = sorted(window.sums)
         world = self.context.world
-        sums = sum_over_ranks([window.sums[n] for n in names], world, self.device)
+        told = float(self.context.leaving())
+        *sums, leaving = sum_over_ranks([*(window.sums[n] for n in names), told], world, self.device)
+        self.leaving = leaving > 0
         total = {"nonfinite": 0.0} | dict(zip(names, sums))
         total["nonfinite"] /= shared
         wrong = self.health.count(step, int(total["nonfinite"]), self.settings.batch)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rcm_core.errors import InputError
@@ -14,6 +13,7 @@ from rcm_core.training.candidates import drop_candidates, write_candidates
 from rcm_core.training.log import Curves
 from rcm_core.training.probe import Probe
 from rcm_core.training.stepper import Stepper
+from rcm_core.training.writer import Writer
 from rcm_core.verdict import sentence
 
 
@@ -45,7 +45,8 @@ class Trainer(Stepper):
         self.health.restore(progress["health"])
         self.tangent = progress["tangent"]
         self.method = self.build_method(self.tangent)
-        self._say(f"resumed at step {self.step} of {self.settings.iterations}")
+        ranks = f"{self.context.world} rank{'s' if self.context.world > 1 else ''}"
+        self._say(f"resumed at step {self.step} of {self.settings.iterations} on {ranks}")
 
     def run(self) -> None:
         """Trains to the end, or until a probe ends it: logs, probes, candidates, checkpoints at their intervals.
@@ -55,21 +56,33 @@ class Trainer(Stepper):
         last, started = self.step, time.perf_counter()
         if self.step == 0:
             self._probe()
-        while not self.ended:
-            self.curves.add(self.train_step(self.step))
-            self.step += 1
-            self._probe()
-            if self.ended or self.step % self.settings.log_every == 0:
-                rate = (self.step - last) * self.settings.batch / (time.perf_counter() - started)
-                scalars = self.curves.close(self.step)
-                self._say(self.curves.line(self.step, self.settings.iterations, scalars, rate))
-                last, started = self.step, time.perf_counter()
-            if self.ended:
-                self._end()
-            elif self.step % self.settings.candidate_every == 0:
-                self._write_candidates()
-            if self.ended or self.step % self.settings.checkpoint_every == 0:
-                self.save()
+        with Writer(self.context, self.candidates.parent) as writer:
+            while not self.ended:
+                self.curves.add(self.train_step(self.step))
+                self.step += 1
+                self._probe()
+                if self.ended or self.step % self.settings.log_every == 0:
+                    rate = (self.step - last) * self.settings.batch / (time.perf_counter() - started)
+                    scalars = self.curves.close(self.step)
+                    self._say(self.curves.line(self.step, self.settings.iterations, scalars, rate))
+                    last, started = self.step, time.perf_counter()
+                self._keep(writer)
+
+    def _keep(self, writer: Writer) -> None:
+        """Candidates and checkpoints that are due after a step; leaves when the ranks have been told to."""
+        if self.ended:
+            self._end()
+        elif self.step % self.settings.candidate_every == 0:
+            self._write_candidates()
+        if self.ended or self.leaving or self.step % self.settings.checkpoint_every == 0:
+            self.save(writer)
+        writer.check()
+        if self.leaving and not self.ended:
+            writer.wait()
+            self._say(
+                f"told to leave: checkpoint at step {self.step}; started again, the run goes on from there"
+            )
+            self.context.leave()
 
     def _probe(self) -> None:
         """Probes the student if it is due: before the first step, at the interval, after the last step."""
@@ -100,18 +113,13 @@ class Trainer(Stepper):
         guidance = self.method.demands.guidance
         write_candidates(self.candidates, self.step, self.student, self.ema, self.context.rank, guidance)
 
-    def save(self) -> None:
-        """Reports a full-state checkpoint; every rank together."""
-        self.candidates.parent.mkdir(parents=True, exist_ok=True)  # where space was asked for
-        with TemporaryDirectory(dir=self.candidates.parent, prefix="writing-") as name:
-            folder = Path(name)
-            state = checkpoint.gather(self.nets, self.optimisers, self.ema)
-            progress: dict[str, Any] = {
-                "step": self.step,
-                "student_updates": self.student_updates,
-                "tangent": self.tangent,
-                "health": self.health.state(),
-                "curves": self.curves.state(),
-            }
-            checkpoint.save(folder, state, progress, self.context.rank)
-            self.context.report({"step": float(self.step)}, folder, self.step)
+    def save(self, writer: Writer) -> None:
+        """Begins a full-state checkpoint; every rank together."""
+        progress: dict[str, Any] = {
+            "step": self.step,
+            "student_updates": self.student_updates,
+            "tangent": self.tangent,
+            "health": self.health.state(),
+            "curves": self.curves.state(),
+        }
+        writer.begin(checkpoint.gather(self.nets, self.optimisers, self.ema), progress, self.step)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -79,6 +79,12 @@ class Clock:
     def report(self, scalars: Mapping[str, float], checkpoint: Path | None, step: int) -> None:
         self.inner.report(scalars, checkpoint, step)
         self.marks.append((step, time.perf_counter()))
+
+    def leaving(self) -> bool:
+        return self.inner.leaving()
+
+    def leave(self) -> NoReturn:
+        self.inner.leave()
 
     @property
     def spent(self) -> tuple[int, float]:

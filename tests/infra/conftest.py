@@ -13,12 +13,14 @@ TOYS = '''
 import os
 import signal
 import tempfile
+import time
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from rcm_core.errors import InputError
+from rcm_core.training import distill
 
 
 def square(number):
@@ -58,6 +60,20 @@ def count(context, spec):
                 context.report({"step": step}, Path(checkpoint), step + 1)
     if context.rank == 0:
         Path(spec["out"]).write_text(str(total))
+
+
+def patient(context, spec):
+    """``distill.loop``, which takes its time where it is alone: others are to come back before it ends."""
+    trainer = distill.assemble(context, spec)
+    step = trainer.train_step
+
+    def slow(number):
+        time.sleep(2 if context.world == 1 else 0)
+        return step(number)
+
+    trainer.train_step = slow
+    trainer.run()
+    distill.finish(trainer, spec)
 
 
 def refusing_loop(context, spec):

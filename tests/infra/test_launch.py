@@ -43,6 +43,6 @@ def test_an_unknown_executor_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("RCM_EXECUTOR", "slurm")
     with (
         LazyExecutor(tmp_path, None) as executor,
-        pytest.raises(InputError, match="'slurm': expected ray or local"),
+        pytest.raises(InputError, match="'slurm': expected ray, local or torchrun"),
     ):
         executor.map(print, [1], "one")

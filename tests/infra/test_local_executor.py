@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ import torch
 from infra.local import LocalExecutor
 from infra.state import held
 from rcm_core.errors import InputError
+from rcm_core.protocols import TrainContext
 
 
 @pytest.fixture
@@ -52,6 +57,28 @@ def test_an_interrupted_copy_is_no_checkpoint(executor: LocalExecutor, toys: Pat
     spec = {"steps": 5, "out": str(tmp_path / "sum")}
     executor.train(count, spec, state=state, workers=1, threads=1, device="cpu")
     assert (tmp_path / "sum").read_text() == "15"
+
+
+def test_the_first_sigterm_is_a_notice_and_the_second_ends_it(
+    executor: LocalExecutor, tmp_path: Path
+) -> None:
+    told: list[bool] = []
+
+    def loop(context: TrainContext, spec: dict[str, Any]) -> None:
+        for _ in range(spec["signals"]):
+            told.append(context.leaving())
+            os.kill(os.getpid(), signal.SIGTERM)
+        told.append(context.leaving())
+
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        for signals in (1, 2):
+            with pytest.raises(SystemExit) if signals == 2 else nullcontext():
+                spec = {"signals": signals}
+                executor.train(loop, spec, state=tmp_path / "state", workers=1, threads=1, device="cpu")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert told == [False, True, False, True]
 
 
 def test_more_than_one_worker_is_refused(executor: LocalExecutor, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from object_store import BUCKET, CREDENTIALS, authorise, object_store
 
 from infra.lifeline import CLUSTER, Lifeline
 from infra.ray.cluster import shared_cluster
 from infra.ray.executor import RayExecutor
 from rcm_core.errors import InputError
+from rcm_core.storage import filesystem
 
 pytestmark = [
     pytest.mark.system,
@@ -30,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 def cluster(toys: Path) -> Iterator[str]:
     """One Ray for all tests here, as a flow run shares one; no GPU is visible to it."""
     paths = os.pathsep.join([str(toys), str(ROOT), str(ROOT / "kernels")])
-    env = os.environ | {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
+    env = os.environ | CREDENTIALS | {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
     env.pop("RAY_ADDRESS", None)
     with shared_cluster(toys, env) as given:
         line = Lifeline(given[CLUSTER])
@@ -86,6 +89,36 @@ def test_training_resumes_after_a_worker_is_killed(
     assert starts[1:] in (["from step 5 on 2 ranks, 1 threads"], ["from step 10 on 2 ranks, 1 threads"])
     assert "continuing from the newest checkpoint" in said
     assert (tmp_path / "sum").read_text() == str(2 * sum(range(1, 18)))
+
+
+def test_checkpoints_may_lie_in_s3_until_the_state_is_gone(
+    executor: RayExecutor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    authorise(monkeypatch)
+    state, spec = tmp_path / "state", {"steps": 12, "out": str(tmp_path / "sum")}
+    with object_store() as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        monkeypatch.setenv("RCM_CHECKPOINTS", f"s3://{BUCKET}/live")
+        system, root = filesystem(f"s3://{BUCKET}/live", endpoint)
+        train(executor, "count", spec, state)
+        system.invalidate_cache()
+        assert sorted(p.split("/")[-1] for p in system.glob(f"{root}/state/step_*")) == [
+            "step_00000005",
+            "step_00000010",
+        ]
+        assert not list(state.glob("step_*"))
+        train(executor, "count", spec | {"steps": 17}, state)
+        assert "from step 10 on 2 ranks" in capsys.readouterr().out
+        assert (tmp_path / "sum").read_text() == str(2 * sum(range(1, 18)))
+        executor.drop_remote()
+        assert system.exists(f"{root}/state")
+        shutil.rmtree(state)  # as a stage does when its outs are complete
+        executor.drop_remote()
+        system.invalidate_cache()
+        assert not system.exists(f"{root}/state")
 
 
 def test_bad_input_in_training_is_raised_as_it_is_and_not_tried_again(

@@ -13,6 +13,8 @@ from workspaces import change
 
 from rcm_core.errors import InputError
 from rcm_core.params import load_params
+from rcm_core.sharing import worlds
+from rcm_core.training.distill import settings_of
 
 
 def load(folder: Path, values: dict[str, Any]) -> Any:
@@ -71,6 +73,7 @@ def load(folder: Path, values: dict[str, Any]) -> Any:
         ("method.compare_low", 0.02, r"compare_low and compare_high come together; set both or neither"),
         ("method.simulation_start", 1.6, r"simulation_start = 1\.6: .*at most pi/2, written 1\.5708"),
         ("train.parallel.replicas", 3, r"2 workers do not divide by train\.parallel\.replicas = 3; change"),
+        ("train.min_workers", 3, r"train\.min_workers = 3 is more than train\.workers = 2; lower it, or set"),
         ("train.parallel.context", 4, r"2 workers do not divide by train\.parallel\.context = 4; change"),
         ("train.parallel.precision", "fp8", r"precision = 'fp8': input should be 'float32' or 'bfloat16'"),
         ("train.parallel.checkpointing", "all", r"input should be 'none', 'blocks' or 'matmuls'"),
@@ -125,6 +128,20 @@ def test_routes_and_real_data_of_a_source(tmp_path: Path, values: dict[str, Any]
     ):
         load(tmp_path, change(copy.deepcopy(values), gan))
     assert load(tmp_path, change(copy.deepcopy(values), gan | {"trajectories.real": True}))
+
+
+def test_a_training_goes_on_with_fewer_workers_if_they_divide_its_parts(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    values["train"] |= {"workers": 4, "accumulate": 2, "min_workers": 2}
+    with pytest.raises(
+        InputError, match=r"yaml: 3 workers, which train\.min_workers allows, do not divide the 4 x 2"
+    ):
+        load(tmp_path, values)
+    values["train"] |= {"batch": 24, "accumulate": 3}
+    train = load(tmp_path, values).train
+    assert [settings_of(train, world).accumulate for world in worlds(train, "")] == [6, 4, 3]
+    assert {settings_of(train, world).per_rank(world) for world in worlds(train, "")} == {2}
 
 
 def test_a_missing_method_key_is_named(tmp_path: Path, values: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -26,6 +27,7 @@ from rcm_core.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 BATCH = 8
+PARTS = 4
 
 
 class Context:
@@ -33,6 +35,7 @@ class Context:
 
     def __init__(self, rank: int, world: int, state: Path, resumed: Path | None) -> None:
         self.rank, self.world, self.state, self.resumed = rank, world, state, resumed
+        self.group = dist.new_group(backend="gloo")  # the training goes on in the other
 
     def resume(self) -> Path | None:
         return self.resumed
@@ -40,7 +43,13 @@ class Context:
     def report(self, scalars: Mapping[str, float], checkpoint: Path | None, step: int) -> None:
         if checkpoint is not None:
             shutil.copytree(checkpoint, self.state / f"step_{step}", dirs_exist_ok=True)
-        dist.barrier()
+        dist.barrier(self.group)
+
+    def leaving(self) -> bool:
+        return False
+
+    def leave(self) -> NoReturn:
+        raise AssertionError
 
 
 class Noise:
@@ -146,9 +155,9 @@ def grow(module: torch.nn.Module) -> None:
 
 
 def continue_on(rank: int, world: int, pipeline: Path, state: Path, resumed: Path, until: int) -> None:
-    """One of ``world`` processes that go on from ``resumed``."""
+    """One of ``world`` processes that go on from ``resumed``, with the same ``PARTS`` of every batch."""
     torch.set_num_threads(1)
     meeting = f"file://{state / 'meeting'}"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
-    trainer(pipeline, Context(rank, world, state, resumed), until).run()
+    trainer(pipeline, Context(rank, world, state, resumed), until, PARTS // world).run()
     dist.destroy_process_group()

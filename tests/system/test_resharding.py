@@ -1,4 +1,4 @@
-"""A checkpoint is of the training, not of the ranks that wrote it: 1 rank, then 2, then 1 again."""
+"""A checkpoint is of the training, not of the ranks that wrote it: 1 rank, then 2, then 1 again, or 4."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import Context, continue_on, trainer
+from ranks import PARTS, Context, continue_on, trainer
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -27,20 +27,22 @@ def flat(tensors: dict[str, Tensor]) -> Tensor:
     return torch.cat([tensors[name].flatten().double() for name in sorted(tensors)])
 
 
-def test_saved_on_one_continued_on_two_continued_on_one(tiny_run: Path, tmp_path: Path, group: None) -> None:
+def test_saved_on_one_continued_on_two_continued_on_one_or_four(
+    tiny_run: Path, tmp_path: Path, group: None
+) -> None:
     pipeline = tiny_run / "runs/teacher/pipeline"
-    states = {name: tmp_path / name for name in ("whole", "one", "two", "end")}
+    states = {name: tmp_path / name for name in ("whole", "one", "two", "end", "four")}
     for state in states.values():
         state.mkdir()
-    whole = trainer(pipeline, Context(0, 1, states["whole"], None), until=6, accumulate=2)
+    whole = trainer(pipeline, Context(0, 1, states["whole"], None), until=6, accumulate=PARTS)
     whole.run()
-    trainer(pipeline, Context(0, 1, states["one"], None), until=2, accumulate=2).run()
+    trainer(pipeline, Context(0, 1, states["one"], None), until=2, accumulate=PARTS).run()
 
     arguments = (2, pipeline, states["two"], states["one"] / "step_2", 4)
     torch.multiprocessing.spawn(continue_on, arguments, nprocs=2, join=True)
 
     saved = Context(0, 1, states["end"], states["two"] / "step_4")
-    last = trainer(pipeline, saved, until=6, accumulate=2)
+    last = trainer(pipeline, saved, until=6, accumulate=PARTS)
     assert (last.step, last.student_updates) == (4, 4)
     for length in (0.05, 0.1):  # what two ranks wrote is what one reads, to the bit
         written = load_file(states["two"] / "candidates" / f"step_000004-ema_{length}" / WEIGHTS)
@@ -48,6 +50,14 @@ def test_saved_on_one_continued_on_two_continued_on_one(tiny_run: Path, tmp_path
         assert written.keys() == read.keys()
         assert all(torch.equal(written[name], value) for name, value in read.items())
     last.run()
+
+    arguments = (4, pipeline, states["four"], states["two"] / "step_4", 6)
+    torch.multiprocessing.spawn(continue_on, arguments, nprocs=4, join=True)
+    for length in (0.05, 0.1):
+        name = f"candidates/step_000006-ema_{length}/{WEIGHTS}"
+        four, one = (flat(load_file(states[s] / name)) for s in ("four", "whole"))
+        moved = (one - flat(load_file(pipeline / WEIGHTS))).norm()
+        assert (four - one).norm() < 1e-5 * moved  # as below
 
     begin = load_file(pipeline / WEIGHTS)
     ours, theirs = (dict(t.nets["student"].network.state_dict()) for t in (last, whole))

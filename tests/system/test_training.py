@@ -7,10 +7,12 @@ one of its own, so that it can be seen to take it along.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +94,8 @@ class Run:
 
     def checkpoints(self) -> bool:
         """Whether there are two: a rank goes on to the second when Ray has taken note of the first."""
-        return len(list((self.workspace / ".rcm/state").glob("train-*/step_*/progress.json"))) >= 2
+        state = self.workspace / ".rcm/state"
+        return len([*state.glob("train-*/step_*/progress.json"), *state.glob("train-*/local/step_*")]) >= 2
 
     def end(self) -> str:
         """What it said; it must have ended well by itself."""
@@ -105,11 +108,11 @@ def start() -> Iterator[Callable[..., Run]]:
     """Starts runs; none is left when the test ends."""
     begun: list[subprocess.Popen[str]] = []
 
-    def begin(workspace: Path, env: dict[str, str]) -> Run:
+    def begin(workspace: Path, env: dict[str, str], ranks: Sequence[str] = ()) -> Run:
         path = workspace / f"log-{len(begun)}.txt"
         with path.open("w") as log:
             process = subprocess.Popen(
-                command("train"),
+                [*ranks, *command("train")[1:]] if ranks else command("train"),
                 cwd=workspace,
                 env=environment(workspace) | env,
                 stdout=log,
@@ -138,12 +141,12 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
     return found
 
 
-def kill_a_worker(run: Run, rank_count: int) -> None:
-    """SIGKILL to one of the ranks, after a checkpoint."""
+def kill_a_worker(run: Run, rank_count: int, number: int = signal.SIGKILL) -> None:
+    """A signal to one of the ranks, after a checkpoint."""
     run.wait_for(run.checkpoints, "checkpoint")
     workers = run.wait_for(lambda: workers_of(psutil.Process()), "worker")
     assert len(workers) == rank_count
-    os.kill(workers[-1].pid, signal.SIGKILL)
+    os.kill(workers[-1].pid, number)
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +228,72 @@ def test_ray_gives_the_bits_of_two_processes_also_when_one_is_killed(
     kill_a_worker(run, 2)
     assert "resumed at step" in run.end()
     assert hashes(run.workspace) == hashes(two_ranks)
+
+
+def test_a_worker_that_is_told_to_leave_leaves_at_a_checkpoint_and_another_goes_on(
+    fresh: Callable[..., Path], cluster: dict[str, str], two_ranks: Path, start: Callable[..., Run]
+) -> None:
+    """SIGTERM is what a spot machine's agent or Kubernetes gives."""
+    run = start(fresh("preempted", workers=2), cluster)
+    kill_a_worker(run, 2, signal.SIGTERM)
+    said = run.end()
+    left = re.search(r"told to leave: checkpoint at step (\d+);", said)
+    assert left
+    assert f"resumed at step {left[1]} of 32" in said
+    assert hashes(run.workspace) == hashes(two_ranks)
+
+
+def test_torchrun_that_is_told_to_leave_leaves_a_checkpoint(
+    fresh: Callable[..., Path], two_ranks: Path, start: Callable[..., Run]
+) -> None:
+    folder = fresh("told", workers=2)
+    run = start(folder, {"RCM_EXECUTOR": "torchrun"}, torchrun(2))
+    run.wait_for(run.checkpoints, "checkpoint")
+    run.process.terminate()
+    assert run.process.wait(PATIENCE)
+    left = re.search(r"told to leave: checkpoint at step (\d+);", run.log.read_text())
+    assert left
+    said = start(folder, {"RCM_EXECUTOR": "torchrun"}, torchrun(2)).end()
+    assert f"resumed at step {left[1]} of 32" in said
+    assert hashes(folder) == hashes(two_ranks)
+
+
+def torchrun(ranks: int, *options: str) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", *options]
+
+
+def test_torchrun_gives_the_bits_of_ray_s_workers_also_when_a_rank_is_killed(
+    fresh: Callable[..., Path], two_ranks: Path, start: Callable[..., Run]
+) -> None:
+    folder = fresh("torchrun", workers=2)
+    run = start(folder, {"RCM_EXECUTOR": "torchrun"}, torchrun(2, "--max-restarts=1"))
+    run.wait_for(run.checkpoints, "checkpoint")
+    ranks = [p for p in psutil.Process(run.process.pid).children() if "infra.launch" in p.cmdline()]
+    assert len(ranks) == 2
+    ranks[-1].kill()
+    said = run.end()
+    assert "resumed at step" in said
+    assert hashes(run.workspace) == hashes(two_ranks)
+    assert [p for p in (folder / ".rcm/state").iterdir() if p.is_dir()] == []
+
+
+def test_torchrun_with_another_number_of_ranks_is_one_sentence(fresh: Callable[..., Path]) -> None:
+    folder = fresh("mismatch", workers=2)
+    env = environment(folder)
+    del env["RCM_EXECUTOR"]  # the ranks know themselves
+    ended = subprocess.run(
+        [*torchrun(1), *command("train")[1:]],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode
+    assert (
+        "\nerror: workers = 2, but torchrun has started 1; start it with 2 processes" in f"\n{ended.stderr}"
+    )
+    assert not (folder / "runs/train").exists()
 
 
 def test_two_ranks_are_one_rank_with_two_accumulation_steps(

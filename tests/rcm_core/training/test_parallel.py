@@ -41,6 +41,9 @@ class Rank:
 
     def report(self, *given: Any) -> None: ...
 
+    def leaving(self) -> bool:
+        return False
+
 
 class Made:
     """Latents and conditions that fit a network, a function of where we are."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +16,13 @@ from loops import SETTINGS, Pull, equal, healthy, trainer, weights
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
+from infra.local import LocalContext
 from rcm_core.errors import InputError
 from rcm_core.params import load_params
 from rcm_core.protocols import Follow
+from rcm_core.storage import sha256
 from rcm_core.training.distill import settings_of
+from rcm_core.training.writer import Writer
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +127,69 @@ def test_saving_changes_nothing(folder: Path, tmp_path: Path) -> None:
         assert equal(weights(often, role), weights(never, role))
 
 
+def test_training_goes_on_while_a_checkpoint_is_written(folder: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Slow(LocalContext):
+        def report(self, scalars: Mapping[str, float], checkpoint: Path | None, step: int) -> None:
+            deadline = time.monotonic() + 60
+            while made.step <= step < 6 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            seen.append((step, made.step))
+            super().report(scalars, checkpoint, step)
+
+    whole = trainer(folder, tmp_path / "whole", healthy)
+    whole.run()
+    made = trainer(folder, tmp_path / "slow", healthy)
+    made.context = Slow(tmp_path / "slow")
+    made.run()
+    assert [at for at, _ in seen] == [2, 4, 6]  # one at a time, and all before run returns
+    assert all(step > at for at, step in seen[:2])
+    # what is written is the state of its step, not of the steps made meanwhile
+    for at in (4, 6):
+        for name in (f"step_{at:08d}/{file}" for file in ("__0_0.distcp", "progress.json")):
+            assert sha256(tmp_path / "slow" / name) == sha256(tmp_path / "whole" / name)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_training(folder: Path, tmp_path: Path) -> None:
+    class Full(LocalContext):
+        def report(self, scalars: Mapping[str, float], checkpoint: Path | None, step: int) -> None:
+            if step == 4:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            super().report(scalars, checkpoint, step)
+
+    made = trainer(folder, tmp_path, healthy, iterations=50)
+    made.context = Full(tmp_path)
+    with pytest.raises(OSError, match="No space left"):
+        made.run()
+    assert 4 <= made.step <= 6  # at the next checkpoint at the latest
+    assert [p.name for p in tmp_path.glob("step_*")] == ["step_00000002"]
+    assert not list(tmp_path.glob("writing-*"))
+
+
+def test_told_to_leave_it_ends_at_a_checkpoint_and_goes_on_to_the_bit(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = trainer(folder, tmp_path / "whole", healthy)
+    whole.run()
+    told = threading.Event()
+
+    def telling(tangent: str, step: int) -> float:
+        if step == 2:
+            told.set()
+        return 0.0
+
+    made = trainer(folder, tmp_path / "cut", lambda t: Pull(t, telling))
+    made.context = LocalContext(tmp_path / "cut", told=told)
+    with pytest.raises(SystemExit, match="143"):
+        made.run()
+    assert "told to leave: checkpoint at step 3;" in capsys.readouterr().out
+    rest = trainer(folder, tmp_path / "cut", healthy)
+    assert rest.step == 3
+    rest.run()
+    assert equal(weights(whole), weights(rest))
+
+
 def test_a_large_gradient_is_clipped_and_its_norm_is_told(folder: Path, tmp_path: Path) -> None:
     free, bound = (trainer(folder, tmp_path / str(c), healthy, clip=c) for c in (None, 1e-3))
     told = [made.train_step(0)["gradient_norm"] for made in (free, bound)]
@@ -149,7 +218,8 @@ def test_a_follower_moves_after_the_updates_it_follows_and_is_resumed(folder: Pa
             expected = before[name].lerp(leader, 0.25) if step == 0 else before[name]
             torch.testing.assert_close(now, expected)
     made.step = 2
-    made.save()
+    with Writer(made.context, tmp_path) as writer:
+        made.save(writer)
     assert equal(weights(trainer(folder, tmp_path, method), "target"), weights(made, "target"))
 
 

@@ -1,0 +1,117 @@
+"""Ranks that somebody else has started: ``torchrun --nproc-per-node 2 -m infra.launch train``.
+
+Rank 0 runs the stage, the others wait until it has something to train. All see one file system. A lost rank ends the
+others; ``torchrun --max-restarts`` starts all of them again, and they go on from the newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rcm_kernels.plain import fastest_attention
+
+from infra.local import LocalContext, LocalExecutor, backend, numbers_of, on_threads
+from infra.notice import notice
+from infra.state import held
+from rcm_core.device import resolve_device
+from rcm_core.errors import InputError
+from rcm_core.protocols import Item, Result, TrainContext
+
+VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LOOK_SECONDS = 0.1
+
+
+def started() -> bool:
+    """Whether this process is a rank, by what torchrun leaves in the environment."""
+    return all(name in os.environ for name in VARIABLES)
+
+
+class TorchrunExecutor:
+    """``rcm_core.protocols.Executor`` over the ranks of torchrun; ``map`` stays on rank 0."""
+
+    def __init__(self, workspace: Path) -> None:
+        if not started():
+            raise InputError(
+                f"RCM_EXECUTOR = torchrun expects {', '.join(VARIABLES)} in the environment; start it as"
+                " `torchrun --nproc-per-node 2 -m infra.launch train`"
+            )
+        self._local = LocalExecutor(workspace)
+        self.state_root = self._local.state_root
+        store, self.rank, self.world = next(dist.rendezvous("env://"))
+        # torchrun's store outlives the ranks that it starts again
+        self._store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        self._jobs = 0
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group(backend(), store=self._store, rank=self.rank, world_size=self.world)
+
+    def __enter__(self) -> TorchrunExecutor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.rank == 0:
+            self._say(None)
+        dist.destroy_process_group()
+
+    def map(
+        self, function: Callable[[Item], Result], items: Sequence[Item], label: str, *, device: str = "cpu"
+    ) -> Iterator[Result]:
+        return self._local.map(function, items, label, device=device)
+
+    def train(
+        self,
+        loop: Callable[[TrainContext, dict[str, Any]], None],
+        spec: dict[str, Any],
+        *,
+        state: Path,
+        workers: int | range,
+        threads: int,
+        device: str,
+        max_failures: int = 0,  # noqa: ARG002
+    ) -> None:
+        most = numbers_of(workers)[-1]
+        if self.world not in numbers_of(workers):
+            raise InputError(
+                f"workers = {most}, but torchrun has started {self.world}; start it with {most} processes"
+                f" (--nnodes x --nproc-per-node), or set workers: {self.world}"
+            )
+        resolve_device(device)
+        folder = state / "local"
+        with held(state):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._say((loop, spec, folder, threads))
+            self._run(loop, spec, folder, threads)
+
+    def follow(self) -> None:
+        """What the other ranks do: every training that rank 0 begins, until its stage ends."""
+        while job := self._hear():
+            self._run(*job)
+
+    def _run(self, loop: Callable[..., None], spec: dict[str, Any], folder: Path, threads: int) -> None:
+        try:
+            with on_threads(threads), fastest_attention(), notice() as told:
+                loop(LocalContext(folder, self.rank, self.world, told), spec)
+        except Exception as error:
+            if self._store.add("failures", 1) > 1:  # what another rank says, or its loss
+                raise SystemExit(1) from error
+            raise
+
+    def _say(self, job: tuple[Any, ...] | None) -> None:
+        self._store.set(f"job {self._jobs}", pickle.dumps(job))
+        self._jobs += 1
+
+    def _hear(self) -> Any:
+        while not self._store.check([f"job {self._jobs}"]):
+            time.sleep(LOOK_SECONDS)
+        self._jobs += 1
+        return pickle.loads(self._store.get(f"job {self._jobs - 1}"))

@@ -1,0 +1,69 @@
+"""Checkpoints that are written beside the training, one at a time."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from copy import deepcopy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+from rcm_core.protocols import TrainContext
+from rcm_core.training import checkpoint
+
+
+class Writer:
+    """Takes a copy of the state on the CPU; a thread writes it below ``place`` and reports it to ``context``.
+
+    Every rank has one, and all begin together. Ranks agree in a group of their own: the training goes on in theirs.
+    """
+
+    def __init__(self, context: TrainContext, place: Path) -> None:
+        self.context, self.place = context, place
+        self._group = dist.new_group(backend="gloo") if context.world > 1 else None
+        self._stager = DefaultStager(StagingOptions(False, False, False, False))
+        self._pending: Future[None] | None = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> Writer:
+        self._open.enter_context(checkpoint.alone_if_one())  # here: what warns is the same for all threads
+        self._pool = self._open.enter_context(ThreadPoolExecutor(1, thread_name_prefix="checkpoint"))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._open:
+            if kind is None:
+                self.wait()
+            elif self._pending is not None:
+                wait([self._pending])  # what ended the training is what is raised
+
+    def begin(self, state: dict[str, Any], progress: dict[str, Any], step: int) -> None:
+        """Waits for the checkpoint before, copies ``state`` and ``progress`` and returns; a collective."""
+        self.wait()
+        copied = self._stager.stage(state)
+        assert isinstance(copied, dict)  # not a future: staging is asked to be over when it returns
+        self._pending = self._pool.submit(self._write, copied, deepcopy(progress), step)
+
+    def check(self) -> None:
+        """Raises what the thread has raised, if it has."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Until the checkpoint that was begun is complete; raises what the thread has raised."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def _write(self, state: dict[str, Any], progress: dict[str, Any], step: int) -> None:
+        self.place.mkdir(parents=True, exist_ok=True)  # where space was asked for
+        with TemporaryDirectory(dir=self.place, prefix="writing-") as name:
+            checkpoint.save(Path(name), state, progress, self.context.rank, self._group)
+            self.context.report({"step": float(step)}, Path(name), step)

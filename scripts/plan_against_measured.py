@@ -31,15 +31,17 @@ from infra.local import LocalContext
 from rcm_core.config import Params
 from rcm_core.denoiser import load_denoiser
 from rcm_core.device import resolve_device
+from rcm_core.mini import build_network
 from rcm_core.plan.calls import kinds
 from rcm_core.plan.estimate import estimate
 from rcm_core.plan.model import model_of
-from rcm_core.protocols import Batch, Condition
+from rcm_core.protocols import Batch, Condition, Examples
 from rcm_core.registry import find
 from rcm_core.rng import generator
 from rcm_core.sampling import Teacher
 from rcm_core.section import check
 from rcm_core.storage import write_json
+from rcm_core.training.checkpoint import write_network
 from rcm_core.training.distill import FrozenTeacher, build_method, build_nets, settings_of
 from rcm_core.training.parallel import Spread
 from rcm_core.training.stepper import Stepper
@@ -57,7 +59,7 @@ class Case(NamedTuple):
     method: str
     checkpointing: str
     precision: str = "float32"
-    mini: Mapping[str, int] = {}  # noqa: RUF012 - never changed
+    mini: Mapping[str, int] = {}
     shape: tuple[int, ...] = (1, 1, 8, 8)
     batch: int = 32
     accumulate: int = 1
@@ -114,8 +116,6 @@ class Drawn:
     def batch(self, step: int, part: int, size: int) -> Batch:
         rng = generator("drawn", step, part)
         x0, text = (torch.randn(size, *s, generator=rng).to(self.device) for s in (self.shape, self.text))
-        from rcm_core.protocols import Examples
-
         return Batch({"text": text}, self.negative, x0, Examples(x0, {"text": text}))
 
 
@@ -160,9 +160,6 @@ def _storages(values: list[Any]) -> Iterator[Any]:
 
 def measure(name: str) -> dict[str, float]:
     """Of one case in this process, on one thread."""
-    from rcm_core.mini import build_network
-    from rcm_core.training.checkpoint import write_network
-
     torch.set_num_threads(1)
     params, device = params_of((CASES | ON_GPU)[name]), resolve_device("auto")
     mini = params.teacher.mini
@@ -172,12 +169,21 @@ def measure(name: str) -> dict[str, float]:
     steps = [kind.step for kind in kinds(method, params.train.iterations, batch, params.teacher.guidance, 50)]
     with TemporaryDirectory() as place, fastest_attention():
         network = build_network(
-            params.teacher.shape[0], mini.heads, mini.head_dim, mini.layers, mini.ffn_dim, mini.text_dim, mini.patch
+            params.teacher.shape[0],
+            mini.heads,
+            mini.head_dim,
+            mini.layers,
+            mini.ffn_dim,
+            mini.text_dim,
+            mini.patch,
         )
         write_network(Path(place) / "transformer", network, network.state_dict())
         del network
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", store=dist.HashStore(), rank=0, world_size=1
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            store=dist.HashStore(),
+            rank=0,
+            world_size=1,
         )
         before = resident()
         reset_peak()
@@ -224,7 +230,10 @@ def compared(name: str) -> dict[str, Any]:
     """Both, and predicted over measured."""
     predicted, measured = (in_fresh_process(work, name) for work in (predict, measure))
     ratio = predicted["tensors"] / measured["tensors"]
-    print(f"{name}: predicted {predicted['tensors'] / 2**20:.1f} MiB, {ratio:.3f} of what was measured", flush=True)
+    print(
+        f"{name}: predicted {predicted['tensors'] / 2**20:.1f} MiB, {ratio:.3f} of what was measured",
+        flush=True,
+    )
     return {"predicted": predicted, "measured": measured, "ratio": ratio}
 
 
@@ -237,7 +246,10 @@ def main() -> int:
     cases = {name: compared(name) for name in (CASES | ON_GPU if gpu else CASES)}
     worst = max(abs(found["ratio"] - 1) for found in cases.values())
     facts = {**machine(), "gpu": gpu or "no GPU"}
-    write_json(ROOT / "docs/results/plan.json", {"allowed": ALLOWED, "worst": worst, "cases": cases, "machine": facts})
+    write_json(
+        ROOT / "docs/results/plan.json",
+        {"allowed": ALLOWED, "worst": worst, "cases": cases, "machine": facts},
+    )
     print(f"at most {worst:.1%} off, promised: {ALLOWED:.0%}")
     return 0 if worst <= ALLOWED else 1
 

@@ -14,7 +14,7 @@ from rcm_core.protocols import Batch, Condition, Examples, Method, Recorded
 from rcm_core.rng import generator
 from rcm_core.training.distill import FrozenTeacher
 
-WHOLE = 512
+WHOLE = 256
 """Iterations that are all counted; of longer trainings this many in stretches of ``STRETCH``, evenly spread."""
 STRETCH = 16
 
@@ -125,4 +125,10 @@ def _batch(size: int, points: int) -> Batch:
     condition = {"text": torch.zeros(size, 1, 1)}
     t = torch.linspace(torch.pi / 2, 0.1, points).expand(size, -1)
     routes = torch.randn(2, size, points, *x0.shape[1:], generator=rng)
-    return Batch(condition, {"text": torch.zeros(1, 1, 1)}, x0, Examples(x0, condition), Recorded(routes[0], t, routes[1]))
+    return Batch(
+        condition,
+        {"text": torch.zeros(1, 1, 1)},
+        x0,
+        Examples(x0, condition),
+        Recorded(routes[0], t, routes[1]),
+    )

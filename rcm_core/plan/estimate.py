@@ -12,8 +12,8 @@ from rcm_core.plan.model import Model
 from rcm_core.plan.rehearsal import PARTS, Rehearsal, Take, rehearse
 from rcm_core.training.distill import build_method
 
-FEW = 4
-"""Blocks that are rehearsed: the first and the last two have neighbours of their own, in between all are alike."""
+FEW = 3
+"""Blocks that are rehearsed: a first, a last, and one between of the kind that all others are."""
 
 
 class Estimate(NamedTuple):
@@ -50,7 +50,9 @@ def estimate(model: Model, params: Params, fused: bool = True) -> Estimate:
     """
     train = params.train
     method = build_method(params.method, train.tangent)
-    size = samples_per_rank(train.batch, train.workers // train.parallel.context, train.accumulate, "train.batch")
+    size = samples_per_rank(
+        train.batch, train.workers // train.parallel.context, train.accumulate, "train.batch"
+    )
     alike = kinds(method, train.iterations, size, params.teacher.guidance, params.teacher.steps)
     depths = _depths(model, method.demands.heads)
     found = [rehearse(model.cut(n), params, alike, fused) for n in depths]
@@ -59,7 +61,9 @@ def estimate(model: Model, params: Params, fused: bool = True) -> Estimate:
         model.parameters(),
         {name: float(size) for name, size in whole.held.items()},
         _highest(whole.takes),
-        sum(kind.share * _flops(whole, take, kind, train.accumulate) for kind, take in zip(alike, whole.takes)),
+        sum(
+            kind.share * _flops(whole, take, kind, train.accumulate) for kind, take in zip(alike, whole.takes)
+        ),
         whole.forward["teacher"],
         depths,
     )

@@ -20,9 +20,7 @@ aten = torch.ops.aten
 META = torch.device("meta")
 FORMULAS: dict[Any, Callable[..., int]] = {
     **flop_registry,
-    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
-        aten._scaled_dot_product_flash_attention
-    ],
+    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[aten._scaled_dot_product_flash_attention],
     aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
         aten._scaled_dot_product_flash_attention_backward
     ],
@@ -50,14 +48,14 @@ class Phase:
     flops: float = 0
 
 
-class Ledger(TorchDispatchMode):
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what runs inside, under a FakeTensorMode; storages are counted once, until nobody holds them.
 
     A value that nobody can know is read as 1, a mask keeps everything.
     """
 
     def __init__(self, gradients: Callable[[], int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.gradients = gradients
         self.phases = [Phase("building")]
         self.alive = self.gathered = 0

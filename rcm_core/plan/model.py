@@ -75,8 +75,8 @@ def model_of(teacher: TeacherSection, root: Path) -> Model:
         folder = root / teacher.source
         if not folder.is_dir():
             raise InputError(
-                f"teacher {teacher.source!r}{nearest(teacher.source, known)} is neither a folder nor a published network;"
-                f" give a folder with transformer/config.json, or one of {', '.join(known)}"
+                f"teacher {teacher.source!r}{nearest(teacher.source, known)} is neither a folder nor a published"
+                f" network; give a folder with transformer/config.json, or one of {', '.join(known)}"
             )
         config = read_part(folder, "transformer/config.json")
         text = _text_length(folder, teacher.family, known)

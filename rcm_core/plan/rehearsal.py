@@ -6,7 +6,7 @@ what they take there; collectives come back at once.
 
 from __future__ import annotations
 
-import json
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -29,6 +29,7 @@ from rcm_core.plan.ledger import Ledger, Phase, kept
 from rcm_core.plan.model import Model
 from rcm_core.plan.pretend import FirstRank, fused_attention, world_of
 from rcm_core.protocols import Batch, Demands, Examples, Method, Nets, Recorded, Update
+from rcm_core.storage import write_json
 from rcm_core.training.distill import FrozenTeacher, build_method, settings_of
 from rcm_core.training.parallel import Spread, reshard
 from rcm_core.training.settings import LoopSettings
@@ -110,13 +111,17 @@ def rehearse(model: Model, params: Params, alike: Sequence[Kind], fused: bool) -
 
     ledger = Ledger(gradients)
     with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings(action="ignore"))  # the training will say them
         stack.enter_context(world_of(world))
-        spread = Spread.of(section.parallel, world, CPU)  # of real ranks
+        method = build_method(params.method, section.tangent)
+        spread = Spread.of(section.parallel, world, CPU)
+        made, frozen = _networks(model, method.demands, spread)
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(kept(ledger))
         if fused:
             stack.enter_context(fused_attention(ledger.work))
-        stepper, frozen = _assemble(model, params, spread, ledger, nets)
+        nets |= made
+        stepper = _assemble(model, params, ledger, nets, frozen)
         calls = _watch({**nets, "teacher": frozen}, ledger)
         _first_steps(stepper)
         forward = _forward({**nets, "teacher": frozen}, model, stepper.size, ledger)
@@ -124,25 +129,28 @@ def rehearse(model: Model, params: Params, alike: Sequence[Kind], fused: bool) -
         return Rehearsal(held, forward, [_take(stepper, kind, ledger, calls) for kind in alike])
 
 
-def _assemble(
-    model: Model, params: Params, spread: Spread, ledger: Ledger, nets: dict[str, nn.Module]
-) -> tuple[Stepper, Denoiser]:
-    """As ``training.distill.assemble``; the networks go into ``nets``."""
-    method = build_method(params.method, params.train.tangent)
-    demands = method.demands
+def _networks(model: Model, demands: Demands, spread: Spread) -> tuple[dict[str, nn.Module], Denoiser]:
+    """What ``training.distill.build_nets`` makes, without heads, and the frozen teacher, all on the meta device."""
+    nets: dict[str, nn.Module] = {}
     for role in sorted((demands.roles | {f.follower for f in demands.follows}) - {"heads"}):
         extras = demands.extras if role in ("student", "target") else frozenset()
-        nets[role] = _denoiser(model, sorted(extras)).train()
-        spread.apply(nets[role])  # type: ignore[arg-type]
+        nets[role] = _denoiser(model, sorted(extras), spread).train()
+        nets[role].requires_grad_(role in demands.roles)
+    return nets, _denoiser(model, (), spread).requires_grad_(False)
+
+
+def _assemble(
+    model: Model, params: Params, ledger: Ledger, nets: dict[str, nn.Module], frozen: Denoiser
+) -> Stepper:
+    """As ``training.distill.assemble``, with ``nets`` and ``frozen``, which take their memory here."""
+    demands = build_method(params.method, params.train.tangent).demands
+    for net in (*nets.values(), frozen):
+        net.to_empty(device=CPU)
     if "heads" in demands.roles:
         student: Any = nets["student"]
         nets["heads"] = Heads(student.check_blocks(demands.heads), len(demands.heads)).train()
-    for role in nets.keys() - demands.roles:
-        nets[role].requires_grad_(False)
-    frozen = _denoiser(model, ()).requires_grad_(False)
-    spread.apply(frozen)
     guide = FrozenTeacher(frozen, params.teacher.guidance, model.conditions(1))
-    stepper = Stepper(
+    return Stepper(
         nets=nets,
         views={**nets, "teacher": guide.guided, "null": guide.null, "unguided": frozen},
         build_method=lambda tangent: Watched(build_method(params.method, tangent), ledger),
@@ -152,7 +160,6 @@ def _assemble(
         device=CPU,
         tangent=params.train.tangent,
     )
-    return stepper, frozen
 
 
 def _settings(params: Params) -> LoopSettings:
@@ -163,14 +170,15 @@ def _settings(params: Params) -> LoopSettings:
     return replace(settings, accumulate=parts, batch=batch, max_nonfinite=1.0, health=None)
 
 
-def _denoiser(model: Model, extras: Sequence[str]) -> Denoiser:
-    import diffusers
-
-    network: nn.Module = getattr(diffusers, model.family.network_class).from_config(dict(model.config))
+def _denoiser(model: Model, extras: Sequence[str], spread: Spread) -> Denoiser:
     with TemporaryDirectory() as name:
         (Path(name) / "transformer").mkdir()
-        (Path(name) / "transformer/config.json").write_text(json.dumps(dict(model.config)))
-        return Denoiser(network, model.family, model.family.parameterisation(Path(name)), extras)
+        write_json(Path(name) / "transformer/config.json", dict(model.config))
+        parameterisation = model.family.parameterisation(Path(name))
+    with torch.device("meta"):
+        denoiser = Denoiser(model.on_meta(), model.family, parameterisation, extras)
+    spread.apply(denoiser)
+    return denoiser
 
 
 def _watch(networks: Mapping[str, nn.Module], ledger: Ledger) -> Calls:
@@ -213,9 +221,7 @@ def _first_steps(stepper: Stepper) -> None:
 
 
 @torch.no_grad()
-def _forward(
-    networks: Mapping[str, nn.Module], model: Model, size: int, ledger: Ledger
-) -> dict[str, float]:
+def _forward(networks: Mapping[str, nn.Module], model: Model, size: int, ledger: Ledger) -> dict[str, float]:
     """Operations of one sample through every network; sharding makes its buffers on the way."""
     found = {}
     for role, net in networks.items():

@@ -26,13 +26,22 @@ def planned(root: Path, overrides: Sequence[str], teacher: str | None, gpus: int
 
 
 def _teacher(root: Path, teacher: str | None) -> list[str]:
+    """Published networks come with their preset, if there is one; what judges samples takes no part in a training."""
     if teacher is None:
         return []
-    named = ["teacher=folder", f"teacher.source={teacher}"]
     facts = published(root).get(teacher)
     if facts is None:
-        return named
-    return [*named, f"teacher.family={facts['family']}", f"teacher.shape={facts['shape']}"]
+        return [f"teacher.source={teacher}"]
+    named = [f"teacher.source={teacher}", "judge.network=none"]
+    if (root / f"conf/teacher/{teacher}.yaml").is_file():
+        return [f"teacher={teacher}", *named]
+    return [
+        "teacher=open",
+        *named,
+        f"teacher.family={facts['family']}",
+        f"teacher.shape={facts['shape']}",
+        "teacher.guidance=5.0",
+    ]
 
 
 def plan(root: Path, params: Params, name: str, utilisation: float, search: bool) -> None:

@@ -12,8 +12,11 @@ from rcm_core.plan.model import Model
 from rcm_core.plan.rehearsal import PARTS, Rehearsal, Take, rehearse
 from rcm_core.training.distill import build_method
 
-FEW = 3
-"""Blocks that are rehearsed: a first, a last, and one between of the kind that all others are."""
+EDGE = 2
+"""Blocks at each end of a network that have other neighbours than those between, and with FSDP2 other weights
+gathered beside them.
+"""
+FEW = 2 * EDGE
 
 
 class Estimate(NamedTuple):
@@ -89,16 +92,17 @@ def _size(model: Model) -> tuple[int, int]:
 def carried_on(few: Rehearsal, more: Rehearsal, further: int) -> Rehearsal:
     """The rehearsal with ``further`` blocks than ``more``, which has one more than ``few``.
 
-    Every number grows by the same for every block: a pass's first segments from its begin, its last from its end.
+    Every number grows by the same for every block, seen from a pass's begin for its first segments, from its end for
+    its last. Between them memory rises or falls steadily, so that the highest is among them.
     """
 
     def on(a: float, b: float) -> float:
         return b + further * (b - a)
 
     def phase(a: Phase, b: Phase) -> Phase:
-        half = len(a.peaks) // 2
-        back = len(a.peaks) - half
-        pairs = [*zip(a.peaks[:half], b.peaks[:half]), *zip(a.peaks[half:], b.peaks[-back:])]
+        pairs = list(zip(a.peaks, b.peaks))
+        if len(a.peaks) != len(b.peaks):
+            pairs = [*pairs[:-EDGE], *zip(a.peaks[EDGE:], b.peaks[EDGE + 1 :])]
         return Phase(a.name, [Peak(*map(on, x, y)) for x, y in pairs], on(a.flops, b.flops))
 
     takes = [

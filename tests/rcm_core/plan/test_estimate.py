@@ -28,9 +28,11 @@ def params_of(values: dict[str, Any], **train: Any) -> Params:
     return check(Params, values, "params.yaml")
 
 
-def rehearsed(model: Model, params: Params, size: int = 2) -> Rehearsal:
+def rehearsed(model: Model, params: Params, steps: int = 0) -> Rehearsal:
+    """With the kinds of so many steps; without any, what is held and a forward pass are known."""
     method = build_method(params.method, params.train.tangent)
-    return rehearse(model, params, kinds(method, 8, size, params.teacher.guidance, 4), fused=True)
+    alike = kinds(method, steps, 2, params.teacher.guidance, 4) if steps else []
+    return rehearse(model, params, alike, fused=True)
 
 
 OF_FAMILIES = sorted({facts["family"]: name for name, facts in published(ROOT).items()}.values())
@@ -44,6 +46,9 @@ SMALL = {
 }
 
 
+@pytest.mark.filterwarnings(
+    "ignore:FSDP2-wrapped module"
+)  # diffusers returns a view; nothing changes it in place
 @pytest.mark.parametrize("name", SMALL)
 def test_the_predicted_peak_is_the_measured_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CASES, name, SMALL[name])
@@ -64,16 +69,17 @@ def test_the_committed_comparison_keeps_what_is_promised() -> None:
 def test_few_blocks_carried_on_are_the_whole_network(parallel: dict[str, Any]) -> None:
     values = tiny_values()
     values["teacher"]["mini"] |= {"layers": 7}
+    values["method"] = preset("scm")["method"]
     params = params_of(values, **parallel)
     model = model_of(params.teacher, ROOT)
-    few, more, whole = (rehearsed(model.cut(n), params) for n in (3, 4, 7))
-    found = carried_on(few, more, 3)
+    few, more, whole = (rehearsed(model.cut(n), params, 1) for n in (4, 5, 7))
+    found = carried_on(few, more, 2)
     assert found.held == whole.held
     assert found.forward == whole.forward
     for mine, own in zip(found.takes, whole.takes, strict=True):
         assert [p.name for p in mine.phases] == [p.name for p in own.phases]
         assert [p.flops for p in mine.phases] == [p.flops for p in own.phases]
-        # a pass is highest at its begin or its end, which are carried on
+        # a pass is highest near its begin or its end, which are carried on
         assert [max(p.peaks).alive for p in mine.phases] == [max(p.peaks).alive for p in own.phases]
 
 
@@ -129,7 +135,7 @@ def test_every_family_can_be_rehearsed(name: str) -> None:
     model = model_of(params.teacher, ROOT).cut(2)
     if "num_single_layers" in model.config:
         model = model._replace(config={**model.config, "num_single_layers": 1})
-    found = rehearsed(model, params, 4)
+    found = rehearsed(model, params, 1)
     weights = 4 * model.parameters() / 2
     assert weights <= found.held["weights: student"] <= 1.05 * weights
     assert {"student: tangent pass", "student: backward"} <= {

@@ -11,7 +11,7 @@ from rich.table import Table
 from infra.params import composed
 from rcm_core.config import Params
 from rcm_core.errors import InputError
-from rcm_core.plan.choose import SHARE, Choice, choose, lightest, workers_needed
+from rcm_core.plan.choose import SHARE, Choice, Search, choose, workers_needed
 from rcm_core.plan.cost import Cost, training_cost, trajectories_cost
 from rcm_core.plan.estimate import Estimate, estimate
 from rcm_core.plan.gpus import GIB, Gpu, gpu_of
@@ -54,29 +54,31 @@ def plan(root: Path, params: Params, name: str, utilisation: float, search: bool
             status.update(f"rehearsing {what}")
 
         asked = Choice(params, estimate(model, params))
-        best = choose(model, params, gpu, tell) if search or not asked.fits(gpu) else None
-        least = None if asked.fits(gpu) or best is not None else lightest(model, params, tell)
+        found = Search(None, None)
+        if search or not asked.fits(gpu):
+            found = choose(model, params, gpu, tell)
     console = Console()
     console.print(_memory(asked.estimate, params, name, gpu))
     console.print(_costs(asked.estimate, params, gpu, utilisation))
-    if best is not None:
+    if found.best is not None:
         console.print(
-            f"the cheapest way that fits: {' '.join(best.overrides)}", soft_wrap=True, highlight=False
+            f"the cheapest way that fits: {' '.join(found.best.overrides)}", soft_wrap=True, highlight=False
         )
-        console.print(f"it needs {_gib(best.estimate.peak)} of each GPU", highlight=False)
+        console.print(f"it needs {_gib(found.best.estimate.peak)} of each GPU", highlight=False)
     if not asked.fits(gpu):
-        raise InputError(_refusal(asked, best, least, name, gpu))
+        raise InputError(_refusal(asked, found, name, gpu))
 
 
-def _refusal(asked: Choice, best: Choice | None, least: Choice | None, name: str, gpu: Gpu) -> str:
+def _refusal(asked: Choice, found: Search, name: str, gpu: Gpu) -> str:
     workers = asked.params.train.workers
     said = (
         f"the training needs {_gib(asked.estimate.peak)} on each of {workers} {name}, which has"
         f" {_gib(SHARE * gpu.memory)} for it; "
     )
-    if best is not None:
+    least = found.least
+    if found.best is not None:
         own = asked.overrides
-        return said + "would fit with " + " ".join(o for o in best.overrides if o not in own)
+        return said + "would fit with " + " ".join(o for o in found.best.overrides if o not in own)
     if least is None:
         return said + "no way of laying it over these GPUs is known; change train.batch or train.workers"
     needed = workers_needed(least, gpu)
@@ -85,7 +87,10 @@ def _refusal(asked: Choice, best: Choice | None, least: Choice | None, name: str
             f"with {' '.join(least.overrides[1:])} it needs {_gib(least.estimate.peak)}, and more GPUs would not help:"
             " choose a GPU with more memory, or states of a smaller teacher.shape"
         )
-    return said + f"would fit with {needed} GPUs and {' '.join(least.overrides[1:])}"
+    train = least.params.train
+    ranks = needed // train.parallel.context
+    batch = [f"train.batch={ranks}", *least.overrides[2:]] if train.batch % ranks else least.overrides[1:]
+    return said + f"would fit with {needed} GPUs and {' '.join(batch)}"
 
 
 def _memory(found: Estimate, params: Params, name: str, gpu: Gpu) -> Table:

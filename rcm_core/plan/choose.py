@@ -41,29 +41,39 @@ class Choice(NamedTuple):
         ]
 
 
+class Search(NamedTuple):
+    """What came of it."""
+
+    best: Choice | None
+    """The cheapest that fits."""
+    least: Choice | None
+    """If none does, what needs least."""
+
+
 Tell = Callable[[str], None]
 
 
-def choose(model: Model, params: Params, gpu: Gpu, tell: Tell) -> Choice | None:
-    """The cheapest way of these ``params`` that fits ``gpu``, with as many workers; None if there is none.
+def choose(model: Model, params: Params, gpu: Gpu, tell: Tell) -> Search:
+    """The cheapest way of these ``params`` that fits ``gpu``, with as many workers.
 
     Cheapest is, in this order: the fewest GPUs that share a state (context 1, 2, 4, 8), because each attention waits
     for its exchange; the least that backward makes again (none, matmuls, blocks); the fewest parts of a batch
     (accumulate); the most replicas, whose groups gather their weights from few neighbours. Context must divide heads,
     tokens and workers. ``tell`` hears what is tried.
     """
+    least: Choice | None = None
     for context in _contexts(params.train.workers):
-        rank = params.train.batch // (params.train.workers // context)
-        if params.train.batch % (params.train.workers // context) or not rank:
+        size, rest = divmod(params.train.batch, params.train.workers // context)
+        light = None if rest or not size else tried(model, _changed(params, context, "blocks", size), tell)
+        if light is None:
             continue
-        lightest = tried(model, _changed(params, context, "blocks", rank), tell)
-        if lightest is None or not lightest.fits(gpu):
-            continue
-        for checkpointing in ("none", "matmuls", "blocks"):
+        if least is None or light.estimate.peak < least.estimate.peak:
+            least = light
+        for checkpointing in ("none", "matmuls", "blocks") if light.fits(gpu) else ():
             found = _fewest_parts(model, _changed(params, context, checkpointing, 1), gpu, tell)
             if found is not None:
-                return _replicated(model, found, gpu, tell)
-    return None
+                return Search(_replicated(model, found, gpu, tell), None)
+    return Search(None, least)
 
 
 def tried(model: Model, params: Params, tell: Tell) -> Choice | None:
@@ -92,27 +102,16 @@ def workers_needed(choice: Choice, gpu: Gpu) -> int | None:
     return needed
 
 
-def lightest(model: Model, params: Params, tell: Tell) -> Choice | None:
-    """The way that needs least of each GPU: all of a node share a state, as far as the network lets them."""
-    for context in reversed(list(_contexts(params.train.workers))):
-        ranks = params.train.workers // context
-        if params.train.batch % ranks == 0:
-            found = tried(model, _changed(params, context, "blocks", params.train.batch // ranks), tell)
-            if found is not None:
-                return found
-    return None
-
-
 def _fewest_parts(model: Model, params: Params, gpu: Gpu, tell: Tell) -> Choice | None:
     """With the smallest ``accumulate`` that fits; what a GPU holds falls in a line with the samples of a part."""
     rank = params.train.batch // (params.train.workers // params.train.parallel.context)
     parts = [n for n in range(1, rank + 1) if rank % n == 0]
-    ends = [tried(model, accumulated(params, n), tell) for n in sorted({parts[0], parts[-1]})]
-    first, last = ends[0], ends[-1]
-    if first is None or last is None or not last.fits(gpu):
+    first = tried(model, params, tell)
+    if first is None or rank == 1 or first.fits(gpu):
+        return first if first is not None and first.fits(gpu) else None
+    last = tried(model, accumulated(params, rank), tell)
+    if last is None or not last.fits(gpu):
         return None
-    if first.fits(gpu):
-        return first
     slope = (first.estimate.peak - last.estimate.peak) / (rank - 1)
     for n in parts[1:-1]:
         if last.estimate.peak + slope * (rank // n - 1) <= SHARE * gpu.memory:

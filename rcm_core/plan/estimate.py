@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rcm_core.config import Params, samples_per_rank
+from rcm_core.demands import refuse_split
 from rcm_core.plan.calls import Kind, kinds
 from rcm_core.plan.ledger import Peak, Phase
 from rcm_core.plan.model import Model
@@ -53,6 +54,7 @@ def estimate(model: Model, params: Params, fused: bool = True) -> Estimate:
     """
     train = params.train
     method = build_method(params.method, train.tangent)
+    refuse_split(method.demands, model.family, train.parallel.context)
     size = samples_per_rank(
         train.batch, train.workers // train.parallel.context, train.accumulate, "train.batch"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from rcm_core.config import Params
 from rcm_core.denoiser import Denoiser
+from rcm_core.errors import InputError
 from rcm_core.extras import Heads
 from rcm_core.plan.calls import Calls, Kind, kind_of
 from rcm_core.plan.ledger import Ledger, Phase, kept
@@ -174,6 +175,8 @@ def _denoiser(model: Model, extras: Sequence[str], spread: Spread) -> Denoiser:
     with TemporaryDirectory() as name:
         (Path(name) / "transformer").mkdir()
         write_json(Path(name) / "transformer/config.json", dict(model.config))
+        with suppress(InputError):  # there are no weights, but what an adapter has to prepare is prepared
+            model.family.load_network(Path(name))
         parameterisation = model.family.parameterisation(Path(name))
     with torch.device("meta"):
         denoiser = Denoiser(model.on_meta(), model.family, parameterisation, extras)

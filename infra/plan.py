@@ -11,7 +11,7 @@ from rich.table import Table
 from infra.params import composed
 from rcm_core.config import Params
 from rcm_core.errors import InputError
-from rcm_core.plan.choose import SHARE, Choice, Search, choose, workers_needed
+from rcm_core.plan.choose import SHARE, Choice, Search, attempts, choose, workers_needed
 from rcm_core.plan.cost import Cost, training_cost, trajectories_cost
 from rcm_core.plan.estimate import Estimate, estimate
 from rcm_core.plan.gpus import GIB, Gpu, gpu_of
@@ -49,14 +49,9 @@ def plan(root: Path, params: Params, name: str, utilisation: float, search: bool
     gpu, model = gpu_of(name), model_of(params.teacher, root)
     progress = Console(stderr=True)
     with progress.status("rehearsing the training") as status:
-
-        def tell(what: str) -> None:
-            status.update(f"rehearsing {what}")
-
-        asked = Choice(params, estimate(model, params))
-        found = Search(None, None)
-        if search or not asked.fits(gpu):
-            found = choose(model, params, gpu, tell)
+        attempt = attempts(model, lambda what: status.update(f"rehearsing {what}"))
+        asked = attempt(params) or Choice(params, estimate(model, params))  # which says why it is refused
+        found = choose(params, gpu, attempt) if search or not asked.fits(gpu) else Search(None, None)
     console = Console()
     console.print(_memory(asked.estimate, params, name, gpu))
     console.print(_costs(asked.estimate, params, gpu, utilisation))
@@ -106,7 +101,7 @@ def _memory(found: Estimate, params: Params, name: str, gpu: Gpu) -> Table:
     for what, peak in found.phases.items():
         parts = {"gathered weights": peak.gathered, "gradients": peak.gradients}
         note = ", ".join(f"{part} {_number(size)}" for part, size in parts.items() if size)
-        table.add_row(what, _number(peak.alive - held), note and f"of it {note}")
+        table.add_row(f"+ {what}", _number(peak.alive - held), note and f"of it {note}")
     table.add_row("peak", _number(found.peak), f"of {_number(gpu.memory)}, in {found.top}", style="bold")
     return table
 

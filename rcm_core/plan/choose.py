@@ -13,8 +13,8 @@ from rcm_core.plan.model import Model
 
 SHARE = 0.92
 """Of a GPU's memory: the rest is for CUDA, NCCL and the allocator's holes."""
-NODE = 8
-"""GPUs whose exchange is fast: no state is shared by more."""
+CONTEXTS = (1, 2, 4, 8)
+"""GPUs that may share a state; more are no node any more, whose exchange is fast."""
 
 
 class Choice(NamedTuple):
@@ -29,16 +29,7 @@ class Choice(NamedTuple):
     @property
     def overrides(self) -> list[str]:
         """What sets it."""
-        train = self.params.train
-        parallel = train.parallel
-        return [
-            f"train.workers={train.workers}",
-            f"train.accumulate={train.accumulate}",
-            *(
-                f"train.parallel.{name}={getattr(parallel, name)}"
-                for name in ("context", "replicas", "checkpointing")
-            ),
-        ]
+        return overrides(self.params)
 
 
 class Search(NamedTuple):
@@ -50,43 +41,59 @@ class Search(NamedTuple):
     """If none does, what needs least."""
 
 
-Tell = Callable[[str], None]
+Attempt = Callable[[Params], Choice | None]
+"""Tries a way; None if a training would refuse it."""
 
 
-def choose(model: Model, params: Params, gpu: Gpu, tell: Tell) -> Search:
+def choose(params: Params, gpu: Gpu, attempt: Attempt) -> Search:
     """The cheapest way of these ``params`` that fits ``gpu``, with as many workers.
 
     Cheapest is, in this order: the fewest GPUs that share a state (context 1, 2, 4, 8), because each attention waits
     for its exchange; the least that backward makes again (none, matmuls, blocks); the fewest parts of a batch
     (accumulate); the most replicas, whose groups gather their weights from few neighbours. Context must divide heads,
-    tokens and workers. ``tell`` hears what is tried.
+    tokens and workers.
     """
     least: Choice | None = None
     for context in _contexts(params.train.workers):
         size, rest = divmod(params.train.batch, params.train.workers // context)
-        light = None if rest or not size else tried(model, _changed(params, context, "blocks", size), tell)
+        light = None if rest or not size else attempt(_changed(params, context, "blocks", size))
         if light is None:
             continue
         if least is None or light.estimate.peak < least.estimate.peak:
             least = light
         for checkpointing in ("none", "matmuls", "blocks") if light.fits(gpu) else ():
-            found = _fewest_parts(model, _changed(params, context, checkpointing, 1), gpu, tell)
+            found = _fewest_parts(_changed(params, context, checkpointing, 1), gpu, attempt)
             if found is not None:
-                return Search(_replicated(model, found, gpu, tell), None)
+                return Search(_replicated(found, gpu, attempt), None)
     return Search(None, least)
 
 
-def tried(model: Model, params: Params, tell: Tell) -> Choice | None:
-    """None if a training would refuse it."""
-    choice = params.train
-    tell(
-        f"context {choice.parallel.context}, checkpointing {choice.parallel.checkpointing}, accumulate"
-        f" {choice.accumulate}, replicas {choice.parallel.replicas}"
-    )
-    try:
-        return Choice(params, estimate(model, params))
-    except InputError:
-        return None
+def attempts(model: Model, tell: Callable[[str], None]) -> Attempt:
+    """Tries each way once, by rehearsal; ``tell`` hears of it before, for it takes its time."""
+    known: dict[str, Choice | None] = {}
+
+    def attempt(params: Params) -> Choice | None:
+        key = params.train.model_dump_json()
+        if key not in known:
+            tell(" ".join(overrides(params)))
+            try:
+                known[key] = Choice(params, estimate(model, params))
+            except InputError:
+                known[key] = None
+        return known[key]
+
+    return attempt
+
+
+def overrides(params: Params) -> list[str]:
+    """What lays ``params`` over GPUs as they say."""
+    train = params.train
+    names = ("context", "replicas", "checkpointing")
+    return [
+        f"train.workers={train.workers}",
+        f"train.accumulate={train.accumulate}",
+        *(f"train.parallel.{name}={getattr(train.parallel, name)}" for name in names),
+    ]
 
 
 def workers_needed(choice: Choice, gpu: Gpu) -> int | None:
@@ -102,26 +109,26 @@ def workers_needed(choice: Choice, gpu: Gpu) -> int | None:
     return needed
 
 
-def _fewest_parts(model: Model, params: Params, gpu: Gpu, tell: Tell) -> Choice | None:
+def _fewest_parts(params: Params, gpu: Gpu, attempt: Attempt) -> Choice | None:
     """With the smallest ``accumulate`` that fits; what a GPU holds falls in a line with the samples of a part."""
     rank = params.train.batch // (params.train.workers // params.train.parallel.context)
     parts = [n for n in range(1, rank + 1) if rank % n == 0]
-    first = tried(model, params, tell)
+    first = attempt(params)
     if first is None or rank == 1 or first.fits(gpu):
         return first if first is not None and first.fits(gpu) else None
-    last = tried(model, accumulated(params, rank), tell)
+    last = attempt(accumulated(params, rank))
     if last is None or not last.fits(gpu):
         return None
     slope = (first.estimate.peak - last.estimate.peak) / (rank - 1)
     for n in parts[1:-1]:
         if last.estimate.peak + slope * (rank // n - 1) <= SHARE * gpu.memory:
-            found = tried(model, accumulated(params, n), tell)
+            found = attempt(accumulated(params, n))
             if found is not None and found.fits(gpu):
                 return found
     return last
 
 
-def _replicated(model: Model, choice: Choice, gpu: Gpu, tell: Tell) -> Choice:
+def _replicated(choice: Choice, gpu: Gpu, attempt: Attempt) -> Choice:
     """With the most replicas that fit."""
     workers = choice.params.train.workers
     found = choice.estimate
@@ -129,14 +136,14 @@ def _replicated(model: Model, choice: Choice, gpu: Gpu, tell: Tell) -> Choice:
     for replicas in (n for n in range(workers, 1, -1) if workers % n == 0):
         if found.peak + (replicas - 1) * shards <= SHARE * gpu.memory:
             params = _parallel(choice.params, replicas=replicas)
-            more = tried(model, params, tell)
+            more = attempt(params)
             if more is not None and more.fits(gpu):
                 return more
     return choice
 
 
 def _contexts(workers: int) -> Iterator[int]:
-    return (n for n in (1, 2, 4, 8) if n <= NODE and workers % n == 0)
+    return (n for n in CONTEXTS if workers % n == 0)
 
 
 def _changed(params: Params, context: int, checkpointing: str, accumulate: int) -> Params:

@@ -14,7 +14,7 @@ from tiny import ROOT, tiny_values
 from infra.plan import plan, planned
 from rcm_core.config import Params
 from rcm_core.errors import InputError
-from rcm_core.plan.choose import SHARE, choose
+from rcm_core.plan.choose import SHARE, attempts, choose
 from rcm_core.plan.estimate import estimate
 from rcm_core.plan.gpus import GPUS, Gpu
 from rcm_core.plan.model import Model, model_of
@@ -53,9 +53,12 @@ def test_what_does_not_fit_is_refused_and_what_is_said_to_fit_does(
 
 
 def test_what_fits_without_further_ado_is_left_as_it_is(asked: tuple[Model, Params]) -> None:
-    best = choose(*asked, GPUS["h200"], lambda _: None).best
+    model, params = asked
+    tried: list[str] = []
+    best = choose(params, GPUS["h200"], attempts(model, tried.append)).best
     assert best is not None
-    assert best.params == asked[1]
+    assert best.params == params
+    assert len(tried) == len(set(tried)) == 2  # the lightest way, which says whether to go on, and this one
 
 
 def test_too_small_a_gpu_is_refused_with_how_many_would_do(

@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves
 
 from infra.local import LocalContext
 from rcm_core.config import Params
-from rcm_core.denoiser import load_denoiser
+from rcm_core.denoiser import Denoiser
 from rcm_core.device import resolve_device
 from rcm_core.mini import build_network
 from rcm_core.plan.calls import kinds
@@ -42,7 +42,8 @@ from rcm_core.sampling import Teacher
 from rcm_core.section import check
 from rcm_core.storage import write_json
 from rcm_core.training.checkpoint import write_network
-from rcm_core.training.distill import FrozenTeacher, build_method, build_nets, settings_of
+from rcm_core.training.distill import FrozenTeacher, build_method, build_nets, roles_of, settings_of
+from rcm_core.training.lora import Adapted, load_shared
 from rcm_core.training.parallel import Spread
 from rcm_core.training.stepper import Stepper
 from scripts.compare.measure import machine, peak_resident, reset_peak, resident
@@ -63,6 +64,8 @@ class Case(NamedTuple):
     shape: tuple[int, ...] = (1, 1, 8, 8)
     batch: int = 32
     accumulate: int = 1
+    lora: int | None = None
+    """Rank of the matrices."""
 
 
 TINY: Mapping[str, int] = {"layers": 2, "heads": 2, "head_dim": 16, "ffn_dim": 64, "text_dim": 32}
@@ -79,6 +82,7 @@ CASES = {
     "mini dmd2-gan": Case("dmd2-gan", "none"),
     "mini tbcm": Case("tbcm", "none", batch=4),
     "mini cdm, accumulated": Case("cdm", "none", accumulate=4),
+    "mini rcm, LoRA, blocks": Case("rcm", "blocks", lora=8),
     "12 blocks, rcm": Case("rcm", "none", mini=DEEP, batch=8),
     "12 blocks, rcm, blocks": Case("rcm", "blocks", mini=DEEP, batch=8),
 }
@@ -99,6 +103,8 @@ def params_of(case: Case) -> Params:
     values["teacher"] |= {"shape": list(case.shape)}
     train |= preset["train"] | {"batch": case.batch, "accumulate": case.accumulate}
     train["parallel"] |= {"precision": case.precision, "checkpointing": case.checkpointing}
+    if case.lora is not None:
+        train["lora"] = {"rank": case.lora, "alpha": case.lora, "targets": None}
     return check(Params, values, "params.yaml")
 
 
@@ -125,9 +131,16 @@ def stepper_of(params: Params, folder: Path, device: torch.device) -> tuple[Step
     shape = tuple(params.teacher.shape)
     teacher = Teacher(str(folder), "wan", shape, params.teacher.guidance, 50, 3.0, "euler", "")  # type: ignore[arg-type]
     spread = Spread.of(section.parallel, 1, device)
-    nets = build_nets(method, teacher, 0, device, spread)
-    frozen = load_denoiser(folder, find("models", "wan")).to(device).requires_grad_(False)  # type: ignore[arg-type]
-    spread.apply(frozen)
+    family, shared = find("models", "wan"), None
+    if section.lora is not None:
+        roles = roles_of(method.demands)
+        shared = load_shared(folder, family, section.lora, roles, 0)  # type: ignore[arg-type]
+        spread.apply(shared.to(device))
+    nets = build_nets(method, teacher, 0, device, spread, shared=shared)
+    if shared is not None:
+        frozen: Denoiser = Adapted(shared, None, folder)
+    else:
+        frozen = spread.load(folder, family, device, frozen=True)  # type: ignore[arg-type]
     guide = FrozenTeacher(frozen, teacher.guidance, source.negative)
     stepper = Stepper(
         nets=nets,
@@ -138,7 +151,7 @@ def stepper_of(params: Params, folder: Path, device: torch.device) -> tuple[Step
         context=LocalContext(folder),
         device=device,
     )
-    return stepper, frozen
+    return stepper, shared or frozen
 
 
 def held(stepper: Stepper, frozen: nn.Module) -> int:

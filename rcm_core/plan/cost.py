@@ -26,13 +26,14 @@ def training_cost(found: Estimate, params: Params, gpu: Gpu, utilisation: float)
 
 
 def trajectories_cost(found: Estimate, params: Params, gpu: Gpu, utilisation: float) -> Cost:
-    """Of the teacher's samples, on as many GPUs as train; the stage samples in float32.
+    """Of the teacher's samples, on as many GPUs as train, in ``teacher.precision``; none if they are imported.
 
     Guidance other than 1 takes two velocities for each step.
     """
-    teacher = params.teacher
-    velocities = params.trajectories.samples * teacher.steps * (2 if teacher.guidance != 1 else 1)
+    teacher, section = params.teacher, params.trajectories
+    samples = section.samples if section.source is None else 0
+    velocities = samples * teacher.steps * (2 if teacher.guidance != 1 else 1)
     # the ranks that share a state have rehearsed their parts of its velocity
     operations = velocities * found.velocity * params.train.parallel.context
-    gpu_hours = operations / (utilisation * gpu.rate("float32")) / 3600
+    gpu_hours = operations / (utilisation * gpu.rate(teacher.precision)) / 3600
     return Cost(operations, gpu_hours / params.train.workers, gpu_hours)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rcm_core.config import Params, samples_per_rank
+from rcm_core.config import Params
 from rcm_core.demands import refuse_split
 from rcm_core.plan.calls import Kind, kinds
 from rcm_core.plan.ledger import Peak, Phase
 from rcm_core.plan.model import Model
 from rcm_core.plan.rehearsal import PARTS, Rehearsal, Take, rehearse
+from rcm_core.sharing import samples_per_rank
 from rcm_core.training.distill import build_method
 
 EDGE = 2

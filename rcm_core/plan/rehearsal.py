@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,6 @@ from torch.utils._pytree import tree_leaves
 
 from rcm_core.config import Params
 from rcm_core.denoiser import Denoiser
-from rcm_core.errors import InputError
 from rcm_core.extras import Heads
 from rcm_core.plan.calls import Calls, Kind, kind_of
 from rcm_core.plan.ledger import Ledger, Phase, kept
@@ -31,7 +30,8 @@ from rcm_core.plan.model import Model
 from rcm_core.plan.pretend import FirstRank, fused_attention, world_of
 from rcm_core.protocols import Batch, Demands, Examples, Method, Nets, Recorded, Update
 from rcm_core.storage import write_json
-from rcm_core.training.distill import FrozenTeacher, build_method, settings_of
+from rcm_core.training.distill import FrozenTeacher, build_method, roles_of, settings_of
+from rcm_core.training.lora import Adapted, Shared
 from rcm_core.training.parallel import Spread, reshard
 from rcm_core.training.settings import LoopSettings
 from rcm_core.training.stepper import Stepper
@@ -114,42 +114,75 @@ def rehearse(model: Model, params: Params, alike: Sequence[Kind], fused: bool) -
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings(action="ignore"))  # the training will say them
         stack.enter_context(world_of(world))
-        method = build_method(params.method, section.tangent)
-        spread = Spread.of(section.parallel, world, CPU)
-        made, frozen = _networks(model, method.demands, spread)
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        write_json(folder / "transformer/config.json", dict(model.config))
+        made = _networks(model, params, folder, Spread.of(section.parallel, world, CPU))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(kept(ledger))
         if fused:
             stack.enter_context(fused_attention(ledger.work))
-        nets |= made
+        for net in made.values():
+            net.to_empty(device=CPU)
+        frozen = _roles(made, params, folder, nets)
         stepper = _assemble(model, params, ledger, nets, frozen)
         calls = _watch({**nets, "teacher": frozen}, ledger)
         _first_steps(stepper)
         forward = _forward({**nets, "teacher": frozen}, model, stepper.size, ledger)
-        held = _held(stepper, frozen)
+        held = _held(stepper, made["teacher"])
         return Rehearsal(held, forward, [_take(stepper, kind, ledger, calls) for kind in alike])
 
 
-def _networks(model: Model, demands: Demands, spread: Spread) -> tuple[dict[str, nn.Module], Denoiser]:
-    """What ``training.distill.build_nets`` makes, without heads, and the frozen teacher, all on the meta device."""
-    nets: dict[str, nn.Module] = {}
-    for role in sorted((demands.roles | {f.follower for f in demands.follows}) - {"heads"}):
-        extras = demands.extras if role in ("student", "target") else frozenset()
-        nets[role] = _denoiser(model, sorted(extras), spread).train()
-        nets[role].requires_grad_(role in demands.roles)
-    return nets, _denoiser(model, (), spread).requires_grad_(False)
+def _networks(model: Model, params: Params, folder: Path, spread: Spread) -> dict[str, Denoiser]:
+    """What ``training.distill`` makes, by role, and the frozen teacher: sharded, on the meta device. ``folder`` has the
+    network's configuration. With low-rank matrices there is the teacher alone.
+    """
+    demands, lora = build_method(params.method, params.train.tangent).demands, params.train.lora
+    family = model.family
+
+    def made(kind: type[Denoiser], extras: Collection[str]) -> Denoiser:
+        return kind(family.empty_network(folder), family, family.parameterisation(folder), sorted(extras))
+
+    roles = roles_of(demands)
+    if lora is not None:
+        shared = made(Shared, ())
+        assert isinstance(shared, Shared)
+        shared.adapt(lora, roles, params.train.seed)
+        nets: dict[str, Denoiser] = {"teacher": shared}
+    else:
+        own = {role: demands.extras if role in ("student", "target") else () for role in roles}
+        nets = {role: made(Denoiser, extras).train() for role, extras in own.items()}
+        nets["teacher"] = made(Denoiser, ()).requires_grad_(False)
+        for role in set(roles) - demands.roles:
+            nets[role].requires_grad_(False)
+    for net in nets.values():
+        spread.apply(net)
+    return nets
+
+
+def _roles(
+    made: Mapping[str, Denoiser], params: Params, folder: Path, nets: dict[str, nn.Module]
+) -> Denoiser:
+    """What is trained or follows goes into ``nets``; the frozen teacher."""
+    demands, shared = build_method(params.method, params.train.tangent).demands, made["teacher"]
+    frozen = shared
+    for role in roles_of(demands):
+        extras = sorted(demands.extras) if role in ("student", "target") else []
+        nets[role] = (
+            Adapted(shared, role, folder, extras).train() if isinstance(shared, Shared) else made[role]
+        )
+    if isinstance(shared, Shared):
+        frozen = Adapted(shared, None, folder)
+    if "heads" in demands.roles:
+        student: Any = nets["student"]
+        nets["heads"] = Heads(student.check_blocks(demands.heads), len(demands.heads)).train()
+    return frozen
 
 
 def _assemble(
     model: Model, params: Params, ledger: Ledger, nets: dict[str, nn.Module], frozen: Denoiser
 ) -> Stepper:
-    """As ``training.distill.assemble``, with ``nets`` and ``frozen``, which take their memory here."""
+    """As ``training.distill.assemble``."""
     demands = build_method(params.method, params.train.tangent).demands
-    for net in (*nets.values(), frozen):
-        net.to_empty(device=CPU)
-    if "heads" in demands.roles:
-        student: Any = nets["student"]
-        nets["heads"] = Heads(student.check_blocks(demands.heads), len(demands.heads)).train()
     guide = FrozenTeacher(frozen, params.teacher.guidance, model.conditions(1))
     return Stepper(
         nets=nets,
@@ -171,19 +204,6 @@ def _settings(params: Params) -> LoopSettings:
     return replace(settings, accumulate=parts, batch=batch, max_nonfinite=1.0, health=None)
 
 
-def _denoiser(model: Model, extras: Sequence[str], spread: Spread) -> Denoiser:
-    with TemporaryDirectory() as name:
-        (Path(name) / "transformer").mkdir()
-        write_json(Path(name) / "transformer/config.json", dict(model.config))
-        with suppress(InputError):  # there are no weights, but what an adapter has to prepare is prepared
-            model.family.load_network(Path(name))
-        parameterisation = model.family.parameterisation(Path(name))
-    with torch.device("meta"):
-        denoiser = Denoiser(model.on_meta(), model.family, parameterisation, extras)
-    spread.apply(denoiser)
-    return denoiser
-
-
 def _watch(networks: Mapping[str, nn.Module], ledger: Ledger) -> Calls:
     """Every pass of a network becomes a phase, every block a segment, forwards and backwards."""
     calls: Calls = Counter()
@@ -202,12 +222,14 @@ def _watch(networks: Mapping[str, nn.Module], ledger: Ledger) -> Calls:
         if torch.is_grad_enabled() and last.requires_grad:
             last.register_hook(lambda _: ledger.cut())  # type: ignore[no-untyped-call]
 
+    watched: set[nn.Module] = set()  # roles may share blocks
     for role, net in networks.items():
         if isinstance(net, Denoiser):
             net.register_forward_pre_hook(entering(role))
             net.register_forward_hook(lambda *_: ledger.open("between passes"))
-            for block in net.blocks():
+            for block in set(net.blocks()) - watched:
                 block.register_forward_hook(leaving_block)
+                watched.add(block)
     return calls
 
 
@@ -246,11 +268,13 @@ def _take(stepper: Stepper, kind: Kind, ledger: Ledger, calls: Calls) -> Take:
     return Take(ledger.phases[first:-1], plain)
 
 
-def _held(stepper: Stepper, frozen: Denoiser) -> dict[str, int]:
+def _held(stepper: Stepper, teacher: Denoiser) -> dict[str, int]:
     states = [state for o in stepper.optimisers.values() for state in o.state.values()]
+    own = {f"weights: {role}": list(net.parameters()) for role, net in stepper.nets.items()}
+    known = {p for parameters in own.values() for p in parameters}
     return {
-        **{f"weights: {role}": _bytes(net.parameters()) for role, net in stepper.nets.items()},
-        "weights: teacher": _bytes(frozen.parameters()),
+        **{name: _bytes(parameters) for name, parameters in own.items()},
+        "weights: teacher": _bytes(p for p in teacher.parameters() if p not in known),
         "optimiser": _bytes(tree_leaves(states)),
         "averages": _bytes(tree_leaves(stepper.ema.averages)),
     }

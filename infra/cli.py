@@ -51,6 +51,28 @@ def distill(
 
 
 @app.command()
+def plan(
+    overrides: Overrides = None,
+    gpu: Annotated[str, typer.Option(help="h200, h100, a100-80gb, l40s, ...")] = "h200",
+    gpus: Annotated[int | None, typer.Option(help="How many (train.workers).", min=1)] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="A name in data/models, or a folder; its weights are not read.")
+    ] = None,
+    utilisation: Annotated[
+        float, typer.Option(help="Share of the GPU's peak rate that training reaches.", min=0.01, max=1)
+    ] = 0.3,
+    search: Annotated[bool, typer.Option(help="Also look for the cheapest way that fits.")] = True,
+) -> None:
+    """Say before a run what it takes of each GPU, how long, and how to lay it over them."""
+    from infra.doctor import project_root
+    from infra.plan import plan as show
+    from infra.plan import planned
+
+    root = project_root()
+    show(root, planned(root, overrides or [], teacher, gpus), gpu, utilisation, search)
+
+
+@app.command()
 def up() -> None:
     """Start the local Prefect server and worker, deploy prefect.yaml, and leave them running."""
     from infra.doctor import project_root

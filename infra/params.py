@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rcm_core.config import Params
@@ -19,6 +20,14 @@ PLACE = "params.yaml"
 
 def compose(workspace: Path, overrides: Sequence[str]) -> Params:
     """Writes ``params.yaml`` of ``workspace``; unknown groups and keys are refused and nothing is written."""
+    with composed(workspace, overrides) as (place, params):
+        place.replace(workspace / PLACE)
+    return params
+
+
+@contextmanager
+def composed(workspace: Path, overrides: Sequence[str]) -> Iterator[tuple[Path, Params]]:
+    """What ``compose`` would write, in a file that is gone afterwards, and what it says."""
     from dvc.utils.hydra import compose_and_dump
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -26,15 +35,13 @@ def compose(workspace: Path, overrides: Sequence[str]) -> Params:
     conf = workspace.absolute() / "conf"
     _check_groups(conf, overrides)
     with tempfile.TemporaryDirectory(dir=workspace, prefix=".params-") as folder:
-        composed = Path(folder) / PLACE
+        place = Path(folder) / PLACE
         try:
-            compose_and_dump(composed, str(conf), None, "config", str(workspace), list(overrides))
+            compose_and_dump(place, str(conf), None, "config", str(workspace), list(overrides))
         except (HydraException, OmegaConfBaseException) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"overrides {' '.join(overrides)!r} do not fit conf/: {reason}") from error
-        params = load_params(composed)
-        composed.replace(workspace / PLACE)
-    return params
+        yield place, load_params(place)
 
 
 def load(workspace: Path) -> Params:

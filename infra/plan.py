@@ -1,0 +1,129 @@
+"""``rcm plan``: what a training will take, as tables; what cannot fit is refused, and what would fit is said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from infra.params import composed
+from rcm_core.config import Params
+from rcm_core.errors import InputError
+from rcm_core.plan.choose import SHARE, Choice, Search, attempts, choose, workers_needed
+from rcm_core.plan.cost import Cost, training_cost, trajectories_cost
+from rcm_core.plan.estimate import Estimate, estimate
+from rcm_core.plan.gpus import GIB, Gpu, gpu_of
+from rcm_core.plan.model import model_of, published
+
+
+def planned(root: Path, overrides: Sequence[str], teacher: str | None, gpus: int | None) -> Params:
+    """The params of a project with ``overrides``; ``teacher``: a published network or a folder, ``gpus``: workers."""
+    given = [*_teacher(root, teacher), *overrides, *([f"train.workers={gpus}"] if gpus else [])]
+    with composed(root, given) as (_, params):
+        return params
+
+
+def _teacher(root: Path, teacher: str | None) -> list[str]:
+    """Published networks come with their preset, if there is one; what judges samples takes no part in a training."""
+    if teacher is None:
+        return []
+    facts = published(root).get(teacher)
+    if facts is None:
+        return [f"teacher.source={teacher}"]
+    named = [f"teacher.source={teacher}", "judge.network=none"]
+    if (root / f"conf/teacher/{teacher}.yaml").is_file():
+        return [f"teacher={teacher}", *named]
+    return [
+        "teacher=open",
+        *named,
+        f"teacher.family={facts['family']}",
+        f"teacher.shape={facts['shape']}",
+        "teacher.guidance=5.0",
+    ]
+
+
+def plan(root: Path, params: Params, name: str, utilisation: float, search: bool) -> None:
+    """Prints the plan of ``params`` on GPUs called ``name``; InputError, after the table, if it does not fit."""
+    gpu, model = gpu_of(name), model_of(params.teacher, root)
+    progress = Console(stderr=True)
+    with progress.status("rehearsing the training") as status:
+        attempt = attempts(model, lambda what: status.update(f"rehearsing {what}"))
+        asked = attempt(params) or Choice(params, estimate(model, params))  # which says why it is refused
+        found = choose(params, gpu, attempt) if search or not asked.fits(gpu) else Search(None, None)
+    console = Console()
+    console.print(_memory(asked.estimate, params, name, gpu))
+    console.print(_costs(asked.estimate, params, gpu, utilisation))
+    if found.best is not None:
+        console.print(
+            f"the cheapest way that fits: {' '.join(found.best.overrides)}", soft_wrap=True, highlight=False
+        )
+        console.print(f"it needs {_gib(found.best.estimate.peak)} of each GPU", highlight=False)
+    if not asked.fits(gpu):
+        raise InputError(_refusal(asked, found, name, gpu))
+
+
+def _refusal(asked: Choice, found: Search, name: str, gpu: Gpu) -> str:
+    workers = asked.params.train.workers
+    said = (
+        f"the training needs {_gib(asked.estimate.peak)} on each of {workers} {name}, which has"
+        f" {_gib(SHARE * gpu.memory)} for it; "
+    )
+    least = found.least
+    if found.best is not None:
+        own = asked.overrides
+        return said + "would fit with " + " ".join(o for o in found.best.overrides if o not in own)
+    if least is None:
+        return said + "no way of laying it over these GPUs is known; change train.batch or train.workers"
+    needed = workers_needed(least, gpu)
+    if needed is None:
+        return said + (
+            f"with {' '.join(least.overrides[1:])} it needs {_gib(least.estimate.peak)}, and more GPUs would not help:"
+            " choose a GPU with more memory, or states of a smaller teacher.shape"
+        )
+    train = least.params.train
+    ranks = needed // train.parallel.context
+    batch = [f"train.batch={ranks}", *least.overrides[2:]] if train.batch % ranks else least.overrides[1:]
+    return said + f"would fit with {needed} GPUs and {' '.join(batch)}"
+
+
+def _memory(found: Estimate, params: Params, name: str, gpu: Gpu) -> Table:
+    train = params.train
+    table = Table(box=None, title=f"{params.teacher.source}, method {params.method['name']}: memory of each of"
+                  f" {train.workers} {name}, {train.parallel.precision}", title_justify="left")  # fmt: skip
+    table.add_column("")
+    table.add_column("GiB", justify="right")
+    table.add_column("")
+    for what, size in found.held.items():
+        table.add_row(what, _number(size), "always there")
+    held = sum(found.held.values())
+    for what, peak in found.phases.items():
+        parts = {"gathered weights": peak.gathered, "gradients": peak.gradients}
+        note = ", ".join(f"{part} {_number(size)}" for part, size in parts.items() if size)
+        table.add_row(f"+ {what}", _number(peak.alive - held), note and f"of it {note}")
+    table.add_row("peak", _number(found.peak), f"of {_number(gpu.memory)}, in {found.top}", style="bold")
+    return table
+
+
+def _costs(found: Estimate, params: Params, gpu: Gpu, utilisation: float) -> Table:
+    table = Table(box=None, title=f"time at {utilisation:.0%} of the peak rate", title_justify="left")
+    for column in ("", "operations", "hours", "GPU-hours"):
+        table.add_column(column, justify="right" if column else "left")
+    rows: dict[str, Cost] = {
+        f"training, {params.train.iterations} iterations": training_cost(found, params, gpu, utilisation),
+        f"trajectories, {params.trajectories.samples} samples": trajectories_cost(
+            found, params, gpu, utilisation
+        ),
+    }
+    for what, cost in rows.items():
+        table.add_row(what, f"{cost.operations:.2e}", f"{cost.hours:.3g}", f"{cost.gpu_hours:.3g}")
+    return table
+
+
+def _number(size: float) -> str:
+    return f"{size / GIB:.2f}" if size >= GIB / 100 else f"{size / GIB:.4f}"
+
+
+def _gib(size: float) -> str:
+    return f"{_number(size)} GiB"

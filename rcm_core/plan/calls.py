@@ -1,0 +1,134 @@
+"""Which networks a method calls, step by step: the method itself, run on networks of one weight that only count."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from rcm_core.protocols import Batch, Condition, Examples, Method, Recorded
+from rcm_core.rng import generator
+from rcm_core.training.distill import FrozenTeacher
+
+WHOLE = 256
+"""Iterations that are all counted; of longer trainings this many in stretches of ``STRETCH``, evenly spread."""
+STRETCH = 16
+
+Calls = Counter[tuple[str, str]]
+"""Samples by network and kind of pass: "plain" (no gradient), "gradient" (a backward pass follows), "tangent"."""
+
+
+class Kind(NamedTuple):
+    """Iterations that differ in nothing but how often networks are called without gradient."""
+
+    step: int
+    """One of them: of those that call most networks, the one with fewest calls."""
+    share: float
+    """Of all iterations."""
+    plain: dict[str, float]
+    """Samples through each network without gradient, on average over these iterations and one of their parts."""
+
+
+class Weight(nn.Module):
+    """A network of one weight."""
+
+    def __init__(self, role: str, calls: Calls) -> None:
+        super().__init__()
+        self.role, self.calls = role, calls
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:  # noqa: ARG002
+        self.calls[self.role, kind_of(x)] += len(x)
+        return self.weight * x
+
+    def features(self, x: Tensor, t: Tensor, condition: Condition, blocks: Sequence[int]) -> list[Tensor]:
+        tokens = self(x, t, condition).flatten(1)[..., None]
+        return [tokens for _ in blocks]
+
+    def log_variance(self, t: Tensor) -> Tensor:
+        return self.weight * t
+
+
+class Verdicts(nn.Module):
+    """In the place of a discriminator's heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return self.weight * torch.stack([tokens[..., 0] for tokens in features], 1)
+
+
+def kind_of(x: Tensor) -> str:
+    """What pass is on its way through a network whose state is ``x``."""
+    if forward_ad.unpack_dual(x).tangent is not None:  # type: ignore[no-untyped-call]
+        return "tangent"
+    return "gradient" if torch.is_grad_enabled() else "plain"
+
+
+def kinds(method: Method, iterations: int, batch: int, guidance: float, points: int) -> list[Kind]:
+    """The kinds of iterations of a training with ``batch`` samples in a part, by their first steps.
+
+    ``points``: of a recorded route.
+    """
+    steps = _steps(iterations)
+    found: dict[Any, list[tuple[int, dict[str, int]]]] = {}
+    for step in steps:
+        calls, updates = _counted(method, step, batch, guidance, points)
+        plain = {role: n for (role, kind), n in calls.items() if kind == "plain"}
+        rest = tuple(sorted((key, n) for key, n in calls.items() if key[1] != "plain"))
+        found.setdefault((updates, rest), []).append((step, plain))
+    return [_kind(alike, len(steps)) for alike in found.values()]
+
+
+def _kind(alike: list[tuple[int, dict[str, int]]], total: int) -> Kind:
+    step, _ = min(alike, key=lambda one: (-len(one[1]), sum(one[1].values()), one[0]))
+    roles = {role for _, plain in alike for role in plain}
+    mean = {role: sum(plain.get(role, 0) for _, plain in alike) / len(alike) for role in sorted(roles)}
+    return Kind(step, len(alike) / total, mean)
+
+
+def _steps(iterations: int) -> list[int]:
+    if iterations <= WHOLE:
+        return list(range(iterations))
+    stretches = WHOLE // STRETCH
+    starts = [i * (iterations - STRETCH) // (stretches - 1) for i in range(stretches)]
+    return sorted({start + i for start in starts for i in range(STRETCH)})
+
+
+def _counted(method: Method, step: int, size: int, guidance: float, points: int) -> tuple[Calls, Any]:
+    """Calls of one step, and the roles of its updates."""
+    calls: Calls = Counter()
+    roles = (method.demands.roles | {f.follower for f in method.demands.follows}) - {"heads"}
+    frozen = Weight("teacher", calls).requires_grad_(False)
+    batch = _batch(size, points)
+    guide = FrozenTeacher(frozen, guidance, batch.negative)  # type: ignore[arg-type]
+    nets: Mapping[str, Any] = {
+        **{role: Weight(role, calls) for role in sorted(roles)},
+        "heads": Verdicts(),
+        "teacher": guide.guided,
+        "null": guide.null,
+        "unguided": frozen,
+    }
+    updates = tuple(update.roles for update in method.updates(nets, batch, step, generator("plan", step)))
+    return calls, updates
+
+
+def _batch(size: int, points: int) -> Batch:
+    rng = generator("plan")
+    x0 = torch.randn(size, 1, 1, 1, 2, generator=rng)
+    condition = {"text": torch.zeros(size, 1, 1)}
+    t = torch.linspace(torch.pi / 2, 0.1, points).expand(size, -1)
+    routes = torch.randn(2, size, points, *x0.shape[1:], generator=rng)
+    return Batch(
+        condition,
+        {"text": torch.zeros(1, 1, 1)},
+        x0,
+        Examples(x0, condition),
+        Recorded(routes[0], t, routes[1]),
+    )

@@ -1,0 +1,162 @@
+"""How a training is best laid over its GPUs: the cheapest way that fits, tried by rehearsal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from rcm_core.config import Params
+from rcm_core.errors import InputError
+from rcm_core.plan.estimate import Estimate, estimate
+from rcm_core.plan.gpus import Gpu
+from rcm_core.plan.model import Model
+
+SHARE = 0.92
+"""Of a GPU's memory: the rest is for CUDA, NCCL and the allocator's holes."""
+CONTEXTS = (1, 2, 4, 8)
+"""GPUs that may share a state; more are no node any more, whose exchange is fast."""
+
+
+class Choice(NamedTuple):
+    """A way that was tried."""
+
+    params: Params
+    estimate: Estimate
+
+    def fits(self, gpu: Gpu) -> bool:
+        return self.estimate.peak <= SHARE * gpu.memory
+
+    @property
+    def overrides(self) -> list[str]:
+        """What sets it."""
+        return overrides(self.params)
+
+
+class Search(NamedTuple):
+    """What came of it."""
+
+    best: Choice | None
+    """The cheapest that fits."""
+    least: Choice | None
+    """If none does, what needs least."""
+
+
+Attempt = Callable[[Params], Choice | None]
+"""Tries a way; None if a training would refuse it."""
+
+
+def choose(params: Params, gpu: Gpu, attempt: Attempt) -> Search:
+    """The cheapest way of these ``params`` that fits ``gpu``, with as many workers.
+
+    Cheapest is, in this order: the fewest GPUs that share a state (context 1, 2, 4, 8), because each attention waits
+    for its exchange; the least that backward makes again (none, matmuls, blocks); the fewest parts of a batch
+    (accumulate); the most replicas, whose groups gather their weights from few neighbours. Context must divide heads,
+    tokens and workers.
+    """
+    least: Choice | None = None
+    for context in _contexts(params.train.workers):
+        size, rest = divmod(params.train.batch, params.train.workers // context)
+        light = None if rest or not size else attempt(_changed(params, context, "blocks", size))
+        if light is None:
+            continue
+        if least is None or light.estimate.peak < least.estimate.peak:
+            least = light
+        for checkpointing in ("none", "matmuls", "blocks") if light.fits(gpu) else ():
+            found = _fewest_parts(_changed(params, context, checkpointing, 1), gpu, attempt)
+            if found is not None:
+                return Search(_replicated(found, gpu, attempt), None)
+    return Search(None, least)
+
+
+def attempts(model: Model, tell: Callable[[str], None]) -> Attempt:
+    """Tries each way once, by rehearsal; ``tell`` hears of it before, for it takes its time."""
+    known: dict[str, Choice | None] = {}
+
+    def attempt(params: Params) -> Choice | None:
+        key = params.train.model_dump_json()
+        if key not in known:
+            tell(" ".join(overrides(params)))
+            try:
+                known[key] = Choice(params, estimate(model, params))
+            except InputError:
+                known[key] = None
+        return known[key]
+
+    return attempt
+
+
+def overrides(params: Params) -> list[str]:
+    """What lays ``params`` over GPUs as they say."""
+    train = params.train
+    names = ("context", "replicas", "checkpointing")
+    return [
+        f"train.workers={train.workers}",
+        f"train.accumulate={train.accumulate}",
+        *(f"train.parallel.{name}={getattr(train.parallel, name)}" for name in names),
+    ]
+
+
+def workers_needed(choice: Choice, gpu: Gpu) -> int | None:
+    """So many GPUs that the lightest way fits with shards as small as theirs; None if shards do not help."""
+    found, workers = choice.estimate, choice.params.train.workers
+    shards = sum(found.held.values()) + found.phases[found.top].gradients
+    rest = SHARE * gpu.memory - (found.peak - shards)
+    if rest <= 0:
+        return None
+    needed = workers
+    while shards * workers / needed > rest:
+        needed *= 2
+    return needed
+
+
+def _fewest_parts(params: Params, gpu: Gpu, attempt: Attempt) -> Choice | None:
+    """With the smallest ``accumulate`` that fits; what a GPU holds falls in a line with the samples of a part."""
+    rank = params.train.batch // (params.train.workers // params.train.parallel.context)
+    parts = [n for n in range(1, rank + 1) if rank % n == 0]
+    first = attempt(params)
+    if first is None or rank == 1 or first.fits(gpu):
+        return first if first is not None and first.fits(gpu) else None
+    last = attempt(accumulated(params, rank))
+    if last is None or not last.fits(gpu):
+        return None
+    slope = (first.estimate.peak - last.estimate.peak) / (rank - 1)
+    for n in parts[1:-1]:
+        if last.estimate.peak + slope * (rank // n - 1) <= SHARE * gpu.memory:
+            found = attempt(accumulated(params, n))
+            if found is not None and found.fits(gpu):
+                return found
+    return last
+
+
+def _replicated(choice: Choice, gpu: Gpu, attempt: Attempt) -> Choice:
+    """With the most replicas that fit."""
+    workers = choice.params.train.workers
+    found = choice.estimate
+    shards = sum(found.held.values()) + found.phases[found.top].gradients
+    for replicas in (n for n in range(workers, 1, -1) if workers % n == 0):
+        if found.peak + (replicas - 1) * shards <= SHARE * gpu.memory:
+            params = _parallel(choice.params, replicas=replicas)
+            more = attempt(params)
+            if more is not None and more.fits(gpu):
+                return more
+    return choice
+
+
+def _contexts(workers: int) -> Iterator[int]:
+    return (n for n in CONTEXTS if workers % n == 0)
+
+
+def _changed(params: Params, context: int, checkpointing: str, accumulate: int) -> Params:
+    return accumulated(
+        _parallel(params, context=context, checkpointing=checkpointing, replicas=1), accumulate
+    )
+
+
+def _parallel(params: Params, **changes: object) -> Params:
+    parallel = params.train.parallel.model_copy(update=changes)
+    return params.model_copy(update={"train": params.train.model_copy(update={"parallel": parallel})})
+
+
+def accumulated(params: Params, parts: int) -> Params:
+    """``params`` with a batch in so many parts."""
+    return params.model_copy(update={"train": params.train.model_copy(update={"accumulate": parts})})

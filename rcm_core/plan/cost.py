@@ -1,0 +1,39 @@
+"""Hours of a training and of the teacher's trajectories, from their operations."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from rcm_core.config import Params
+from rcm_core.plan.estimate import Estimate
+from rcm_core.plan.gpus import Gpu
+
+
+class Cost(NamedTuple):
+    """On ``gpus`` of a kind."""
+
+    operations: float
+    hours: float
+    gpu_hours: float
+
+
+def training_cost(found: Estimate, params: Params, gpu: Gpu, utilisation: float) -> Cost:
+    """Of all iterations, what backward makes again included; ``utilisation``: share of the GPU's peak rate."""
+    train = params.train
+    each = found.flops * train.iterations
+    hours = each / (utilisation * gpu.rate(train.parallel.precision)) / 3600
+    return Cost(each * train.workers, hours, hours * train.workers)
+
+
+def trajectories_cost(found: Estimate, params: Params, gpu: Gpu, utilisation: float) -> Cost:
+    """Of the teacher's samples, on as many GPUs as train, in ``teacher.precision``; none if they are imported.
+
+    Guidance other than 1 takes two velocities for each step.
+    """
+    teacher, section = params.teacher, params.trajectories
+    samples = section.samples if section.source is None else 0
+    velocities = samples * teacher.steps * (2 if teacher.guidance != 1 else 1)
+    # the ranks that share a state have rehearsed their parts of its velocity
+    operations = velocities * found.velocity * params.train.parallel.context
+    gpu_hours = operations / (utilisation * gpu.rate(teacher.precision)) / 3600
+    return Cost(operations, gpu_hours / params.train.workers, gpu_hours)

@@ -1,0 +1,133 @@
+"""What a training takes on one of its GPUs: rehearsed with few blocks, twice, and carried on to all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rcm_core.config import Params
+from rcm_core.demands import refuse_split
+from rcm_core.plan.calls import Kind, kinds
+from rcm_core.plan.ledger import Peak, Phase
+from rcm_core.plan.model import Model
+from rcm_core.plan.rehearsal import PARTS, Rehearsal, Take, rehearse
+from rcm_core.sharing import samples_per_rank
+from rcm_core.training.distill import build_method
+
+EDGE = 2
+"""Blocks at each end of a network that have other neighbours than those between, and with FSDP2 other weights
+gathered beside them.
+"""
+FEW = 2 * EDGE
+
+
+class Estimate(NamedTuple):
+    """Of one GPU."""
+
+    parameters: int
+    """Of the teacher."""
+    held: dict[str, float]
+    """Bytes that stay from step to step, by what they are for."""
+    phases: dict[str, Peak]
+    """The highest moment of every kind of pass."""
+    flops: float
+    """Floating-point operations of an iteration, on average over the training."""
+    velocity: float
+    """Of the teacher's velocity for one state, without guidance."""
+    rehearsed: tuple[int, ...]
+    """With so many blocks."""
+
+    @property
+    def top(self) -> str:
+        """The pass that needs most."""
+        return max(self.phases, key=lambda name: self.phases[name].alive)
+
+    @property
+    def peak(self) -> float:
+        """Bytes."""
+        return self.phases[self.top].alive
+
+
+def estimate(model: Model, params: Params, fused: bool = True) -> Estimate:
+    """Of the training that ``params`` describe, with all its ranks; ``fused``: with the GPU's attention.
+
+    InputError for what the training would refuse.
+    """
+    train = params.train
+    method = build_method(params.method, train.tangent)
+    refuse_split(method.demands, model.family, train.parallel.context)
+    size = samples_per_rank(
+        train.batch, train.workers // train.parallel.context, train.accumulate, "train.batch"
+    )
+    alike = kinds(method, train.iterations, size, params.teacher.guidance, params.teacher.steps)
+    depths = _depths(model, method.demands.heads)
+    found = [rehearse(model.cut(n), params, alike, fused) for n in depths]
+    whole = found[0] if len(found) == 1 else carried_on(found[0], found[1], model.blocks - depths[1])
+    return Estimate(
+        model.parameters(),
+        {name: float(size) for name, size in whole.held.items()},
+        _highest(whole.takes),
+        sum(
+            kind.share * _flops(whole, take, kind, train.accumulate) for kind, take in zip(alike, whole.takes)
+        ),
+        whole.forward["teacher"],
+        depths,
+    )
+
+
+def _depths(model: Model, heads: Sequence[int]) -> tuple[int, ...]:
+    """Two numbers of blocks if the rest can be known from them, else all: small networks, and those whose blocks are
+    of several kinds.
+    """
+    few = max(FEW, max(heads, default=0) + 2)
+    less, more, every = (_size(model.cut(n)) for n in (few, few + 1, model.blocks))
+    grown = [(b - a) * (model.blocks - few) == c - a for a, b, c in zip(less, more, every)]
+    return (few, few + 1) if all(grown) and less[0] + more[0] < every[0] else (model.blocks,)
+
+
+def _size(model: Model) -> tuple[int, int]:
+    """Blocks and parameters."""
+    network = model.on_meta()
+    blocks = [m for m in network.modules() if type(m).__name__ in model.family.blocks]
+    return len(blocks), sum(p.numel() for p in network.parameters())
+
+
+def carried_on(few: Rehearsal, more: Rehearsal, further: int) -> Rehearsal:
+    """The rehearsal with ``further`` blocks than ``more``, which has one more than ``few``.
+
+    Every number grows by the same for every block, seen from a pass's begin for its first segments, from its end for
+    its last. Between them memory rises or falls steadily, so that the highest is among them.
+    """
+
+    def on(a: float, b: float) -> float:
+        return b + further * (b - a)
+
+    def phase(a: Phase, b: Phase) -> Phase:
+        pairs = list(zip(a.peaks, b.peaks))
+        if len(a.peaks) != len(b.peaks):
+            pairs = [*pairs[:-EDGE], *zip(a.peaks[EDGE:], b.peaks[EDGE + 1 :])]
+        return Phase(a.name, [Peak(*map(on, x, y)) for x, y in pairs], on(a.flops, b.flops))
+
+    takes = [
+        Take([phase(*pair) for pair in zip(a.phases, b.phases, strict=True)], a.plain)
+        for a, b in zip(few.takes, more.takes, strict=True)
+    ]
+    held = {name: int(on(few.held[name], more.held[name])) for name in more.held}
+    forward = {name: on(few.forward[name], more.forward[name]) for name in more.forward}
+    return Rehearsal(held, forward, takes)
+
+
+def _highest(takes: Sequence[Take]) -> dict[str, Peak]:
+    found: dict[str, Peak] = {}
+    for phase in (phase for take in takes for phase in take.phases):
+        highest = max(phase.peaks, key=lambda peak: peak.alive)
+        if phase.name not in found or highest.alive > found[phase.name].alive:
+            found[phase.name] = highest
+    return found
+
+
+def _flops(whole: Rehearsal, take: Take, kind: Kind, accumulate: int) -> float:
+    """Of an iteration of this kind: what was rehearsed, and the calls without gradient that others of it have more."""
+    rehearsed = sum(phase.flops for phase in take.phases) / min(PARTS, accumulate)
+    more = sum((n - take.plain.get(role, 0)) * whole.forward[role] for role, n in kind.plain.items())
+    return accumulate * (rehearsed + more)

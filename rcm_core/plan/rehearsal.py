@@ -1,0 +1,290 @@
+"""The training's own code on tensors without data: networks, sharding, methods, optimisers, as on rank 0 of the world.
+
+Nothing is modelled: FSDP2, Ulysses, activation checkpointing and AdamW run as they do in a training and take and free
+what they take there; collectives come back at once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_leaves
+
+from rcm_core.config import Params
+from rcm_core.denoiser import Denoiser
+from rcm_core.extras import Heads
+from rcm_core.plan.calls import Calls, Kind, kind_of
+from rcm_core.plan.ledger import Ledger, Phase, kept
+from rcm_core.plan.model import Model
+from rcm_core.plan.pretend import FirstRank, fused_attention, world_of
+from rcm_core.protocols import Batch, Demands, Examples, Method, Nets, Recorded, Update
+from rcm_core.storage import write_json
+from rcm_core.training.distill import FrozenTeacher, build_method, roles_of, settings_of
+from rcm_core.training.lora import Adapted, Shared
+from rcm_core.training.parallel import Spread, reshard
+from rcm_core.training.settings import LoopSettings
+from rcm_core.training.stepper import Stepper
+
+PARTS = 2
+"""Of an iteration's accumulation: the second meets the gradients of the first, later ones meet the same."""
+CPU = torch.device("cpu")
+
+
+class Take(NamedTuple):
+    """One iteration of a kind."""
+
+    phases: list[Phase]
+    plain: dict[str, int]
+    """Samples through each network without gradient in one part."""
+
+
+class Rehearsal(NamedTuple):
+    """What rank 0 holds and does."""
+
+    held: dict[str, int]
+    """Bytes that stay from step to step, by what they are for."""
+    forward: dict[str, float]
+    """Floating-point operations of one sample through each network, without gradient."""
+    takes: list[Take]
+    """One for each kind of iteration."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A Method whose phases are entered into a ledger."""
+
+    inner: Method
+    ledger: Ledger
+
+    @property
+    def demands(self) -> Demands:
+        return self.inner.demands
+
+    def student_update(self, step: int) -> bool:
+        self.ledger.open("optimiser")
+        return self.inner.student_update(step)
+
+    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
+        for update in self.inner.updates(nets, batch, step, rng):
+            self.ledger.open(f"{' and '.join(update.roles)}: backward")
+            yield update
+            self.ledger.open("between passes")
+
+
+class Blank:
+    """Batches of the right size."""
+
+    def __init__(self, model: Model, points: int) -> None:
+        self.model, self.points = model, points
+
+    def batch(self, step: int, part: int, size: int) -> Batch:  # noqa: ARG002
+        x0, condition = torch.zeros(size, *self.model.shape), self.model.conditions(size)
+        negative = self.model.conditions(1)
+        if not self.points:
+            return Batch(condition, negative, x0, Examples(x0, condition))
+        route = torch.zeros(size, self.points, *self.model.shape)
+        t = torch.zeros(size, self.points)
+        return Batch(condition, negative, x0, Examples(x0, condition), Recorded(route, t, route))
+
+
+def rehearse(model: Model, params: Params, alike: Sequence[Kind], fused: bool) -> Rehearsal:
+    """Iterations of the kinds ``alike`` with ``model``; ``fused``: attention as the GPU kernels do it.
+
+    InputError for what a training would refuse.
+    """
+    section, world = params.train, params.train.workers
+    nets: dict[str, nn.Module] = {}
+
+    def gradients() -> int:
+        every = (p.grad for net in nets.values() for p in net.parameters())
+        return sum(local_bytes(g) for g in every if g is not None)
+
+    ledger = Ledger(gradients)
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings(action="ignore"))  # the training will say them
+        stack.enter_context(world_of(world))
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        write_json(folder / "transformer/config.json", dict(model.config))
+        made = _networks(model, params, folder, Spread.of(section.parallel, world, CPU))
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        stack.enter_context(kept(ledger))
+        if fused:
+            stack.enter_context(fused_attention(ledger.work))
+        for net in made.values():
+            net.to_empty(device=CPU)
+        frozen = _roles(made, params, folder, nets)
+        stepper = _assemble(model, params, ledger, nets, frozen)
+        calls = _watch({**nets, "teacher": frozen}, ledger)
+        _first_steps(stepper)
+        forward = _forward({**nets, "teacher": frozen}, model, stepper.size, ledger)
+        held = _held(stepper, made["teacher"])
+        return Rehearsal(held, forward, [_take(stepper, kind, ledger, calls) for kind in alike])
+
+
+def _networks(model: Model, params: Params, folder: Path, spread: Spread) -> dict[str, Denoiser]:
+    """What ``training.distill`` makes, by role, and the frozen teacher: sharded, on the meta device. ``folder`` has the
+    network's configuration. With low-rank matrices there is the teacher alone.
+    """
+    demands, lora = build_method(params.method, params.train.tangent).demands, params.train.lora
+    family = model.family
+
+    def made(kind: type[Denoiser], extras: Collection[str]) -> Denoiser:
+        return kind(family.empty_network(folder), family, family.parameterisation(folder), sorted(extras))
+
+    roles = roles_of(demands)
+    if lora is not None:
+        shared = made(Shared, ())
+        assert isinstance(shared, Shared)
+        shared.adapt(lora, roles, params.train.seed)
+        nets: dict[str, Denoiser] = {"teacher": shared}
+    else:
+        own = {role: demands.extras if role in ("student", "target") else () for role in roles}
+        nets = {role: made(Denoiser, extras).train() for role, extras in own.items()}
+        nets["teacher"] = made(Denoiser, ()).requires_grad_(False)
+        for role in set(roles) - demands.roles:
+            nets[role].requires_grad_(False)
+    for net in nets.values():
+        spread.apply(net)
+    return nets
+
+
+def _roles(
+    made: Mapping[str, Denoiser], params: Params, folder: Path, nets: dict[str, nn.Module]
+) -> Denoiser:
+    """What is trained or follows goes into ``nets``; the frozen teacher."""
+    demands, shared = build_method(params.method, params.train.tangent).demands, made["teacher"]
+    frozen = shared
+    for role in roles_of(demands):
+        extras = sorted(demands.extras) if role in ("student", "target") else []
+        nets[role] = (
+            Adapted(shared, role, folder, extras).train() if isinstance(shared, Shared) else made[role]
+        )
+    if isinstance(shared, Shared):
+        frozen = Adapted(shared, None, folder)
+    if "heads" in demands.roles:
+        student: Any = nets["student"]
+        nets["heads"] = Heads(student.check_blocks(demands.heads), len(demands.heads)).train()
+    return frozen
+
+
+def _assemble(
+    model: Model, params: Params, ledger: Ledger, nets: dict[str, nn.Module], frozen: Denoiser
+) -> Stepper:
+    """As ``training.distill.assemble``."""
+    demands = build_method(params.method, params.train.tangent).demands
+    guide = FrozenTeacher(frozen, params.teacher.guidance, model.conditions(1))
+    return Stepper(
+        nets=nets,
+        views={**nets, "teacher": guide.guided, "null": guide.null, "unguided": frozen},
+        build_method=lambda tangent: Watched(build_method(params.method, tangent), ledger),
+        source=Blank(model, params.teacher.steps if "routes" in demands.needs else 0),
+        settings=_settings(params),
+        context=FirstRank(params.train.workers),
+        device=CPU,
+        tangent=params.train.tangent,
+    )
+
+
+def _settings(params: Params) -> LoopSettings:
+    """The loop's, with few parts, and no limit that a value which nobody knows could pass."""
+    settings = settings_of(params.train)
+    parts = min(PARTS, settings.accumulate)
+    batch = settings.batch * parts // settings.accumulate
+    return replace(settings, accumulate=parts, batch=batch, max_nonfinite=1.0, health=None)
+
+
+def _watch(networks: Mapping[str, nn.Module], ledger: Ledger) -> Calls:
+    """Every pass of a network becomes a phase, every block a segment, forwards and backwards."""
+    calls: Calls = Counter()
+
+    def entering(role: str) -> Any:
+        def before(module: nn.Module, inputs: Any) -> None:  # noqa: ARG001
+            kind = kind_of(inputs[0])
+            calls[role, kind] += len(inputs[0])
+            ledger.open(f"{role}: {WORDS[kind]}")
+
+        return before
+
+    def leaving_block(module: nn.Module, inputs: Any, out: Any) -> None:  # noqa: ARG001
+        ledger.cut()
+        last = [x for x in tree_leaves(out) if isinstance(x, Tensor)][-1]
+        if torch.is_grad_enabled() and last.requires_grad:
+            last.register_hook(lambda _: ledger.cut())  # type: ignore[no-untyped-call]
+
+    watched: set[nn.Module] = set()  # roles may share blocks
+    for role, net in networks.items():
+        if isinstance(net, Denoiser):
+            net.register_forward_pre_hook(entering(role))
+            net.register_forward_hook(lambda *_: ledger.open("between passes"))
+            for block in set(net.blocks()) - watched:
+                block.register_forward_hook(leaving_block)
+                watched.add(block)
+    return calls
+
+
+WORDS = {"plain": "without gradient", "gradient": "forward", "tangent": "tangent pass"}
+
+
+def _first_steps(stepper: Stepper) -> None:
+    """AdamW takes its moments at its first step, and DTensor asks for the shapes of what it has not done before."""
+    roles = sorted(stepper.optimisers)
+    for role in roles:
+        for p in stepper.nets[role].parameters():
+            p.grad = torch.zeros_like(p)
+    stepper.movers.move(0, roles, True)
+
+
+@torch.no_grad()
+def _forward(networks: Mapping[str, nn.Module], model: Model, size: int, ledger: Ledger) -> dict[str, float]:
+    """Operations of one sample through every network; sharding makes its buffers on the way."""
+    found = {}
+    for role, net in networks.items():
+        if isinstance(net, Denoiser):
+            first = len(ledger.phases)
+            net(torch.zeros(size, *model.shape), torch.ones(size), model.conditions(size))
+            found[role] = sum(phase.flops for phase in ledger.phases[first:]) / size
+            reshard(net)
+    return found
+
+
+def _take(stepper: Stepper, kind: Kind, ledger: Ledger, calls: Calls) -> Take:
+    calls.clear()
+    first = len(ledger.phases)
+    stepper.train_step(kind.step)
+    ledger.open("after")
+    parts = stepper.settings.accumulate
+    plain = {role: n // parts for (role, passed), n in calls.items() if passed == "plain"}
+    return Take(ledger.phases[first:-1], plain)
+
+
+def _held(stepper: Stepper, teacher: Denoiser) -> dict[str, int]:
+    states = [state for o in stepper.optimisers.values() for state in o.state.values()]
+    own = {f"weights: {role}": list(net.parameters()) for role, net in stepper.nets.items()}
+    known = {p for parameters in own.values() for p in parameters}
+    return {
+        **{name: _bytes(parameters) for name, parameters in own.items()},
+        "weights: teacher": _bytes(p for p in teacher.parameters() if p not in known),
+        "optimiser": _bytes(tree_leaves(states)),
+        "averages": _bytes(tree_leaves(stepper.ema.averages)),
+    }
+
+
+def _bytes(tensors: Any) -> int:
+    return sum(local_bytes(x) for x in tensors if isinstance(x, Tensor))
+
+
+def local_bytes(x: Tensor) -> int:
+    """Of this rank's part."""
+    own = x._local_tensor if isinstance(x, DTensor) else x
+    return own.numel() * own.element_size()

@@ -1,0 +1,104 @@
+"""``rcm plan``: tables, the layout it would choose, refusals that say what would fit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from presets import preset
+from tiny import ROOT, tiny_values
+
+from infra.plan import plan, planned
+from rcm_core.config import Params
+from rcm_core.errors import InputError
+from rcm_core.plan.choose import SHARE, attempts, choose
+from rcm_core.plan.estimate import estimate
+from rcm_core.plan.gpus import GPUS, Gpu
+from rcm_core.plan.model import Model, model_of
+from rcm_core.section import check
+
+
+@pytest.fixture
+def asked() -> tuple[Model, Params]:
+    """A tiny network whose activations are larger than its weights."""
+    values = tiny_values()
+    values["method"] = {**preset("scm")["method"]}
+    values["train"] |= {"iterations": 2, "batch": 32}
+    params = check(Params, values, "params.yaml")
+    return model_of(params.teacher, ROOT), params
+
+
+def test_what_does_not_fit_is_refused_and_what_is_said_to_fit_does(
+    asked: tuple[Model, Params], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, params = asked
+    peak = estimate(model, params).peak
+    monkeypatch.setitem(GPUS, "small", Gpu(0.6 * peak / SHARE, 1e12, 1e12))
+    with pytest.raises(InputError, match="would fit with train") as refused:
+        plan(ROOT, params, "small", 0.3, True)
+    shown = capsys.readouterr().out
+    assert "student: backward" in shown
+    assert "GPU-hours" in shown
+    said = dict(part.split("=") for part in str(refused.value).split("would fit with ")[1].split())
+    train: dict[str, Any] = params.train.model_dump(mode="json")
+    for name, value in said.items():
+        place = train["parallel"] if "parallel" in name else train
+        last = name.rsplit(".", 1)[1]
+        place[last] = type(place[last])(value)
+    changed = check(Params, {**params.model_dump(mode="json"), "train": train}, "params.yaml")
+    assert estimate(model, changed).peak <= 0.6 * peak
+
+
+def test_what_fits_without_further_ado_is_left_as_it_is(asked: tuple[Model, Params]) -> None:
+    model, params = asked
+    tried: list[str] = []
+    best = choose(params, GPUS["h200"], attempts(model, tried.append)).best
+    assert best is not None
+    assert best.params == params
+    assert len(tried) == len(set(tried)) == 2  # the lightest way, which says whether to go on, and this one
+
+
+def test_too_small_a_gpu_is_refused_with_how_many_would_do(
+    asked: tuple[Model, Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = asked[1].model_dump(mode="json")
+    values["teacher"]["mini"] |= {"ffn_dim": 4096}  # weights, not activations
+    values["train"] |= {"batch": 1}
+    params = check(Params, values, "params.yaml")
+    model = model_of(params.teacher, ROOT)
+    peak = estimate(model, params).peak
+    monkeypatch.setitem(GPUS, "small", Gpu(0.9 * peak / SHARE, 1e12, 1e12))
+    with pytest.raises(InputError, match=r"would fit with 2 GPUs and train.batch=\d"):
+        plan(ROOT, params, "small", 0.3, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--gpu", "h2000"], "unknown GPU 'h2000' (did you mean 'h200'?)"),
+        (["--teacher", "wan-15b", "teacher=wan-14b", "judge.network=x"], "(did you mean 'wan-14b'?)"),
+        (
+            ["--teacher", "wan-14b", "--gpus", "3", "train.batch=64"],
+            "train.batch 64 does not divide into 3 workers",
+        ),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(arguments: list[str], sentence: str) -> None:
+    before = (ROOT / "params.yaml").read_bytes()
+    command = [str(Path(sys.executable).parent / "python"), "-m", "infra.cli", "plan", *arguments]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("error: ")
+    assert sentence in answer.stderr
+    assert answer.stderr.count("\n") == 1
+    assert (ROOT / "params.yaml").read_bytes() == before
+
+
+def test_a_published_network_comes_with_its_preset() -> None:
+    params = planned(ROOT, ["method=rcm-wan-14b", "train.batch=64"], "wan-14b", 64)
+    assert (params.teacher.family, params.teacher.shape) == ("wan", (16, 21, 60, 104))
+    assert params.train.workers == 64
+    assert model_of(params.teacher, ROOT).parameters() == 14_288_491_584

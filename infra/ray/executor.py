@@ -9,16 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyarrow.fs import FSSpecHandler, PyFileSystem
-
 from infra.local import numbers_of
 from infra.ray.capacity import capacity
 from infra.ray.connection import connect, start_local
+from infra.ray.storage import Checkpoints
 from infra.state import held, state_root
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.protocols import Item, Result, TrainContext
-from rcm_core.storage import filesystem
 
 LOST_WORKERS = 3
 KEPT = 2
@@ -33,7 +31,7 @@ class RayExecutor:
         self.workspace = workspace
         self.state_root = state_root(workspace)
         self.address = address
-        self._remote: dict[Path, tuple[Any, str]] = {}
+        self.checkpoints = Checkpoints()
         if address:
             connect(workspace, address)
         else:
@@ -44,14 +42,7 @@ class RayExecutor:
         import ray
 
         ray.shutdown()
-        self.drop_remote()
-
-    def drop_remote(self) -> None:
-        """Removes the checkpoints in S3 of trainings whose live state is gone, for their outs are complete."""
-        for state in [s for s in self._remote if not s.exists()]:
-            system, place = self._remote.pop(state)
-            if system.exists(place):
-                system.rm(place, recursive=True)
+        self.checkpoints.drop()
 
     def map(
         self,
@@ -117,7 +108,7 @@ class RayExecutor:
             ),
             run_config=RunConfig(
                 name=state.name,
-                **self._storage(state),
+                **self.checkpoints.place(state),
                 failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=1),
                 checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
                 callbacks=[Failures(log), Listener()],
@@ -125,15 +116,6 @@ class RayExecutor:
         )
         with held(state):
             _fit(trainer, log)
-
-    def _storage(self, state: Path) -> dict[str, Any]:
-        """Where Ray Train keeps checkpoints: in ``state``, or below ``RCM_CHECKPOINTS`` under its name."""
-        url = os.environ.get("RCM_CHECKPOINTS")
-        if not url:
-            return {"storage_path": str(state.parent)}
-        system, root = filesystem(url, os.environ.get("AWS_ENDPOINT_URL"))
-        self._remote[state] = system, f"{root}/{state.name}"
-        return {"storage_path": root, "storage_filesystem": PyFileSystem(FSSpecHandler(system))}
 
     def _gpus(self, device: str) -> int:
         """GPUs per task or rank; a cluster's GPUs count even if this process sees none."""

@@ -113,10 +113,10 @@ def test_checkpoints_may_lie_in_s3_until_the_state_is_gone(
         train(executor, "count", spec | {"steps": 17}, state)
         assert "from step 10 on 2 ranks" in capsys.readouterr().out
         assert (tmp_path / "sum").read_text() == str(2 * sum(range(1, 18)))
-        executor.drop_remote()
+        executor.checkpoints.drop()
         assert system.exists(f"{root}/state")
         shutil.rmtree(state)  # as a stage does when its outs are complete
-        executor.drop_remote()
+        executor.checkpoints.drop()
         system.invalidate_cache()
         assert not system.exists(f"{root}/state")
 

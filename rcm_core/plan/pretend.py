@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -27,6 +28,12 @@ class FirstRank:
         return None
 
     def report(self, *given: object) -> None: ...
+
+    def leaving(self) -> bool:
+        return False
+
+    def leave(self) -> NoReturn:
+        raise AssertionError("nobody asked it to")
 
 
 @contextmanager

@@ -90,19 +90,20 @@ def _refusal(asked: Choice, found: Search, name: str, gpu: Gpu) -> str:
 
 def _memory(found: Estimate, params: Params, name: str, gpu: Gpu) -> Table:
     train = params.train
-    table = Table(box=None, title=f"{params.teacher.source}, method {params.method['name']}: memory of each of"
-                  f" {train.workers} {name}, {train.parallel.precision}", title_justify="left")  # fmt: skip
-    table.add_column("")
-    table.add_column("GiB", justify="right")
-    table.add_column("")
+    title = (
+        f"{params.teacher.source}, method {params.method['name']}: GiB on each of {train.workers} {name},"
+        f" {train.parallel.precision}"
+    )
+    table = Table(box=None, title=title, title_justify="left")
+    for column in ("", "GiB", "of it gathered weights", "of it gradients"):
+        table.add_column(column, justify="right" if column else "left")
     for what, size in found.held.items():
-        table.add_row(what, _number(size), "always there")
+        table.add_row(what, _number(size))
     held = sum(found.held.values())
     for what, peak in found.phases.items():
-        parts = {"gathered weights": peak.gathered, "gradients": peak.gradients}
-        note = ", ".join(f"{part} {_number(size)}" for part, size in parts.items() if size)
-        table.add_row(f"+ {what}", _number(peak.alive - held), note and f"of it {note}")
-    table.add_row("peak", _number(found.peak), f"of {_number(gpu.memory)}, in {found.top}", style="bold")
+        parts = (_number(size) if size else "" for size in (peak.gathered, peak.gradients))
+        table.add_row(f"+ {what}", _number(peak.alive - held), *parts)
+    table.add_row(f"peak, of {_number(gpu.memory)}", _number(found.peak), style="bold")
     return table
 
 

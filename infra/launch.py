@@ -26,7 +26,7 @@ COMPUTING = ("teacher", "trajectories", "train", "select", "evaluate")
 
 
 class LazyExecutor:
-    """The executor that ``RCM_EXECUTOR`` names (ray | local), started when a stage first uses it."""
+    """The executor that ``RCM_EXECUTOR`` names (ray | local | torchrun), started when a stage first uses it."""
 
     def __init__(self, workspace: Path, line: Lifeline | None) -> None:
         self.workspace = workspace

@@ -20,17 +20,23 @@ from rcm_core.plan.model import model_of, published
 
 def planned(root: Path, overrides: Sequence[str], teacher: str | None, gpus: int | None) -> Params:
     """The params of a project with ``overrides``; ``teacher``: a published network or a folder, ``gpus``: workers."""
-    given = [*_teacher(root, teacher), *overrides, *([f"train.workers={gpus}"] if gpus else [])]
+    given = [*_teacher(root, teacher, overrides), *overrides, *([f"train.workers={gpus}"] if gpus else [])]
     with composed(root, given) as (_, params):
         return params
 
 
-def _teacher(root: Path, teacher: str | None) -> list[str]:
+def _teacher(root: Path, teacher: str | None, overrides: Sequence[str]) -> list[str]:
     """Published networks come with their preset, if there is one; what judges samples takes no part in a training."""
     if teacher is None:
         return []
     facts = published(root).get(teacher)
     if facts is None:
+        if not any(override.startswith("teacher=") for override in overrides):
+            raise InputError(
+                f"--teacher {teacher} is no published network ({', '.join(published(root))}), and a folder does not say"
+                " how it is sampled; add a preset, as in teacher=wan-1.3b judge.network=none, or teacher=open with"
+                " teacher.family, teacher.shape and teacher.guidance"
+            )
         return [f"teacher.source={teacher}"]
     named = [f"teacher.source={teacher}", "judge.network=none"]
     if (root / f"conf/teacher/{teacher}.yaml").is_file():

@@ -149,9 +149,15 @@ def embedded_guidance(weights: Mapping[str, Tensor], guidance: float, width: int
 
 
 def lower(denoiser: Denoiser) -> Denoiser:
-    """``denoiser`` with bfloat16 weights, for sampling; what embeds the time stays float32."""
-    network = denoiser.network.to(torch.bfloat16)
-    time = network.get_submodule(denoiser.family.time_embedder).float()
+    """``denoiser`` with bfloat16 weights, for sampling, as training computes in it: what embeds the time stays float32,
+    and so do buffers (tables of places).
+    """
+    network = denoiser.network
+    time = network.get_submodule(denoiser.family.time_embedder)
+    exact = {id(parameter) for parameter in time.parameters()}
+    for parameter in network.parameters():
+        if id(parameter) not in exact:
+            parameter.data = parameter.data.to(torch.bfloat16)
     time.register_forward_pre_hook(lambda _, inputs: tuple(value.float() for value in inputs))
     time.register_forward_hook(lambda _, __, output: output.to(torch.bfloat16))
     denoiser.compute = torch.bfloat16

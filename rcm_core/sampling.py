@@ -48,7 +48,7 @@ class Teacher:
         facts = read_json(workspace / "runs/teacher/teacher.json", "teacher")
         keys = ("family", "guidance", "steps", "shift", "solver", "negative_prompt", "precision")
         folder = workspace / "runs/teacher/pipeline"
-        texts = None if cache is None else texts_of(folder, cache, facts["hash"])
+        texts = None if cache is None else texts_of(folder, cache, facts["family"], facts["hash"])
         return cls(str(folder), shape=tuple(facts["shape"]), texts=texts, **{k: facts[k] for k in keys})
 
 

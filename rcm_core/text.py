@@ -36,7 +36,9 @@ class T5VideoCodec(VideoLatents):
     def encoder(self) -> Any:
         """The text encoder."""
         with without_bars():
-            encoder = self.kind.from_pretrained(self.folder / "text_encoder", local_files_only=True)
+            encoder = self.kind.from_pretrained(
+                self.folder / "text_encoder", local_files_only=True, dtype=torch.float32
+            )
         return encoder.eval().to(self.device)
 
     @torch.no_grad()

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rcm_core.closure import code_hash
 from rcm_core.protocols import Condition
 from rcm_core.storage import atomic
 
@@ -21,10 +23,18 @@ LARGE = 2**26
 ROWS = ".rows"
 
 
-def texts_of(pipeline: Path, cache: Path, digest: str) -> str | None:
-    """Where prompts for ``pipeline``, whose content hash is ``digest``, are kept; None: its text encoder is small."""
+def texts_of(pipeline: Path, cache: Path, family: str, digest: str) -> str | None:
+    """Where prompts for ``pipeline``, whose content hash is ``digest``, are kept; None: its text encoder is small.
+
+    Another code of the family, another transformers or diffusers: another folder.
+    """
     files = (p for part in pipeline.glob("text_encoder*") for p in part.rglob("*") if p.is_file())
-    return str(cache / "texts" / digest[:20]) if sum(p.stat().st_size for p in files) >= LARGE else None
+    if sum(p.stat().st_size for p in files) < LARGE:
+        return None
+    code = code_hash(f"rcm_core.models.{family}", {})
+    versions = " ".join(version(name) for name in ("transformers", "diffusers"))
+    key = hashlib.sha256(f"{digest} {code} {versions}".encode()).hexdigest()
+    return str(cache / "texts" / key[:20])
 
 
 def encoded(

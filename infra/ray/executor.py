@@ -56,8 +56,9 @@ class RayExecutor:
 
         gpus = self._gpus(device)
         self._require(label, cpus=1, gpus=gpus)
-        # Ray ends a worker that had a GPU after each task unless told otherwise: networks would be loaded every time
-        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=LOST_WORKERS, max_calls=0)(_call)
+        # Ray ends a worker that had a GPU after each task, and so it must: one that is kept keeps its first GPU too,
+        # with the networks on it, whatever GPU it is given next
+        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=LOST_WORKERS)(_call)
         shared = ray.put((function, str(self.workspace)))
         waiting = [task.remote(shared, item) for item in items]
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,7 +99,8 @@ def judge_for(data: str) -> Judge:
 def judge_of(section: JudgeSection | None, data: str, workspace: Path, cache: Path, device: str) -> Judge:
     """The judge that the params name, or the benchmark's own.
 
-    Places without a leading slash are in ``workspace``; what lies on S3 is fetched into ``cache``.
+    Places without a leading slash are in ``workspace``; what lies on S3 is fetched into ``cache``, once: a place has
+    one judge for good.
     """
     if section is None:
         return judge_for(data)
@@ -106,7 +108,12 @@ def judge_of(section: JudgeSection | None, data: str, workspace: Path, cache: Pa
 
     folder = workspace / section.network
     if "://" in section.network or not folder.is_dir():
-        folder = cache / "judge"
+        folder = (
+            cache
+            / "judges"
+            / hashlib.sha256(f"{section.network} {section.endpoint}".encode()).hexdigest()[:20]
+        )
+    if not folder.is_dir():
         fetch_folder(
             section.network,
             section.endpoint,

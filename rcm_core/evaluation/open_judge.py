@@ -127,6 +127,7 @@ def check_judge(folder: Path) -> None:
             f"judge.network {folder} holds a {config.get('model_type')}, which does not see images and texts both;"
             " give a CLIP or SigLIP"
         )
+    Preparation.read(folder)
 
 
 @lru_cache(maxsize=2)
@@ -200,11 +201,14 @@ class Preparation:
         config = read_part(folder, "preprocessor_config.json")
         try:
             size, crop = config["size"], config.get("crop_size")
+            if isinstance(size, int):  # as files of the first CLIP have it
+                cropped = config.get("do_center_crop", True)
+                size = {"shortest_edge": size} if cropped else {"height": size, "width": size}
             shorter = size.get("shortest_edge")
             whole: Any = crop if config.get("do_center_crop", shorter is not None) else size
             both = (whole, whole) if isinstance(whole, int) else (whole["height"], whole["width"])
             return cls(shorter, both, tuple(config["image_mean"]), tuple(config["image_std"]))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{folder}/preprocessor_config.json has no usable {error}; expected size, crop_size, image_mean and"
                 " image_std as CLIP and SigLIP have them"

@@ -37,9 +37,10 @@ def scale_of(params: Params, workspace: Path, executor: Executor) -> Scale:
     section = params.select
     data = read_json(workspace / "runs/teacher/teacher.json", "teacher")["data"]
     judge = judge_of(params.judge, data, workspace, executor.state_root / "cache", section.device)
+    reference: np.ndarray | None = np.empty((0, 0))  # which accuracy does not look at
     if section.metric == "frechet":
         reference = judge.real_features("validation")
-    else:
+    elif section.metric == "frechet_teacher":
         reference = teacher_features(workspace, judge, executor, section.batch, section.device)
     if reference is None:
         raise InputError(

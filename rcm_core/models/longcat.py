@@ -124,7 +124,7 @@ class LongCatCodec(ImageLatents):
 
         with without_bars():
             encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-                self.folder / "text_encoder", local_files_only=True
+                self.folder / "text_encoder", local_files_only=True, dtype=torch.float32
             )
         parts = (None, None, encoder.eval().to(self.device), self.tokenizer, None, None)
         pipeline = LongCatImagePipeline(*parts)

@@ -103,7 +103,9 @@ class SanaCodec(ImageLatents):
         from transformers import Gemma2Model
 
         with without_bars():
-            encoder = Gemma2Model.from_pretrained(self.folder / "text_encoder", local_files_only=True)
+            encoder = Gemma2Model.from_pretrained(
+                self.folder / "text_encoder", local_files_only=True, dtype=torch.float32
+            )
         return SanaPipeline(self.tokenizer, encoder.eval().to(self.device), None, None, None)
 
     @torch.no_grad()

@@ -105,7 +105,9 @@ class SD3Codec(ImageLatents):
         with without_bars():
             for n in self.numbers:
                 kind = T5EncoderModel if n == "_3" else CLIPTextModelWithProjection
-                encoder = kind.from_pretrained(self.folder / f"text_encoder{n}", local_files_only=True)
+                encoder = kind.from_pretrained(
+                    self.folder / f"text_encoder{n}", local_files_only=True, dtype=torch.float32
+                )
                 parts[f"text_encoder{n}"] = encoder.eval().to(self.device)
         # asked for nothing but the width of its text, and that only where there is no T5
         network = meta_network(network_class, network_config(LAYOUT, self.folder))

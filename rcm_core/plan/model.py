@@ -69,7 +69,7 @@ def model_of(teacher: TeacherSection, root: Path) -> Model:
     if teacher.source in known:
         facts = known[teacher.source]
         config, text = facts["config"], facts["text"][0]
-    elif teacher.mini is not None:
+    elif teacher.source == "mini" and teacher.mini is not None:
         config, text = _mini(teacher), teacher.mini.text_length
     else:
         folder = root / teacher.source

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from rcm_core.denoiser import Denoiser
+from rcm_core.storage import atomic_folder
 from rcm_core.training import checkpoint
 from rcm_core.training.ema import PowerEMA
 from rcm_core.training.lora import Adapted
@@ -20,8 +21,10 @@ def write_candidates(
         if rank == 0:
             folder = root / f"step_{step:06d}-ema_{length:g}" / "transformer"
             if isinstance(student, Adapted):
-                checkpoint.write_network(folder, student.plain_network(), student.merged(weights))
-                student.write(folder, weights)
+                merged = student.merged(weights)
+                with atomic_folder(folder) as whole:
+                    checkpoint.write_network(whole, merged, merged.state_dict())
+                    student.write(whole, weights)
             else:
                 checkpoint.write_network(folder, student.network, student.plain(weights, guidance))
 

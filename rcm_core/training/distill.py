@@ -167,7 +167,8 @@ def assemble(context: TrainContext, spec: dict[str, Any]) -> Trainer:
     shared, folder = None, Path(teacher.folder)
     if section.lora is not None:
         shared = load_shared(folder, family, section.lora, roles_of(method.demands), section.seed)  # type: ignore[arg-type]
-        spread.apply(shared.to(device))
+        spread.apply(shared)  # which moves one unit after the other, if it is sharded
+        shared.to(device)
     nets = build_nets(method, teacher, section.seed, device, spread, warm, shared)
     if shared is not None:
         frozen: Denoiser = Adapted(shared, None, folder)

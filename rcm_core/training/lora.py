@@ -128,16 +128,13 @@ class Adapted(Denoiser):
                 found[f"{layer}.lora_{rest[0]}".replace(".", "/")] = parameter
         return found
 
-    def merged(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The teacher's weights with the matrices in ``weights`` (of this module's parameters, whole) added."""
-        whole = self.plain_network().state_dict()
+    @torch.no_grad()
+    def merged(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """The teacher's network with the matrices in ``weights`` (of this module's parameters, whole) added."""
+        network = self.family.load_network(self.folder)
         for layer, (down, up) in self._scaled(weights).items():
-            whole[f"{layer}.weight"] = whole[f"{layer}.weight"] + up @ down
-        return whole
-
-    def plain_network(self) -> nn.Module:
-        """The teacher's network, without matrices."""
-        return self.family.load_network(self.folder)
+            network.get_submodule(layer).weight.add_(up @ down)  # type: ignore[operator, union-attr]
+        return network
 
     def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """The matrices in ``weights`` as ``folder``'s LoRA file, which a diffusers pipeline of the teacher loads."""

@@ -36,12 +36,15 @@ def test_what_is_kept_is_what_was_encoded(family: str, tmp_path: Path) -> None:
 
 def test_only_large_text_encoders_have_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build("cosmos", tmp_path / "pipeline")
-    assert texts_of(tmp_path / "pipeline", tmp_path, "abc") is None
+    assert texts_of(tmp_path / "pipeline", tmp_path, "cosmos", "abc") is None
     monkeypatch.setattr(text_cache, "LARGE", 1000)
-    assert texts_of(tmp_path / "pipeline", tmp_path, "abc") == str(tmp_path / "texts/abc")
-    assert texts_of(tmp_path / "pipeline", tmp_path, "abd") != texts_of(
-        tmp_path / "pipeline", tmp_path, "abc"
-    )
+    found = {
+        texts_of(tmp_path / "pipeline", tmp_path, family, digest)
+        for family, digest in (("cosmos", "abc"), ("cosmos", "abd"), ("wan", "abc"))
+    }
+    assert len(found) == 3
+    monkeypatch.setattr(text_cache, "version", lambda name: "another")
+    assert texts_of(tmp_path / "pipeline", tmp_path, "cosmos", "abc") not in found
 
 
 def test_who_finds_all_prompts_loads_no_text_encoder(tmp_path: Path) -> None:

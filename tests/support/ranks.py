@@ -97,6 +97,7 @@ def trainer(pipeline: Path, context: Context, until: int, accumulate: int = 1) -
 def distil_on(rank: int, world: int, workspace: Path, state: Path) -> None:
     """One of ``world`` processes that distil as the train stage does, without a cluster."""
     params = load_params(workspace / "params.yaml")
+    params = params.model_copy(update={"train": params.train.model_copy(update={"workers": world})})
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{state / 'meeting'}", rank=rank, world_size=world)
     places = {"workspace": str(workspace), "state": str(state), "cache": str(state / "cache")}

@@ -27,6 +27,7 @@ from rcm_core.registry import family_of, find
 from rcm_core.stages import select, train
 from rcm_core.training.lora import FILE, Adapted, Shared, load_shared
 from rcm_core.training.parallel import checkpoint_blocks
+from rcm_core.training.writer import Writer
 
 SECTION = LoraSection(rank=3, alpha=6, targets=None)
 FAMILIES = ("wan", "cosmos", "sd3", "longcat", "sana")
@@ -189,7 +190,8 @@ def test_interrupted_it_goes_on_to_the_same_bits(workspace: Path, tmp_path: Path
                 while trainer.step < end:
                     trainer.curves.add(trainer.train_step(trainer.step))
                     trainer.step += 1
-                trainer.save()
+                with Writer(LocalContext(state), state) as writer:
+                    trainer.save(writer)
         weights.append(trainer.student.state_dict())
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

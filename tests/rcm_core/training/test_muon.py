@@ -95,7 +95,10 @@ def test_resumed_is_uninterrupted(tmp_path: Path) -> None:
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         ema = PowerEMA(whole, (0.1,))
-        checkpoint.save(tmp_path / "c", checkpoint.gather({"s": whole}, {"s": optimiser}, ema), {}, 0)
+        with checkpoint.alone_if_one():
+            checkpoint.save(
+                tmp_path / "c", checkpoint.gather({"s": whole}, {"s": optimiser}, ema), {}, 0, None
+            )
         train(whole, optimiser, 4, 4)
         again = network()
         fresh = Muon(again, 0.01, (0.9, 0.99), 0.01)

@@ -131,7 +131,7 @@ def test_bad_input_is_one_sentence(pipeline, tmp_path, monkeypatch, capsys):
     several = tmp_path / "several.py"
     several.write_text("raise ValueError('two\\nlines')\n")
     for words, said in (
-        ((adapter, "--pipeline", pipeline), "lacks call, check_folder, example"),
+        ((adapter, "--pipeline", pipeline), "lacks call, check_folder, empty_network, example"),
         ((adapter,), "say with --pipeline"),
         ((broken, "--pipeline", pipeline), "cannot be imported: ZeroDivisionError"),
         ((several, "--pipeline", pipeline), "ValueError: two lines"),

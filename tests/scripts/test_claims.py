@@ -13,10 +13,9 @@ import pytest
 import torch
 from workspaces import configure
 
-from infra import local
-from infra.local import LocalContext
 from rcm_core.evaluation.statistics import Estimate
 from rcm_core.stages import train
+from rcm_core.training.stepper import Stepper
 from scripts.compare.advice import advice, among_best, recommended
 from scripts.compare.calibrate import Cost, affordable
 from scripts.compare.claims import CLAIMS, Claim, Part, findings, gain, memory_verdict, verdict
@@ -147,23 +146,24 @@ def test_the_time_budget_buys_what_the_anchor_spends() -> None:
 def test_an_interrupted_training_has_the_time_of_both_parts(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Dying(LocalContext):
-        def report(self, scalars: Mapping[str, float], checkpoint: Path | None, step: int) -> None:
-            super().report(scalars, checkpoint, step)
-            if step == 8:
-                raise KeyboardInterrupt
+    step_of = Stepper.train_step
+
+    def dying(stepper: Stepper, step: int) -> dict[str, float]:
+        if step == 9:
+            raise KeyboardInterrupt
+        return step_of(stepper, step)
 
     shutil.rmtree(workspace / "runs/train")
     params = configure(workspace, {})
     executor = MeasuringExecutor(workspace, workspace / "cache", "teacher")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        patch.setattr(local, "LocalContext", Dying)
+        patch.setattr(Stepper, "train_step", dying)
         train.run(params, workspace, executor)
     train.run(params, workspace, executor)
     whole = json.loads((workspace / PLACE).read_text())
     found = sessions(workspace / PLACE, whole["key"])
-    # died while it reported step 8, so that its last mark is step 4; the second part began at the checkpoint of 8
-    assert [s["iterations"] for s in found] == [4, 4]
+    # died after nine steps, of which the checkpoint of the eighth is the last; there the second part began
+    assert [s["iterations"] for s in found] == [8, 4]
     assert [s["whole"] for s in found] == [False, True]
     cost = summary(found, 12)
     assert cost["interrupted"]

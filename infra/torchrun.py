@@ -111,6 +111,7 @@ class TorchrunExecutor:
         self._jobs += 1
 
     def _hear(self) -> Any:
+        # looked for again and again, for a wait inside the store would keep signals out
         while not self._store.check([f"job {self._jobs}"]):
             time.sleep(LOOK_SECONDS)
         self._jobs += 1

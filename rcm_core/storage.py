@@ -129,6 +129,23 @@ def filesystem(url: str, endpoint: str | None) -> tuple[fsspec.AbstractFileSyste
     return system, path
 
 
+def folder_of(
+    given: str, endpoint: str | None, workspace: Path, cache: Path, otherwise: str, again: bool = True
+) -> Path:
+    """The folder ``given``: itself (without a leading slash in ``workspace``), or if it is on S3 its copy in ``cache``,
+    which is fetched ``again`` if it is there. InputError(``otherwise``) if there is none.
+    """
+    if "://" not in given:
+        folder = workspace / given
+        if not folder.is_dir():
+            raise InputError(otherwise)
+        return folder
+    copy = cache / hashlib.sha256(f"{given} {endpoint}".encode()).hexdigest()[:20]
+    if again or not copy.is_dir():
+        fetch_folder(given, endpoint, copy, otherwise)
+    return copy
+
+
 def fetch_folder(url: str, endpoint: str | None, target: Path, otherwise: str) -> None:
     """``target`` becomes a copy of the folder or prefix ``url``; InputError(``otherwise``) if that is none."""
     system, root = filesystem(url, endpoint)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor
 from rcm_core.config import JudgeSection
 from rcm_core.errors import InputError
 from rcm_core.registry import find
-from rcm_core.storage import fetch_folder, sha256_folder
+from rcm_core.storage import folder_of, sha256_folder
 
 
 class Judge(Protocol):
@@ -106,21 +105,12 @@ def judge_of(section: JudgeSection | None, data: str, workspace: Path, cache: Pa
         return judge_for(data)
     from rcm_core.evaluation.open_judge import OpenJudge, check_judge
 
-    folder = workspace / section.network
-    if "://" in section.network or not folder.is_dir():
-        folder = (
-            cache
-            / "judges"
-            / hashlib.sha256(f"{section.network} {section.endpoint}".encode()).hexdigest()[:20]
-        )
-    if not folder.is_dir():
-        fetch_folder(
-            section.network,
-            section.endpoint,
-            folder,
-            f"judge.network {section.network!r} is no folder that exists; give a folder or s3:// prefix with a CLIP or"
-            " SigLIP in transformers layout",
-        )
+    otherwise = (
+        f"judge.network {section.network!r} is no folder that exists; give a folder or s3:// prefix with a CLIP or"
+        " SigLIP in transformers layout"
+    )
+    # once, for another run's workers may be loading it
+    folder = folder_of(section.network, section.endpoint, workspace, cache / "judges", otherwise, again=False)
     check_judge(folder)
     return OpenJudge(str(folder.absolute()), sha256_folder(folder), device)
 

@@ -1,6 +1,6 @@
 """The judge of ``open``: a network of images and texts that the user names, a CLIP or SigLIP in transformers layout.
 
-    Frechet distance, precision, recall and Vendi score    in its image embeddings
+    Frechet distance to the teacher, Vendi score    in its image embeddings
     accuracy            retrieval: whether a sample's own prompt is the likest to it of all prompts that are sampled
                         (R-precision; Park et al., NeurIPS Datasets and Benchmarks 2021)
     text_similarity     max(0, cosine) of sample and prompt (CLIPScore less its factor; Hessel et al., arXiv 2104.08718)
@@ -43,8 +43,6 @@ class OpenJudge:
     digest: str
     """sha256 of the folder."""
     device: str
-    real: dict[str, np.ndarray] | None = None
-    """Features [M, D] of the user's real images, by split."""
 
     categories = ()
     pixels = False
@@ -74,16 +72,12 @@ class OpenJudge:
 
     def correct(self, looked: Tensor, prompts: Sequence[str]) -> np.ndarray:
         """Whether no other of the distinct ``prompts`` is likelier than a sample's own, bool ``[N]``."""
-        distinct, own = np.unique(np.array(prompts), return_inverse=True)
-        likeness = self._likeness(looked, list(distinct), len(prompts))
-        mine = likeness[np.arange(len(own)), own]
-        return np.asarray(mine >= likeness.max(1))
+        own, most = self._likeness(looked, prompts)
+        return np.asarray(own >= most)
 
     def measures(self, looked: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:
         """``text_similarity``; of clips also ``subject_consistency``; float64 ``[N]`` in [0, 1]."""
-        distinct, own = np.unique(np.array(prompts), return_inverse=True)
-        likeness = self._likeness(looked, list(distinct), len(prompts))
-        found = {"text_similarity": likeness[np.arange(len(own)), own].clip(0, 1)}
+        found = {"text_similarity": self._likeness(looked, prompts)[0].clip(0, 1)}
         if looked.shape[1] > 1:
             consistent = subject_consistency(looked.double().numpy())
             found["subject_consistency"] = consistent.clip(0, 1)
@@ -94,9 +88,8 @@ class OpenJudge:
         mean: np.ndarray = looked.double().mean(1).numpy()
         return mean
 
-    def real_features(self, split: str) -> np.ndarray | None:
-        """Of the real images that the user gave for ``split``; None if there are none."""
-        return None if self.real is None else self.real[split]
+    def real_features(self, split: str) -> None:
+        """There are no real images."""
 
     def accuracy_on(self, split: str) -> float:
         """InputError: there are no real images whose prompt is known."""
@@ -104,13 +97,14 @@ class OpenJudge:
             f"data: open has no {split} images with prompts to test its judge on; set teacher.gate to null"
         )
 
-    def _likeness(self, looked: Tensor, texts: list[str], count: int) -> np.ndarray:
-        """Cosines [N, texts], float64."""
-        refuse_unpaired(looked, range(count))
+    def _likeness(self, looked: Tensor, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Cosine of each sample to its own prompt, and to the likeliest of all, float64 ``[N]``."""
+        refuse_unpaired(looked, prompts)
+        distinct, own = np.unique(np.array(prompts), return_inverse=True)
         images = F.normalize(looked.double().mean(1), dim=-1)
-        words = F.normalize(read(self.folder, tuple(texts)).double(), dim=-1)
-        cosines: np.ndarray = (images @ words.T).numpy()
-        return cosines
+        words = F.normalize(read(self.folder, tuple(distinct.tolist())).double(), dim=-1)
+        cosines = (images @ words.T).numpy()
+        return cosines[np.arange(len(own)), own], cosines.max(1)
 
 
 def check_judge(folder: Path) -> None:

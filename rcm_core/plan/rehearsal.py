@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from rcm_core.plan.model import Model
 from rcm_core.plan.pretend import FirstRank, fused_attention, world_of
 from rcm_core.protocols import Batch, Demands, Examples, Method, Nets, Recorded, Update
 from rcm_core.storage import write_json
-from rcm_core.training.distill import FrozenTeacher, build_method, roles_of, settings_of
+from rcm_core.training.distill import FrozenTeacher, build_method, extras_of, roles_of, settings_of
 from rcm_core.training.lora import Adapted, Shared
 from rcm_core.training.parallel import Spread, reshard
 from rcm_core.training.settings import LoopSettings
@@ -139,19 +139,18 @@ def _networks(model: Model, params: Params, folder: Path, spread: Spread) -> dic
     demands, lora = build_method(params.method, params.train.tangent).demands, params.train.lora
     family = model.family
 
-    def made(kind: type[Denoiser], extras: Collection[str]) -> Denoiser:
-        return kind(family.empty_network(folder), family, family.parameterisation(folder), sorted(extras))
+    def made(kind: type[Denoiser], extras: Sequence[str] = ()) -> Denoiser:
+        return kind(family.empty_network(folder), family, family.parameterisation(folder), extras)
 
     roles = roles_of(demands)
     if lora is not None:
-        shared = made(Shared, ())
+        shared = made(Shared)
         assert isinstance(shared, Shared)
         shared.adapt(lora, roles, params.train.seed)
         nets: dict[str, Denoiser] = {"teacher": shared}
     else:
-        own = {role: demands.extras if role in ("student", "target") else () for role in roles}
-        nets = {role: made(Denoiser, extras).train() for role, extras in own.items()}
-        nets["teacher"] = made(Denoiser, ()).requires_grad_(False)
+        nets = {role: made(Denoiser, extras_of(demands, role)).train() for role in roles}
+        nets["teacher"] = made(Denoiser).requires_grad_(False)
         for role in set(roles) - demands.roles:
             nets[role].requires_grad_(False)
     for net in nets.values():
@@ -166,9 +165,10 @@ def _roles(
     demands, shared = build_method(params.method, params.train.tangent).demands, made["teacher"]
     frozen = shared
     for role in roles_of(demands):
-        extras = sorted(demands.extras) if role in ("student", "target") else []
         nets[role] = (
-            Adapted(shared, role, folder, extras).train() if isinstance(shared, Shared) else made[role]
+            made[role]
+            if not isinstance(shared, Shared)
+            else (Adapted(shared, role, folder, extras_of(demands, role)).train())
         )
     if isinstance(shared, Shared):
         frozen = Adapted(shared, None, folder)

@@ -90,6 +90,11 @@ def roles_of(demands: Demands) -> list[str]:
     return sorted((demands.roles | {f.follower for f in demands.follows}) - {"heads"})
 
 
+def extras_of(demands: Demands, role: str) -> list[str]:
+    """What the network of ``role`` has besides the teacher's, sorted."""
+    return sorted(demands.extras) if role in ("student", "target") else []
+
+
 def build_nets(
     method: Method,
     teacher: Teacher,
@@ -110,7 +115,7 @@ def build_nets(
     with torch.random.fork_rng(devices=[]):
         for role in copies:
             torch.manual_seed(address(seed, "extras", role))
-            extras = sorted(demands.extras) if role in ("student", "target") else []
+            extras = extras_of(demands, role)
             if shared is not None:
                 nets[role] = Adapted(shared, role, folder, extras).to(device).train()
                 continue

@@ -7,7 +7,6 @@ Fine-tuned models differ from their origin by steps that add up (task arithmetic
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from torch import Tensor
 from rcm_core.config import WarmStart
 from rcm_core.errors import InputError
 from rcm_core.protocols import Family
-from rcm_core.storage import fetch_folder, sha256_folder
+from rcm_core.storage import folder_of, sha256_folder
 
 KEY = "train.warm_start"
 
@@ -106,11 +105,4 @@ def _facts(student: Path, given: str) -> dict[str, Any]:
 def _here(given: str, endpoint: str | None, workspace: Path, cache: Path) -> Path:
     """``given`` as a local folder."""
     otherwise = f"{KEY} names {given}, which is no folder that exists; give one, or s3://bucket/prefix"
-    if "://" not in given:
-        folder = workspace / given
-        if not folder.is_dir():
-            raise InputError(otherwise)
-        return folder
-    folder = cache / "warm_start" / hashlib.sha256(given.encode()).hexdigest()[:20]
-    fetch_folder(given, endpoint, folder, otherwise)
-    return folder
+    return folder_of(given, endpoint, workspace, cache / "warm_start", otherwise)

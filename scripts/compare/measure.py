@@ -13,11 +13,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from torch import nn
-from torch.autograd import forward_ad
 
 from rcm_core.denoiser import Denoiser
+from rcm_core.plan.calls import kind_of
 from rcm_core.protocols import TrainContext
 from rcm_core.record import version
 from rcm_core.storage import write_json
@@ -44,10 +43,7 @@ def counted(networks: Mapping[str, Denoiser]) -> Iterator[Counter[str]]:
 
     def counting(role: str) -> Any:
         def before(module: nn.Module, inputs: Any) -> None:  # noqa: ARG001
-            x = inputs[0]
-            dual = forward_ad.unpack_dual(x).tangent is not None
-            kind = "tangent" if dual else "gradient" if torch.is_grad_enabled() else "plain"
-            counts[f"{role}.{kind}"] += len(x)
+            counts[f"{role}.{kind_of(inputs[0])}"] += len(inputs[0])
 
         return before
 

@@ -62,12 +62,6 @@ def main() -> int:
     made = workspace("kills", *OVERRIDES)
     executor = RayExecutor(ROOT, None)
     uninterrupted = train(executor, spec_of(made, "whole", kill=None))
-    facts = {
-        "workers": WORKERS,
-        "iterations": ITERATIONS,
-        "checkpoint_every": CHECKPOINT,
-        "seed": options.seed,
-    }
     kills: list[dict[str, Any]] = []
     for number in range(options.kills):
         place = [draw.randrange(WORKERS), draw.randrange(1, ITERATIONS)]

@@ -174,7 +174,7 @@ def test_a_stage_with_lora_leaves_merged_candidates_and_their_matrices(workspace
 
 
 def test_interrupted_it_goes_on_to_the_same_bits(workspace: Path, tmp_path: Path) -> None:
-    from infra.local import LocalContext
+    from infra.local import LocalContext, _process_group
     from rcm_core.training import distill
 
     settings(workspace)
@@ -184,7 +184,7 @@ def test_interrupted_it_goes_on_to_the_same_bits(workspace: Path, tmp_path: Path
         state = tmp_path / name
         state.mkdir()
         spec = {"params": values, "workspace": str(workspace), "state": str(state), "cache": str(state)}
-        with LocalExecutorGroup():
+        with _process_group():
             for end in ends:
                 trainer = distill.assemble(LocalContext(state), spec)
                 while trainer.step < end:
@@ -195,19 +195,6 @@ def test_interrupted_it_goes_on_to_the_same_bits(workspace: Path, tmp_path: Path
         weights.append(trainer.student.state_dict())
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-
-
-class LocalExecutorGroup:
-    """The process group that one rank has too."""
-
-    def __enter__(self) -> None:
-        from infra.local import _process_group
-
-        self.group = _process_group()
-        self.group.__enter__()
-
-    def __exit__(self, *what: Any) -> None:
-        self.group.__exit__(*what)
 
 
 def test_two_sharded_ranks_train_what_one_does(workspace: Path, tmp_path: Path) -> None:

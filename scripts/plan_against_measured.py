@@ -15,40 +15,26 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 import yaml
-from rcm_kernels.plain import fastest_attention
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from infra.local import LocalContext
 from rcm_core.config import Params
-from rcm_core.denoiser import Denoiser
 from rcm_core.device import resolve_device
-from rcm_core.mini import build_network
 from rcm_core.plan.calls import kinds
 from rcm_core.plan.estimate import estimate
 from rcm_core.plan.model import model_of
-from rcm_core.protocols import Batch, Condition, Examples
-from rcm_core.registry import find
-from rcm_core.rng import generator
-from rcm_core.sampling import Teacher
 from rcm_core.section import check
 from rcm_core.storage import write_json
-from rcm_core.training.checkpoint import write_network
-from rcm_core.training.distill import FrozenTeacher, build_method, build_nets, roles_of, settings_of
-from rcm_core.training.lora import Adapted, load_shared
-from rcm_core.training.parallel import Spread
-from rcm_core.training.stepper import Stepper
+from rcm_core.training.distill import build_method
 from scripts.compare.measure import machine, peak_resident, reset_peak, resident
 from scripts.compare.memory import most_alive
 from scripts.compare.space import ROOT
+from scripts.engine.assembled import Assembled, as_a_rank, assemble, write_random
 
 ALLOWED = 0.15
 """Of the measured peak: what is promised."""
@@ -108,118 +94,38 @@ def params_of(case: Case) -> Params:
     return check(Params, values, "params.yaml")
 
 
-class Drawn:
-    """Random batches of the training's size."""
-
-    def __init__(self, params: Params, device: torch.device) -> None:
-        self.device, self.shape = device, params.teacher.shape
-        mini = params.teacher.mini
-        assert mini is not None
-        self.text = (mini.text_length, mini.text_dim)
-        self.negative: Condition = {"text": torch.randn(1, *self.text).to(device)}
-
-    def batch(self, step: int, part: int, size: int) -> Batch:
-        rng = generator("drawn", step, part)
-        x0, text = (torch.randn(size, *s, generator=rng).to(self.device) for s in (self.shape, self.text))
-        return Batch({"text": text}, self.negative, x0, Examples(x0, {"text": text}))
-
-
-def stepper_of(params: Params, folder: Path, device: torch.device) -> tuple[Stepper, nn.Module]:
-    """As ``training.distill.assemble``, on random weights in ``folder``; and the frozen teacher."""
-    section, source = params.train, Drawn(params, device)
-    method = build_method(params.method, section.tangent)
-    shape = tuple(params.teacher.shape)
-    teacher = Teacher(str(folder), "wan", shape, params.teacher.guidance, 50, 3.0, "euler", "")  # type: ignore[arg-type]
-    spread = Spread.of(section.parallel, 1, device)
-    family, shared = find("models", "wan"), None
-    if section.lora is not None:
-        roles = roles_of(method.demands)
-        shared = load_shared(folder, family, section.lora, roles, 0)  # type: ignore[arg-type]
-        spread.apply(shared.to(device))
-    nets = build_nets(method, teacher, 0, device, spread, shared=shared)
-    if shared is not None:
-        frozen: Denoiser = Adapted(shared, None, folder)
-    else:
-        frozen = spread.load(folder, family, device, frozen=True)  # type: ignore[arg-type]
-    guide = FrozenTeacher(frozen, teacher.guidance, source.negative)
-    stepper = Stepper(
-        nets=nets,
-        views={**nets, "teacher": guide.guided, "null": guide.null, "unguided": frozen},
-        build_method=lambda tangent: build_method(params.method, tangent),
-        source=source,
-        settings=settings_of(section),
-        context=LocalContext(folder),
-        device=device,
-    )
-    return stepper, shared or frozen
-
-
-def held(stepper: Stepper, frozen: nn.Module) -> int:
-    """Bytes of all tensors that stay between steps, each storage once."""
-    modules = [*stepper.nets.values(), frozen]
-    states = [o.state[p] for o in stepper.optimisers.values() for p in o.state]
-    every = [x for m in modules for x in (*m.parameters(), *m.buffers())]
-    every += tree_leaves([states, stepper.ema.averages])
-    storages = {s.data_ptr(): s.nbytes() for s in _storages(every)}
-    return sum(storages.values())
-
-
-def _storages(values: list[Any]) -> Iterator[Any]:
-    for x in values:
-        if isinstance(x, Tensor):
-            yield getattr(x, "_local_tensor", x).untyped_storage()
-
-
 def measure(name: str) -> dict[str, float]:
     """Of one case in this process, on one thread."""
     torch.set_num_threads(1)
     params, device = params_of((CASES | ON_GPU)[name]), resolve_device("auto")
-    mini = params.teacher.mini
-    assert mini is not None
+    model = model_of(params.teacher, ROOT)
     batch = params.train.batch // params.train.accumulate
     method = build_method(params.method, params.train.tangent)
     steps = [kind.step for kind in kinds(method, params.train.iterations, batch, params.teacher.guidance, 50)]
-    with TemporaryDirectory() as place, fastest_attention():
-        network = build_network(
-            params.teacher.shape[0],
-            mini.heads,
-            mini.head_dim,
-            mini.layers,
-            mini.ffn_dim,
-            mini.text_dim,
-            mini.patch,
-        )
-        write_network(Path(place) / "transformer", network, network.state_dict())
-        del network
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=dist.HashStore(),
-            rank=0,
-            world_size=1,
-        )
+    with TemporaryDirectory() as place, as_a_rank(device):
+        write_random(Path(place), model, device)
         before = resident()
         reset_peak()
-        stepper, frozen = stepper_of(params, Path(place), device)
+        made = assemble(params, model, Path(place), device)
         for step in steps:
-            stepper.train_step(step)
+            made.stepper.train_step(step)
         above = peak_resident() - before
-        found = peak(stepper, frozen, steps, device)
-        dist.destroy_process_group()
+        found = peak(made, steps, device)
     return {"tensors": found, "resident": above}
 
 
-def peak(stepper: Stepper, frozen: nn.Module, steps: list[int], device: torch.device) -> int:
+def peak(made: Assembled, steps: list[int], device: torch.device) -> int:
     """Most bytes of tensors alive in ``steps``."""
 
     def again() -> None:
         for step in steps:
-            stepper.train_step(step)
+            made.stepper.train_step(step)
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         again()
         return torch.cuda.max_memory_allocated()
-    return held(stepper, frozen) + most_alive(again)
+    return made.held() + most_alive(again)
 
 
 def in_fresh_process(name: str) -> dict[str, float]:

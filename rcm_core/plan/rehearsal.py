@@ -128,7 +128,7 @@ def rehearse(model: Model, params: Params, alike: Sequence[Kind], fused: bool) -
         calls = _watch({**nets, "teacher": frozen}, ledger)
         _first_steps(stepper)
         forward = _forward({**nets, "teacher": frozen}, model, stepper.size, ledger)
-        held = _held(stepper, made["teacher"])
+        held = held_by(stepper, made["teacher"])
         return Rehearsal(held, forward, [_take(stepper, kind, ledger, calls) for kind in alike])
 
 
@@ -268,7 +268,8 @@ def _take(stepper: Stepper, kind: Kind, ledger: Ledger, calls: Calls) -> Take:
     return Take(ledger.phases[first:-1], plain)
 
 
-def _held(stepper: Stepper, teacher: Denoiser) -> dict[str, int]:
+def held_by(stepper: Stepper, teacher: nn.Module) -> dict[str, int]:
+    """Bytes on this rank that stay from step to step, by what they are for."""
     states = [state for o in stepper.optimisers.values() for state in o.state.values()]
     own = {f"weights: {role}": list(net.parameters()) for role, net in stepper.nets.items()}
     known = {p for parameters in own.values() for p in parameters}

@@ -2,8 +2,8 @@
 
 Both run ``loop`` on two ranks, in turns, and which of them is first changes from round to round: other work on the
 machine slows both. ``docs/results/ray-overhead.json`` has the median seconds of a step (the first steps, which warm up,
-left out), by the clock and of the CPU in rank 0's process, which other work hardly changes; how much more Ray's are;
-and apart from them the seconds until the first step.
+left out), by the clock and of the CPU in rank 0's process; how much more Ray's are, the median over the rounds, whose
+two runs are next to each other in time; and apart from them the seconds until the first step.
 """
 
 from __future__ import annotations
@@ -78,20 +78,24 @@ def as_rank(state: Path) -> None:
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of one engine's ``runs``: medians over all steps, over those of each run, and of the rest."""
+    """Of one engine's ``runs``: the median over the steps of each, and over the runs for the rest."""
     return {
-        "step": round(statistics.median(s for run in runs for s in run["steps"][WARM:]), 4),
-        "cpu": round(statistics.median(s for run in runs for s in run["cpu"][WARM:]), 4),
-        "step_by_round": [round(statistics.median(run["steps"][WARM:]), 4) for run in runs],
+        "step": [round(statistics.median(run["steps"][WARM:]), 4) for run in runs],
+        "cpu": [round(statistics.median(run["cpu"][WARM:]), 4) for run in runs],
         "run": round(statistics.median(run["run"] for run in runs), 2),
         "start": round(statistics.median(run["start"] for run in runs), 1),
     }
 
 
+def overhead(ray: list[float], torchrun: list[float]) -> float:
+    """The median over the rounds of how much more ``ray``'s are."""
+    return round(statistics.median(a / b - 1 for a, b in zip(ray, torchrun, strict=True)), 4)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("state", type=Path, nargs="?", help="given by torchrun's command alone")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     if started():
         as_rank(options.state)
@@ -106,7 +110,7 @@ def main() -> int:
             print(name, summary(runs[name][-1:]), flush=True)
     executor.close()
     found = {name: summary(of) for name, of in runs.items()}
-    more = {kind: round(found["ray"][kind] / found["torchrun"][kind] - 1, 4) for kind in ("step", "cpu")}
+    more = {kind: overhead(found["ray"][kind], found["torchrun"][kind]) for kind in ("step", "cpu")}
     facts = {
         "workers": WORKERS,
         "batch": BATCH,

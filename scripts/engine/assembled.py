@@ -1,0 +1,129 @@
+"""The training's own stepper on random weights and random batches, as its parameters describe it, on one device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from rcm_kernels.plain import fastest_attention
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from infra.local import LocalContext
+from rcm_core.config import Params
+from rcm_core.denoiser import Denoiser
+from rcm_core.layout import meta_network
+from rcm_core.plan.model import Model
+from rcm_core.protocols import Batch, Condition, Examples
+from rcm_core.rng import generator
+from rcm_core.sampling import Teacher
+from rcm_core.training.checkpoint import write_network
+from rcm_core.training.distill import FrozenTeacher, build_method, build_nets, roles_of, settings_of
+from rcm_core.training.lora import Adapted, Shared, load_shared
+from rcm_core.training.parallel import Spread
+from rcm_core.training.stepper import Stepper
+
+SPREAD = 0.02
+"""Of random weights."""
+
+
+class Drawn:
+    """Random batches of the sizes that ``model`` has."""
+
+    def __init__(self, model: Model, device: torch.device) -> None:
+        self.model, self.device = model, device
+        self.negative = self._conditions(1, generator("negative"))
+
+    def batch(self, step: int, part: int, size: int) -> Batch:
+        rng = generator("drawn", step, part)
+        x0 = torch.randn(size, *self.model.shape, generator=rng).to(self.device)
+        condition = self._conditions(size, rng)
+        return Batch(condition, self.negative, x0, Examples(x0, condition))
+
+    def _conditions(self, size: int, rng: torch.Generator) -> Condition:
+        zeros = self.model.conditions(size)
+        return {name: torch.randn(z.shape, generator=rng).to(self.device) for name, z in zeros.items()}
+
+
+class Assembled(NamedTuple):
+    """A stepper and the networks by role."""
+
+    stepper: Stepper
+    frozen: Denoiser
+    shared: Shared | None
+
+    @property
+    def networks(self) -> dict[str, Denoiser]:
+        """All that are called, the frozen teacher too."""
+        own = {role: net for role, net in self.stepper.nets.items() if isinstance(net, Denoiser)}
+        return {**own, "teacher": self.frozen}
+
+    def held(self) -> int:
+        """Bytes of all tensors that stay between steps, each storage once."""
+        modules = [*self.stepper.nets.values(), self.shared or self.frozen]
+        states = [o.state[p] for o in self.stepper.optimisers.values() for p in o.state]
+        every = [x for m in modules for x in (*m.parameters(), *m.buffers())]
+        every += tree_leaves([states, self.stepper.ema.averages])
+        storages = {s.data_ptr(): s.nbytes() for s in _storages(every)}
+        return sum(storages.values())
+
+
+def _storages(values: list[Any]) -> Iterator[Any]:
+    for x in values:
+        if isinstance(x, Tensor):
+            yield getattr(x, "_local_tensor", x).untyped_storage()
+
+
+def write_random(folder: Path, model: Model, device: torch.device) -> None:
+    """``folder/transformer`` becomes the network of ``model`` with random weights, drawn on ``device``."""
+    network = meta_network(model.family.network_class, model.config).to_empty(device=device)
+    rng = torch.Generator(device).manual_seed(0)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.normal_(0, SPREAD, generator=rng)
+    write_network(folder / "transformer", network, {k: v.cpu() for k, v in network.state_dict().items()})
+
+
+def assemble(params: Params, model: Model, folder: Path, device: torch.device) -> Assembled:
+    """As ``training.distill.assemble``, on the weights in ``folder``."""
+    section, source = params.train, Drawn(model, device)
+    method = build_method(params.method, section.tangent)
+    named, guidance = params.teacher.family, params.teacher.guidance
+    teacher = Teacher(str(folder), named, model.shape, guidance, 50, 3.0, "euler", "")
+    spread = Spread.of(section.parallel, 1, device)
+    family, shared = model.family, None
+    if section.lora is not None:
+        shared = load_shared(folder, family, section.lora, roles_of(method.demands), 0)
+        spread.apply(shared.to(device))
+    nets = build_nets(method, teacher, 0, device, spread, shared=shared)
+    if shared is not None:
+        frozen: Denoiser = Adapted(shared, None, folder)
+    else:
+        frozen = spread.load(folder, family, device, frozen=True)
+    guide = FrozenTeacher(frozen, guidance, source.negative)
+    stepper = Stepper(
+        nets=nets,
+        views={**nets, "teacher": guide.guided, "null": guide.null, "unguided": frozen},
+        build_method=lambda tangent: build_method(params.method, tangent),
+        source=source,
+        settings=settings_of(section),
+        context=LocalContext(folder),
+        device=device,
+    )
+    return Assembled(stepper, frozen, shared)
+
+
+@contextmanager
+def as_a_rank(device: torch.device) -> Iterator[None]:
+    """What a rank of a training has around it: a process group, and the fastest attention of this machine."""
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with fastest_attention():
+            yield
+    finally:
+        dist.destroy_process_group()

@@ -183,6 +183,8 @@ class ParallelSection(Section):
     """Of the networks' computations; weights, optimisers, averages and the sums over workers stay float32."""
     checkpointing: Literal["none", "blocks", "matmuls"]
     """What backward makes again: nothing; the blocks; the blocks but for their matrix products."""
+    offload: tuple[Literal["teacher", "fake"], ...]
+    """Networks that lie in the machine's memory, moments too, and on the GPU a block at a time."""
 
 
 class LoraSection(Section):
@@ -210,6 +212,8 @@ class TrainSection(Section):
     """Cosine to zero over the run."""
     lr_decay_from: Count | None
     """Iteration from which on rates fall with its inverse square root; null: they do not."""
+    optimiser: Literal["adamw", "adamw8bit"]
+    """Moments in float32, or in eight bits (torchao; extra ``eightbit``)."""
     betas: tuple[Decay, Decay]
     weight_decay: Annotated[float, Field(ge=0)]
     ema_lengths: Annotated[tuple[Length, ...], Field(min_length=1)]

@@ -68,6 +68,22 @@ def refuse_lora(demands: Demands, train: TrainSection) -> None:
         )
 
 
+def refuse_offload(demands: Demands, train: TrainSection) -> None:
+    """InputError if a network that is to lie in the machine's memory is not there, or is the student too."""
+    away = train.parallel.offload
+    if not away:
+        return
+    if missing := sorted(set(away) - {"teacher"} - demands.roles):
+        raise InputError(
+            f"train.parallel.offload names {', '.join(missing)}, which the method does not have; take it out"
+        )
+    if train.lora is not None:
+        raise InputError(
+            f"train.parallel.offload names {', '.join(away)}, whose weights train.lora shares with the student; set"
+            " train.parallel.offload to [], or train.lora to null"
+        )
+
+
 def refuse_import(demands: Demands, section: TrajectoriesSection) -> None:
     """InputError if samples are imported and routes asked for, which the teacher alone makes."""
     if section.source is None:

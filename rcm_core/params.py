@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rcm_core.config import Params, TeacherSection
-from rcm_core.demands import provided, refuse_import, refuse_impossible, refuse_lora, refuse_split
+from rcm_core.demands import (
+    provided,
+    refuse_import,
+    refuse_impossible,
+    refuse_lora,
+    refuse_offload,
+    refuse_split,
+)
 from rcm_core.errors import InputError
 from rcm_core.protocols import Demands
 from rcm_core.registry import available, find
@@ -57,6 +65,12 @@ def _check_choices(params: Params, where: str) -> None:
     refuse_impossible(built.demands, family, provided(params.trajectories), params.train.lr.given)  # type: ignore[arg-type]
     refuse_split(built.demands, family, params.train.parallel.context)  # type: ignore[arg-type]
     refuse_lora(built.demands, params.train)
+    refuse_offload(built.demands, params.train)
+    if params.train.optimiser == "adamw8bit" and find_spec("torchao") is None:
+        raise InputError(
+            f"{where}: train.optimiser = 'adamw8bit' needs torchao, which is not installed;"
+            " pip install 'rcm-distill[eightbit]', or set it to adamw"
+        )
     _check_teacher(built.demands, params.teacher, where)
     _check_simulation(config, params.sampler.kind, where)
 

@@ -10,6 +10,7 @@ from rcm_core.errors import InputError
 from rcm_core.plan.estimate import Estimate, estimate
 from rcm_core.plan.gpus import Gpu
 from rcm_core.plan.model import Model
+from rcm_core.training.distill import build_method
 
 SHARE = 0.92
 """Of a GPU's memory: the rest is for CUDA, NCCL and the allocator's holes."""
@@ -48,11 +49,23 @@ Attempt = Callable[[Params], Choice | None]
 def choose(params: Params, gpu: Gpu, attempt: Attempt) -> Search:
     """The cheapest way of these ``params`` that fits ``gpu``, with as many workers.
 
-    Cheapest is, in this order: the fewest GPUs that share a state (context 1, 2, 4, 8), because each attention waits
-    for its exchange; the least that backward makes again (none, matmuls, blocks); the fewest parts of a batch
-    (accumulate); the most replicas, whose groups gather their weights from few neighbours. Context must divide heads,
-    tokens and workers.
+    Cheapest is, in this order: no network in the machine's memory (offload), for which each of its passes waits; the
+    fewest GPUs that share a state (context 1, 2, 4, 8), because each attention waits for its exchange; the least that
+    backward makes again (none, matmuls, blocks); the fewest parts of a batch (accumulate); the most replicas, whose
+    groups gather their weights from few neighbours. Context must divide heads, tokens and workers.
     """
+    least: Choice | None = None
+    for away in _offloads(params):
+        found = _laid_over(_parallel(params, offload=away), gpu, attempt)
+        if found.best is not None:
+            return found
+        if least is None or (found.least is not None and found.least.estimate.peak < least.estimate.peak):
+            least = found.least
+    return Search(None, least)
+
+
+def _laid_over(params: Params, gpu: Gpu, attempt: Attempt) -> Search:
+    """With the networks in the machine's memory that ``params`` have there."""
     least: Choice | None = None
     for context in _contexts(params.train.workers):
         size, rest = divmod(params.train.batch, params.train.workers // context)
@@ -93,6 +106,7 @@ def overrides(params: Params) -> list[str]:
         f"train.workers={train.workers}",
         f"train.accumulate={train.accumulate}",
         *(f"train.parallel.{name}={getattr(train.parallel, name)}" for name in names),
+        *([f"train.parallel.offload=[{','.join(train.parallel.offload)}]"] if train.parallel.offload else []),
     ]
 
 
@@ -140,6 +154,14 @@ def _replicated(choice: Choice, gpu: Gpu, attempt: Attempt) -> Choice:
             if more is not None and more.fits(gpu):
                 return more
     return choice
+
+
+def _offloads(params: Params) -> Iterator[tuple[str, ...]]:
+    """None, and all that may be."""
+    yield ()
+    if params.train.lora is None:
+        demands = build_method(params.method, params.train.tangent).demands
+        yield ("teacher", "fake") if "fake" in demands.roles else ("teacher",)
 
 
 def _contexts(workers: int) -> Iterator[int]:

@@ -49,14 +49,15 @@ class Phase:
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts what runs inside, under a FakeTensorMode; storages are counted once, until nobody holds them.
+    """Counts what runs inside, under a FakeTensorMode; storages are counted once, until nobody holds them. ``away``
+    says how many bytes of them would not be on the device.
 
     A value that nobody can know is read as 1, a mask keeps everything.
     """
 
-    def __init__(self, gradients: Callable[[], int]) -> None:
+    def __init__(self, gradients: Callable[[], int], away: Callable[[], int] = lambda: 0) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.gradients = gradients
+        self.gradients, self.away = gradients, away
         self.phases = [Phase("building")]
         self.alive = self.gathered = 0
         self._known: dict[int, tuple[weakref.ref[Any], int]] = {}
@@ -70,7 +71,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def cut(self) -> None:
         """What follows is another segment of this phase."""
-        self.phases[-1].peaks.append(Peak(*self._most, self.gradients()))
+        alive, gathered = self._most
+        self.phases[-1].peaks.append(Peak(alive - self.away(), gathered, self.gradients()))
         self._most = self.alive, self.gathered
 
     def work(self, flops: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 from rcm_core.config import Params
@@ -38,6 +39,8 @@ from rcm_core.training.stepper import Stepper
 
 PARTS = 2
 """Of an iteration's accumulation: the second meets the gradients of the first, later ones meet the same."""
+EIGHT_BIT = (1 + 4 / 256) / 4
+"""Of a moment's bytes in float32: a byte for each value, a scale for 256 of them. It is rehearsed as AdamW."""
 CPU = torch.device("cpu")
 
 
@@ -104,13 +107,19 @@ def rehearse(model: Model, params: Params, alike: Sequence[Kind], fused: bool) -
     InputError for what a training would refuse.
     """
     section, world = params.train, params.train.workers
+    offload = section.parallel.offload
     nets: dict[str, nn.Module] = {}
+    stowed = 0
 
     def gradients() -> int:
-        every = (p.grad for net in nets.values() for p in net.parameters())
-        return sum(local_bytes(g) for g in every if g is not None)
+        return _bytes(p.grad for role, net in nets.items() if role not in offload for p in net.parameters())
 
-    ledger = Ledger(gradients)
+    def away() -> int:
+        """Bytes that the rehearsal has, and the device would not."""
+        grown = _bytes(p.grad for role in offload if role in nets for p in nets[role].parameters())
+        return stowed + grown
+
+    ledger = Ledger(gradients, away)
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings(action="ignore"))  # the training will say them
         stack.enter_context(world_of(world))
@@ -128,7 +137,10 @@ def rehearse(model: Model, params: Params, alike: Sequence[Kind], fused: bool) -
         calls = _watch({**nets, "teacher": frozen}, ledger)
         _first_steps(stepper)
         forward = _forward({**nets, "teacher": frozen}, model, stepper.size, ledger)
-        held = held_by(stepper, made["teacher"])
+        held = held_by(stepper, made["teacher"], offload)
+        if section.optimiser == "adamw8bit":
+            held["optimiser"] = round(held["optimiser"] * EIGHT_BIT)
+        stowed = sum(held_by(stepper, made["teacher"]).values()) - sum(held.values())
         return Rehearsal(held, forward, [_take(stepper, kind, ledger, calls) for kind in alike])
 
 
@@ -201,7 +213,7 @@ def _settings(params: Params) -> LoopSettings:
     settings = settings_of(params.train)
     parts = min(PARTS, settings.accumulate)
     batch = settings.batch * parts // settings.accumulate
-    return replace(settings, accumulate=parts, batch=batch, max_nonfinite=1.0, health=None)
+    return replace(settings, accumulate=parts, batch=batch, max_nonfinite=1.0, health=None, eight_bit=False)
 
 
 def _watch(networks: Mapping[str, nn.Module], ledger: Ledger) -> Calls:
@@ -268,15 +280,17 @@ def _take(stepper: Stepper, kind: Kind, ledger: Ledger, calls: Calls) -> Take:
     return Take(ledger.phases[first:-1], plain)
 
 
-def held_by(stepper: Stepper, teacher: nn.Module) -> dict[str, int]:
-    """Bytes on this rank that stay from step to step, by what they are for."""
-    states = [state for o in stepper.optimisers.values() for state in o.state.values()]
-    own = {f"weights: {role}": list(net.parameters()) for role, net in stepper.nets.items()}
+def held_by(stepper: Stepper, teacher: nn.Module, offload: Collection[str] = ()) -> dict[str, int]:
+    """Bytes on this rank's device that stay from step to step, by what they are for; networks of the roles in
+    ``offload`` lie elsewhere.
+    """
+    here = {role: o for role, o in stepper.optimisers.items() if role not in offload}
+    own = {role: list(net.parameters()) for role, net in stepper.nets.items()}
     known = {p for parameters in own.values() for p in parameters}
+    own["teacher"] = [p for p in teacher.parameters() if p not in known]
     return {
-        **{name: _bytes(parameters) for name, parameters in own.items()},
-        "weights: teacher": _bytes(p for p in teacher.parameters() if p not in known),
-        "optimiser": _bytes(tree_leaves(states)),
+        **{f"weights: {role}": _bytes(values) for role, values in own.items() if role not in offload},
+        "optimiser": _bytes(tree_leaves([state for o in here.values() for state in o.state.values()])),
         "averages": _bytes(tree_leaves(stepper.ema.averages)),
     }
 
@@ -288,4 +302,6 @@ def _bytes(tensors: Any) -> int:
 def local_bytes(x: Tensor) -> int:
     """Of this rank's part."""
     own = x._local_tensor if isinstance(x, DTensor) else x
+    if is_traceable_wrapper_subclass(own):  # quantised: codes and scales
+        return sum(local_bytes(getattr(own, name)) for name in own.__tensor_flatten__()[0])
     return own.numel() * own.element_size()

@@ -17,7 +17,7 @@ def write_candidates(
 ) -> None:
     """The student of ``step``, once for each EMA length; a collective."""
     for length in ema.exponents:
-        weights = checkpoint.full_tensors({**student.state_dict(), **ema.weights(length)})
+        weights = checkpoint.full_tensors({**student.state_dict(), **ema.weights(length)}, wanted=rank == 0)
         if rank == 0:
             folder = root / f"step_{step:06d}-ema_{length:g}" / "transformer"
             if isinstance(student, Adapted):

@@ -94,12 +94,16 @@ def load(
     return progress
 
 
-def full_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Unsharded contiguous CPU copies; a collective under FSDP, so every rank calls it."""
-    return {
-        name: (t.full_tensor() if isinstance(t, DTensor) else t).detach().cpu().contiguous().clone()
-        for name, t in tensors.items()
-    }
+def full_tensors(tensors: Mapping[str, Tensor], wanted: bool = True) -> dict[str, Tensor]:
+    """Unsharded contiguous CPU copies, none on a rank where they are not ``wanted``; a collective under FSDP, so every
+    rank calls it.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if wanted:
+            found[name] = whole.detach().cpu().contiguous().clone()
+    return found
 
 
 def write_network(folder: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rcm_core.config import Params, TrainSection
-from rcm_core.demands import refuse_impossible, refuse_lora, refuse_split
+from rcm_core.demands import refuse_impossible, refuse_lora, refuse_offload, refuse_split
 from rcm_core.denoiser import Denoiser
 from rcm_core.device import resolve_device
 from rcm_core.extras import Heads
@@ -44,6 +44,7 @@ def settings_of(section: TrainSection, world: int | None = None) -> LoopSettings
         lr_warmup=section.lr_warmup,
         lr_decay=section.lr_decay,
         lr_decay_from=section.lr_decay_from,
+        eight_bit=section.optimiser == "adamw8bit",
         betas=section.betas,
         weight_decay=section.weight_decay,
         ema_lengths=section.ema_lengths,
@@ -120,7 +121,7 @@ def build_nets(
                 nets[role] = Adapted(shared, role, folder, extras).to(device).train()
                 continue
             weights = warm if role in ("student", "target") else None
-            nets[role] = spread.load(folder, family, device, extras, weights).train()  # type: ignore[arg-type]
+            nets[role] = spread.load(role, folder, family, device, extras, weights).train()  # type: ignore[arg-type]
         if "heads" in demands.roles:
             torch.manual_seed(address(seed, "heads"))
             student = nets["student"]
@@ -164,6 +165,7 @@ def assemble(context: TrainContext, spec: dict[str, Any]) -> Trainer:
     refuse_impossible(method.demands, family, source.provides, section.lr.given)  # type: ignore[arg-type]
     refuse_split(method.demands, family, section.parallel.context)  # type: ignore[arg-type]
     refuse_lora(method.demands, section)
+    refuse_offload(method.demands, section)
     warm = None
     if spec.get("warm_start") is not None:
         student, old = (Path(spec["warm_start"][name]) for name in ("student", "teacher"))
@@ -178,7 +180,7 @@ def assemble(context: TrainContext, spec: dict[str, Any]) -> Trainer:
     if shared is not None:
         frozen: Denoiser = Adapted(shared, None, folder)
     else:
-        frozen = spread.load(folder, family, device, frozen=True)  # type: ignore[arg-type]
+        frozen = spread.load("teacher", folder, family, device)  # type: ignore[arg-type]
     guide = FrozenTeacher(frozen, teacher.guidance, source.negative)
     return Trainer(
         nets=nets,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from rcm_core.errors import InputError
 from rcm_core.protocols import Demands
@@ -41,8 +41,12 @@ class Movers:
         for role, norm in norms.items():
             if self.settings.clip is not None and norm > self.settings.clip:
                 scale_gradients(self.nets[role], self.settings.clip / norm)
+            rate = self.settings.lr[role] * self.settings.lr_factor(step)
             for group in self.optimisers[role].param_groups:
-                group["lr"] = self.settings.lr[role] * self.settings.lr_factor(step)
+                if isinstance(group["lr"], Tensor):  # a compiled optimiser's
+                    group["lr"].fill_(rate)
+                else:
+                    group["lr"] = rate
             self.optimisers[role].step()
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)

@@ -16,7 +16,13 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
@@ -32,7 +38,7 @@ SAVED = (
     "_scaled_dot_product_cudnn_attention", "_scaled_dot_product_flash_attention_for_cpu",
 )  # fmt: skip
 """Operators whose results "matmuls" keeps."""
-PLAIN = ParallelSection(replicas=1, context=1, precision="float32", checkpointing="none")
+PLAIN = ParallelSection(replicas=1, context=1, precision="float32", checkpointing="none", offload=())
 
 
 @dataclass(frozen=True)
@@ -61,36 +67,50 @@ class Spread:
         if section.replicas > 1:
             shape = (section.replicas, world // section.replicas)
             mesh = init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
-        elif world > 1 or section.precision != "float32":  # which FSDP casts, also for one rank
+        elif (
+            world > 1 or section.precision != "float32" or section.offload
+        ):  # what FSDP does, also for one rank
             mesh = init_device_mesh(device.type, (world,))
         return cls(section, world, mesh, group)
 
     def load(
-        self, folder: Path, family: Family, device: torch.device, extras: Sequence[str] = (),
-        weights: Mapping[str, torch.Tensor] | None = None, frozen: bool = False,
+        self, role: str, folder: Path, family: Family, device: torch.device, extras: Sequence[str] = (),
+        weights: Mapping[str, torch.Tensor] | None = None,
     ) -> Denoiser:  # fmt: skip
         """The denoiser of the pipeline in ``folder``, spread, on ``device``; with ``weights`` if they are given.
 
         Where it is sharded the first rank alone reads it and sends every other its part: no other has it whole.
         """
+        away, frozen = role in self.section.offload, role == "teacher"
         if self.mesh is None or self.world == 1:
-            denoiser = load_denoiser(folder, family, extras).to(device)
+            denoiser = load_denoiser(folder, family, extras)
             if weights is not None:
                 denoiser.network.load_state_dict(dict(weights))
-            self.apply(denoiser.requires_grad_(not frozen))
+            if not away:
+                denoiser.to(device)
+            self.apply(
+                denoiser.requires_grad_(not frozen), away
+            )  # which moves block after block, if it shards
             return denoiser
         denoiser = Denoiser(family.empty_network(folder), family, family.parameterisation(folder), extras)
-        self.apply(denoiser.requires_grad_(not frozen))
-        denoiser.network._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t)  # type: ignore[no-untyped-call]
+        self.apply(denoiser.requires_grad_(not frozen), away)
+        home = torch.device("cpu") if away else device
+        denoiser.network._apply(lambda t: torch.empty_like(t, device=home) if t.is_meta else t)  # type: ignore[no-untyped-call]
         whole: dict[str, Any] = {}
         if dist.get_rank() == 0:
             whole = dict(weights) if weights is not None else family.load_network(folder).state_dict()
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=True)
         set_model_state_dict(denoiser.network, whole, options=options)
-        return denoiser.to(device)
+        if not away:
+            return denoiser.to(device)
+        for module in denoiser.modules():  # has no extras, and its weights stay where they are
+            module._buffers = {name: b if b is None else b.to(device) for name, b in module._buffers.items()}
+        return denoiser
 
-    def apply(self, denoiser: Denoiser) -> None:
-        """Checkpoints, splits and shards ``denoiser``, one unit per block of the family."""
+    def apply(self, denoiser: Denoiser, away: bool = False) -> None:
+        """Checkpoints, splits and shards ``denoiser``, one unit per block of the family; ``away``: its shards are in
+        the machine's memory.
+        """
         checkpoint_blocks(denoiser.blocks(), self.section.checkpointing, denoiser.kept)
         if self.group is not None:
             tokens = denoiser.family.tokens
@@ -100,16 +120,17 @@ class Spread:
             return
         low = self.section.precision == "bfloat16"
         policy = MixedPrecisionPolicy()
+        home = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if away else OffloadPolicy()
         if low:
             denoiser.compute = torch.bfloat16
             # the time enters in float32, so what goes into a unit is not cast
             policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
             exact = MixedPrecisionPolicy(torch.float32, torch.float32, output_dtype=torch.bfloat16)
             time = denoiser.network.get_submodule(denoiser.family.time_embedder)
-            fully_shard(time, mesh=self.mesh, mp_policy=exact)
+            fully_shard(time, mesh=self.mesh, mp_policy=exact, offload_policy=home)
         for module in denoiser.blocks():
-            fully_shard(module, mesh=self.mesh, mp_policy=policy)
-        fully_shard(denoiser.network, mesh=self.mesh, mp_policy=policy)
+            fully_shard(module, mesh=self.mesh, mp_policy=policy, offload_policy=home)
+        fully_shard(denoiser.network, mesh=self.mesh, mp_policy=policy, offload_policy=home)
 
 
 Forward = Callable[..., Any]

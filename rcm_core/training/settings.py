@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,6 +40,8 @@ class LoopSettings:
     """From this step on the rates fall as 1 / sqrt(step) (Karras et al., arXiv 2312.02696)."""
     context: int = 1
     """Ranks that share a state, and so a batch."""
+    eight_bit: bool = False
+    """AdamW's moments in eight bits (Dettmers et al., arXiv 2110.02861), by torchao."""
     muon: bool = False
     """Matrices of the blocks by Muon instead of AdamW."""
     health: HealthSection | None = None
@@ -57,13 +60,17 @@ class LoopSettings:
             [p for name, p in named if not name.startswith(EXTRAS)],
             [p for name, p in named if name.startswith(EXTRAS)],
         ]
-        return torch.optim.AdamW(
-            [{"params": group} for group in groups if group],
-            lr=self.lr[role],
-            betas=self.betas,
-            weight_decay=self.weight_decay,
-            fused=True,
-        )
+        given = [{"params": group} for group in groups if group]
+        options: dict[str, Any] = {
+            "lr": self.lr[role],
+            "betas": self.betas,
+            "weight_decay": self.weight_decay,
+        }
+        if self.eight_bit:
+            from torchao.optim import AdamW8bit
+
+            return AdamW8bit(given, **options)  # type: ignore[no-any-return]
+        return torch.optim.AdamW(given, fused=True, **options)
 
     def lr_factor(self, step: int) -> float:
         """What the learning rates are multiplied by at ``step``."""

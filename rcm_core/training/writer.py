@@ -11,7 +11,11 @@ from types import TracebackType
 from typing import Any
 
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from rcm_core.protocols import TrainContext
 from rcm_core.training import checkpoint
@@ -47,9 +51,21 @@ class Writer:
     def begin(self, state: dict[str, Any], progress: dict[str, Any], step: int) -> None:
         """Waits for the checkpoint before, copies ``state`` and ``progress`` and returns; a collective."""
         self.wait()
-        copied = self._stager.stage(state)
-        assert isinstance(copied, dict)  # not a future: staging is asked to be over when it returns
+        copied = self._copied(state)
         self._pending = self._pool.submit(self._write, copied, deepcopy(progress), step)
+
+    def _copied(self, state: dict[str, Any]) -> dict[str, Any]:
+        """On the CPU; quantised moments one by one, for the stager does not know them."""
+        leaves, shape = tree_flatten(state)
+        quantised = {i: _copy(leaf) for i, leaf in enumerate(leaves) if _is_quantised(leaf)}
+        plain = tree_unflatten([None if i in quantised else leaf for i, leaf in enumerate(leaves)], shape)
+        staged = self._stager.stage(plain)
+        assert isinstance(staged, dict)  # not a future: staging is asked to be over when it returns
+        leaves, shape = tree_flatten(staged)
+        whole: dict[str, Any] = tree_unflatten(
+            [quantised.get(i, leaf) for i, leaf in enumerate(leaves)], shape
+        )
+        return whole
 
     def check(self) -> None:
         """Raises what the thread has raised, if it has."""
@@ -67,3 +83,18 @@ class Writer:
         with TemporaryDirectory(dir=self.place, prefix="writing-") as name:
             checkpoint.save(Path(name), state, progress, self.context.rank, self._group)
             self.context.report({"step": float(step)}, Path(name), step)
+
+
+def _is_quantised(value: Any) -> bool:
+    local = value._local_tensor if isinstance(value, DTensor) else value
+    return isinstance(local, Tensor) and is_traceable_wrapper_subclass(local)
+
+
+def _copy(value: Any) -> Tensor:
+    local: Any = value._local_tensor if isinstance(value, DTensor) else value
+    names, facts = local.__tensor_flatten__()
+    inner = {name: getattr(local, name).detach().to("cpu", copy=True) for name in names}
+    copy: Tensor = type(local).__tensor_unflatten__(inner, facts, local.shape, local.stride())
+    if isinstance(value, DTensor):
+        return DTensor(copy, value._spec, requires_grad=False)  # type: ignore[no-untyped-call]
+    return copy

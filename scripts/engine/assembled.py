@@ -103,7 +103,7 @@ def assemble(params: Params, model: Model, folder: Path, device: torch.device) -
     if shared is not None:
         frozen: Denoiser = Adapted(shared, None, folder)
     else:
-        frozen = spread.load(folder, family, device, frozen=True)
+        frozen = spread.load("teacher", folder, family, device)
     guide = FrozenTeacher(frozen, guidance, source.negative)
     stepper = Stepper(
         nets=nets,

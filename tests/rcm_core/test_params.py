@@ -76,6 +76,11 @@ def load(folder: Path, values: dict[str, Any]) -> Any:
         ("train.min_workers", 3, r"train\.min_workers = 3 is more than train\.workers = 2; lower it, or set"),
         ("train.parallel.context", 4, r"2 workers do not divide by train\.parallel\.context = 4; change"),
         ("train.parallel.precision", "fp8", r"precision = 'fp8': input should be 'float32' or 'bfloat16'"),
+        (
+            "train.parallel.offload",
+            ["student"],
+            r"offload\.0 = 'student': input should be 'teacher' or 'fake'",
+        ),
         ("train.parallel.checkpointing", "all", r"input should be 'none', 'blocks' or 'matmuls'"),
         (
             "trajectories.source",
@@ -104,6 +109,21 @@ def test_what_does_not_fit_is_one_sentence(
     with pytest.raises(InputError, match=said) as caught:
         load(tmp_path, values)
     assert "\n" not in str(caught.value)
+
+
+def test_only_networks_that_are_there_and_not_the_student_lie_in_the_machines_memory(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    values["train"]["parallel"]["offload"] = ["teacher", "fake"]
+    assert load(tmp_path, values)
+    scm = {"method": preset("scm")["method"], "sampler": preset("scm")["sampler"]}
+    with pytest.raises(InputError, match=r"offload names fake, which the method does not have; take it out"):
+        load(tmp_path, change(copy.deepcopy(values), scm))
+    values["train"]["lora"] = {"rank": 4, "alpha": 4, "targets": None}
+    with pytest.raises(
+        InputError, match=r"names teacher, fake, whose weights train\.lora shares with the student"
+    ):
+        load(tmp_path, values)
 
 
 def test_routes_and_real_data_of_a_source(tmp_path: Path, values: dict[str, Any]) -> None:

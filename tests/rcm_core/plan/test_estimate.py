@@ -64,7 +64,12 @@ def test_the_committed_comparison_keeps_what_is_promised() -> None:
 
 
 @pytest.mark.parametrize(
-    "parallel", [{}, {"workers": 4, "context": 2, "precision": "bfloat16", "checkpointing": "blocks"}]
+    "parallel",
+    [
+        {},
+        {"workers": 4, "context": 2, "precision": "bfloat16", "checkpointing": "blocks"},
+        {"workers": 2, "offload": ["teacher"]},
+    ],
 )
 def test_few_blocks_carried_on_are_the_whole_network(parallel: dict[str, Any]) -> None:
     values = tiny_values()
@@ -112,6 +117,26 @@ def test_shards_divide_what_is_held_and_replicas_do_not() -> None:
         # rank 0 has all of a tensor whose first dimension is 1: tables of six rows of the width, in every block
         assert size / 4 <= four.held[name] <= size / 3
         assert size / 2 <= pairs.held[name] <= size / 1.7
+
+
+def test_what_lies_in_the_machines_memory_is_not_on_the_device() -> None:
+    values = tiny_values()
+    model = model_of(check(Params, values, "p").teacher, ROOT)
+    here, away = (
+        rehearsed(model, params_of(values, workers=2, offload=offload), 1)
+        for offload in ([], ["teacher", "fake"])
+    )
+    gone = {"weights: teacher", "weights: fake"}
+    assert here.held.keys() - away.held.keys() == gone
+    less = sum(here.held.values()) - sum(away.held.values())
+    assert (
+        less == sum(here.held[name] for name in gone) + here.held["optimiser"] / 2
+    )  # student and fake have moments
+    for mine, own in zip(away.takes, here.takes, strict=True):
+        for phase, whole in zip(mine.phases, own.phases, strict=True):
+            highest = max(whole.peaks).alive - max(phase.peaks).alive
+            # besides, gradients of the fake score, which are as many as its weights
+            assert less <= highest <= less + here.held["weights: fake"] + 1
 
 
 def test_kinds_of_steps_are_as_frequent_as_the_method_has_them() -> None:

@@ -11,6 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from families import build
 from ranks import distil_on
+from resumed import trained
 from safetensors.torch import load_file
 from torch import Tensor
 from workspaces import configure
@@ -27,7 +28,6 @@ from rcm_core.registry import family_of, find
 from rcm_core.stages import select, train
 from rcm_core.training.lora import FILE, Adapted, Shared, load_shared
 from rcm_core.training.parallel import checkpoint_blocks
-from rcm_core.training.writer import Writer
 
 SECTION = LoraSection(rank=3, alpha=6, targets=None)
 FAMILIES = ("wan", "cosmos", "sd3", "longcat", "sana")
@@ -174,27 +174,10 @@ def test_a_stage_with_lora_leaves_merged_candidates_and_their_matrices(workspace
 
 
 def test_interrupted_it_goes_on_to_the_same_bits(workspace: Path, tmp_path: Path) -> None:
-    from infra.local import LocalContext, _process_group
-    from rcm_core.training import distill
-
     settings(workspace)
-    values = load_params(workspace / "params.yaml").model_dump(mode="json")
-    weights = []
-    for name, ends in (("whole", (12,)), ("parts", (8, 12))):
-        state = tmp_path / name
-        state.mkdir()
-        spec = {"params": values, "workspace": str(workspace), "state": str(state), "cache": str(state)}
-        with _process_group():
-            for end in ends:
-                trainer = distill.assemble(LocalContext(state), spec)
-                while trainer.step < end:
-                    trainer.curves.add(trainer.train_step(trainer.step))
-                    trainer.step += 1
-                with Writer(LocalContext(state), state) as writer:
-                    trainer.save(writer)
-        weights.append(trainer.student.state_dict())
-    assert weights[0].keys() == weights[1].keys()
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    whole, parts = trained(workspace, tmp_path / "whole", 12), trained(workspace, tmp_path / "parts", 8, 12)
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(parts[name], value) for name, value in whole.items())
 
 
 def test_two_sharded_ranks_train_what_one_does(workspace: Path, tmp_path: Path) -> None:

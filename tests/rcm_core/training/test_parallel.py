@@ -77,8 +77,8 @@ def trained(folder: Path, how: ParallelSection, rank: int, world: int, accumulat
     spread = Spread.of(how, world, CPU)
     nets = {"student": loaded(folder), "fake": loaded(folder)}
     frozen = loaded(folder).requires_grad_(False)
-    for net in (*nets.values(), frozen):
-        spread.apply(net)
+    for role, net in {**nets, "teacher": frozen}.items():
+        spread.apply(net, role in how.offload)
 
     @torch.no_grad()
     def teacher(x: Tensor, t: Tensor, condition: Any) -> Tensor:
@@ -112,6 +112,7 @@ SPREADS = {
     "split": (2, 2, section(context=2)),
     "replicated": (4, 1, section(replicas=2)),
     "split and sharded": (4, 2, section(context=2)),
+    "teacher and fake score elsewhere": (2, 1, section(offload=("teacher", "fake"))),
     "replicated, split, checkpointed": (4, 2, section(replicas=2, context=2, checkpointing="blocks")),
 }
 LOW = (2, 1, section(precision="bfloat16"))

@@ -27,10 +27,10 @@ def on_a_rank(rank: int, world: int, place: Path) -> None:
         read = family.load_network
         if rank != 0:
             family.load_network = lambda _: pytest.fail("read by another rank than the first")
-        spread = Spread.of(PLAIN, world, CPU)
+        spread = Spread.of(PLAIN.model_copy(update={"offload": ("teacher",)}), world, CPU)
         found = {}
         for frozen in (False, True):
-            denoiser = spread.load(folder, family, CPU, frozen=frozen)  # type: ignore[arg-type]
+            denoiser = spread.load("teacher" if frozen else "student", folder, family, CPU)  # type: ignore[arg-type]
             assert {p.requires_grad for p in denoiser.parameters()} == {not frozen}
             weights = full_tensors(denoiser.network.state_dict())
             config: dict[str, Any] = json.loads((folder / "transformer/config.json").read_text())
@@ -39,7 +39,11 @@ def on_a_rank(rank: int, world: int, place: Path) -> None:
                 found[frozen] = weights | {"velocity": denoiser(x, torch.tensor([1.2, 0.4]), condition)}
         other = full_tensors(
             spread.load(
-                folder, family, CPU, weights={k: v + 1 for k, v in read(folder).state_dict().items()}
+                "student",
+                folder,
+                family,
+                CPU,
+                weights={k: v + 1 for k, v in read(folder).state_dict().items()},
             ).network.state_dict()  # type: ignore[arg-type]
         )
         family.load_network = read

@@ -1,0 +1,73 @@
+"""AdamW with moments in eight bits: near the one with float32, resumed to the same bits, a fourth of the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from resumed import trained
+from torch import Tensor, nn
+from workspaces import configure
+
+from rcm_core.errors import InputError
+from rcm_core.params import load_params
+from rcm_core.plan.rehearsal import EIGHT_BIT, local_bytes
+
+
+@pytest.fixture(autouse=True)
+def _eager() -> Iterator[None]:
+    """torchao compiles its step, for minutes on a CPU; this is the same arithmetic."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def moved(weights: dict[str, Tensor], start: dict[str, Tensor]) -> Tensor:
+    return torch.cat(
+        [(weights[name] - start[name]).flatten() for name in start if name.startswith("student network")]
+    )
+
+
+# diffusers returns a view; nothing changes it in place
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")
+@pytest.mark.parametrize("sharded", [False, True])
+def test_it_trains_nearly_what_float32_does_and_goes_on_to_the_same_bits(
+    sharded: bool, workspace: Path, tmp_path: Path
+) -> None:
+    configure(
+        workspace, {"train.parallel.offload": ["teacher"] if sharded else []}
+    )  # which shards, on one rank too
+    start = trained(workspace, tmp_path / "start", 0)
+    exact = trained(workspace, tmp_path / "exact", 12)
+    configure(workspace, {"train.optimiser": "adamw8bit"})
+    whole = trained(workspace, tmp_path / "whole", 12)
+    parts = trained(workspace, tmp_path / "parts", 8, 12)
+    assert all(torch.equal(whole[name], value) for name, value in parts.items())
+    ours, theirs = moved(whole, start), moved(exact, start)
+    assert not torch.equal(ours, theirs)
+    # every moment is off by up to 1 % of its block's largest, the update by some per cent of itself
+    assert float((ours - theirs).norm()) < 0.1 * float(theirs.norm())
+
+
+def test_moments_take_what_the_plan_says() -> None:
+    from torchao.optim import AdamW8bit
+
+    layer = nn.Linear(256, 256, bias=False)
+    optimiser = AdamW8bit(layer.parameters())
+    layer(torch.ones(1, 256)).sum().backward()
+    optimiser.step()
+    state = optimiser.state[layer.weight]
+    for name in ("exp_avg", "exp_avg_sq"):
+        # besides a table of 256 values
+        assert local_bytes(state[name]) == EIGHT_BIT * 4 * layer.weight.numel() + 4 * 256
+
+
+def test_without_torchao_it_is_refused(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rcm_core.params.find_spec", lambda name: None)
+    with pytest.raises(
+        InputError, match=r"needs torchao, which is not installed; pip install 'rcm-distill\[eightbit\]'"
+    ):
+        configure(workspace, {"train.optimiser": "adamw8bit"})
+    monkeypatch.undo()
+    assert load_params(workspace / "params.yaml").train.optimiser == "adamw8bit"

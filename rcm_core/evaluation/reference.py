@@ -17,6 +17,8 @@ from rcm_core.sampling import Teacher, codec_of
 from rcm_core.storage import sha256
 from rcm_core.trajectory_store import MANIFEST, Store
 
+IMPORTED = "the imported samples"
+"""In the teacher's place, where ``trajectories.source`` names some."""
 BATCH = 128
 """Of small samples."""
 

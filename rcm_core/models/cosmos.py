@@ -103,10 +103,11 @@ def call(network: nn.Module, x: Tensor, time: Tensor, condition: Condition) -> T
     if frames is None:
         output: Tensor = network(hidden_states=x, timestep=time, **rest)[0]
         return output
-    given = condition["given"][:, None, :, None, None].to(x.dtype)
+    marks = condition["given"][:, None, :, None, None]
+    given, known = marks.to(x.dtype), marks.to(time.dtype)
     state = given * frames + (1 - given) * x
     times = time[:, None, None, None, None]
-    each = given * GIVEN_TIME + (1 - given) * times
+    each = known * GIVEN_TIME + (1 - known) * times  # in the time's own precision
     mask = given.expand(-1, 1, *x.shape[2:])
     output = network(hidden_states=state, timestep=each, condition_mask=mask, **rest)[0]
     ending = (x - frames) / times.clamp_min(GIVEN_TIME)

@@ -18,7 +18,7 @@ from torch import Tensor
 from rcm_core.config import EvaluateSection, Params
 from rcm_core.evaluation.judge import Judge, judge_of
 from rcm_core.evaluation.quality import score
-from rcm_core.evaluation.reference import teacher_features
+from rcm_core.evaluation.reference import IMPORTED, teacher_features
 from rcm_core.evaluation.statistics import Bootstrap, exact, mean
 from rcm_core.prompts import cycle, load_split
 from rcm_core.protocols import Executor
@@ -65,8 +65,9 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
             )
             print(f"evaluate: {name} {' '.join(shown)}", flush=True)
         quality["protocol"] = _protocol(
-            section, facts, judge, jobs["teacher"].prompts, teacher.shape[1], real is not None
-        )
+            section, facts, judge, jobs["teacher"].prompts, teacher.shape[1], real is not None,
+            params.trajectories.source is not None,
+        )  # fmt: skip
         timings = _timings(jobs, section, executor)
         _write(workspace / "runs" / STAGE, quality, timings, pixels, jobs)
 
@@ -168,22 +169,26 @@ def _protocol(
     prompts: Sequence[str],
     width: int,
     real: bool,
+    imported: bool,
 ) -> dict[str, Any]:
-    content = {
+    content: dict[str, Any] = {
         "section": section.model_dump(mode="json", exclude={"device", "batch", "kept"}),
         "data": facts["data"],
         "judge": judge.digest,
         "prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
         "sampler": {k: facts[k] for k in ("guidance", "steps", "shift", "solver", "negative_prompt")},
     }
+    if imported:
+        content["reference"] = IMPORTED
+    reference = IMPORTED if imported else "the teacher's training samples (independent seeds)"
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     space = f"in the {width} features of an independent {judge.name}"
     against = (
         f" Frechet distance, precision and recall {space} against the held-out test scans of {facts['data']};"
-        " frechet_teacher against the teacher's training samples (independent seeds);"
+        f" frechet_teacher against {reference};"
         if real
-        else f" frechet_teacher is the Frechet distance {space} to the teacher's training samples (independent"
-        f" seeds); accuracy is the share of samples of which the judge {judge.finding};"
+        else f" frechet_teacher is the Frechet distance {space} to {reference};"
+        f" accuracy is the share of samples of which the judge {judge.finding};"
     )
     description = (
         f"{section.samples} samples for {len(set(prompts))} held-out prompts, the same noise for every sampler;"

@@ -12,6 +12,7 @@ from rcm_core import mini
 from rcm_core.config import Params, TeacherSection
 from rcm_core.errors import InputError
 from rcm_core.evaluation.judge import Judge, judge_for
+from rcm_core.layout import read_part
 from rcm_core.prompts import cycle, read_prompts
 from rcm_core.protocols import Executor
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
@@ -48,6 +49,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
             )
             fetch_folder(place, section.endpoint, pipeline, otherwise)
         find("models", section.family).check_folder(pipeline)
+        _refuse_frames(section, pipeline)
         facts = _facts(section, pipeline)
         facts["gate"] = _gate(section, facts, state, validation, executor)
         out.mkdir(parents=True, exist_ok=True)
@@ -86,6 +88,17 @@ def _train_mini(section: TeacherSection, prompts: list[str], state: Path, execut
     trained = candidates / f"step_{settings.steps:06d}-ema_{settings.ema_length:g}" / "transformer"
     with atomic_folder(pipeline / "transformer") as folder:
         shutil.copytree(trained, folder, dirs_exist_ok=True)
+
+
+def _refuse_frames(section: TeacherSection, pipeline: Path) -> None:
+    """InputError if the network continues frames that are given: the stages give a teacher prompts alone."""
+    config = read_part(pipeline, "transformer/config.json")
+    _, condition = find("models", section.family).example(config, 1, torch.Generator().manual_seed(0))
+    if "frames" in condition:
+        raise InputError(
+            f"the teacher at {section.source} is a video-to-world network, which continues given frames, but the stages"
+            " give a teacher prompts alone; take one that needs none (rcm check-model and rcm convert know both)"
+        )
 
 
 def _facts(section: TeacherSection, pipeline: Path) -> dict[str, Any]:

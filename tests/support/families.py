@@ -88,16 +88,21 @@ def wan(folder: Path) -> Shape:
     return (2, 3, 4, 6)
 
 
-def cosmos(folder: Path) -> Shape:
+def cosmos(folder: Path, given: bool = False) -> Shape:
+    """``given``: video to world, whose network also sees which frames are given."""
     from diffusers import CosmosTransformer3DModel
 
     network = CosmosTransformer3DModel(
-        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16, num_layers=2, mlp_ratio=2.0,
-        text_embed_dim=16, adaln_lora_dim=8, max_size=(8, 16, 16), rope_scale=(1.0, 1.0, 1.0),
+        in_channels=4 + given, out_channels=4, num_attention_heads=2, attention_head_dim=16, num_layers=2,
+        mlp_ratio=2.0, text_embed_dim=16, adaln_lora_dim=8, max_size=(8, 16, 16), rope_scale=(1.0, 1.0, 1.0),
         extra_pos_embed_type=None,
     )  # fmt: skip
     parts = {"transformer": network, "text_encoder": t5(16), "tokenizer": tokenizer(), "vae": video_vae()}
-    write(folder, "Cosmos2TextToImagePipeline", parts | {"scheduler": scheduler()})
+    write(
+        folder,
+        f"Cosmos2{'VideoToWorld' if given else 'TextToImage'}Pipeline",
+        parts | {"scheduler": scheduler()},
+    )
     return (4, 2, 4, 6)
 
 

@@ -34,7 +34,7 @@ STYLE = {
 }  # fmt: skip
 METRICS = (
     ("frechet", "Fréchet to real images ↓"),
-    ("frechet_teacher", "Fréchet to teacher ↓"),
+    ("frechet_teacher", "Fréchet to {reference} ↓"),
     ("accuracy", "Accuracy ↑"),
     ("precision", "Precision ↑"),
     ("recall", "Recall ↑"),
@@ -89,7 +89,8 @@ def cost_and_quality(run: Run) -> str:
 def intervals(run: Run) -> str:
     """Every metric of every sampler with its interval."""
     with matplotlib.rc_context(STYLE):
-        shown = [metric for metric in METRICS if metric[0] in run.metrics["teacher"]]
+        known = run.metrics["teacher"]
+        shown = [(key, title.format(reference=run.reference)) for key, title in METRICS if key in known]
         down = -(-len(shown) // 3)
         figure = Figure(figsize=(9.6, 2.2 * down), layout=_roomy())
         grid = figure.subplots(down, 3, sharey=True, squeeze=False)

@@ -6,7 +6,6 @@ from rcm_core.evaluation.report.run_folder import Run, Sampler, counted
 from rcm_core.evaluation.report.words import escape, interval, number, per_sample
 
 BETTER = {"frechet": "lower is better", "frechet_teacher": "lower is better", "diversity": "higher is better"}
-TITLES = {"frechet": "Fréchet distance", "frechet_teacher": "Fréchet distance to the teacher"}
 SEES = "sees what the prompt asked for"
 
 
@@ -32,7 +31,9 @@ def header(run: Run, title: str) -> str:
 def cards(run: Run) -> str:
     """Speed, Frechet distance, accuracy and diversity at the fewest and the most steps."""
     most, fewest = _students(run)[0], _students(run)[-1]
-    key, title = run.distance, TITLES[run.distance]
+    key, title = run.distance, "Fréchet distance"
+    if key == "frechet_teacher":
+        title += f" to {run.reference}"
     shown = [_speed_card(run, fewest, True), _ratio_card(run, fewest, key, title)]
     if most != fewest:
         shown += [_ratio_card(run, most, key, title), _speed_card(run, most, False)]

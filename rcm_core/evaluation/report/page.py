@@ -53,15 +53,15 @@ def _samples(run: Run, prompts: int) -> str:
 
 
 def _numbers(run: Run) -> str:
-    held = "real images" if run.distance == "frechet" else "samples of the teacher"
-    note = f"Against held-out {held} and prompts, with 95 % intervals. Arrows say which way is better."
+    held = "held-out real images" if run.distance == "frechet" else run.reference
+    note = f"Against {held} and held-out prompts, with 95 % intervals. Arrows say which way is better."
     return _panel(
         "How good, how fast",
         note,
         f'<div class="scroll">{tables.results(run)}</div>',
         _figure(
             figures.cost_and_quality(run),
-            f"Fréchet distance to held-out {held} over the time for a sample.",
+            f"Fréchet distance to {held} over the time for a sample.",
         ),
         _figure(
             figures.intervals(run), "Every metric with its 95 % interval; the dashed line is the teacher."

@@ -48,6 +48,12 @@ class Run(NamedTuple):
         """The Frechet distance that counts: to real images, or to the teacher's samples if there are no real ones."""
         return "frechet" if "frechet" in self.metrics["teacher"] else "frechet_teacher"
 
+    @property
+    def reference(self) -> str:
+        """What stands for the teacher in ``frechet_teacher``."""
+        reference: str = self.metrics["protocol"].get("reference", "the teacher's samples")
+        return reference
+
 
 def read_run(runs: Path) -> Run:
     """Reads the folder ``runs``; InputError names a file that is missing, unreadable or does not fit."""

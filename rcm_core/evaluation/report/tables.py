@@ -10,7 +10,7 @@ from rcm_core.evaluation.report.words import data_size, duration, escape, interv
 
 COLUMNS = (
     ("frechet", "Fréchet ↓", "to held-out real images"),
-    ("frechet_teacher", "Fréchet ↓", "to the teacher's samples"),
+    ("frechet_teacher", "Fréchet ↓", "to {reference}"),
     ("accuracy", "Accuracy ↑", "prompt recognised"),
     ("precision", "Precision ↑", "inside the real manifold"),
     ("recall", "Recall ↑", "real manifold covered"),
@@ -24,7 +24,8 @@ MEASURES = (
 
 def columns(run: Run) -> list[tuple[str, str, str]]:
     """Those of ``COLUMNS`` that the benchmark has."""
-    return [column for column in COLUMNS if column[0] in run.metrics["teacher"]]
+    known = run.metrics["teacher"]
+    return [(k, title, what.format(reference=run.reference)) for k, title, what in COLUMNS if k in known]
 
 
 def results(run: Run) -> str:

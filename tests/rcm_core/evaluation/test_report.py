@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from rcm_core.errors import InputError
+from rcm_core.evaluation.reference import IMPORTED
 from rcm_core.evaluation.report import render
 from rcm_core.evaluation.report.samples import picture, spread
 from rcm_core.evaluation.report.words import duration, number, per_sample
@@ -113,6 +114,23 @@ def made_up_run(
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     return made_up_run(tmp_path / "runs", (1, 1, 8, 8), [f"the digit {i % 6}" for i in range(60)])
+
+
+def test_what_stands_for_the_teacher_is_said(runs: Path) -> None:
+    metrics = json.loads((runs / "evaluate/metrics.json").read_text())
+    for name, row in metrics.items():
+        if name != "protocol":
+            del row["frechet"]  # no real images
+    for protocol, words in (({}, "the teacher's samples"), ({"reference": IMPORTED}, IMPORTED)):
+        write_json(runs / "evaluate/metrics.json", metrics | {"protocol": metrics["protocol"] | protocol})
+        text = " ".join(" ".join(Page(render(runs, TITLE, 1)).text).split())
+        for said in (
+            f"Fréchet distance to {words}, 1 step",
+            f"Against {words} and held-out prompts",
+            f"to {words}",
+        ):
+            assert said in text
+        assert (IMPORTED in text) == bool(protocol)
 
 
 def test_categories_have_a_table_where_there_are_some(runs: Path) -> None:

@@ -55,6 +55,15 @@ def test_the_protocol_s_hash_is_of_what_is_measured(workspace: Path, tiny_run: P
         torch.testing.assert_close(few, many[:40], rtol=1e-3, atol=1e-4)
 
 
+def test_imported_samples_are_another_protocol_and_said(workspace: Path, tiny_run: Path) -> None:
+    configure(workspace, {"trajectories.source": {"folder": "mine", "endpoint": None, "fps": None}})
+    before, after = quality_of(tiny_run)["protocol"], run(workspace, {})["protocol"]
+    assert after["reference"] == "the imported samples"
+    assert "frechet_teacher against the imported samples;" in after["description"]
+    assert "reference" not in before
+    assert before["hash"] != after["hash"]
+
+
 def test_the_student_is_sampled_and_not_the_teacher(workspace: Path, tiny_run: Path) -> None:
     path = workspace / "runs/select/transformer/diffusion_pytorch_model.safetensors"
     weights = load_file(path)

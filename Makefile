@@ -66,4 +66,5 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) -e ".[dev]"
+	@$(PIP) --no-deps --upgrade --target $(VENV)/eightbit torchao
 	@touch $@

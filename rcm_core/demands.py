@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
 
 from rcm_core.config import TrainSection, TrajectoriesSection
 from rcm_core.denoiser import EMBEDDED
@@ -68,19 +71,36 @@ def refuse_lora(demands: Demands, train: TrainSection) -> None:
         )
 
 
+def offloadable(demands: Demands) -> tuple[Literal["teacher", "fake"], ...]:
+    """What may lie in the machine's memory: the teacher, and a fake score that no other network moves with."""
+    tied = {role for follow in demands.follows for role in (follow.follower, follow.leader)}
+    return ("teacher", "fake") if "fake" in demands.roles - tied else ("teacher",)
+
+
 def refuse_offload(demands: Demands, train: TrainSection) -> None:
-    """InputError if a network that is to lie in the machine's memory is not there, or is the student too."""
+    """InputError if a network that is to lie in the machine's memory is not there, moves with one that does not, or is
+    the student too.
+    """
     away = train.parallel.offload
     if not away:
         return
-    if missing := sorted(set(away) - {"teacher"} - demands.roles):
-        raise InputError(
-            f"train.parallel.offload names {', '.join(missing)}, which the method does not have; take it out"
-        )
+    if set(away) - set(offloadable(demands)):
+        why = "moves towards another network" if "fake" in demands.roles else "does not have"
+        raise InputError(f"train.parallel.offload names fake, which the method {why}; take it out")
     if train.lora is not None:
         raise InputError(
             f"train.parallel.offload names {', '.join(away)}, whose weights train.lora shares with the student; set"
             " train.parallel.offload to [], or train.lora to null"
+        )
+
+
+def refuse_frames(family: Family, config: Mapping[str, Any], where: str) -> None:
+    """InputError if the network continues frames that are given: the stages give a teacher prompts alone."""
+    _, condition = family.example(config, 1, torch.Generator().manual_seed(0))
+    if "frames" in condition:
+        raise InputError(
+            f"the teacher at {where} is a video-to-world network, which continues given frames, but the stages give a"
+            " teacher prompts alone; take one that needs none (rcm check-model and rcm convert know both)"
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from rcm_core.config import Params, TeacherSection
+from rcm_core.config import Params, TeacherSection, TrainSection
 from rcm_core.demands import (
     provided,
     refuse_import,
@@ -66,13 +66,25 @@ def _check_choices(params: Params, where: str) -> None:
     refuse_split(built.demands, family, params.train.parallel.context)  # type: ignore[arg-type]
     refuse_lora(built.demands, params.train)
     refuse_offload(built.demands, params.train)
-    if params.train.optimiser == "adamw8bit" and find_spec("torchao") is None:
+    _check_optimiser(params.train, where)
+    _check_teacher(built.demands, params.teacher, where)
+    _check_simulation(config, params.sampler.kind, where)
+
+
+def _check_optimiser(train: TrainSection, where: str) -> None:
+    """What keeps moments in eight bits is installed; their blocks do not divide over another number of workers."""
+    if train.optimiser != "adamw8bit":
+        return
+    if find_spec("torchao") is None:
         raise InputError(
             f"{where}: train.optimiser = 'adamw8bit' needs torchao, which is not installed;"
             " pip install 'rcm-distill[eightbit]', or set it to adamw"
         )
-    _check_teacher(built.demands, params.teacher, where)
-    _check_simulation(config, params.sampler.kind, where)
+    if train.min_workers not in (None, train.workers):
+        raise InputError(
+            f"{where}: train.optimiser = 'adamw8bit' goes on with as many workers as it began with, but"
+            f" train.min_workers = {train.min_workers}; set that to null, or the optimiser to adamw"
+        )
 
 
 def _check_judge(params: Params, where: str) -> None:

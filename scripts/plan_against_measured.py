@@ -22,7 +22,9 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
+from rcm_kernels.plain import fastest_attention
 
+from infra.local import _process_group
 from rcm_core.config import Params
 from rcm_core.device import resolve_device
 from rcm_core.plan.calls import kinds
@@ -34,7 +36,7 @@ from rcm_core.training.distill import build_method
 from scripts.compare.measure import machine, peak_resident, reset_peak, resident
 from scripts.compare.memory import most_alive
 from scripts.compare.space import ROOT
-from scripts.engine.assembled import Assembled, as_a_rank, assemble, write_random
+from scripts.engine.assembled import Assembled, assemble, write_random
 
 ALLOWED = 0.15
 """Of the measured peak: what is promised."""
@@ -102,7 +104,7 @@ def measure(name: str) -> dict[str, float]:
     batch = params.train.batch // params.train.accumulate
     method = build_method(params.method, params.train.tangent)
     steps = [kind.step for kind in kinds(method, params.train.iterations, batch, params.teacher.guidance, 50)]
-    with TemporaryDirectory() as place, as_a_rank(device):
+    with TemporaryDirectory() as place, _process_group(), fastest_attention():
         write_random(Path(place), model, device)
         before = resident()
         reset_peak()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from rcm_core.config import Params
+from rcm_core.demands import offloadable
 from rcm_core.errors import InputError
 from rcm_core.plan.estimate import Estimate, estimate
 from rcm_core.plan.gpus import Gpu
@@ -106,7 +107,7 @@ def overrides(params: Params) -> list[str]:
         f"train.workers={train.workers}",
         f"train.accumulate={train.accumulate}",
         *(f"train.parallel.{name}={getattr(train.parallel, name)}" for name in names),
-        *([f"train.parallel.offload=[{','.join(train.parallel.offload)}]"] if train.parallel.offload else []),
+        f"train.parallel.offload=[{','.join(train.parallel.offload)}]",
     ]
 
 
@@ -157,11 +158,11 @@ def _replicated(choice: Choice, gpu: Gpu, attempt: Attempt) -> Choice:
 
 
 def _offloads(params: Params) -> Iterator[tuple[str, ...]]:
-    """None, and all that may be."""
+    """None, and one more after the other of all that may be."""
     yield ()
     if params.train.lora is None:
-        demands = build_method(params.method, params.train.tangent).demands
-        yield ("teacher", "fake") if "fake" in demands.roles else ("teacher",)
+        every = offloadable(build_method(params.method, params.train.tangent).demands)
+        yield from (every[: count + 1] for count in range(len(every)))
 
 
 def _contexts(workers: int) -> Iterator[int]:

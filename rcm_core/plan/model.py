@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rcm_core.config import TeacherSection
+from rcm_core.demands import refuse_frames
 from rcm_core.errors import InputError, nearest
 from rcm_core.layout import meta_network, read_part
 from rcm_core.mini import build_network
@@ -85,6 +86,7 @@ def model_of(teacher: TeacherSection, root: Path) -> Model:
             f"{teacher.source} is a {config.get('_class_name')}, but family {teacher.family} needs a"
             f" {family.network_class}; set teacher.family to the family of that network"
         )
+    refuse_frames(family, config, teacher.source)
     return Model(teacher.source, family, config, teacher.shape, text)
 
 

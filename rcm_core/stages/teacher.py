@@ -10,11 +10,12 @@ import torch
 
 from rcm_core import mini
 from rcm_core.config import Params, TeacherSection
+from rcm_core.demands import refuse_frames
 from rcm_core.errors import InputError
 from rcm_core.evaluation.judge import Judge, judge_for
 from rcm_core.layout import read_part
 from rcm_core.prompts import cycle, read_prompts
-from rcm_core.protocols import Executor
+from rcm_core.protocols import Executor, Family
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.registry import find
 from rcm_core.sampling import Job, Teacher, sample_pixels, split_jobs
@@ -48,8 +49,9 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
                 " give a folder or s3:// prefix in diffusers layout"
             )
             fetch_folder(place, section.endpoint, pipeline, otherwise)
-        find("models", section.family).check_folder(pipeline)
-        _refuse_frames(section, pipeline)
+        family: Family = find("models", section.family)  # type: ignore[assignment]
+        family.check_folder(pipeline)
+        refuse_frames(family, read_part(pipeline, "transformer/config.json"), section.source)
         facts = _facts(section, pipeline)
         facts["gate"] = _gate(section, facts, state, validation, executor)
         out.mkdir(parents=True, exist_ok=True)
@@ -88,17 +90,6 @@ def _train_mini(section: TeacherSection, prompts: list[str], state: Path, execut
     trained = candidates / f"step_{settings.steps:06d}-ema_{settings.ema_length:g}" / "transformer"
     with atomic_folder(pipeline / "transformer") as folder:
         shutil.copytree(trained, folder, dirs_exist_ok=True)
-
-
-def _refuse_frames(section: TeacherSection, pipeline: Path) -> None:
-    """InputError if the network continues frames that are given: the stages give a teacher prompts alone."""
-    config = read_part(pipeline, "transformer/config.json")
-    _, condition = find("models", section.family).example(config, 1, torch.Generator().manual_seed(0))
-    if "frames" in condition:
-        raise InputError(
-            f"the teacher at {section.source} is a video-to-world network, which continues given frames, but the stages"
-            " give a teacher prompts alone; take one that needs none (rcm check-model and rcm convert know both)"
-        )
 
 
 def _facts(section: TeacherSection, pipeline: Path) -> dict[str, Any]:

@@ -120,7 +120,7 @@ class Spread:
             return
         low = self.section.precision == "bfloat16"
         policy = MixedPrecisionPolicy()
-        home = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if away else OffloadPolicy()
+        home = CPUOffloadPolicy(pin_memory=self.mesh.device_type == "cuda") if away else OffloadPolicy()
         if low:
             denoiser.compute = torch.bfloat16
             # the time enters in float32, so what goes into a unit is not cast

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
-from rcm_kernels.plain import fastest_attention
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -46,7 +43,10 @@ class Drawn:
 
     def _conditions(self, size: int, rng: torch.Generator) -> Condition:
         zeros = self.model.conditions(size)
-        return {name: torch.randn(z.shape, generator=rng).to(self.device) for name, z in zeros.items()}
+        drawn = {name: torch.randn(z.shape, generator=rng) for name, z in zeros.items()}
+        if "mask" in drawn:  # of tokens
+            drawn["mask"] = torch.ones_like(drawn["mask"])
+        return {name: value.to(self.device) for name, value in drawn.items()}
 
 
 class Assembled(NamedTuple):
@@ -83,8 +83,8 @@ def write_random(folder: Path, model: Model, device: torch.device) -> None:
     network = meta_network(model.family.network_class, model.config).to_empty(device=device)
     rng = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
-        for weight in network.parameters():
-            weight.normal_(0, SPREAD, generator=rng)
+        for value in (*network.parameters(), *network.buffers()):
+            value.normal_(0, SPREAD, generator=rng)
     write_network(folder / "transformer", network, {k: v.cpu() for k, v in network.state_dict().items()})
 
 
@@ -115,15 +115,3 @@ def assemble(params: Params, model: Model, folder: Path, device: torch.device) -
         device=device,
     )
     return Assembled(stepper, frozen, shared)
-
-
-@contextmanager
-def as_a_rank(device: torch.device) -> Iterator[None]:
-    """What a rank of a training has around it: a process group, and the fastest attention of this machine."""
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        with fastest_attention():
-            yield
-    finally:
-        dist.destroy_process_group()

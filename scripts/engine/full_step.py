@@ -2,8 +2,8 @@
 
 Without overrides: rCM on Wan2.1 1.3B, 81 frames of 480 x 832, student, frozen teacher and fake score with random
 weights, bfloat16, activation checkpointing by blocks. ``docs/results/full-step.json`` has for every kind of iteration
-(``rcm plan`` counts them) the median milliseconds by device events and the most memory, of it and of every pass in it,
-and what is held between iterations; beside them what the plan says.
+(``rcm plan`` counts them) the median milliseconds by device events and the most memory, of it and of the passes in it,
+those of a kind together, and what is held between iterations; beside them what the plan says.
 
 ``--rehearse``: the same on a small network of the same family, on any machine; nothing is written, and its times mean
 nothing.
@@ -15,6 +15,7 @@ import argparse
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,9 +23,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
+from rcm_kernels.plain import fastest_attention
 from rich.console import Console
 from rich.table import Table
 
+from infra.local import _process_group
 from infra.plan import planned
 from rcm_core.config import Params
 from rcm_core.denoiser import Denoiser
@@ -37,7 +40,7 @@ from rcm_core.plan.rehearsal import held_by
 from rcm_core.storage import write_json
 from rcm_core.training.distill import build_method
 from scripts.compare.measure import machine
-from scripts.engine.assembled import Assembled, as_a_rank, assemble, write_random
+from scripts.engine.assembled import Assembled, assemble, write_random
 from scripts.engine.small import RESULTS, ROOT
 
 TEACHER = "wan-1.3b"
@@ -64,6 +67,7 @@ class Parts:
     def __init__(self, device: torch.device) -> None:
         self.device, self.spans = device, list[Span]()
         self.peaks: dict[str, int] = {}
+        self.samples: Counter[str] = Counter()
         self._open: list[tuple[str, Any]] = []
 
     def begin(self, name: str) -> None:
@@ -107,7 +111,9 @@ def taken_apart(made: Assembled, parts: Parts) -> Iterator[None]:
 
     def entering(role: str) -> Any:
         def before(module: Denoiser, inputs: Any) -> None:  # noqa: ARG001
-            parts.begin(f"{role}, {kind_of(inputs[0])}")
+            name = f"{role}, {kind_of(inputs[0])}"
+            parts.samples[name] += len(inputs[0])
+            parts.begin(name)
 
         return before
 
@@ -145,10 +151,19 @@ def iterations(made: Assembled, kind: Kind, device: torch.device) -> dict[str, A
     medians = {name: statistics.median(each[name] for each in found) for name in found[0]}
     whole = medians.pop("iteration")
     rest = whole - sum(medians.values())
+    samples = {name: count / ROUNDS for name, count in parts.samples.items()}
+    accumulate = made.stepper.settings.accumulate
+    more = sum(  # others of the kind call networks without gradient more often
+        (accumulate * count / samples[name] - 1) * medians[name]
+        for role, count in kind.plain.items()
+        if (name := f"{role}, plain") in samples
+    )
     return {
         "step": kind.step,
         "share": kind.share,
         "milliseconds": whole,
+        "milliseconds_on_average": whole + more,
+        "samples": samples,
         "parts": dict(sorted(medians.items())) | {"losses and backward passes": rest},
         "peak_mebibytes": {name: peak / MEBI for name, peak in sorted(parts.peaks.items())},
     }
@@ -157,7 +172,7 @@ def iterations(made: Assembled, kind: Kind, device: torch.device) -> dict[str, A
 def tangent_times_plain(found: list[dict[str, Any]]) -> float | None:
     """How much longer the student's tangent pass takes than its pass without gradient; None if it has not both."""
     tangent, plain = (
-        [each["parts"][name] for each in found if name in each["parts"]]
+        [each["parts"][name] / each["samples"][name] for each in found if name in each["parts"]]
         for name in ("student, tangent", "student, plain")
     )
     return float(min(tangent) / min(plain)) if tangent and plain else None
@@ -175,12 +190,13 @@ def measured(params: Params, model: Model, device: torch.device) -> dict[str, An
     size = params.train.batch // params.train.accumulate
     alike = kinds(method, params.train.iterations, size, guidance, params.teacher.steps)
     predicted = estimate(model, params, fused=device.type == "cuda")
-    with TemporaryDirectory() as place, as_a_rank(device):
+    with TemporaryDirectory() as place, _process_group(), fastest_attention():
         write_random(Path(place), model, device)
         made = assemble(params, model, Path(place), device)
-        made.stepper.train_step(alike[-1].step)  # the moments are there from here on
+        for kind in alike:  # all moments are there from here on
+            made.stepper.train_step(kind.step)
         found = [iterations(made, kind, device) for kind in alike]
-        held = held_by(made.stepper, made.shared or made.frozen)
+        held = held_by(made.stepper, made.shared or made.frozen, params.train.parallel.offload)
     return {
         "teacher": model.name,
         "latents": list(model.shape),
@@ -189,7 +205,7 @@ def measured(params: Params, model: Model, device: torch.device) -> dict[str, An
         "precision": params.train.parallel.precision,
         "checkpointing": params.train.parallel.checkpointing,
         "iterations": found,
-        "milliseconds": sum(each["share"] * each["milliseconds"] for each in found),
+        "milliseconds": sum(each["share"] * each["milliseconds_on_average"] for each in found),
         "tangent_times_plain": tangent_times_plain(found),
         "held_mebibytes": {name: size / MEBI for name, size in held.items()},
         "peak_mebibytes": max(each["peak_mebibytes"].get("iteration", 0.0) for each in found),
@@ -241,6 +257,14 @@ def _run(options: argparse.Namespace) -> None:
         )
     params = planned(ROOT, [*OVERRIDES, *options.overrides], options.teacher, 1)
     model = model_of(params.teacher, ROOT)
+    if options.rehearse and params.teacher.family != "wan":
+        raise InputError(
+            f"--rehearse knows a small network of wan alone, and {options.teacher} is none; leave it out"
+        )
+    if "routes" in build_method(params.method, params.train.tangent).demands.needs:
+        raise InputError(
+            f"method {params.method['name']} needs routes, which are not drawn here; take another"
+        )
     found = measured(params, small(model) if options.rehearse else model, device)
     show(found, Console())
     if not options.rehearse:

@@ -1,9 +1,10 @@
 """Ray Train against plain torchrun: the same steps of the same training, ``python -m scripts.engine.overhead``.
 
-Both run ``loop`` on two ranks, in turns, and which of them is first changes from round to round: other work on the
-machine slows both. ``docs/results/ray-overhead.json`` has the median seconds of a step (the first steps, which warm up,
-left out), by the clock and of the CPU in rank 0's process; how much more Ray's are, the median over the rounds, whose
-two runs are next to each other in time; and apart from them the seconds until the first step.
+Both run ``loop`` on ``--workers`` ranks (default 2), in turns, and which of them is first changes from round to round:
+other work on the machine slows both. ``docs/results/ray-overhead-<ranks>.json`` has the median seconds of a step (the
+first steps, which warm up, left out), by the clock and of the CPU in rank 0's process; how much more Ray's are, the
+median over the rounds, whose two runs are next to each other in time; and apart from them the seconds until the first
+step.
 """
 
 from __future__ import annotations
@@ -52,17 +53,17 @@ def loop(context: TrainContext, spec: dict[str, Any]) -> None:
         write_json(Path(spec["state"]) / "seconds.json", facts)
 
 
-def on_ray(executor: RayExecutor, spec: dict[str, Any]) -> dict[str, Any]:
+def on_ray(executor: RayExecutor, spec: dict[str, Any], workers: int) -> dict[str, Any]:
     """Seconds of one training by Ray Train; its cluster runs already."""
     state = Path(spec["state"])
-    executor.train(loop, spec, state=state, workers=WORKERS, threads=1, device="cpu")
+    executor.train(loop, spec, state=state, workers=workers, threads=1, device="cpu")
     return json.loads((state / "seconds.json").read_text())
 
 
-def on_torchrun(spec: dict[str, Any]) -> dict[str, Any]:
+def on_torchrun(spec: dict[str, Any], workers: int) -> dict[str, Any]:
     """Seconds of one training by torchrun, which runs this file."""
     write_json(Path(spec["state"]) / "spec.json", spec)
-    command = ["torch.distributed.run", f"--nproc-per-node={WORKERS}", "-m", "scripts.engine.overhead"]
+    command = ["torch.distributed.run", f"--nproc-per-node={workers}", "-m", "scripts.engine.overhead"]
     subprocess.run([sys.executable, "-m", *command, spec["state"]], cwd=ROOT, check=True)
     return json.loads((Path(spec["state"]) / "seconds.json").read_text())
 
@@ -73,8 +74,8 @@ def as_rank(state: Path) -> None:
         if executor.rank:
             executor.follow()
             return
-        spec = json.loads((state / "spec.json").read_text())
-        executor.train(loop, spec, state=state, workers=WORKERS, threads=1, device="cpu")
+        spec, workers = json.loads((state / "spec.json").read_text()), int(os.environ["WORLD_SIZE"])
+        executor.train(loop, spec, state=state, workers=workers, threads=1, device="cpu")
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -96,30 +97,34 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("state", type=Path, nargs="?", help="given by torchrun's command alone")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--workers", type=int, default=WORKERS)
     options = parser.parse_args()
     if started():
         as_rank(options.state)
         return 0
-    made = workspace("overhead", *OVERRIDES)
+    workers = options.workers
+    made = workspace("overhead", *OVERRIDES, f"train.workers={workers}")
     executor = RayExecutor(ROOT, None)
     runs: dict[str, list[dict[str, Any]]] = {"ray": [], "torchrun": []}
     for number in range(options.rounds):
         for name in sorted(runs, reverse=bool(number % 2)):
             spec = spec_of(made, f"{name}-{number}", asked=time.time())
-            runs[name].append(on_ray(executor, spec) if name == "ray" else on_torchrun(spec))
+            runs[name].append(
+                on_ray(executor, spec, workers) if name == "ray" else on_torchrun(spec, workers)
+            )
             print(name, summary(runs[name][-1:]), flush=True)
     executor.close()
     found = {name: summary(of) for name, of in runs.items()}
     more = {kind: overhead(found["ray"][kind], found["torchrun"][kind]) for kind in ("step", "cpu")}
     facts = {
-        "workers": WORKERS,
+        "workers": workers,
         "batch": BATCH,
         "iterations": ITERATIONS,
         "warm": WARM,
         "rounds": options.rounds,
     }
     load = [round(value, 1) for value in os.getloadavg()]
-    write_result("ray-overhead", facts | {"seconds": found, "overhead": more, "load": load})
+    write_result(f"ray-overhead-{workers}", facts | {"seconds": found, "overhead": more, "load": load})
     return 0
 
 

@@ -75,9 +75,33 @@ def test_too_small_a_gpu_is_refused_with_how_many_would_do(
         plan(ROOT, params, "small", 0.3, True)
 
 
+def test_networks_go_to_the_machines_memory_where_nothing_else_helps(asked: tuple[Model, Params]) -> None:
+    values = asked[1].model_dump(mode="json")
+    values["method"] = {**preset("rcm")["method"], "warmup": 0}
+    values["teacher"]["mini"] |= {"ffn_dim": 4096}  # weights, not activations
+    values["train"] |= {"batch": 1, "lr": {"student": 1e-4, "fake": 1e-4}}
+    params = check(Params, values, "params.yaml")
+    attempt = attempts(model_of(params.teacher, ROOT), lambda _: None)
+    least = choose(params, Gpu(1, 1e12, 1e12), attempt).least
+    assert least is not None
+    assert least.params.train.parallel.offload == ("teacher", "fake")
+    best = choose(params, Gpu(1.01 * least.estimate.peak / SHARE, 1e12, 1e12), attempt).best
+    assert best is not None
+    assert "train.parallel.offload=[teacher,fake]" in best.overrides
+    here = attempt(params)
+    assert here is not None
+    weights = here.estimate.held["weights: student"]
+    saved = here.estimate.peak - least.estimate.peak
+    assert saved >= 3 * weights  # of teacher, fake score and its two moments; another pass is the highest now
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (
+            ["--teacher", "cosmos-2b-video2world", "teacher=cosmos-2b", "judge.network=x"],
+            "a video-to-world network",
+        ),
         (["--gpu", "h2000"], "unknown GPU 'h2000' (did you mean 'h200'?)"),
         (["--teacher", "wan-15b", "teacher=wan-14b", "judge.network=x"], "(did you mean 'wan-14b'?)"),
         (

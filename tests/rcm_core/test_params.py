@@ -119,6 +119,11 @@ def test_only_networks_that_are_there_and_not_the_student_lie_in_the_machines_me
     scm = {"method": preset("scm")["method"], "sampler": preset("scm")["sampler"]}
     with pytest.raises(InputError, match=r"offload names fake, which the method does not have; take it out"):
         load(tmp_path, change(copy.deepcopy(values), scm))
+    cdm = {"method": preset("cdm")["method"], "sampler": preset("cdm")["sampler"]}
+    with pytest.raises(
+        InputError, match=r"offload names fake, which the method moves towards another network"
+    ):
+        load(tmp_path, change(copy.deepcopy(values), cdm))
     values["train"]["lora"] = {"rank": 4, "alpha": 4, "targets": None}
     with pytest.raises(
         InputError, match=r"names teacher, fake, whose weights train\.lora shares with the student"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +18,11 @@ from rcm_core.plan.rehearsal import EIGHT_BIT, local_bytes
 
 
 @pytest.fixture(autouse=True)
-def _eager() -> Iterator[None]:
-    """torchao compiles its step, for minutes on a CPU; this is the same arithmetic."""
+def _eager(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torchao compiles its step, for minutes on a CPU; this is the same arithmetic. It lies apart from the other
+    packages: diffusers imports it wherever it finds it, which takes time and says things on stderr.
+    """
+    monkeypatch.syspath_prepend(Path(sys.prefix) / "eightbit")
     with torch.compiler.set_stance("force_eager"):
         yield
 
@@ -70,4 +74,10 @@ def test_without_torchao_it_is_refused(workspace: Path, monkeypatch: pytest.Monk
     ):
         configure(workspace, {"train.optimiser": "adamw8bit"})
     monkeypatch.undo()
+    monkeypatch.syspath_prepend(Path(sys.prefix) / "eightbit")
+    with pytest.raises(
+        InputError, match=r"goes on with as many workers as it began with, but train\.min_workers = 1"
+    ):
+        configure(workspace, {"train.workers": 2, "train.min_workers": 1})
+    configure(workspace, {"train.workers": 1, "train.min_workers": None})
     assert load_params(workspace / "params.yaml").train.optimiser == "adamw8bit"

@@ -13,6 +13,11 @@ from tiny import prepare, run_all, tiny_values
 from infra.local import LocalExecutor
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that at the end no worker waits for another."""
+    items.sort(key=lambda item: "system" not in item.path.parts)
+
+
 @pytest.fixture
 def values() -> dict[str, Any]:
     """Small parameters, to be changed at will."""

@@ -41,7 +41,9 @@ def test_every_kind_of_iteration_is_taken_apart_into_all_of_its_passes() -> None
     assert sum(found["held_mebibytes"].values()) < found["predicted"]["peak_mebibytes"]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU to measure")
-def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gpu_it_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("scripts.engine.full_step.resolve_device", lambda _: torch.device("cpu"))
     assert main([]) == 2
     assert "--rehearse" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from families import BUILDERS, build
+from torch.distributed.fsdp import FSDPModule
 
 from rcm_core.denoiser import load_denoiser
 from rcm_core.registry import find
@@ -32,6 +33,10 @@ def on_a_rank(rank: int, world: int, place: Path) -> None:
         for frozen in (False, True):
             denoiser = spread.load("teacher" if frozen else "student", folder, family, CPU)  # type: ignore[arg-type]
             assert {p.requires_grad for p in denoiser.parameters()} == {not frozen}
+            units = [m for m in denoiser.modules() if isinstance(m, FSDPModule)]
+            groups = [unit._get_fsdp_state()._fsdp_param_group for unit in units]
+            # where weights lie cannot be seen on a CPU, but what FSDP was asked for can
+            assert {p.offload_to_cpu for group in groups for p in group.fsdp_params} == {frozen}
             weights = full_tensors(denoiser.network.state_dict())
             config: dict[str, Any] = json.loads((folder / "transformer/config.json").read_text())
             x, condition = family.example(config, 2, torch.Generator().manual_seed(0))

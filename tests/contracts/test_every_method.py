@@ -16,6 +16,8 @@ from rcm_core.section import check
 TEACHER = six_modes()
 METHODS = available("methods")
 STEPS = (0, 1, 2, 149, 150, 151, 152, 154, 155)
+OF_RECIPES = (0, 150, 151)
+"""Of the published recipes, which are these methods with other numbers."""
 
 
 def build(name: str, tangent: str = "exact"):
@@ -92,12 +94,25 @@ def test_every_method_has_a_preset_of_its_name_and_every_preset_a_method():
     assert {preset(name)["method"]["name"] for name in PRESETS} == set(METHODS)
 
 
-@pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("step", STEPS)
-def test_only_the_declared_roles_of_an_update_get_gradients(name, step):
+def steps_of(name: str, steps: tuple[int, ...], of_recipes: tuple[int, ...]) -> list:
+    return [(name, step) for step in (steps if name in METHODS else of_recipes)]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[case for name in PRESETS for case in steps_of(name, STEPS, OF_RECIPES)],
+    ids="{0[0]}-{0[1]}".format,
+)
+def step_made(request):
+    """Method, step, its networks and what :func:`run` finds."""
+    name, step = request.param
     method = build(name)
     nets = networks(method)
-    updates = run(method, nets, step)
+    return method, step, nets, run(method, nets, step)
+
+
+def test_only_the_declared_roles_of_an_update_get_gradients(step_made):
+    method, _, nets, updates = step_made
     assert updates
     got = {role: [False] * len(list(nets[role].parameters())) for role in method.demands.roles}
     for update, gradients in updates:
@@ -112,11 +127,8 @@ def test_only_the_declared_roles_of_an_update_get_gradients(name, step):
     assert all(all(flags) for role, flags in got.items() if any(role in u.roles for u, _ in updates))
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("step", STEPS)
-def test_losses_are_finite_scalars_and_logs_are_detached(name, step):
-    method = build(name)
-    updates = run(method, networks(method), step)
+def test_losses_are_finite_scalars_and_logs_are_detached(step_made):
+    *_, updates = step_made
     assert any("nonfinite" in update.scalars for update, _ in updates)
     for update, _ in updates:
         assert update.loss.shape == ()
@@ -127,12 +139,9 @@ def test_losses_are_finite_scalars_and_logs_are_detached(name, step):
             assert not value.requires_grad, key
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("step", STEPS)
-def test_student_update_tells_who_moves(name, step):
-    method = build(name)
-    roles = {role for update, _ in run(method, networks(method), step) for role in update.roles}
-    assert method.student_update(step) == ("student" in roles)
+def test_student_update_tells_who_moves(step_made):
+    method, step, _, updates = step_made
+    assert method.student_update(step) == any("student" in update.roles for update, _ in updates)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -161,9 +170,10 @@ def test_every_tangent_gives_nearly_the_same_step(name, tangent):
 TOUCHED = {"x0": "x0", "real": "real", "route": "routes"}
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    ("name", "step"), [case for name in PRESETS for case in steps_of(name, (0, 1, 150, 151), (0, 151))]
+)
 @pytest.mark.parametrize("where", ["x0", "real", "route", "teacher"])
-@pytest.mark.parametrize("step", [0, 1, 150, 151])
 def test_a_sample_that_is_not_finite_is_counted_and_changes_nothing_else(name, where, step):
     """Its row may hold anything: the others' gradient is finite and what the method uses of it is left out."""
     method = build(name)

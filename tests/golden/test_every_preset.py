@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from presets import EMBEDDED, preset
+from processes import on_ranks
 from ranks import distil_each_on
 from safetensors.torch import load_file
 from workspaces import configure
@@ -79,7 +80,7 @@ def sharded(workspaces: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
     for name in runs:
         (root / name).mkdir()
     pairs = [(workspace, root / name) for name, workspace in runs.items()]
-    torch.multiprocessing.spawn(distil_each_on, (2, pairs), nprocs=2, join=True)
+    on_ranks(distil_each_on, (2, pairs), 2)
     return {name: root / name / "candidates" for name in runs}
 
 

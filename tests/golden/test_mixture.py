@@ -50,13 +50,13 @@ DISTANCE = {
     "scm": 0.010, "rcm": 0.010, "dcm": 0.010, "meanflow": 0.015, "tbcm": 0.010, "kd": 0.010,
 }  # fmt: skip
 """Largest energy distance of samples to data, ``LARGEST`` if a method is not named: 0.001 is that of data to data, 0.97
-that of the start. Measured with one step: scm 0.003, tbcm 0.003, kd 0.003, dcm 0.004, rcm 0.004, meanflow 0.005, cdm
-0.009, dmd2 0.009, lcm 0.011, sana_sprint 0.013, dmd2-gan 0.022 (the last two with fewer iterations).
+that of the start. Measured with one step: kd 0.003, tbcm 0.004, dcm 0.004, scm 0.005, meanflow 0.005, rcm 0.006, dmd2
+0.009, cdm 0.011, lcm 0.011, sana_sprint 0.013, dmd2-gan 0.022.
 """
 
 ITERATIONS = 1200
-FEWER = {"dmd2-gan": 400, "sana_sprint": 500}
-"""Discriminators take long on a CPU, and learn fast."""
+FEWER = {"dmd2-gan": 400, "sana_sprint": 500} | dict.fromkeys(("scm", "rcm", "tbcm", "cdm"), 600)
+"""Discriminators and tangents take long on a CPU, and teach fast."""
 
 
 @pytest.fixture(scope="module", autouse=True)

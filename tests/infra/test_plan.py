@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 from presets import preset
 from tiny import ROOT, tiny_values
 
+from infra.cli import app
 from infra.plan import plan, planned
 from rcm_core.config import Params
 from rcm_core.errors import InputError
@@ -95,30 +96,39 @@ def test_networks_go_to_the_machines_memory_where_nothing_else_helps(asked: tupl
     assert saved >= 3 * weights  # of teacher, fake score and its two moments; another pass is the highest now
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (
-            ["--teacher", "cosmos-2b-video2world", "teacher=cosmos-2b", "judge.network=x"],
-            "a video-to-world network",
-        ),
-        (["--gpu", "h2000"], "unknown GPU 'h2000' (did you mean 'h200'?)"),
-        (["--teacher", "wan-15b", "teacher=wan-14b", "judge.network=x"], "(did you mean 'wan-14b'?)"),
-        (
-            ["--teacher", "wan-14b", "--gpus", "3", "train.batch=64"],
-            "train.batch 64 does not divide into 3 workers",
-        ),
-    ],
-)
-def test_bad_input_is_one_sentence_and_status_2(arguments: list[str], sentence: str) -> None:
+BAD = [
+    (["--gpu", "h2000"], "unknown GPU 'h2000' (did you mean 'h200'?)"),
+    (
+        ["--teacher", "cosmos-2b-video2world", "teacher=cosmos-2b", "judge.network=x"],
+        "a video-to-world network",
+    ),
+    (["--teacher", "wan-15b", "teacher=wan-14b", "judge.network=x"], "(did you mean 'wan-14b'?)"),
+    (
+        ["--teacher", "wan-14b", "--gpus", "3", "train.batch=64"],
+        "train.batch 64 does not divide into 3 workers",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), BAD)
+def test_bad_input_is_refused_and_changes_nothing(
+    arguments: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = (ROOT / "params.yaml").read_bytes()
-    command = [str(Path(sys.executable).parent / "python"), "-m", "infra.cli", "plan", *arguments]
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        app(["plan", *arguments], standalone_mode=False)
+    assert (ROOT / "params.yaml").read_bytes() == before
+
+
+def test_bad_input_is_one_sentence_and_status_2() -> None:
+    arguments, sentence = BAD[0]
+    command = [sys.executable, "-m", "infra.cli", "plan", *arguments]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert answer.returncode == 2
     assert answer.stderr.startswith("error: ")
     assert sentence in answer.stderr
     assert answer.stderr.count("\n") == 1
-    assert (ROOT / "params.yaml").read_bytes() == before
 
 
 def test_a_published_network_comes_with_its_preset() -> None:

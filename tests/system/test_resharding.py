@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from processes import on_ranks
 from ranks import PARTS, Context, continue_on, trainer
 from safetensors.torch import load_file
 from torch import Tensor
@@ -39,7 +40,7 @@ def test_saved_on_one_continued_on_two_continued_on_one_or_four(
     trainer(pipeline, Context(0, 1, states["one"], None), until=2, accumulate=PARTS).run()
 
     arguments = (2, pipeline, states["two"], states["one"] / "step_2", 4)
-    torch.multiprocessing.spawn(continue_on, arguments, nprocs=2, join=True)
+    on_ranks(continue_on, arguments, 2)
 
     saved = Context(0, 1, states["end"], states["two"] / "step_4")
     last = trainer(pipeline, saved, until=6, accumulate=PARTS)
@@ -52,7 +53,7 @@ def test_saved_on_one_continued_on_two_continued_on_one_or_four(
     last.run()
 
     arguments = (4, pipeline, states["four"], states["two"] / "step_4", 6)
-    torch.multiprocessing.spawn(continue_on, arguments, nprocs=4, join=True)
+    on_ranks(continue_on, arguments, 4)
     for length in (0.05, 0.1):
         name = f"candidates/step_000006-ema_{length}/{WEIGHTS}"
         four, one = (flat(load_file(states[s] / name)) for s in ("four", "whole"))

@@ -13,13 +13,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 import torch
+from processes import on_ranks
 from ranks import distil_on
 from safetensors.torch import load_file
 from workspaces import PATIENCE, command, configure, environment, launch, wait_for
@@ -87,15 +88,24 @@ class Run:
     workspace: Path
     process: subprocess.Popen[str]
     log: Path
+    before: set[Path] = field(default_factory=set)
+    """Checkpoints that count no more."""
+
+    def __post_init__(self) -> None:
+        self.before = self.complete()
 
     def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
         """Its first true value."""
         return wait_for(what, condition, self.log, self.process)
 
     def checkpoints(self) -> bool:
-        """Whether there are two: a rank goes on to the second when Ray has taken note of the first."""
+        """Whether it has made two: a rank goes on to the second when Ray has taken note of the first."""
+        return len(self.complete() - self.before) >= 2
+
+    def complete(self) -> set[Path]:
+        """Checkpoints that lie there."""
         state = self.workspace / ".rcm/state"
-        return len([*state.glob("train-*/step_*/progress.json"), *state.glob("train-*/local/step_*")]) >= 2
+        return {*state.glob("train-*/step_*/progress.json"), *state.glob("train-*/local/step_*")}
 
     def end(self) -> str:
         """What it said; it must have ended well by itself."""
@@ -141,12 +151,23 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
     return found
 
 
-def kill_a_worker(run: Run, rank_count: int, number: int = signal.SIGKILL) -> None:
+def signal_a_worker(run: Run, rank_count: int, number: int = signal.SIGKILL) -> None:
     """A signal to one of the ranks, after a checkpoint."""
     run.wait_for(run.checkpoints, "checkpoint")
-    workers = run.wait_for(lambda: workers_of(psutil.Process()), "worker")
-    assert len(workers) == rank_count
-    os.kill(workers[-1].pid, number)
+    found: list[psutil.Process] = []
+
+    def all_there() -> bool:  # of an earlier attempt some may still be going
+        found[:] = workers_of(psutil.Process())
+        return len(found) == rank_count
+
+    run.wait_for(all_there, f"{rank_count} workers")
+    run.before = run.complete()
+    os.kill(found[-1].pid, number)
+
+
+def resumptions(said: str) -> list[int]:
+    """At which steps it went on."""
+    return [int(step) for step in re.findall(r"resumed at step (\d+) of 32", said)]
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +179,7 @@ def bereaved() -> Iterator[list[psutil.Process]]:
     assert alive == []
 
 
-def test_a_killed_driver_takes_all_along_and_the_next_one_resumes(
+def test_a_killed_driver_takes_all_along_and_the_next_one_resumes_and_so_does_a_killed_worker(
     fresh: Callable[..., Path],
     cluster: dict[str, str],
     reference: Path,
@@ -177,22 +198,16 @@ def test_a_killed_driver_takes_all_along_and_the_next_one_resumes(
     _, alive = psutil.wait_procs([p for p in below if p not in agents], timeout=40)
     assert alive == []
     assert not (run.workspace / "runs/train").exists()  # nothing half-written
+
     again = start(run.workspace, cluster)
-    assert "resumed at step" in again.end()
-    assert hashes(run.workspace) == hashes(reference)
-
-
-def test_ray_gives_the_bits_of_one_process_also_when_its_worker_is_killed(
-    fresh: Callable[..., Path], cluster: dict[str, str], reference: Path, start: Callable[..., Run]
-) -> None:
-    run = start(fresh("worker"), cluster)
-    kill_a_worker(run, 1)
-    said = run.end()
+    signal_a_worker(again, 1)
+    said = again.end()
     assert "lost rank 0" in said
-    assert "resumed at step" in said
+    resumed = resumptions(said)
+    assert len(resumed) == 2
+    assert 0 < resumed[0] < resumed[1]
     assert hashes(run.workspace) == hashes(reference)
-    state = run.workspace / ".rcm/state"
-    assert [p for p in state.iterdir() if p.is_dir()] == []
+    assert [p for p in (run.workspace / ".rcm/state").iterdir() if p.is_dir()] == []
 
 
 def test_shards_are_the_same_bytes_whoever_makes_them(
@@ -216,65 +231,49 @@ def two_ranks(fresh: Callable[..., Path]) -> Path:
     folder = fresh("two", workers=2)
     state = folder / "state"
     state.mkdir()
-    torch.multiprocessing.spawn(distil_on, (2, folder, state), nprocs=2, join=True)
+    on_ranks(distil_on, (2, folder, state), 2)
     train.write(folder / "runs/train", state)
     return folder
 
 
-def test_ray_gives_the_bits_of_two_processes_also_when_one_is_killed(
-    fresh: Callable[..., Path], cluster: dict[str, str], two_ranks: Path, start: Callable[..., Run]
-) -> None:
-    run = start(fresh("killed", workers=2), cluster)
-    kill_a_worker(run, 2)
-    assert "resumed at step" in run.end()
-    assert hashes(run.workspace) == hashes(two_ranks)
-
-
-def test_a_worker_that_is_told_to_leave_leaves_at_a_checkpoint_and_another_goes_on(
+def test_ray_gives_the_bits_of_two_processes_also_when_one_is_told_to_leave_and_one_is_killed(
     fresh: Callable[..., Path], cluster: dict[str, str], two_ranks: Path, start: Callable[..., Run]
 ) -> None:
     """SIGTERM is what a spot machine's agent or Kubernetes gives."""
-    run = start(fresh("preempted", workers=2), cluster)
-    kill_a_worker(run, 2, signal.SIGTERM)
+    run = start(fresh("killed", workers=2), cluster)
+    signal_a_worker(run, 2, signal.SIGTERM)
+    run.wait_for(lambda: resumptions(run.log.read_text()), "resumption")
+    signal_a_worker(run, 2)
     said = run.end()
-    left = re.search(r"told to leave: checkpoint at step (\d+);", said)
-    assert left
-    assert f"resumed at step {left[1]} of 32" in said
+    assert re.search(r"told to leave: checkpoint at step (\d+);", said)[1] == str(resumptions(said)[0])  # type: ignore[index]
+    assert "lost rank" in said
     assert hashes(run.workspace) == hashes(two_ranks)
 
 
-def test_torchrun_that_is_told_to_leave_leaves_a_checkpoint(
+def test_torchrun_gives_the_bits_of_ray_s_workers_also_when_told_to_leave_and_when_a_rank_is_killed(
     fresh: Callable[..., Path], two_ranks: Path, start: Callable[..., Run]
 ) -> None:
-    folder = fresh("told", workers=2)
+    folder = fresh("torchrun", workers=2)
     run = start(folder, {"RCM_EXECUTOR": "torchrun"}, torchrun(2))
     run.wait_for(run.checkpoints, "checkpoint")
     run.process.terminate()
     assert run.process.wait(PATIENCE)
     left = re.search(r"told to leave: checkpoint at step (\d+);", run.log.read_text())
     assert left
-    said = start(folder, {"RCM_EXECUTOR": "torchrun"}, torchrun(2)).end()
-    assert f"resumed at step {left[1]} of 32" in said
+
+    again = start(folder, {"RCM_EXECUTOR": "torchrun"}, torchrun(2, "--max-restarts=1"))
+    again.wait_for(again.checkpoints, "checkpoint")
+    ranks = [p for p in psutil.Process(again.process.pid).children() if "infra.launch" in p.cmdline()]
+    assert len(ranks) == 2
+    ranks[-1].kill()
+    first, second = resumptions(again.end())
+    assert first == int(left[1]) < second
     assert hashes(folder) == hashes(two_ranks)
+    assert [p for p in (folder / ".rcm/state").iterdir() if p.is_dir()] == []
 
 
 def torchrun(ranks: int, *options: str) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", *options]
-
-
-def test_torchrun_gives_the_bits_of_ray_s_workers_also_when_a_rank_is_killed(
-    fresh: Callable[..., Path], two_ranks: Path, start: Callable[..., Run]
-) -> None:
-    folder = fresh("torchrun", workers=2)
-    run = start(folder, {"RCM_EXECUTOR": "torchrun"}, torchrun(2, "--max-restarts=1"))
-    run.wait_for(run.checkpoints, "checkpoint")
-    ranks = [p for p in psutil.Process(run.process.pid).children() if "infra.launch" in p.cmdline()]
-    assert len(ranks) == 2
-    ranks[-1].kill()
-    said = run.end()
-    assert "resumed at step" in said
-    assert hashes(run.workspace) == hashes(two_ranks)
-    assert [p for p in (folder / ".rcm/state").iterdir() if p.is_dir()] == []
 
 
 def test_torchrun_with_another_number_of_ranks_is_one_sentence(fresh: Callable[..., Path]) -> None:

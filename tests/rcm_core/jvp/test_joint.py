@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from processes import on_ranks
 from torch import Tensor, nn
 
 from rcm_core.denoiser import Denoiser
@@ -133,7 +134,7 @@ def on_a_rank(rank: int, folder: Path) -> None:
 
 @pytest.mark.system
 def test_two_ranks_with_fsdp2(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(on_a_rank, (tmp_path,), nprocs=2, join=True)
+    on_ranks(on_a_rank, (tmp_path,), 2)
     alone = [two_passes(denoiser(), rank) for rank in range(2)]
     for rank in range(2):
         joint, two = torch.load(tmp_path / f"{rank}.pt")

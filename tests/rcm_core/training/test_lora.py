@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from families import build
+from processes import on_ranks
 from ranks import distil_on
 from resumed import trained
 from safetensors.torch import load_file
@@ -186,7 +187,7 @@ def test_two_sharded_ranks_train_what_one_does(workspace: Path, tmp_path: Path) 
         settings(workspace, **{"train.workers": world, "train.accumulate": 2 // world, "train.iterations": 4})
         states[world] = tmp_path / str(world)
         states[world].mkdir()
-        torch.multiprocessing.spawn(distil_on, (world, workspace, states[world]), nprocs=world, join=True)
+        on_ranks(distil_on, (world, workspace, states[world]), world)
     one, two = (load_file(next(state.glob("candidates/*/transformer")) / FILE) for state in states.values())
     assert one.keys() == two.keys()
     for name, value in one.items():

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from families import build
+from processes import on_ranks
 from torch import Tensor
 
 from rcm_core.config import ParallelSection
@@ -136,7 +137,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in SHAPES:
         build(name, folder / name)
     for world in (2, 4):
-        torch.multiprocessing.spawn(on_a_rank, (world, folder), nprocs=world, join=True)
+        on_ranks(on_a_rank, (world, folder), world)
     return folder
 
 

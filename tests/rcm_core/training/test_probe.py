@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from loops import CPU, QUIET, equal, healthy, probe, trainer, weights
+from processes import on_ranks
 from ranks import probe_on
 
 from rcm_core.denoiser import load_denoiser
@@ -201,7 +202,7 @@ def test_a_student_that_embeds_its_guidance_is_probed_at_its_scale(folder: Path)
 @pytest.mark.system
 def test_two_ranks_read_what_one_reads_to_the_bit(folder: Path, tmp_path: Path) -> None:
     """Before the first step and after the averages moved; the shards are as before, and a follower follows."""
-    torch.multiprocessing.spawn(probe_on, (2, folder, tmp_path), nprocs=2, join=True)
+    on_ranks(probe_on, (2, folder, tmp_path), 2)
     torch.set_num_threads(1)
     (tmp_path / "one").mkdir()
     probe_on(0, 1, folder, tmp_path / "one")

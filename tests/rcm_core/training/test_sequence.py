@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from families import build
+from processes import on_ranks
 from torch import Tensor
 
 from rcm_core.denoiser import Denoiser, load_denoiser
@@ -76,7 +77,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("sequence")
     for name in FAMILIES:
         build(name, place / name)
-    torch.multiprocessing.spawn(on_a_rank, ([place / name for name in FAMILIES],), nprocs=2, join=True)
+    on_ranks(on_a_rank, ([place / name for name in FAMILIES],), 2)
     return {name: place / name for name in FAMILIES}
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from families import BUILDERS, build
+from processes import on_ranks
 from torch.distributed.fsdp import FSDPModule
 
 from rcm_core.denoiser import load_denoiser
@@ -62,7 +63,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("spread")
     for name in BUILDERS:
         build(name, folder / name)
-    torch.multiprocessing.spawn(on_a_rank, (2, folder), nprocs=2, join=True)
+    on_ranks(on_a_rank, (2, folder), 2)
     return folder
 
 

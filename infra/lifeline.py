@@ -9,6 +9,8 @@ import socket
 import threading
 
 CLUSTER = "RCM_CLUSTER"
+NO_RAY = "no Ray: "
+"""How an answer begins that is no address; the reason follows."""
 
 
 class Lifeline:
@@ -28,10 +30,13 @@ class Lifeline:
         self._socket.sendall(b"?")
 
     def address(self) -> str:
-        """Ray's address."""
+        """Ray's address; RuntimeError if it did not start."""
         if not self._asked:
             self.ask()
-        return self._answers.get()
+        answer = self._answers.get()
+        if answer.startswith(NO_RAY):
+            raise RuntimeError(f"Ray did not start: {answer.removeprefix(NO_RAY)}")
+        return answer
 
     def close(self) -> None:
         """From now on this process does not end with the run."""

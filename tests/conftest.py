@@ -12,10 +12,13 @@ from tiny import prepare, run_all, tiny_values
 
 from infra.local import LocalExecutor
 
+LONG = ("system", "flows", "golden", "infra", "scripts")
+"""Folders of long files."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that at the end no worker waits for another."""
-    items.sort(key=lambda item: "system" not in item.path.parts)
+    items.sort(key=lambda item: not {*LONG} & {*item.path.parts})
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 """One Ray for all stages of a flow run, started when a stage first asks, gone when the run is gone.
 
 ``python -m infra.ray.cluster`` is the keeper: a small process that listens on loopback, starts Ray on the
-first question and answers with its address. It ends when its stdin closes, that is with the process that
-started it, however that ends. Stages keep their connection open, so they see it end too (``infra.lifeline``).
+first question and answers with its address, or with why it did not start: then the next question, that of the
+stage's next attempt, starts another. It ends when its stdin closes, that is with the process that started it, however
+that ends. Stages keep their connection open, so they see it end too (``infra.lifeline``).
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from infra.lifeline import CLUSTER
+import psutil
+
+from infra.lifeline import CLUSTER, NO_RAY
 
 
 @contextmanager
@@ -59,19 +62,41 @@ def keep(workspace: Path) -> None:
                     ready.register(stages[-1], selectors.EVENT_READ)
                     continue
                 stage = next(s for s in stages if s is key.fileobj)
-                if not stage.recv(1):
+                if not _asks(stage):
                     ready.unregister(stage)
                     stages.remove(stage)
                     stage.close()
                     continue
-                address = address or _start(workspace)
-                stage.sendall(f"{address}\n".encode())
+                try:
+                    answer = address = address or _start(workspace)
+                except Exception as error:
+                    answer = NO_RAY + " ".join(f"{error}".split())
+                    _end_children()
+                with suppress(OSError):  # it may be gone by now
+                    stage.sendall(f"{answer}\n".encode())
+
+
+def _asks(stage: socket.socket) -> bool:
+    """Or else it is gone."""
+    try:
+        return bool(stage.recv(1))
+    except ConnectionError:
+        return False
 
 
 def _start(workspace: Path) -> str:
     from infra.ray.connection import start_local
 
     return start_local(workspace)
+
+
+def _end_children() -> None:
+    """What a Ray that did not start has left: the keeper has no other children."""
+    left = psutil.Process().children(recursive=True)
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(left, timeout=10)
 
 
 if __name__ == "__main__":

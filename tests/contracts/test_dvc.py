@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from workspaces import PATIENCE
 
 from infra.params import compose
 from rcm_core.config import Params
@@ -166,6 +167,6 @@ def test_every_choice_composes_to_complete_parameters(tmp_path: Path, teacher: s
 
 def test_dvc_reads_it() -> None:
     command = [sys.executable, "-m", "dvc", "stage", "list", "--name-only"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert ended.stderr == ""
     assert ended.stdout.split() == list(LINE)

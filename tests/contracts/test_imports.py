@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from workspaces import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 STRANGERS = ("ray", "prefect", "dvc")
 
@@ -38,7 +40,7 @@ def output(code: str) -> list[str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=300,
+        timeout=PATIENCE,
     )
     return ended.stdout.split("\n")
 

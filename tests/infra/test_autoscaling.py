@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from projects import free_port
+from workspaces import PATIENCE
 
 from infra.prefect.processes import end_tree
 from infra.ray.capacity import LARGEST, capacity
@@ -26,7 +27,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
 ]
 
-SECONDS = 120
 HEAD = "f" * 51 + "00000"
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 WORK = '''
@@ -86,7 +86,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "RAY_CLOUD_INSTANCE_ID": HEAD,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD,
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "RAY_raylet_start_wait_time_s": str(SECONDS),
+        "RAY_raylet_start_wait_time_s": str(PATIENCE),
     }
     command = [
         str(Path(sys.executable).parent / "ray"),
@@ -103,7 +103,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         subprocess.Popen(command, env=env, stdout=log, stderr=log) as process,
     ):
         try:
-            limit = time.monotonic() + SECONDS
+            limit = time.monotonic() + PATIENCE
             while "block forever" not in (folder / "log").read_text():
                 assert process.poll() is None and time.monotonic() < limit, (folder / "log").read_text()  # noqa: PT018
                 time.sleep(0.2)
@@ -144,7 +144,7 @@ def test_a_stage_brings_the_gpu_that_it_needs_and_it_goes_when_idle(
     assert "GPU" not in ray.cluster_resources()
     # on a machine with another project's modules, the workspace's are imported
     assert list(executor.map(gpu, [1, 2], "both", device="cuda")) == [("0", "the workspace")] * 2
-    limit = time.monotonic() + SECONDS
+    limit = time.monotonic() + PATIENCE
     while "GPU" in ray.cluster_resources():
         assert time.monotonic() < limit
         time.sleep(0.5)

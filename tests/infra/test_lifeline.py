@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
 import pytest
+from workspaces import PATIENCE
+
+from infra.lifeline import CLUSTER, Lifeline
+from infra.ray.cluster import shared_cluster
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,5 +44,23 @@ def test_stage_and_keeper_end_with_the_run(tmp_path: Path, number: signal.Signal
         started = psutil.Process(run.pid).children(recursive=True)
         assert len(started) >= 2
         run.send_signal(number)
-    _, left = psutil.wait_procs(started, timeout=30)
+    _, left = psutil.wait_procs(started, timeout=PATIENCE)
     assert left == []
+
+
+def test_a_ray_that_did_not_start_is_said_and_the_next_stage_starts_another(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="rcm") as short:  # sockets want a short path
+        place = Path(short) / "ray"
+        place.touch()  # a file where Ray wants a folder
+        env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        env |= {"RAY_TMPDIR": str(place), "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
+        with shared_cluster(tmp_path, env) as given:
+            first = Lifeline(given[CLUSTER])
+            with pytest.raises(RuntimeError, match=f"^Ray did not start: .*{place}"):
+                first.address()
+            first.close()
+            place.unlink()
+            second = Lifeline(given[CLUSTER])
+            host, _, port = second.address().rpartition(":")
+            socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+            second.close()

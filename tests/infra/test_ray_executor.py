@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from object_store import BUCKET, CREDENTIALS, authorise, object_store
+from workspaces import PATIENCE
 
 from infra.lifeline import CLUSTER, Lifeline
 from infra.ray.cluster import shared_cluster
@@ -168,7 +169,7 @@ executor.train(toys.hangs, spec, state=Path({str(state)!r}), workers=2, threads=
         cwd=toys,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(toys), str(ROOT), str(ROOT / "kernels")])},
     )
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + PATIENCE
     while not ready.exists():
         assert driver.poll() is None
         assert time.monotonic() < limit

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from workspaces import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +19,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     env.pop("TRITON_INTERPRET", None)
     command = [sys.executable, *arguments]
     return subprocess.run(
-        command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=300
+        command, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
 
 

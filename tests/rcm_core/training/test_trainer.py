@@ -15,6 +15,7 @@ import torch.distributed as dist
 from loops import SETTINGS, Pull, equal, healthy, trainer, weights
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from workspaces import PATIENCE
 
 from infra.local import LocalContext
 from rcm_core.errors import InputError
@@ -132,7 +133,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(folder: Path, tmp_path: 
 
     class Slow(LocalContext):
         def report(self, scalars: Mapping[str, float], checkpoint: Path | None, step: int) -> None:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + PATIENCE
             while made.step <= step < 6 and time.monotonic() < deadline:
                 time.sleep(0.01)
             seen.append((step, made.step))

@@ -4,11 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: distill test check compare compare-mini compare-scenes compare-memory compare-mixture warm-start compare-page \
+.PHONY: distill promises test check compare compare-mini compare-scenes compare-memory compare-mixture warm-start compare-page \
 	bench-gpu tune-gpu stop clean
 
 distill: $(VENV)/.installed
 	@$(BIN)/rcm distill
+
+# Minutes: after a change that may move the numbers.
+promises: distill
+	@$(BIN)/python scripts/check_results.py runs --no-timing --significant
 
 test: $(VENV)/.installed-dev
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

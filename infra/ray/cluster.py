@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from infra.lifeline import CLUSTER, NO_RAY
+from infra.prefect.processes import end_tree
 
 
 @contextmanager
@@ -70,8 +71,9 @@ def keep(workspace: Path) -> None:
                 try:
                     answer = address = address or _start(workspace)
                 except Exception as error:
-                    answer = NO_RAY + " ".join(f"{error}".split())
-                    _end_children()
+                    answer = NO_RAY + " ".join(f"{type(error).__name__}: {error}".split())
+                    for left in psutil.Process().children():  # the keeper has no others
+                        end_tree(left)
                 with suppress(OSError):  # it may be gone by now
                     stage.sendall(f"{answer}\n".encode())
 
@@ -88,15 +90,6 @@ def _start(workspace: Path) -> str:
     from infra.ray.connection import start_local
 
     return start_local(workspace)
-
-
-def _end_children() -> None:
-    """What a Ray that did not start has left: the keeper has no other children."""
-    left = psutil.Process().children(recursive=True)
-    for process in left:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(left, timeout=10)
 
 
 if __name__ == "__main__":

@@ -87,6 +87,14 @@ def test_the_page_of_a_run_has_numbers_progress_and_report(served: Any) -> None:
     assert "first.html" in artifacts["report"]["data"]
 
 
+def test_a_second_identical_run_computes_nothing(served: Any) -> None:
+    before = served.ran()
+    run = finished(served, served.api.start(DEPLOYMENT, {"name": "second"})["id"])
+    assert run["state"]["type"] == "COMPLETED"
+    assert states(served, run["id"]) == dict.fromkeys(ORDER, "Skipped")
+    assert served.ran() == before
+
+
 def watched(toy: Any, teacher: str) -> None:
     """A look at ``teacher`` that was not cancelled because its schedule's look was not over."""
     while (

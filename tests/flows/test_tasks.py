@@ -9,7 +9,6 @@ from pathlib import Path
 import psutil
 import pytest
 from prefect.states import Failed
-from workspaces import PATIENCE
 
 from flows.tasks import HINTS, SKIPPED, stream, worth_retrying
 from infra.workspace import Workspace
@@ -43,7 +42,7 @@ def test_cancelled_it_takes_its_children_along(tmp_path: Path) -> None:
 
     with pytest.raises(StopError):
         stream([sys.executable, "-c", FAMILY], Workspace(tmp_path, tmp_path, "x"), os.environ, cancel)
-    _, left = psutil.wait_procs([psutil.Process(p) for p in seen if psutil.pid_exists(p)], timeout=PATIENCE)
+    _, left = psutil.wait_procs([psutil.Process(p) for p in seen if psutil.pid_exists(p)], timeout=5)
     assert left == []
 
 

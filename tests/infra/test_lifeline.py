@@ -44,7 +44,7 @@ def test_stage_and_keeper_end_with_the_run(tmp_path: Path, number: signal.Signal
         started = psutil.Process(run.pid).children(recursive=True)
         assert len(started) >= 2
         run.send_signal(number)
-    _, left = psutil.wait_procs(started, timeout=PATIENCE)
+    _, left = psutil.wait_procs(started, timeout=30)
     assert left == []
 
 

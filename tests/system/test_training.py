@@ -88,7 +88,7 @@ class Run:
     workspace: Path
     process: subprocess.Popen[str]
     log: Path
-    before: set[Path] = field(default_factory=set)
+    before: set[Path] = field(init=False)
     """Checkpoints that count no more."""
 
     def __post_init__(self) -> None:
@@ -175,7 +175,7 @@ def bereaved() -> Iterator[list[psutil.Process]]:
     """Processes that must be gone by themselves when all tests here are through."""
     processes: list[psutil.Process] = []
     yield processes
-    _, alive = psutil.wait_procs(processes, timeout=PATIENCE)
+    _, alive = psutil.wait_procs(processes, timeout=90)
     assert alive == []
 
 
@@ -195,7 +195,7 @@ def test_a_killed_driver_takes_all_along_and_the_next_one_resumes_and_so_does_a_
     bereaved.extend(agents)
     run.process.kill()
     run.process.wait()
-    _, alive = psutil.wait_procs([p for p in below if p not in agents], timeout=PATIENCE)
+    _, alive = psutil.wait_procs([p for p in below if p not in agents], timeout=40)
     assert alive == []
     assert not (run.workspace / "runs/train").exists()  # nothing half-written
 

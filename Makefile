@@ -4,8 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: distill promises test check compare compare-mini compare-scenes compare-memory compare-mixture warm-start compare-page \
-	bench-gpu tune-gpu stop clean
+.PHONY: distill promises test check compare compare-mini compare-scenes compare-memory compare-mixture compare-balance \
+	compare-page warm-start bench-gpu tune-gpu stop clean
 
 distill: $(VENV)/.installed
 	@$(BIN)/rcm distill
@@ -27,7 +27,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python -m pip check
 
 # Hours on two cores; stopped and started again it goes on where it was. docs/results.md is written from what there is.
-compare: compare-mini compare-scenes compare-mixture warm-start compare-memory
+compare: compare-mini compare-scenes compare-mixture compare-balance warm-start compare-memory
 
 compare-mini compare-scenes: compare-%: $(VENV)/.installed
 	@$(BIN)/python -m scripts.compare --teacher $*
@@ -44,6 +44,9 @@ compare-memory: $(VENV)/.installed
 compare-mixture: $(VENV)/.installed
 	@$(BIN)/python -m scripts.compare.mixture
 	@$(BIN)/python -m scripts.compare.page
+
+compare-balance: $(VENV)/.installed
+	@$(BIN)/python -m scripts.compare.balance
 
 compare-page: $(VENV)/.installed
 	@$(BIN)/python -m scripts.compare.page

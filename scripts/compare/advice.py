@@ -51,14 +51,15 @@ def _line(group: Group) -> str:
     quality = best(group, "frechet")
     ties = [n for n in among_best(group, "frechet") if n != quality]
     diverse = best(group, "diversity")
-    fast = min(group.runs, key=lambda n: group.measured(n, "seconds").value)
+    in_turn = [name for name in group.runs if name in group.costs]
+    fast = min(in_turn or group.runs, key=group.seconds)
     small = min(group.runs, key=lambda n: group.measured(n, "memory_bytes").value)
     parts = [
         f"lowest Frechet distance `{quality}` ({cell(group.interval(quality, 'frechet'), 'frechet')}"
         + (f"; not told apart from it: {_listed(ties)})" if ties else "; it beats all others)"),
         f"highest accuracy `{best(group, group.accuracy)}`",
         f"most diverse `{diverse}` ({cell(group.interval(diverse, 'diversity'), 'diversity')})",
-        f"quickest to train `{fast}` ({measured(group.measured(fast, 'seconds'), 0)} s)",
+        f"quickest to train `{fast}` ({group.seconds(fast):.0f} s)",
         f"least memory `{small}` ({measured(group.measured(small, 'memory_bytes'), 0, MIB)} MiB)",
     ]
     return f"- `{group.teacher}`, {BUDGET_WORDS[group.budget]}: {'; '.join(parts)}."

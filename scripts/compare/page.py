@@ -148,8 +148,9 @@ def _group(group: Group, images: Path) -> str:
     lines += [
         f"### {words}: what training took",
         cost_table(group),
-        "Means over seeds with 95 % intervals, of trainings of one thread beside others; memory is the process's peak"
-        " above what it holds before the networks are loaded."
+        "Seconds are processor time of a training's one thread, all methods measured in turn; with ~ the wall-clock"
+        " time of the runs themselves, beside others. Memory is the process's peak above what it holds before the"
+        " networks are loaded, the mean over seeds with its 95 % interval."
         f" {machine['processor']}, {machine['cores']} cores, PyTorch {machine['torch']}.",
     ]
     if _pictures(group, images / f"{name}-samples.png"):

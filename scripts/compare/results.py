@@ -11,6 +11,7 @@ from typing import Any
 
 from rcm_core.evaluation.statistics import Estimate
 from scripts.compare.aggregate import Interval, bounded, mean_over_seeds, over_steps
+from scripts.compare.calibrate import Cost, known_entries
 from scripts.compare.plan import BUDGETS, PLANS
 from scripts.compare.space import FORMAT
 
@@ -28,6 +29,8 @@ class Group:
     reference: dict[str, Any]
     """The teacher's own rows."""
     folder: Path
+    costs: dict[str, Cost] = field(default_factory=dict)
+    """What an iteration takes, of those methods that were measured in turn."""
 
     def values(self, name: str, metric: str, steps: int | None = None) -> list[Estimate]:
         """One number per seed: at ``steps``, or the mean over all step counts."""
@@ -53,6 +56,12 @@ class Group:
     def accuracy(self) -> str:
         """The benchmark's headline accuracy: the mean over categories if it has some."""
         return "accuracy_mean" if "accuracy_mean" in self.metrics else "accuracy"
+
+    def seconds(self, name: str) -> float:
+        """Of a training: as measured in turn, or else of the runs themselves, whatever else the machine did."""
+        if name in self.costs:
+            return self.costs[name].seconds(self.runs[name][0]["iterations"])
+        return self.measured(name, "seconds").value
 
     def measured(self, name: str, key: str) -> Interval:
         """What ``key`` of the training took: the mean over seeds, and by Student's t how well it is known."""
@@ -88,6 +97,8 @@ def load(folder: Path) -> Results:
 def _groups(folder: Path) -> Iterator[Group]:
     for teacher in PLANS:
         reference = _json(folder / teacher / "teacher.json")
+        calibrated = known_entries(folder / teacher / "calibration.json")
+        costs = {name: Cost(**entry["cost"]) for name, entry in calibrated.items()}
         for budget in BUDGETS:
             found = [json.loads(p.read_text()) for p in sorted((folder / teacher / budget).glob("*.json"))]
             # what was measured on another teacher, or by another protocol, does not compare
@@ -104,7 +115,7 @@ def _groups(folder: Path) -> Iterator[Group]:
             )
             runs = {n: sorted((r for r in same if r["name"] == n), key=lambda r: r["seed"]) for n in names}
             if runs and reference is not None:
-                yield Group(teacher, budget, runs, reference, folder / teacher / budget)
+                yield Group(teacher, budget, runs, reference, folder / teacher / budget, costs)
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -67,14 +67,19 @@ def cost_table(group: Group) -> str:
             str(first["iterations"]),
             str(first["student_updates"]),
             str(first["points_per_update"]),
-            measured(group.measured(name, "seconds"), 0),
-            measured(group.measured(name, "seconds_per_iteration"), 3),
+            *_times(group, name),
             measured(group.measured(name, "memory_bytes"), 0, MIB),
             ", ".join(f"{calls(first, network):.0f}" for network in NETWORKS),
         ]
         words = f": {first['words']}" if first["words"] else ""
         rows.append([f"`{name}`{words}", *numbers])
     return table(head, rows)
+
+
+def _times(group: Group, name: str) -> tuple[str, str]:
+    """Seconds of a training and of an iteration; with a mark what was not measured in turn."""
+    seconds, mark = group.seconds(name), "" if name in group.costs else "~"
+    return f"{mark}{seconds:.0f}", f"{mark}{seconds / group.runs[name][0]['iterations']:.3f}"
 
 
 def measured(found: Interval, digits: int, unit: float = 1.0) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from PIL import Image
@@ -15,7 +17,7 @@ from tiny_plan import TINY
 from rcm_core.errors import InputError
 from rcm_core.params import load_params
 from rcm_core.training.distill import build_method
-from scripts.compare import mixture
+from scripts.compare import balance, mixture
 from scripts.compare.__main__ import main
 from scripts.compare.page import write
 from scripts.compare.plan import BUDGETS, PLANS, TIME, UPDATES, Variant, iterations_for, updates_in
@@ -153,6 +155,23 @@ def test_the_page_is_made_of_json_and_pictures_alone(place: Place, tmp_path: Pat
     assert {p.name: p.read_bytes() for p in pictures} == before
 
 
+def test_the_page_says_which_seconds_were_measured_in_turn(place: Place, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    shutil.copytree(place.docs / "results", docs / "results")
+    calibration = docs / "results/compare/mini/calibration.json"
+    known = json.loads(calibration.read_text())
+    known["entries"]["tbcm"]["cost"] = {"warmup": 0, "warm": 0.25, "steady": 0.25}
+    del known["entries"]["kd"]
+    calibration.write_text(json.dumps(known))
+    write(docs)
+    text = (docs / "results.md").read_text()
+    costs = text.split("equal student updates: what training took")[1].split("###")[0]
+    rows = {line.split("`")[1]: line.split(" | ") for line in costs.splitlines() if line.startswith("| `")}
+    assert rows["tbcm"][5:7] == ["2", "0.250"]  # 6 iterations
+    wall = place.result(UPDATES, "kd")["training"]["seconds_per_iteration"]
+    assert rows["kd"][6] == f"~{wall:.3f}"
+
+
 def test_a_result_of_another_teacher_is_left_out(place: Place, tmp_path: Path) -> None:
     docs = tmp_path / "docs"
     shutil.copytree(place.docs / "results", docs / "results")
@@ -195,6 +214,17 @@ def test_what_matching_matches_is_measured_together_and_apart(place: Place) -> N
         assert [set(c["scores"]) for c in run["candidates"]] == [{"1", "2", "4"}] * 2
     write(place.docs)
     assert "| `single` |" in (place.docs / "results.md").read_text()
+
+
+def test_the_balance_of_two_gradients_is_the_curves(place: Place) -> None:
+    found = balance.balance(TINY, place.home, in_process)
+    (curves,) = place.home.work.glob("mini/runs/rcm-0-*/runs/train/curves.csv")
+    with curves.open() as file:
+        mean = fmean(float(row["dmd_gradient"]) for row in csv.DictReader(file) if row["dmd_gradient"])
+    # the preset's weights: 1 of matching, 100 of consistency
+    assert found["share"] == pytest.approx(mean / 100, rel=1e-6)  # the file has eight digits
+    assert found["matching"] == pytest.approx(2 * mean, rel=1e-6)
+    assert found["consistency"] == 200
 
 
 @pytest.mark.parametrize("teacher", PLANS)

@@ -1,0 +1,63 @@
+"""How strong matching is beside consistency in the comparison's rCM: ``python -m scripts.compare.balance``.
+
+Of the student's two gradients in its prediction: matching's (the mean of ``dmd_gradient`` over training, times its
+weight) over the longest that a normalised tangent lets consistency's be; docs/maths.md, section 17.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from infra.state import held
+from rcm_core.errors import InputError
+from rcm_core.storage import write_json
+from scripts.compare.measure import machine
+from scripts.compare.one import interrupted
+from scripts.compare.plan import PLANS, UPDATES, Plan
+from scripts.compare.runner import Runner, Start, in_subprocess
+from scripts.compare.space import FORMAT, Home
+
+RUN = "rcm"
+
+
+def balance(plan: Plan, home: Home, start: Start) -> dict[str, Any]:
+    """Of seed 0 at equal updates, which is made if it is not there."""
+    runner = Runner(plan, home, start)
+    runner.prepare()
+    params, workspace = runner.made(plan.variant(RUN), 0, UPDATES)
+    matching = params.method["dmd_weight"] * mean_gradient(workspace / "runs/train/curves.csv")
+    consistency = params.method["consistency_weight"]
+    # both losses' gradients are twice their weight times the length of what they are made of
+    return {"matching": 2 * matching, "consistency": 2 * consistency, "share": matching / consistency}
+
+
+def mean_gradient(curves: Path) -> float:
+    """Of all windows of a training that have one."""
+    return float(pd.read_csv(curves)["dmd_gradient"].mean())
+
+
+def main() -> int:
+    """Writes docs/results/balance.json; 2 for bad input."""
+    home = Home.usual()
+    try:
+        with held(home.work / "running"):
+            found = {name: balance(plan, home, in_subprocess) for name, plan in PLANS.items()}
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    place = home.results.parent / "balance.json"
+    write_json(place, {"format": FORMAT, "run": RUN, "teachers": found, "machine": machine()})
+    for name, each in found.items():
+        print(f"{name}: matching has {each['share']:.1%} of consistency's gradient")
+    return 0
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupted)
+    sys.exit(main())

@@ -27,11 +27,12 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python -m pip check
 
 # Hours on two cores; stopped and started again it goes on where it was. docs/results.md is written from what there is.
-compare: compare-mini compare-scenes compare-mixture compare-balance warm-start compare-memory
+# A run that could not be trained stands on the page with its reason, and the rest goes on.
+compare: $(VENV)/.installed
+	@$(MAKE) --keep-going compare-mini compare-scenes compare-mixture compare-balance warm-start compare-memory
 
 compare-mini compare-scenes: compare-%: $(VENV)/.installed
-	@$(BIN)/python -m scripts.compare --teacher $*
-	@$(BIN)/python -m scripts.compare.page
+	@$(BIN)/python -m scripts.compare --teacher $*; status=$$?; $(BIN)/python -m scripts.compare.page; exit $$status
 
 warm-start: $(VENV)/.installed
 	@$(BIN)/python -m scripts.compare.warm_start
@@ -47,6 +48,7 @@ compare-mixture: $(VENV)/.installed
 
 compare-balance: $(VENV)/.installed
 	@$(BIN)/python -m scripts.compare.balance
+	@$(BIN)/python -m scripts.compare.page
 
 compare-page: $(VENV)/.installed
 	@$(BIN)/python -m scripts.compare.page

@@ -49,7 +49,12 @@ def _sentence(section: type[Section], error: Any) -> str:
         return f"unknown key {key!r}{hint}; known here: {', '.join(names)}"
     if error["type"] == "missing":
         return f"key {key!r} is missing; add it (conf/ has its default)"
-    return f"{key} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{_number_hint(error['input'])}"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if isinstance(error["input"], dict) and error["type"] == "value_error":
+        # of several keys together: the sentence names them
+        return f"{key}: {message}" if key else message
+    return f"{key} = {error['input']!r}: {message}{_number_hint(error['input'])}"
 
 
 def _number_hint(found: Any) -> str:

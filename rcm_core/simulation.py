@@ -73,7 +73,9 @@ class SimulationSection(Section):
         if (low is None) != (high is None):
             raise ValueError("compare_low and compare_high come together; set both or neither")
         if low is not None and high is not None and low >= high:
-            raise ValueError("expected compare_low < compare_high")
+            raise ValueError(
+                f"compare_low = {low:g} is not below compare_high = {high:g}; change one of them"
+            )
         return self
 
 

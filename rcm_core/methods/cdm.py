@@ -56,8 +56,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _ordered(self) -> Config:
         for low, high in (("rollout_low", "rollout_high"), ("compare_low", "compare_high")):
-            if getattr(self, low) >= getattr(self, high):
-                raise ValueError(f"expected {low} < {high}")
+            least, most = getattr(self, low), getattr(self, high)
+            if least >= most:
+                raise ValueError(f"{low} = {least:g} is not below {high} = {most:g}; change one of them")
         if not self.matching_weight + self.off_weight:
             raise ValueError(
                 "matching_weight and off_weight are both 0: augmentation alone diverges; set one"

@@ -71,7 +71,7 @@ class DMD2:
         """
         cycle = step // self.config.student_every
         if self.student_update(step):
-            yield self._student(nets, batch, cycle, rng)
+            yield from self._student(nets, batch, cycle, rng)
             return
         angles = simulated(self.config, step - cycle - 1, len(batch.x0), rng)
         t = drawn(self.config, len(batch.x0), rng)
@@ -83,19 +83,21 @@ class DMD2:
         if self.config.gan_weight:
             yield self._critic(nets, batch, made, rng)
 
-    def _student(self, nets: Nets, batch: Batch, index: int, rng: torch.Generator) -> Update:
+    def _student(self, nets: Nets, batch: Batch, index: int, rng: torch.Generator) -> Iterator[Update]:
+        """The discriminator stays frozen until the backward pass is over, which may make its blocks' inside again."""
         angles = simulated(self.config, index, len(batch.x0), rng)
         t = compared(self.config, len(batch.x0), rng)
         made = generated(nets, batch, angles, rng, self.config.simulation)
         term = matching_term(nets, made, batch.condition, t, rng)
         loss = self.config.dmd_weight * term.loss / (2 * elements(batch))
-        if self.config.gan_weight:
-            with frozen(nets[self.config.gan_backbone], nets["heads"]):
-                logits = self._discriminator.logits(
-                    nets, made.x, batch.condition, self._noised(batch, rng), rng
-                )
+        if not self.config.gan_weight:
+            yield Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
+            return
+        with frozen(nets[self.config.gan_backbone], nets["heads"]):
+            s = self._noised(batch, rng)
+            logits = self._discriminator.logits(nets, made.x, batch.condition, s, rng)
             loss = loss + self.config.gan_weight * mean_over(made.finite, logistic_student(logits))
-        return Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
+            yield Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
 
     def _critic(self, nets: Nets, batch: Batch, made: Generated, rng: torch.Generator) -> Update:
         """The discriminator's loss; of the samples that are not finite only the real ones are new."""

@@ -55,7 +55,7 @@ class ECT:
         return True
 
     def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
-        """f(x, t) is drawn to f at a smaller noise level, weighted by the inverse of their distance."""
+        """f(x, t) is drawn to f at a smaller noise level, weighted by the inverse of their distance (E53)."""
         config = self.config
         t = log_normal_angles(len(batch.x0), config.p_mean, config.p_std, rng)
         if config.learn_from == "data":
@@ -70,7 +70,7 @@ class ECT:
         yield Update(("student",), term.loss, {"loss": term.loss.detach(), **term.scalars})
 
     def nearer(self, t: Tensor, step: int) -> Tensor:
-        """``[B]`` angles of the pairs' nearer sides: noise level s - s (1 - ratio)(1 + k sigmoid(-s)), at least 0."""
+        """``[B]`` angles of the pairs' nearer sides (E52): level s - s (1 - ratio)(1 + k sigmoid(-s)), at least 0."""
         config = self.config
         ratio = min(LARGEST_RATIO, 1 - config.base ** -(step // config.stage_every + 1))
         level = t.tan()

@@ -124,7 +124,7 @@ class SanaSprint:
             fake, finite = self._fake(nets, real, rng)
         x0 = keep_rows(finite, real.x0)
         reals = self._logits(nets, x0, real.condition, rng)
-        fakes = [self._logits(nets, keep_rows(finite, fake), real.condition, rng)]
+        fakes = [self._logits(nets, fake, real.condition, rng)]
         if self.config.misaligned:
             fakes.append(self._logits(nets, x0.roll(1, 0), real.condition, rng))
         each = torch.stack([hinge_critic(reals, logits) for logits in fakes]).mean(0)
@@ -132,14 +132,16 @@ class SanaSprint:
         return Update(("heads",), loss, {"critic_loss": loss.detach(), "nonfinite": left_out(finite)})
 
     def _fake(self, nets: Nets, real: Examples, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One step from noised real data, often from pure noise; and which rows of the data are finite."""
+        """One step from noised real data, often from pure noise; and which rows, of the data too, are finite."""
         config, size = self.config, len(real.x0)
         t = log_normal_angles(size, config.p_mean, config.p_std, rng)
         pure = torch.rand(size, generator=rng, device=rng.device) < config.noise_share
         t = torch.where(pure, torch.full_like(t, NOISE_ANGLE), t).to(real.x0.device)
         finite = finite_mask(real.x0)
         x = diffuse(keep_rows(finite, real.x0), unit_noise(rng, real.x0), t)
-        return predict_x0(x, t, nets["student"](x, t, real.condition)), finite
+        fake = predict_x0(x, t, nets["student"](x, t, real.condition))
+        finite = finite & finite_mask(fake)
+        return keep_rows(finite, fake), finite
 
     def _logits(self, nets: Nets, x0: Tensor, condition: Condition, rng: torch.Generator) -> Tensor:
         config = self.config

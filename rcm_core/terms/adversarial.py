@@ -36,7 +36,10 @@ class Discriminator(NamedTuple):
 
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
-    """Gradients go through ``modules`` and not into them, in every graph that is built inside."""
+    """Gradients go through ``modules`` and not into them, in every graph that is built inside.
+
+    A backward pass that makes parts of the graph again (activation checkpointing) belongs inside too.
+    """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     for p in parameters:
         p.requires_grad_(False)

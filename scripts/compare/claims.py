@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from scripts.compare.aggregate import Interval, difference
-from scripts.compare.results import LOWER_IS_BETTER, Group, Results
+from scripts.compare.results import LOWER_IS_BETTER, Group
 
 Verdict = Literal["shows", "does not show", "undecided", "not run"]
 ACCURACY = "accuracy"
 """Stands for the benchmark's headline accuracy."""
-WORDS = {"frechet": "Frechet distance", "frechet_teacher": "Frechet distance to the teacher"}
+DISTANCE = "distance"
+"""Stands for the Frechet distance to each of the two references."""
+REFERENCES = {"frechet_teacher": "to the teacher's samples", "frechet": "to real images"}
+WORDS = {metric: f"Frechet distance {words}" for metric, words in REFERENCES.items()}
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,12 @@ CLAIMS = (
         "rCM's two terms together are no worse than either alone at one step, and more diverse than matching alone",
         "arXiv 2510.08431",
         (
-            Part("rcm", "scm", "frechet_teacher", within=True, steps=1),
-            Part("rcm", "dmd2", "frechet_teacher", within=True, steps=1),
+            Part("rcm", "scm", DISTANCE, within=True, steps=1),
+            Part("rcm", "scm-3e-4", DISTANCE, within=True, steps=1),
+            Part("rcm", "dmd2", DISTANCE, within=True, steps=1),
+            Part("rcm", "dmd2-3e-4", DISTANCE, within=True, steps=1),
             Part("rcm", "dmd2", "diversity", steps=1),
+            Part("rcm", "dmd2-3e-4", "diversity", steps=1),
         ),
     ),
     Claim(
@@ -78,7 +85,7 @@ CLAIMS = (
         "rCM matches DMD2 in quality and is more diverse",
         "arXiv 2510.08431",
         (
-            Part("rcm", "dmd2", "frechet", share=0.1),
+            Part("rcm", "dmd2", DISTANCE, share=0.1),
             Part("rcm", "dmd2", ACCURACY, margin=0.02),
             Part("rcm", "dmd2", "diversity"),
         ),
@@ -87,31 +94,31 @@ CLAIMS = (
         "scm-detail",
         "sCM alone loses detail, which rCM's distribution matching restores",
         "arXiv 2510.08431",
-        (Part("rcm", "scm", "frechet"), Part("rcm", "scm", "precision")),
+        (Part("rcm", "scm", DISTANCE), Part("rcm", "scm", "precision")),
     ),
     Claim(
         "cdm-dmd2",
         "CDM beats DMD2, and needs no GAN for it",
         "arXiv 2605.06376",
         (
-            Part("cdm", "dmd2", "frechet"),
+            Part("cdm", "dmd2", DISTANCE),
             Part("cdm", "dmd2", ACCURACY, margin=0.02),
-            Part("cdm", "dmd2-gan", "frechet"),
+            Part("cdm", "dmd2-gan", DISTANCE),
         ),
     ),
     Claim(
         "two-time-scale",
         "DMD2's two-time-scale rule matters: several fake-score updates per student update beat one",
         "arXiv 2405.14867",
-        (Part("dmd2", "dmd2-1", "frechet"), Part("dmd2-5", "dmd2-1", "frechet")),
+        (Part("dmd2", "dmd2-1", DISTANCE), Part("dmd2-5", "dmd2-1", DISTANCE)),
     ),
     Claim(
         "sana-sprint",
         "SANA-Sprint's sCM with an adversarial loss beats either alone",
         "arXiv 2503.09641",
         (
-            Part("sana_sprint", "ladd", "frechet"),
-            Part("sana_sprint", "sana_scm", "frechet"),
+            Part("sana_sprint", "ladd", DISTANCE),
+            Part("sana_sprint", "sana_scm", DISTANCE),
         ),
     ),
 )
@@ -124,18 +131,35 @@ MEMORY = Claim(
 
 
 def findings(claim: Claim, group: Group) -> list[Finding]:
-    """Every part of ``claim`` in this group."""
-    return [_finding(part, group) for part in claim.parts]
+    """Every part of ``claim`` in this group; what asks for the distance, for both references."""
+    parts = [
+        replace(part, metric=metric)
+        for part in claim.parts
+        for metric in (REFERENCES if part.metric == DISTANCE else [part.metric])
+    ]
+    return [_finding(part, group) for part in parts]
 
 
-def verdict(found: list[Finding]) -> Verdict:
-    """Of the claim: it shows if every part that was run does, and does not if one does not."""
-    run = [f.verdict for f in found if f.verdict != "not run"]
+def verdict(found: Sequence[Finding], reference: str | None = None) -> Verdict:
+    """Of the claim: it shows if every part that was run does, and does not if one does not. With ``reference`` the
+    distance to the other one is not asked.
+    """
+    asked = [f for f in found if reference in (None, f.part.metric) or f.part.metric not in REFERENCES]
+    run = [f.verdict for f in asked if f.verdict != "not run"]
     if not run:
         return "not run"
     if "does not show" in run:
         return "does not show"
     return "undecided" if "undecided" in run else "shows"
+
+
+def stated(found: Sequence[Finding]) -> str:
+    """The verdict in words: by each reference where they differ, and whether a training's chance is in it."""
+    by = {words: verdict(found, reference) for reference, words in REFERENCES.items()}
+    text = ", ".join(f"{each} by the distance {words}" for words, each in by.items())
+    if len(set(by.values())) == 1:
+        text = verdict(found)
+    return text + (" (one seed)" if any(f.gain.seeds == 1 for f in found if f.gain) else "")
 
 
 def memory_verdict(memory: dict[str, Any] | None) -> Verdict:
@@ -154,14 +178,6 @@ def gain(group: Group, ours: str, theirs: str, metric: str, steps: int | None = 
     if metric not in LOWER_IS_BETTER:
         return found
     return Interval(-found.value, -found.high, -found.low, found.seeds)
-
-
-def verdicts(results: Results) -> dict[str, dict[tuple[str, str], Verdict]]:
-    """By claim, then by teacher and budget."""
-    return {
-        claim.name: {(g.teacher, g.budget): verdict(findings(claim, g)) for g in results.groups}
-        for claim in CLAIMS
-    }
 
 
 def _finding(part: Part, group: Group) -> Finding:

@@ -128,6 +128,14 @@ ABLATIONS = (
         "SANA-Sprint's adversarial loss at a tenth of the published weight",
         AT_UPDATES,
     ),
+    Variant("scm-3e-4", "scm", ("train.lr={student: 0.0003}",), "with rCM's learning rate", AT_UPDATES),
+    Variant(
+        "dmd2-3e-4",
+        "dmd2",
+        ("train.lr={student: 0.0003, fake: 0.0003}",),
+        "with rCM's learning rate",
+        AT_UPDATES,
+    ),
 )
 # Students are sampled in seconds and the teacher once for all runs: enough samples to tell methods apart. How fast a
 # network is sampled does not depend on who trained it. No training stops early, whatever becomes of it. On small

@@ -31,6 +31,8 @@ class Group:
     folder: Path
     costs: dict[str, Cost] = field(default_factory=dict)
     """What an iteration takes, of those methods that were measured in turn."""
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    """Runs that have no result: name, seed, why."""
 
     def values(self, name: str, metric: str, steps: int | None = None) -> list[Estimate]:
         """One number per seed: at ``steps``, or the mean over all step counts."""
@@ -79,6 +81,7 @@ class Results:
     warm_starts: list[dict[str, Any]] = field(default_factory=list)
     memory: dict[str, Any] | None = None
     mixture: dict[str, Any] | None = None
+    balance: dict[str, Any] | None = None
 
     def group(self, teacher: str, budget: str) -> Group | None:
         return next((g for g in self.groups if (g.teacher, g.budget) == (teacher, budget)), None)
@@ -91,6 +94,7 @@ def load(folder: Path) -> Results:
         [json.loads(p.read_text()) for p in sorted((folder / "warm-start").glob("*.json"))],
         _json(folder / "memory.json"),
         _json(folder / "mixture.json"),
+        _json(folder / "balance.json"),
     )
 
 
@@ -115,7 +119,9 @@ def _groups(folder: Path) -> Iterator[Group]:
             )
             runs = {n: sorted((r for r in same if r["name"] == n), key=lambda r: r["seed"]) for n in names}
             if runs and reference is not None:
-                yield Group(teacher, budget, runs, reference, folder / teacher / budget, costs)
+                place = folder / teacher / budget
+                failed = [json.loads(p.read_text()) for p in sorted((place / "failed").glob("*.json"))]
+                yield Group(teacher, budget, runs, reference, place, costs, failed)
 
 
 def _json(path: Path) -> dict[str, Any] | None:

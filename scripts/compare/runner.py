@@ -140,11 +140,14 @@ class Runner:
             plan.teacher, variant.name, variant.preset, variant.words, budget, seed, str(place),
             str(home.samples(plan)), str(result),
         )  # fmt: skip
+        failure = home.failure(plan, budget, variant.name, seed)
         try:
             self._start(case, place / f"{budget}.json")
+            failure.unlink(missing_ok=True)
         except InputError as error:
             # one method that diverges must not keep the others from being compared
             self.failed.append(f"{what}: {error}")
+            write_json(failure, {"name": variant.name, "seed": seed, "failed": str(error)})
             print(f"{what}: FAILED, {error}", flush=True)
 
     def made(

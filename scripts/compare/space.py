@@ -66,6 +66,10 @@ class Home:
     def result(self, plan: Plan, budget: str, name: str, seed: int) -> Path:
         return self.results / plan.teacher / budget / f"{name}-{seed}.json"
 
+    def failure(self, plan: Plan, budget: str, name: str, seed: int) -> Path:
+        """In place of a result: why there is none."""
+        return self.results / plan.teacher / budget / "failed" / f"{name}-{seed}.json"
+
 
 def composed(plan: Plan, home: Home) -> dict[str, Params]:
     """Every variant's parameters by conf/'s own composition, on the same data: routes and real images are kept if

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from rcm_core.evaluation.statistics import Estimate
+from rcm_core.training.distill import build_method
 from scripts.compare.aggregate import Interval
-from scripts.compare.claims import CLAIMS, MEMORY, Finding, memory_verdict, verdicts
+from scripts.compare.claims import CLAIMS, MEMORY, Finding, findings, memory_verdict, stated
+from scripts.compare.plan import updates_in
 from scripts.compare.results import Group, Results
 
 HEADS = {
@@ -57,8 +59,9 @@ def quality_table(group: Group, steps: int) -> str:
 
 def cost_table(group: Group) -> str:
     """What each method's training took."""
-    head = ["", "seeds", "iterations", "student updates", "points per update", "seconds", "s / iteration",
-            "memory MiB", "samples through student, fake, target, teacher per iteration"]  # fmt: skip
+    head = ["", "seeds", "iterations", "student updates", "of them in the chosen students", "points per update",
+            "seconds", "s / iteration", "memory MiB",
+            "samples through student, fake, target, teacher per iteration"]  # fmt: skip
     rows = []
     for name, runs in group.runs.items():
         first = runs[0]
@@ -66,6 +69,7 @@ def cost_table(group: Group) -> str:
             str(len(runs)),
             str(first["iterations"]),
             str(first["student_updates"]),
+            ", ".join(str(updates_at_choice(run)) for run in runs),
             str(first["points_per_update"]),
             *_times(group, name),
             measured(group.measured(name, "memory_bytes"), 0, MIB),
@@ -88,6 +92,12 @@ def measured(found: Interval, digits: int, unit: float = 1.0) -> str:
     return f"{value} [{low}, {high}]" if found.seeds > 1 else value
 
 
+def updates_at_choice(run: dict[str, Any]) -> int:
+    """How often the student that selection chose had been moved; its name says at which iteration it was."""
+    step = int(run["choice"]["name"].split("-")[0].removeprefix("step_"))
+    return updates_in(build_method(run["method"], "exact"), step)
+
+
 def calls(run: dict[str, Any], network: str) -> float:
     """Samples that go forward through ``network`` per iteration, of whatever kind."""
     found = run["training"]["forward_per_iteration"]
@@ -95,15 +105,14 @@ def calls(run: dict[str, Any], network: str) -> float:
 
 
 def claims_table(results: Results) -> str:
-    """A row per claim, a column per teacher and budget; memory is measured once for all."""
-    found = verdicts(results)
+    """A row per claim, a column per teacher and budget; memory is measured apart from them."""
     head = ["published", *(f"`{g.teacher}`, {BUDGET_WORDS[g.budget]}" for g in results.groups)]
     rows = []
     for claim in CLAIMS:
-        shown = [found[claim.name][(g.teacher, g.budget)] for g in results.groups]
+        shown = [stated(findings(claim, group)) for group in results.groups]
         rows.append([f"[{claim.words}](#{claim.name})", *shown])
-    memory = memory_verdict(results.memory)
-    rows.append([f"[{MEMORY.words}](#{MEMORY.name})", *[memory] * len(results.groups)])
+    apart = f"{memory_verdict(results.memory)} (measured apart)"
+    rows.append([f"[{MEMORY.words}](#{MEMORY.name})", apart, *[""] * (len(results.groups) - 1)])
     return table(head, rows)
 
 
@@ -115,11 +124,18 @@ def findings_table(found: Sequence[tuple[Group, Finding]]) -> str:
             finding.part.words,
             cell(finding.gain, "") if finding.gain else "",
             str(finding.gain.seeds) if finding.gain else "",
-            finding.verdict,
+            _tie(finding),
         ]
         for group, finding in found
     ]
     return table(["where", "asked", "gain, margin included", "seeds", "verdict"], rows)
+
+
+def _tie(finding: Finding) -> str:
+    """The verdict; of a part that a tie satisfies, whether it is one."""
+    gain = finding.gain
+    tie = finding.part.within and gain is not None and gain.low <= 0 <= gain.high
+    return f"{finding.verdict}, not told apart" if tie else finding.verdict
 
 
 def memory_table(memory: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from rcm_core.extras import Heads
 from rcm_core.protocols import Batch, Examples, Method, Recorded
 from rcm_core.registry import find
 from rcm_core.rng import generator
-from rcm_core.samplers.few_step import sample_student
+from rcm_core.samplers.few_step import Kind, sample_student
 from rcm_core.samplers.walks import recorded_walk, reference_route
 from rcm_core.section import check
 from rcm_core.training.parallel import move_towards
@@ -156,9 +156,9 @@ def distil(
     return nets["student"]
 
 
-def samples(student: nn.Module, count: int, steps: int = 1) -> Tensor:
-    noise = torch.randn(steps, count, 2, generator=generator("evaluation"))
-    return sample_student(student, noise, {}, (math.pi / 2, 1.1)[:steps])
+def samples(student: nn.Module, count: int, steps: int = 1, kind: Kind = "renoise") -> Tensor:
+    noise = torch.randn(steps if kind == "renoise" else 1, count, 2, generator=generator("evaluation"))
+    return sample_student(student, noise, {}, (math.pi / 2, 1.1)[:steps], kind)
 
 
 def test_before(diffusion_model):
@@ -168,7 +168,8 @@ def test_before(diffusion_model):
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_one_step_samples_become_the_data_and_no_mode_is_lost(diffusion_model, routes, name):
     student = distil(build(name), diffusion_model, routes, FEWER.get(name, ITERATIONS))
-    one, two = (energy_distance(samples(student, 2000, steps), REAL) for steps in (1, 2))
+    kind = preset(name)["sampler"]["kind"]
+    one, two = (energy_distance(samples(student, 2000, steps, kind), REAL) for steps in (1, 2))
     nearest = torch.cdist(samples(student, 6000), MIXTURE.means).argmin(1)
     shares = torch.bincount(nearest, minlength=6) / 6000
     print(f"{name}: {one:.4f} {two:.4f} smallest share {shares.min():.3f}")

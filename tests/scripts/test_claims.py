@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,13 +19,24 @@ from rcm_core.stages import train
 from rcm_core.training.stepper import Stepper
 from scripts.compare.advice import advice, among_best, recommended
 from scripts.compare.calibrate import Cost, affordable
-from scripts.compare.claims import CLAIMS, Claim, Part, findings, gain, memory_verdict, verdict
+from scripts.compare.claims import (
+    CLAIMS,
+    DISTANCE,
+    Claim,
+    Part,
+    findings,
+    gain,
+    memory_verdict,
+    stated,
+    verdict,
+)
 from scripts.compare.executors import MeasuringExecutor
 from scripts.compare.measure import PLACE, sessions, summary
 from scripts.compare.memory import Size, in_fresh_process, most_alive
 from scripts.compare.page import goal_sentence
 from scripts.compare.plan import PLANS
 from scripts.compare.results import QUALITY, Group, Results
+from scripts.compare.warm_start import judged
 
 TRAINING = {"seconds": 1.0, "memory_bytes": 1.0}
 
@@ -104,6 +116,27 @@ def test_a_claim_shows_if_all_its_parts_that_were_run_do() -> None:
     assert verdict(findings(claim(absent), made)) == "not run"
 
 
+def test_the_distance_is_asked_of_both_references() -> None:
+    made = group(
+        ours={"frechet": 2.0, "frechet_teacher": 9.0, "recall": 0.9},
+        theirs={"frechet": 5.0, "frechet_teacher": 5.0, "recall": 0.5},
+    )
+    found = findings(claim(Part("ours", "theirs", DISTANCE), Part("ours", "theirs", "recall")), made)
+    assert [f.part.metric for f in found] == ["frechet_teacher", "frechet", "recall"]
+    assert verdict(found, "frechet_teacher") == verdict(found) == "does not show"
+    assert verdict(found, "frechet") == "shows"
+    assert stated(found) == (
+        "does not show by the distance to the teacher's samples, shows by the distance to real images"
+    )
+    assert stated(found[1:]) == "shows"
+
+
+def test_a_verdict_on_one_seed_says_so() -> None:
+    made = group(ours={"frechet": 2.0}, theirs={"frechet": 5.0})
+    made.runs["theirs"][1:] = []
+    assert stated(findings(claim(Part("ours", "theirs", "frechet")), made)) == "shows (one seed)"
+
+
 def test_claims_name_runs_that_are_planned() -> None:
     planned = {v.name for v in PLANS["mini"].variants}
     parts = [part for c in CLAIMS for part in c.parts]
@@ -124,14 +157,52 @@ def test_memory_shows_by_memory_and_time() -> None:
 
 
 def test_advice_names_the_best_and_what_cannot_be_told_from_it() -> None:
-    numbers = {"accuracy": 0.9, "diversity": 1.5}
-    made = group(
-        good={"frechet": 2.0, **numbers}, near={"frechet": 2.01, **numbers}, bad={"frechet": 9.0, **numbers}
-    )
-    assert among_best(made, "frechet") == ["good", "near"]
+    def numbers(distance: float) -> dict[str, float]:
+        return {"frechet": 9.0 - distance, "frechet_teacher": distance, "accuracy": 0.9, "diversity": 1.5}
+
+    made = group(good=numbers(2.0), near=numbers(2.01), bad=numbers(8.0))
+    assert among_best(made, "frechet_teacher") == ["good", "near"]
+    assert among_best(made, "frechet") == ["bad"]
     assert recommended(Results([made])) == ["good", "near"]
-    assert "not told apart from it: `near`" in advice(Results([made]))
+    text = advice(Results([made]))
+    assert re.search(r"to the teacher's samples `good` .*; not told apart from it: `near`\n", text)
+    assert re.search(r"to real images `bad` .*; it beats all others\n", text)
     assert "make compare" in advice(Results())
+    # what was not run everywhere is not recommended everywhere, and ablations are for no use
+    other = group(near=numbers(2.0), odd=numbers(1.0))
+    for run in other.runs["odd"]:
+        run["words"] = "ten times the weight"
+    assert recommended(Results([made, other])) == ["near"]
+
+
+def test_equal_time_has_no_quickest() -> None:
+    numbers = {"frechet": 1.0, "frechet_teacher": 1.0, "accuracy": 0.9, "diversity": 1.5}
+    made = group(slow=numbers, fast=numbers)
+    for run in made.runs["fast"]:
+        run["training"] = TRAINING | {"seconds": 0.5}
+    assert "quickest to train `fast`" in advice(Results([made]))
+    assert "quickest" not in advice(Results([dataclasses.replace(made, budget="time")]))
+    # measured in turn it is the other way round
+    costs = {"slow": Cost(0, 0.1, 0.1), "fast": Cost(0, 0.2, 0.2)}
+    for runs in made.runs.values():
+        for run in runs:
+            run["iterations"] = 3
+    assert "quickest to train `slow`" in advice(Results([dataclasses.replace(made, costs=costs)]))
+
+
+def test_a_warm_start_is_judged_by_what_trainings_end_with() -> None:
+    def training(updates: int, *scores: tuple[int, float]) -> dict[str, Any]:
+        return {"updates": updates, "curve": [{"updates": u, "score": {"value": v}} for u, v in scores]}
+
+    cold = training(100, (50, 1.0), (100, 3.0), (100, 2.0))
+    passing = training(10, (5, 0.5), (10, 4.0))
+    good = training(40, (20, 9.0), (40, 1.9), (40, 5.0))
+    assert judged({"cold": cold, "warm": [passing, good]}, "frechet_teacher") == {
+        "goal": 2.0, "needed": 40, "share": 0.4,
+    }  # fmt: skip
+    assert judged({"cold": cold, "warm": [passing]}, "frechet_teacher")["share"] is None
+    # of accuracy more is better
+    assert judged({"cold": cold, "warm": [passing]}, "accuracy")["needed"] == 10
 
 
 def test_the_time_budget_buys_what_the_anchor_spends() -> None:
@@ -218,4 +289,5 @@ def test_what_is_promised_of_scenes_is_said(teacher: float, student: float, said
     first, second = text.split("; the best student")
     assert said[0] in first
     assert said[1] in second
+    assert "the next, `kd`, is" in second
     assert not goal_sentence(group(scm={"accuracy": 1.0}))

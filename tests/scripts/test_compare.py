@@ -117,6 +117,17 @@ def test_a_run_that_cannot_be_trained_does_not_stop_the_others(place: Place, tmp
     runner.run(TINY.variants, TINY.seeds, (UPDATES,))
     assert len(runner.failed) == len(TINY.variants)
     assert "mini updates kd seed 0: the gradient of the student is not finite" in runner.failed
+    docs = tmp_path / "docs"
+    shutil.copytree(place.docs / "results", docs / "results")
+    shutil.copytree(tmp_path / "mini/updates/failed", docs / "results/compare/mini/updates/failed")
+    write(docs)
+    said = "`kd` of seed 0 has no result: the gradient of the student is not finite."
+    assert said in (docs / "results.md").read_text()
+    # once it can be trained it is a result like any other
+    runner = Runner(TINY, Home(place.home.work, tmp_path), in_process)
+    runner.run([TINY.variant("kd")], (0,), (UPDATES,))
+    assert not list(tmp_path.glob("mini/updates/failed/kd*"))
+    assert (tmp_path / "mini/updates/kd-0.json").is_file()
 
 
 def test_a_process_of_its_own_comes_to_the_same(place: Place, tmp_path: Path) -> None:

@@ -198,3 +198,16 @@ def test_the_consistency_term_is_scm_on_real_data(weighting):
     first = next(sprint.updates(nets, BATCH, 0, generator(3)))
     second = next(scm.updates(nets, Batch({"text": TEXT}, {}, X0), 0, generator(3)))
     assert torch.equal(first.loss, second.loss)
+
+
+def test_a_fake_that_is_not_finite_is_left_out_of_the_critic_s_loss_and_counted():
+    def broken(x, t, condition):
+        F = MIXTURE.velocity(x, t)
+        F[3] = torch.nan
+        return F
+
+    (update,), nets = updates(1, broken)
+    assert update.roles == ("heads",)
+    assert update.scalars["nonfinite"] == 1
+    assert update.loss.isfinite()
+    assert gradients(update.loss, nets["heads"]).isfinite().all()

@@ -9,6 +9,7 @@ from torch import nn
 from rcm_core.extras import Heads
 from rcm_core.rng import generator
 from rcm_core.terms.adversarial import Discriminator, frozen
+from rcm_core.training.parallel import checkpoint_blocks
 from rcm_core.trigflow import diffuse
 
 
@@ -42,6 +43,19 @@ def test_the_gradient_reaches_the_sample_through_a_frozen_backbone_and_frozen_he
     value.backward()
     assert (x0.grad.abs().sum(1) > 0).all()
     assert all(p.grad is None for p in nets["heads"].parameters())
+
+
+@pytest.mark.parametrize("kind", ["none", "blocks", "matmuls"])
+def test_what_is_made_again_in_the_backward_pass_is_frozen_too(kind):
+    torch.manual_seed(0)
+    net = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4)) for _ in range(2)))
+    x = torch.randn(3, 4, generator=generator("x"), requires_grad=True)
+    (expected,) = torch.autograd.grad(net(x).square().sum(), x)
+    checkpoint_blocks(list(net), kind)
+    with frozen(net):
+        net(x).square().sum().backward()
+    assert torch.equal(x.grad, expected)
+    assert all(p.grad is None for p in net.parameters())
 
 
 def test_frozen_leaves_every_flag_as_it_found_it():

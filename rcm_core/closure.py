@@ -14,12 +14,14 @@ ROOTS = ("rcm_core", "rcm_kernels")
 
 @cache
 def source_of(module: str) -> Path | None:
-    """The file of ``module``, or None if there is no such module."""
-    try:
-        spec = find_spec(module)
-    except ModuleNotFoundError:
+    """The file of ``module``, or None if there is no such module; nothing of it is imported."""
+    root, *names = module.split(".")
+    spec = find_spec(root)
+    if spec is None or spec.origin is None:
         return None
-    return Path(spec.origin) if spec and spec.origin else None
+    place = Path(spec.origin).parent.joinpath(*names)
+    files = [place / "__init__.py", *([place.with_name(f"{names[-1]}.py")] if names else [])]
+    return next((file for file in files if file.is_file()), None)
 
 
 @cache

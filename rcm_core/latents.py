@@ -11,7 +11,6 @@ from torch import Tensor
 
 from rcm_core.errors import InputError
 from rcm_core.layout import Layout, read_part, vae_name
-from rcm_core.pixels import PixelSpace
 
 
 def pixel_shape(folder: Path, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
@@ -61,9 +60,15 @@ class Latents:
         """The VAE of the pipeline in ``folder``."""
         import diffusers
 
-        name = vae_name(self.layout, self.folder)
-        kind = PixelSpace if name == "PixelSpace" else getattr(diffusers, name)
+        from rcm_core.pixels import PixelSpace
+
+        kind = PixelSpace if self.in_pixels else getattr(diffusers, vae_name(self.layout, self.folder))
         return kind.from_pretrained(self.folder / "vae", local_files_only=True).eval().to(self.device)
+
+    @cached_property
+    def in_pixels(self) -> bool:
+        """Whether latents are pixels."""
+        return vae_name(self.layout, self.folder) == "PixelSpace"
 
 
 class VideoLatents(Latents):
@@ -72,7 +77,7 @@ class VideoLatents(Latents):
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Latents of pixels in [-1, 1], [B, C, T, H, W]: the posterior's mode, normalised."""
-        if isinstance(self.vae, PixelSpace):
+        if self.in_pixels:
             return pixels
         mean, std = self._statistics()
         latents: Tensor = (self.vae.encode(pixels.to(self.device)).latent_dist.mode() - mean) / std
@@ -81,7 +86,7 @@ class VideoLatents(Latents):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pixels in [0, 1], [B, C, T, H, W]."""
-        if isinstance(self.vae, PixelSpace):
+        if self.in_pixels:
             return ((latents + 1) / 2).clamp(0, 1)  # without the enlargement that is for people's eyes
         mean, std = self._statistics()
         pixels: Tensor = self.vae.decode(latents.to(self.device) * std + mean, return_dict=False)[0]

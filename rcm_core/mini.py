@@ -16,7 +16,6 @@ from torch import nn
 
 from rcm_core.bars import without_bars
 from rcm_core.errors import InputError
-from rcm_core.pixels import PixelSpace
 from rcm_core.reading import Meanings, teach
 
 
@@ -98,6 +97,8 @@ def save_pipeline(
     learned ``meanings`` of ``prompts`` (``settings.text_steps``).
     """
     from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
+
+    from rcm_core.pixels import PixelSpace
 
     tokenizer = build_tokenizer(prompts, settings.text_length)
     longest = max(prompts, key=lambda prompt: len(tokenizer(prompt).input_ids))

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from rcm_core.errors import InputError
 from rcm_core.layout import Layout, check_pipeline, empty_transformer, load_transformer, read_part
 from rcm_core.parameterisation import RectifiedFlow
-from rcm_core.pixels import PixelSpace
 from rcm_core.protocols import Condition, Parameterisation, Tokens
 from rcm_core.raw import Raw
 from rcm_core.text import T5VideoCodec
@@ -33,7 +32,7 @@ LAYOUT = Layout(
     "wan",
     network_class,
     ("scheduler", "text_encoder", "tokenizer", "transformer", "vae"),
-    (("diffusers", "AutoencoderKLWan"), (PixelSpace.__module__, PixelSpace.__name__)),
+    (("diffusers", "AutoencoderKLWan"), ("rcm_core.pixels", "PixelSpace")),
 )
 
 RAW = Raw(

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
 from rcm_core.errors import InputError
@@ -95,6 +94,8 @@ def _solve(
 
 
 def _scheduler(solver: Solver, shift: float) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+
     match solver:
         case "euler":
             return FlowMatchEulerDiscreteScheduler(shift=shift)

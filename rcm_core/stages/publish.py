@@ -12,7 +12,6 @@ from rcm_core.latents import pixel_shape
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.samplers.few_step import Sampler
-from rcm_core.samplers.scheduler import FewStepScheduler
 from rcm_core.sampling import Teacher, codec_of, read_sampler
 from rcm_core.storage import atomic_folder, filesystem, read_json, require_space, sha256_folder, write_json
 
@@ -90,6 +89,8 @@ def _pixels(pipeline: Path, shape: list[int]) -> tuple[int, ...]:
 
 def _write_scheduler(folder: Path, sampler: Sampler) -> None:
     """Puts the student's few-step sampler in the place of the teacher's scheduler."""
+    from rcm_core.samplers.scheduler import FewStepScheduler
+
     shutil.rmtree(folder / "scheduler")
     times = [list(angles) for angles in sampler.times]
     FewStepScheduler(sampler.kind, times).save_pretrained(folder / "scheduler")

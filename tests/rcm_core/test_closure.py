@@ -55,3 +55,16 @@ def test_every_file_of_the_closure_exists_and_counts() -> None:
 
 def test_a_module_that_does_not_exist_has_no_closure() -> None:
     assert closure("rcm_core.stages.nothing", CHOICES) == {}
+
+
+def test_a_closure_imports_nothing_and_stages_that_hand_out_work_import_no_networks() -> None:
+    """diffusers with all that it brings is seconds of processor time, in every process of every stage."""
+    program = (
+        "import sys; from rcm_core.closure import code_hash;"
+        f"code_hash('rcm_core.stages.train', {CHOICES!r});"
+        "print(*(m for m in sys.modules if m.startswith('rcm_core.')));"
+        "import rcm_core.stages.trajectories, rcm_core.stages.train, rcm_core.stages.select, rcm_core.stages.evaluate;"
+        "print('diffusers' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["rcm_core.closure", "False"]

@@ -155,9 +155,10 @@ def verdict(found: Sequence[Finding], reference: str | None = None) -> Verdict:
 
 def stated(found: Sequence[Finding]) -> str:
     """The verdict in words: by each reference where they differ, and whether a training's chance is in it."""
-    by = {words: verdict(found, reference) for reference, words in REFERENCES.items()}
+    asked = [reference for reference in REFERENCES if any(f.part.metric == reference for f in found)]
+    by = {REFERENCES[reference]: verdict(found, reference) for reference in asked}
     text = ", ".join(f"{each} by the distance {words}" for words, each in by.items())
-    if len(set(by.values())) == 1:
+    if len(set(by.values())) <= 1:
         text = verdict(found)
     return text + (" (one seed)" if any(f.gain.seeds == 1 for f in found if f.gain) else "")
 

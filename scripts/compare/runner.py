@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,8 @@ Start = Callable[[Job, Path], None]
 """Does a job; the path is where its JSON lies. InputError if it cannot be done."""
 RUNNING: set[subprocess.Popen[bytes]] = set()
 """Processes of jobs; they end with this one."""
+STOPPED = [sign for number in (signal.SIGINT, signal.SIGTERM) for sign in (128 + number, -number)]
+"""How a process ends that was told to."""
 
 
 def in_process(job: Job, place: Path) -> None:  # noqa: ARG001
@@ -53,7 +56,7 @@ def in_process(job: Job, place: Path) -> None:  # noqa: ARG001
 
 
 def in_subprocess(job: Job, place: Path) -> None:
-    """In a process of its own, which ends with this one."""
+    """In a process of its own, which ends with this one; whoever stops it stops all."""
     module = "one" if isinstance(job, Case) else "calibrate"
     paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in paths if p), "PYTHONUNBUFFERED": "1"}
@@ -68,6 +71,8 @@ def in_subprocess(job: Job, place: Path) -> None:
         if process.poll() is None:
             process.terminate()
             process.wait()
+    if status in STOPPED:
+        raise KeyboardInterrupt(f"{place.stem} was told to stop")
     if status:
         raise InputError(f"{place.stem} ended with status {status}; see above, mend it and start again")
 
@@ -126,7 +131,7 @@ class Runner:
         return affordable(known_entries(self._calibration)[variant.name], anchor)
 
     def run_one(self, variant: Variant, seed: int, budget: str) -> None:
-        """One run, unless its result is there already; if it fails that is noted in ``failed``."""
+        """One run, unless its result is there already; if it fails that is noted, and the others go on."""
         plan, home = self.plan, self.home
         params = settled(self.params[variant.name], seed, self.iterations(variant, budget))
         place = run_workspace(home, plan, variant, params)
@@ -145,7 +150,6 @@ class Runner:
             self._start(case, place / f"{budget}.json")
             failure.unlink(missing_ok=True)
         except InputError as error:
-            # one method that diverges must not keep the others from being compared
             self.failed.append(f"{what}: {error}")
             write_json(failure, {"name": variant.name, "seed": seed, "failed": str(error)})
             print(f"{what}: FAILED, {error}", flush=True)

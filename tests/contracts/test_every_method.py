@@ -71,13 +71,11 @@ def run(method, nets, step: int, seed: int = 0):
         if name not in ("teacher", "null", "target")
     }
     for update in method.updates(nets, batch(step), step, generator(seed, step)):
-        flat = [p for group in trained.values() for p in group]
-        gradients = torch.autograd.grad(update.loss, flat, allow_unused=True)
-        by_network, start = {}, 0
-        for name, group in trained.items():
-            by_network[name] = gradients[start : start + len(group)]
-            start += len(group)
-        found.append((update, by_network))
+        flat = [
+            p for group in trained.values() for p in group if p.requires_grad
+        ]  # not what is frozen just now
+        gradients = dict(zip(flat, torch.autograd.grad(update.loss, flat, allow_unused=True)))
+        found.append((update, {name: [gradients.get(p) for p in group] for name, group in trained.items()}))
     return found
 
 

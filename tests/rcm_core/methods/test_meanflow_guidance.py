@@ -117,7 +117,7 @@ def test_the_teacher_is_asked_under_the_condition_that_the_student_learns():
     ],
 )
 def test_self_guidance_without_a_use_or_a_null_condition_is_refused(changes, message):
-    with pytest.raises(InputError, match=f"self_guidance = .*{message}"):
+    with pytest.raises(InputError, match=f"self_guidance: .*{message}"):
         preset("meanflow", **changes, self_guidance=MIX)
 
 

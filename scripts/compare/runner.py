@@ -27,13 +27,13 @@ from scripts.compare.space import (
     SHARED,
     Home,
     composed,
+    cost_key,
     digest,
     ensure,
     executor_in,
     run_key,
     run_workspace,
     settled,
-    stage_key,
     workspace,
     write_params,
 )
@@ -178,7 +178,7 @@ class Runner:
             # seed 0 and the iterations of the other budget: neither changes what an iteration costs
             params = settled(self.params[variant.name], 0, self.iterations(variant, UPDATES))
             place = run_workspace(self.home, self.plan, variant, params)
-            keys[variant.name], places[variant.name] = stage_key("train", params, place), str(place)
+            keys[variant.name], places[variant.name] = cost_key(params, place), str(place)
         missing = [n for n, key in keys.items() if known.get(n, {}).get("key") != key]
         if missing:
             names = list(dict.fromkeys([anchor.name, *missing]))

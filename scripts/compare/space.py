@@ -152,9 +152,13 @@ def run_key(params: Params, path: Path) -> str:
     Trajectories count by their recipe and not by their bytes, in which machines differ by rounding: a comparison that
     was begun on one goes on on another.
     """
-    facts = {k: v for k, v in read_json(path / TEACHER, "teacher").items() if k != "gate"}
     stages = [[_sections(stage, params), code_of(stage, params)] for stage in ("trajectories", *OWN)]
-    return digest([FORMAT, facts, hash_inputs(path, _prompts(params)), stages])
+    return digest([FORMAT, _teacher(path), hash_inputs(path, _prompts(params)), stages])
+
+
+def cost_key(params: Params, path: Path) -> str:
+    """What the cost of an iteration depends on: teacher, parameters and code of the training, on whatever machine."""
+    return digest([_teacher(path), _sections("train", params), code_of("train", params)])
 
 
 def digest(value: Any) -> str:
@@ -165,6 +169,10 @@ def digest(value: Any) -> str:
 def code_of(stage: str, params: Params) -> str:
     """Digest of the code that ``stage`` runs with the choices in ``params``."""
     return _code(stage, tuple(choices_of(params).items()))
+
+
+def _teacher(path: Path) -> dict[str, Any]:
+    return {k: v for k, v in read_json(path / TEACHER, "teacher").items() if k != "gate"}
 
 
 def _prompts(params: Params) -> list[str]:

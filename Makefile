@@ -73,7 +73,8 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 	@$(PIP) -e .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
+# With what users need: resolved once, not twice.
+$(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
 	@$(PIP) -e ".[dev]"
 	@$(PIP) --no-deps --upgrade --target $(VENV)/eightbit torchao
-	@touch $@
+	@touch $(VENV)/.installed $@

@@ -170,14 +170,15 @@ def _group(group: Group, images: Path) -> str:
     ]
     for steps in group.steps:
         lines += [f"### {words}: {steps} step{'s' if steps > 1 else ''}", quality_table(group, steps)]
-    machine = next(iter(group.runs.values()))[0]["machine"]
+    machines = [run["machine"] for runs in group.runs.values() for run in runs]
+    said = dict.fromkeys(f"{m['processor']}, {m['cores']} cores, PyTorch {m['torch']}" for m in machines)
     lines += [
         f"### {words}: what training took",
         cost_table(group),
         "Seconds are processor time of a training's one thread, all methods measured in turn; with ~ the wall-clock"
         " time of the runs themselves, beside others. Memory is the process's peak above what it holds before the"
         " networks are loaded, the mean over seeds with its 95 % interval."
-        f" {machine['processor']}, {machine['cores']} cores, PyTorch {machine['torch']}.",
+        f" {'; '.join(said)}.",
     ]
     if _pictures(group, images / f"{name}-samples.png"):
         words = "Samples of every method, the same noise down a column"

@@ -90,13 +90,12 @@ class DMD2:
         made = generated(nets, batch, angles, rng, self.config.simulation)
         term = matching_term(nets, made, batch.condition, t, rng)
         loss = self.config.dmd_weight * term.loss / (2 * elements(batch))
-        if not self.config.gan_weight:
-            yield Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
-            return
-        with frozen(nets[self.config.gan_backbone], nets["heads"]):
-            s = self._noised(batch, rng)
-            logits = self._discriminator.logits(nets, made.x, batch.condition, s, rng)
-            loss = loss + self.config.gan_weight * mean_over(made.finite, logistic_student(logits))
+        judges = (nets[self.config.gan_backbone], nets["heads"]) if self.config.gan_weight else ()
+        with frozen(*judges):
+            if judges:
+                s = self._noised(batch, rng)
+                logits = self._discriminator.logits(nets, made.x, batch.condition, s, rng)
+                loss = loss + self.config.gan_weight * mean_over(made.finite, logistic_student(logits))
             yield Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
 
     def _critic(self, nets: Nets, batch: Batch, made: Generated, rng: torch.Generator) -> Update:

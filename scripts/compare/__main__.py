@@ -9,12 +9,11 @@ Every run works on one thread, so on so many cores several at once are done soon
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 
 from infra.state import held
 from rcm_core.errors import InputError
-from scripts.compare.one import interrupted
+from scripts.compare.one import unwind_when_told
 from scripts.compare.plan import BUDGETS, PLANS, chosen, plan_of, seeds_of
 from scripts.compare.runner import Runner, state
 from scripts.compare.space import Home
@@ -65,6 +64,5 @@ def _run(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, interrupted)
+    unwind_when_told()
     sys.exit(main())

@@ -6,20 +6,17 @@ weight) over the longest that a normalised tangent lets consistency's be; docs/m
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from infra.state import held
-from rcm_core.errors import InputError
 from rcm_core.storage import write_json
 from scripts.compare.measure import machine
-from scripts.compare.one import interrupted
+from scripts.compare.one import unwind_when_told
 from scripts.compare.plan import PLANS, UPDATES, Plan
-from scripts.compare.runner import Runner, Start, in_subprocess
+from scripts.compare.runner import Runner, Start, alone, in_subprocess
 from scripts.compare.space import FORMAT, Home
 
 RUN = "rcm"
@@ -41,23 +38,15 @@ def mean_gradient(curves: Path) -> float:
     return float(pd.read_csv(curves)["dmd_gradient"].mean())
 
 
-def main() -> int:
-    """Writes docs/results/balance.json; 2 for bad input."""
-    home = Home.usual()
-    try:
-        with held(home.work / "running"):
-            found = {name: balance(plan, home, in_subprocess) for name, plan in PLANS.items()}
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def write_balance(home: Home) -> None:
+    """Writes docs/results/balance.json."""
+    found = {name: balance(plan, home, in_subprocess) for name, plan in PLANS.items()}
     place = home.results.parent / "balance.json"
     write_json(place, {"format": FORMAT, "run": RUN, "teachers": found, "machine": machine()})
     for name, each in found.items():
         print(f"{name}: matching has {each['share']:.1%} of consistency's gradient")
-    return 0
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, interrupted)
-    sys.exit(main())
+    unwind_when_told()
+    sys.exit(alone(write_balance))

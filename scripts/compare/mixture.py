@@ -8,7 +8,6 @@ fewer samples is larger.
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,10 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from infra.state import held
 from rcm_core.config import Params
 from rcm_core.device import resolve_device
-from rcm_core.errors import InputError
 from rcm_core.evaluation.quality import score_one
 from rcm_core.evaluation.validation import scale_of, validation_job
 from rcm_core.protocols import Batch
@@ -35,9 +32,9 @@ from rcm_core.terms.distribution import generated
 from rcm_core.training.distill import build_method
 from rcm_core.trigflow import NOISE_ANGLE, predict_x0
 from scripts.compare.measure import machine
-from scripts.compare.one import interrupted
+from scripts.compare.one import unwind_when_told
 from scripts.compare.plan import PLANS, UPDATES, Plan
-from scripts.compare.runner import Runner, Start, in_subprocess
+from scripts.compare.runner import Runner, Start, alone, in_subprocess
 from scripts.compare.space import FORMAT, Home, executor_in
 
 RUNS = ("dmd2", "dmd2-5", "dmd2-single", "rcm", "rcm-0.1", "cdm")
@@ -136,17 +133,9 @@ def study_results(
 
 def main() -> int:
     """0, or 2 for bad input."""
-    home = Home.usual()
-    try:
-        with held(home.work / "running"):
-            study_results(PLANS["mini"], home, RUNS, in_subprocess)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return alone(lambda home: study_results(PLANS["mini"], home, RUNS, in_subprocess))
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, interrupted)
+    unwind_when_told()
     sys.exit(main())

@@ -109,11 +109,16 @@ def interrupted(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
     raise SystemExit(128 + number)
 
 
+def unwind_when_told() -> None:
+    """From now on SIGTERM and SIGINT unwind this process."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupted)
+
+
 def main() -> int:
     """0, or 2 with one sentence for what cannot be trained."""
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, interrupted)
+    unwind_when_told()
     try:
         execute(Case(**json.loads(Path(sys.argv[1]).read_text())))
     except InputError as error:

@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from infra.state import held
 from rcm_core.config import Params
 from rcm_core.errors import InputError
 from rcm_core.storage import json_text, write_json
@@ -198,6 +199,18 @@ class Runner:
     def _method(self, name: str) -> Any:
         params: Params = self.params[name]
         return build_method(params.method, params.train.tangent)
+
+
+def alone(work: Callable[[Home], None]) -> int:
+    """``work`` at the usual place with nothing of the comparison beside it: 0, or 2 with one sentence for bad input."""
+    home = Home.usual()
+    try:
+        with held(home.work / "running"):
+            work(home)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return one.BAD_INPUT
+    return 0
 
 
 def state(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,16 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from infra.params import compose
-from infra.state import held
 from rcm_core.config import Params
-from rcm_core.errors import InputError
 from rcm_core.evaluation.select import HIGHER_IS_BETTER
 from rcm_core.storage import read_json, write_json
 from rcm_core.training.distill import build_method
 from scripts.compare.measure import machine
-from scripts.compare.one import do_stages, interrupted
+from scripts.compare.one import do_stages, unwind_when_told
 from scripts.compare.plan import PLANS, UPDATES, Plan, iterations_for, seeds_of, updates_in
-from scripts.compare.runner import Runner, Start, in_subprocess
+from scripts.compare.runner import Runner, Start, alone, in_subprocess
 from scripts.compare.space import (
     FORMAT,
     SHARED,
@@ -217,19 +214,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", default=STUDIED, help=f"of mini's plan; default: {STUDIED}")
     parser.add_argument("--seeds", default="", help="as in 0,1; default: the plan's")
     options = parser.parse_args(arguments)
-    plan, home = PLANS["mini"], Home.usual()
-    try:
+    plan = PLANS["mini"]
+
+    def work(home: Home) -> None:
         study = Study(plan, plan.variant(options.run).name)
-        seeds = seeds_of(options.seeds) or plan.seeds
-        with held(home.work / "running"):
-            study_results(study, home, in_subprocess, seeds)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        study_results(study, home, in_subprocess, seeds_of(options.seeds) or plan.seeds)
+
+    return alone(work)
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, interrupted)
+    unwind_when_told()
     sys.exit(main())

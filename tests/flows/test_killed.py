@@ -1,4 +1,6 @@
-"""The real stages, small: a flow killed while it trains takes all along; the next one ends with the same bits."""
+"""The real stages, small: ``rcm distill`` interrupted leaves nothing running, a flow killed takes all along, and the next
+one goes on and ends with the same bits.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,13 @@ def project(tmp_path: Path) -> Iterator[Toy]:
 
 
 def start(project: Toy, log: Path) -> subprocess.Popen[bytes]:
-    with log.open("wb") as lines:
-        return subprocess.Popen(DISTILL, cwd=project.root, env=project.env, stdout=lines, stderr=lines)
+    with log.open("wb") as lines, log.with_suffix(".err").open("wb") as errors:
+        return subprocess.Popen(DISTILL, cwd=project.root, env=project.env, stdout=lines, stderr=errors)
+
+
+def checkpoints(project: Toy) -> int:
+    """How many there are that are whole."""
+    return len(list(project.root.glob(".rcm/state/train-*/step_*/progress.json")))
 
 
 def engine(project: Toy) -> psutil.Process | None:
@@ -62,31 +69,46 @@ def of_the_run(project: Toy) -> list[str]:
     return [c for c in project.processes() if "prefect server" not in c and "prefect worker" not in c]
 
 
-def test_a_killed_flow_takes_its_stage_along_and_the_next_one_ends_with_the_same_bits(
+def test_interrupted_then_killed_it_ends_with_the_same_bits(
     project: Toy, tiny_run: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "log.txt"
     process = start(project, log)
+    wait_for("a checkpoint", lambda: checkpoints(project), log, process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 128 + signal.SIGINT, log.read_text()
+    assert project.processes() == []
 
-    def checkpoints() -> bool:
-        return len(list(project.root.glob(".rcm/state/train-*/step_*/progress.json"))) >= 2
-
-    wait_for("a second checkpoint", checkpoints, log, process)
+    before = checkpoints(project)
+    process = start(project, log)
+    wait_for("another checkpoint", lambda: checkpoints(project) > before, log, process)
     flow = engine(project)
     assert flow is not None
     os.kill(flow.pid, signal.SIGKILL)
     assert process.wait(PATIENCE) == 1
-    assert "the run ended as CRASHED" in log.read_text()
+    assert "the run ended as CRASHED" in log.with_suffix(".err").read_text()
     wait_for("the end of all that it had started", lambda: not of_the_run(project), log)
     assert not (project.root / "runs/train").exists()
 
-    again = start(project, log)
-    assert again.wait(PATIENCE) == 0, log.read_text()[-3000:]
-    assert "resumed at step" in log.read_text()
+    assert start(project, log).wait(PATIENCE) == 0, log.read_text()[-3000:]
+    assert log.with_suffix(".err").read_text() == ""
+    said = log.read_text()
+    # train goes on from its last checkpoint; what was finished before is not done again
+    assert "Stage 'trajectories' didn't change, skipping" in said
+    assert "resumed at step" in said
+    assert "student_1" in said
+    assert f"{project.root}/runs/report/report.html" in said
+    assert f"http://127.0.0.1:{project.port}/runs/flow-run/" in said
+    assert (project.root / "dvc.lock").is_file()
+    assert (project.root / "runs/publish/pipeline/README.md").is_file()
 
     reference = tmp_path / "reference"
     shutil.copytree(tiny_run, reference, ignore=shutil.ignore_patterns(".rcm", "train"))
     train.run(configure(reference, SETTINGS), reference, LocalExecutor(reference))
     made, expected = (p / "runs/train/candidates" for p in (project.root, reference))
     assert sha256_folder(made) == sha256_folder(expected)
-    assert (project.root / "runs/publish/pipeline/README.md").is_file()
+
+    # the page stays up for a look, until it is stopped
+    assert project.api.healthy()
+    assert project.rcm("stop").stdout == "stopped: worker, server\n"
+    assert project.processes() == []

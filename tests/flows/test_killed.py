@@ -1,5 +1,5 @@
-"""The real stages, small: ``rcm distill`` interrupted leaves nothing running, a flow killed takes all along, and the next
-one goes on and ends with the same bits.
+"""The real stages, small: ``rcm distill`` interrupted leaves nothing running, a flow killed takes all along, and the
+next one goes on and ends with the same bits.
 """
 
 from __future__ import annotations

@@ -70,6 +70,15 @@ def difference(ours: Sequence[Estimate], theirs: Sequence[Estimate]) -> Interval
     return Interval(value, value - half, value + half, min(len(ours), len(theirs)))
 
 
+def paired(gains: Sequence[float]) -> Interval:
+    """The mean of what was gained seed by seed on the same samples, whose sampling errors go out; a single seed has no
+    interval (it is infinite).
+    """
+    value = fmean(gains)
+    half = half_width([Term(variance(gains) / len(gains), len(gains) - 1)]) if len(gains) > 1 else math.inf
+    return Interval(value, value - half, value + half, len(gains))
+
+
 def half_width(parts: Sequence[Term]) -> float:
     """Of the 95 % interval of a mean with these variances."""
     total = sum(part.variance for part in parts)

@@ -6,6 +6,7 @@ import math
 import re
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rcm_core.storage import atomic
@@ -22,11 +23,13 @@ from scripts.compare.tables import (
     claims_table,
     cost_table,
     findings_table,
+    lengths_table,
     memory_table,
     mixture_table,
     quality_table,
     warm_table,
 )
+from scripts.compare.warm_verdict import PROMISED, kept, lengths
 
 INTRODUCTION = """# Results: the methods compared
 
@@ -141,19 +144,19 @@ def _warm(results: Results, notes: dict[str, str], images: Path) -> str:
 
 
 def _warm_study(study: dict[str, Any], images: Path) -> list[str]:
-    picture = f"warm-start-{study['run']}.png"
+    picture = f"warm-start-{study['run']}-{study['refined']}.png"
     warm_plot(study, images / picture)
-    shares = [seed["share"] for seed in study["seeds"]]
-    reached = [share for share in shares if share is not None]
-    said = ", ".join("never" if share is None else f"{share:.0%}" for share in shares)
-    kept = len(reached) == len(shares) and max(reached) <= 0.4
+    found = lengths(study)
+    moved = fmean(seed["moved"] for seed in study["seeds"])
     return [
-        f"### `{study['run']}`",
+        f"### `{study['run']}`, the teacher trained {study['refined']} steps further",
         f"The teacher of `{study['teacher']}` was trained {study['refined']} steps further on other batches and noise,"
-        f" which changed its weights by {study['change']:.1%}. A warm start (`train.warm_start`, with"
-        f" `{' '.join(study['warm'])}`) reaches the cold start's final validation score (`{study['metric']}`, lower is"
-        f" better, {study['samples']} samples) after {said} of its student updates, seed by seed; promised are at most"
-        f" 40 %: **{_kept(kept)}**.",
+        f" which changed its weights by {study['change']:.1%}; distillation had moved the old student's by {moved:.1%}"
+        " from the old teacher's. A warm start (`train.warm_start`, with"
+        f" `{' '.join(study['warm'])}`) is promised to be as good as the cold start at its end by the validation score"
+        f" (`{study['metric']}`, lower is better, {study['samples']} samples) after at most {PROMISED:.0%} of its"
+        f" student updates: **{kept(found)}**. Gains are of pairs on the same samples, a pair for each seed.",
+        lengths_table(found),
         warm_table(study),
         f"![Validation score over student updates, cold and warm](images/compare/{picture})",
     ]

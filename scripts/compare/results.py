@@ -91,7 +91,10 @@ def load(folder: Path) -> Results:
     """From ``folder`` (docs/results); results of another format are left out."""
     return Results(
         list(_groups(folder / "compare")),
-        [json.loads(p.read_text()) for p in sorted((folder / "warm-start").glob("*.json"))],
+        sorted(
+            (json.loads(p.read_text()) for p in (folder / "warm-start").glob("*.json")),
+            key=lambda study: (study["run"], study["refined"]),
+        ),
         _json(folder / "memory.json"),
         _json(folder / "mixture.json"),
         _json(folder / "balance.json"),

@@ -11,6 +11,7 @@ from scripts.compare.aggregate import Interval
 from scripts.compare.claims import CLAIMS, MEMORY, Finding, findings, memory_verdict, stated
 from scripts.compare.plan import updates_in
 from scripts.compare.results import Group, Results
+from scripts.compare.warm_verdict import Length
 
 HEADS = {
     "frechet": "Frechet to real",
@@ -186,6 +187,19 @@ def _half_and_end(candidates: list[dict[str, Any]]) -> str:
         " / ".join(f"{score['value']:.1f}" for score in candidate["scores"].values())
         for candidate in candidates
     )
+
+
+def lengths_table(found: list[Length]) -> str:
+    """A row per length of the warm trainings, over all seeds."""
+    head = ["student updates of the warm start", "score at the end", "gain over the cold start's end", ""]
+    return table(
+        head,
+        [
+            [f"{each.updates} ({each.share:.0%} of the cold start's)", f"{each.score:.2f}",
+             cell(each.gain, "") if each.gain.seeds > 1 else f"{each.gain.value:.2f} (one seed)", each.verdict]
+            for each in found
+        ],
+    )  # fmt: skip
 
 
 def warm_table(study: dict[str, Any]) -> str:

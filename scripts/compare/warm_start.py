@@ -1,11 +1,11 @@
 """How many student updates a warm start saves when the teacher is updated: ``python -m scripts.compare.warm_start``
-(``--run rcm-0.1 --seeds 0``).
+(``--run rcm-0.1 --refined 30 --seeds 0``).
 
 The old teacher is the comparison's. The new one is the old one trained further, on other batches and noise. On the new
 one a student is distilled cold, and warm (train.warm_start) from the student of the old one, in trainings of several
 lengths, each with its own decay of the learning rate. Candidates are scored as selection scores them, on the
 validation split. What is compared is the number of student updates after which the warm start is as good as the cold
-start at its end.
+start at its end (scripts/compare/warm_verdict.py).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any
 
 from infra.params import compose
 from rcm_core.config import Params
-from rcm_core.evaluation.select import HIGHER_IS_BETTER
 from rcm_core.storage import read_json, write_json
 from rcm_core.training.distill import build_method
 from scripts.compare.measure import machine
@@ -42,6 +41,8 @@ from scripts.compare.warm_teacher import change, refine, score_of
 
 STUDIED = "rcm-0.1"
 """The run whose students are nearest to the teacher."""
+REFINED = (30, 300)
+"""Steps: a small update of the teacher, and one that moves its weights farther than the whole distillation does."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Study:
     plan: Plan
     run: str
     """The plan's run whose method and settings are taken."""
-    refined: int = 300
+    refined: int = max(REFINED)
     """Steps that the new teacher is trained further."""
     seed: int = 1
     """Of those steps; the old teacher's is another."""
@@ -75,7 +76,7 @@ class Bench:
 
     @property
     def root(self) -> Path:
-        return self.home.work / self.study.plan.teacher / "warm-start"
+        return self.home.work / self.study.plan.teacher / f"warm-start-{self.study.refined}"
 
     def prepare(self) -> None:
         """Both teachers with their trajectories."""
@@ -138,6 +139,7 @@ class Bench:
             "warm": [],
         }
         student = self.student(seed)
+        found["moved"] = change(self.old / "runs/teacher/pipeline", student)
         found["untouched"] = score_of(student, self.params, self.new)
         earlier = {
             "student": str(student),
@@ -154,7 +156,7 @@ class Bench:
                 f"{study.run}-warm-{seed}-{share:g}", Params.model_validate_json(json.dumps(whole))
             )
             found["warm"].append({"share": share, **made})
-        return found | judged(found, self.params.select.metric)
+        return found
 
     def _settled(self, params: Params, seed: int, updates: int, candidates: int) -> Params:
         iterations = iterations_for(build_method(params.method, params.train.tangent), updates)
@@ -163,36 +165,14 @@ class Bench:
         return made.model_copy(update={"train": made.train.model_copy(update=every)})
 
 
-def judged(found: dict[str, Any], metric: str) -> dict[str, Any]:
-    """The cold start's final score, and the shortest warm training that ends with one as good (None: none does).
-
-    A score is that of the better EMA length. What a training passes through does not count: of many scores with their
-    chance the best is good by chance.
-    """
-    sign = -1 if metric in HIGHER_IS_BETTER else 1
-
-    def end(training: dict[str, Any]) -> float:
-        last = [c for c in training["curve"] if c["updates"] == training["updates"]]
-        return min(sign * float(c["score"]["value"]) for c in last)
-
-    cold = found["cold"]
-    goal = end(cold)
-    needed = min((warm["updates"] for warm in found["warm"] if end(warm) <= goal), default=None)
-    return {
-        "goal": sign * goal,
-        "needed": needed,
-        "share": None if needed is None else needed / cold["updates"],
-    }
-
-
 def study_results(study: Study, home: Home, start: Start, seeds: Sequence[int]) -> None:
-    """Writes ``warm-start/<run>.json`` after every seed."""
+    """Writes ``warm-start/<run>-<refined>.json`` after every seed."""
     bench = Bench(study, home, start)
     bench.prepare()
     found = []
     for seed in seeds:
         found.append(bench.seed(seed))
-        print(f"warm start, seed {seed}: needs {found[-1]['share']} of the updates", flush=True)
+        print(f"warm start, {study.refined} steps, seed {seed}: done", flush=True)
         facts = {
             "format": FORMAT,
             "teacher": study.plan.teacher,
@@ -205,20 +185,22 @@ def study_results(study: Study, home: Home, start: Start, seeds: Sequence[int]) 
             "seeds": found,
             "machine": machine(),
         }
-        write_json(home.results.parent / f"warm-start/{study.run}.json", facts)
+        write_json(home.results.parent / f"warm-start/{study.run}-{study.refined}.json", facts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m scripts.compare.warm_start", description=__doc__)
     parser.add_argument("--run", default=STUDIED, help=f"of mini's plan; default: {STUDIED}")
+    parser.add_argument("--refined", type=int, choices=REFINED, help="steps; default: one after the other")
     parser.add_argument("--seeds", default="", help="as in 0,1; default: the plan's")
     options = parser.parse_args(arguments)
     plan = PLANS["mini"]
 
     def work(home: Home) -> None:
-        study = Study(plan, plan.variant(options.run).name)
-        study_results(study, home, in_subprocess, seeds_of(options.seeds) or plan.seeds)
+        for refined in [options.refined] if options.refined else REFINED:
+            study = Study(plan, plan.variant(options.run).name, refined)
+            study_results(study, home, in_subprocess, seeds_of(options.seeds) or plan.seeds)
 
     return alone(work)
 

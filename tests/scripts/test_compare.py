@@ -195,7 +195,7 @@ def test_a_result_of_another_teacher_is_left_out(place: Place, tmp_path: Path) -
 def test_a_warm_start_is_measured(place: Place) -> None:
     study = Study(TINY, "rcm", refined=4, samples=80, candidates=2, shares=(0.5,))
     study_results(study, place.home, in_process, (0,))
-    found = json.loads((place.docs / "results/warm-start/rcm.json").read_text())
+    found = json.loads((place.docs / "results/warm-start/rcm-4.json").read_text())
     (seed,) = found["seeds"]
     assert seed["cold"]["updates"] == TINY.updates
     assert [run["updates"] for run in seed["warm"]] == [3]

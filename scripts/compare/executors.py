@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from scripts.compare.space import digest
 
 SAMPLES = "samples"
 """The label under which evaluate samples."""
+NETWORKS = "diffusers.models.transformers.transformer_wan"
+"""The embedded teachers' code: imported late, and no part of the memory that a training takes."""
 
 
 class MeasuringExecutor(LocalExecutor):
@@ -66,6 +69,7 @@ class MeasuringExecutor(LocalExecutor):
 
 def measured_loop(context: TrainContext, spec: dict[str, Any]) -> None:
     """``distill.loop``, measured into the workspace."""
+    importlib.import_module(NETWORKS)
     clock = Clock(context)
     trainer = distill.assemble(clock, spec)
     measured(trainer, clock, Path(spec["workspace"]) / PLACE, Path(spec["state"]).name)

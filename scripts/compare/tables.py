@@ -11,7 +11,7 @@ from scripts.compare.aggregate import Interval
 from scripts.compare.claims import CLAIMS, MEMORY, Finding, findings, memory_verdict, stated
 from scripts.compare.plan import updates_in
 from scripts.compare.results import Group, Results
-from scripts.compare.warm_verdict import Length
+from scripts.compare.warm_verdict import Length, end
 
 HEADS = {
     "frechet": "Frechet to real",
@@ -211,11 +211,9 @@ def warm_table(study: dict[str, Any]) -> str:
         ]
         rows.append([str(seed["seed"]), "old student as it is", "0", "", cell(seed["untouched"], ""), ""])
         for words, run in runs:
-            last = [c for c in run["curve"] if c["updates"] == run["updates"]]
-            best = min(last, key=lambda c: c["score"]["value"])
             test = run["rows"]["student_4"]["frechet_teacher"]
             line = [str(seed["seed"]), words, str(run["updates"]), str(run["iterations"])]
-            rows.append([*line, cell(best["score"], ""), cell(test, "")])
+            rows.append([*line, cell(end(run, study["metric"]), ""), cell(test, "")])
     head = ["seed", "start", "student updates", "iterations", "validation score at the end",
             "Frechet to teacher, 4 steps, test split"]  # fmt: skip
     return table(head, rows)

@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from rcm_core.evaluation.select import HIGHER_IS_BETTER
+from rcm_core.evaluation.statistics import Estimate
 from scripts.compare.aggregate import Interval, paired
 
 PROMISED = 0.4
@@ -33,14 +34,14 @@ class Length:
         return NOT_TOLD_APART if self.gain.seeds > 1 and self.gain.high >= 0 else NOT_REACHED
 
 
-def end(training: dict[str, Any], metric: str) -> float:
+def end(training: dict[str, Any], metric: str) -> Estimate:
     """The score of the better EMA length at a training's end.
 
     What a training passes through does not count: of many scores with their chance the best is good by chance.
     """
     best = max if metric in HIGHER_IS_BETTER else min
-    last = [c for c in training["curve"] if c["updates"] == training["updates"]]
-    return best(float(c["score"]["value"]) for c in last)
+    last: list[Estimate] = [c["score"] for c in training["curve"] if c["updates"] == training["updates"]]
+    return best(last, key=lambda score: score["value"])
 
 
 def lengths(study: dict[str, Any]) -> list[Length]:
@@ -49,8 +50,9 @@ def lengths(study: dict[str, Any]) -> list[Length]:
     sign = 1 if metric in HIGHER_IS_BETTER else -1
     found = []
     for each in zip(*(seed["warm"] for seed in seeds), strict=True):
-        scores = [end(warm, metric) for warm in each]
-        gains = [sign * (s - end(seed["cold"], metric)) for s, seed in zip(scores, seeds, strict=True)]
+        scores = [end(warm, metric)["value"] for warm in each]
+        colds = [end(seed["cold"], metric)["value"] for seed in seeds]
+        gains = [sign * (warm - cold) for warm, cold in zip(scores, colds, strict=True)]
         found.append(Length(each[0]["share"], each[0]["updates"], fmean(scores), paired(gains)))
     return found
 

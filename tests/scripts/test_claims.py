@@ -36,7 +36,6 @@ from scripts.compare.memory import Size, in_fresh_process, most_alive
 from scripts.compare.page import goal_sentence
 from scripts.compare.plan import PLANS
 from scripts.compare.results import QUALITY, Group, Results
-from scripts.compare.warm_verdict import NOT_REACHED, NOT_TOLD_APART, REACHED, kept, lengths
 
 TRAINING = {"seconds": 1.0, "memory_bytes": 1.0}
 
@@ -188,36 +187,6 @@ def test_equal_time_has_no_quickest() -> None:
         for run in runs:
             run["iterations"] = 3
     assert "quickest to train `slow`" in advice(Results([dataclasses.replace(made, costs=costs)]))
-
-
-def test_a_warm_start_is_judged_by_what_trainings_end_with_over_all_seeds() -> None:
-    def training(share: float, *scores: tuple[int, float]) -> dict[str, Any]:
-        curve = [{"updates": u, "score": {"value": v}} for u, v in scores]
-        return {"share": share, "updates": round(100 * share), "curve": curve}
-
-    def study(metric: str, *ends: float) -> dict[str, Any]:
-        cold = training(1.0, (50, 1.0), (100, 3.0), (100, 2.0))
-        passing = training(0.1, (5, 0.5), (10, 4.0))
-        seeds = [
-            {"cold": cold, "warm": [passing, training(0.4, (20, 9.0), (40, e), (40, 5.0))]} for e in ends
-        ]
-        return {"metric": metric, "seeds": seeds}
-
-    short, long = lengths(study("frechet_teacher", 1.9, 1.7))
-    assert (short.updates, short.verdict) == (10, NOT_REACHED)
-    assert (long.updates, long.verdict) == (40, REACHED)
-    assert long.score == pytest.approx(1.8)
-    # 2.0 - (1.9, 1.7): mean 0.2, standard error 0.1, Student's t of one degree of freedom 12.7
-    assert tuple(long.gain) == pytest.approx((0.2, 0.2 - 1.2706, 0.2 + 1.2706, 2), abs=1e-4)
-    assert kept([short, long]) == REACHED
-    near = lengths(study("frechet_teacher", 1.9, 2.2))
-    assert near[1].verdict == NOT_TOLD_APART
-    assert kept(near) == NOT_REACHED
-    assert lengths(study("frechet_teacher", 2.2, 2.2))[1].verdict == NOT_REACHED
-    assert lengths(study("frechet_teacher", 2.2))[1].verdict == NOT_REACHED  # one seed cannot say more
-    assert kept([dataclasses.replace(long, share=0.5)]) == NOT_REACHED
-    # of accuracy more is better, of the two EMA lengths too
-    assert [each.verdict for each in lengths(study("accuracy", 1.9))] == [REACHED, REACHED]
 
 
 def test_the_time_budget_buys_what_the_anchor_spends() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from infra.local import LocalExecutor
+from infra.local import LocalExecutor, on_threads
 from infra.state import held
 from rcm_core.errors import InputError
 from rcm_core.protocols import TrainContext
@@ -29,11 +29,11 @@ def test_state_lies_under_rcm_home(executor: LocalExecutor, tmp_path: Path) -> N
 
 
 def test_map_runs_each_item_on_one_thread_and_gives_the_threads_back(executor: LocalExecutor) -> None:
-    before = torch.get_num_threads()
-    results = executor.map(lambda n: (n, torch.get_num_threads()), [3, 1, 2], "numbers")
-    assert next(results) == (3, 1)
-    assert torch.get_num_threads() == before
-    assert list(results) == [(1, 1), (2, 1)]
+    with on_threads(2):
+        results = executor.map(lambda n: (n, torch.get_num_threads()), [3, 1, 2], "numbers")
+        assert next(results) == (3, 1)
+        assert torch.get_num_threads() == 2
+        assert list(results) == [(1, 1), (2, 1)]
 
 
 def test_training_goes_on_from_the_newest_checkpoint_and_keeps_two(

@@ -141,6 +141,8 @@ def test_a_process_of_its_own_comes_to_the_same(place: Place, tmp_path: Path) ->
             k: v for k, v in again["rows"][name].items() if k not in timings
         }
     assert again["key"] == first["key"]
+    # 58 MiB here, and 197 if the networks' code, imported late, counted as a part of the training
+    assert again["training"]["memory_bytes"] < 120 * 2**20
 
 
 def test_the_page_is_made_of_json_and_pictures_alone(place: Place, tmp_path: Path) -> None:

@@ -144,12 +144,13 @@ def _warm(results: Results, notes: dict[str, str], images: Path) -> str:
 
 
 def _warm_study(study: dict[str, Any], images: Path) -> list[str]:
-    picture = f"warm-start-{study['run']}-{study['refined']}.png"
+    picture = f"warm-start-{study['run']}-{study['refined']}-{study['rate']:g}.png"
     warm_plot(study, images / picture)
     found = lengths(study)
     moved = fmean(seed["moved"] for seed in study["seeds"])
     return [
-        f"### `{study['run']}`, the teacher trained {study['refined']} steps further",
+        f"### `{study['run']}`, the teacher trained {study['refined']} steps further,"
+        f" {study['rate']:.0%} of the cold start's learning rate",
         f"The teacher of `{study['teacher']}` was trained {study['refined']} steps further on other batches and noise,"
         f" which changed its weights by {study['change']:.1%}; distillation had moved the old student's by {moved:.1%}"
         " from the old teacher's. A warm start (`train.warm_start`, with"

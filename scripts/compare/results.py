@@ -93,7 +93,7 @@ def load(folder: Path) -> Results:
         list(_groups(folder / "compare")),
         sorted(
             (json.loads(p.read_text()) for p in (folder / "warm-start").glob("*.json")),
-            key=lambda study: (study["run"], study["refined"]),
+            key=lambda study: (study["run"], study["refined"], study["rate"]),
         ),
         _json(folder / "memory.json"),
         _json(folder / "mixture.json"),

@@ -1,5 +1,5 @@
 """How many student updates a warm start saves when the teacher is updated: ``python -m scripts.compare.warm_start``
-(``--run rcm-0.1 --refined 30 --seeds 0``).
+(``--run rcm-0.1 --refined 30 --rate 0.1 --seeds 0``).
 
 The old teacher is the comparison's. The new one is the old one trained further, on other batches and noise. On the new
 one a student is distilled cold, and warm (train.warm_start) from the student of the old one, in trainings of several
@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ STUDIED = "rcm-0.1"
 """The run whose students are nearest to the teacher."""
 REFINED = (30, 300)
 """Steps: a small update of the teacher, and one that moves its weights farther than the whole distillation does."""
+RATES = (0.1, 1.0)
+"""Of the cold start's, the student's learning rate in a warm start: what we advise, and all of it."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Study:
     """The plan's run whose method and settings are taken."""
     refined: int = max(REFINED)
     """Steps that the new teacher is trained further."""
+    rate: float = min(RATES)
+    """Of the cold start's, the student's learning rate in the warm trainings."""
     seed: int = 1
     """Of those steps; the old teacher's is another."""
     shares: tuple[float, ...] = (0.1, 0.2, 0.4)
@@ -62,8 +67,10 @@ class Study:
     """Per candidate and step count, on the validation split."""
     candidates: int = 10
     """Of the cold training."""
-    warm: tuple[str, ...] = ("method.warmup=0",)
-    """The student is a consistency model already: its tangent needs no warm-up. All else is the cold start's."""
+
+    def warm(self, cold: Params) -> list[str]:
+        """What is not as in the training ``cold``: of a consistency model the tangent needs no warm-up."""
+        return ["method.warmup=0", f"train.lr.student={self.rate * cold.train.lr.student:g}"]
 
 
 @dataclass
@@ -146,15 +153,14 @@ class Bench:
             "teacher": str(self.old / "runs/teacher/pipeline"),
             "endpoint": None,
         }
-        base = self._composed(self.root / "refined/pipeline", study.warm)
+        base = self._composed(self.root / "refined/pipeline", study.warm(self.params))
         for share in study.shares:
             updates = max(1, round(share * total))
             params = self._settled(base, seed, updates, max(1, round(share * study.candidates)))
             train = params.train.model_dump(mode="json") | {"warm_start": earlier}
             whole = params.model_dump(mode="json") | {"train": train}
-            made = self.train(
-                f"{study.run}-warm-{seed}-{share:g}", Params.model_validate_json(json.dumps(whole))
-            )
+            name = f"{study.run}-warm-{seed}-{share:g}-{study.rate:g}"
+            made = self.train(name, Params.model_validate_json(json.dumps(whole)))
             found["warm"].append({"share": share, **made})
         return found
 
@@ -166,26 +172,31 @@ class Bench:
 
 
 def study_results(study: Study, home: Home, start: Start, seeds: Sequence[int]) -> None:
-    """Writes ``warm-start/<run>-<refined>.json`` after every seed."""
+    """Writes ``warm-start/<run>-<refined>-<rate>.json`` after every seed."""
     bench = Bench(study, home, start)
     bench.prepare()
     found = []
     for seed in seeds:
         found.append(bench.seed(seed))
-        print(f"warm start, {study.refined} steps, seed {seed}: done", flush=True)
+        print(
+            f"warm start, {study.refined} steps, learning rate x {study.rate:g}, seed {seed}: done",
+            flush=True,
+        )
         facts = {
             "format": FORMAT,
             "teacher": study.plan.teacher,
             "run": study.run,
             "refined": study.refined,
+            "rate": study.rate,
             "change": change(bench.old / "runs/teacher/pipeline", bench.new / "runs/teacher/pipeline"),
             "metric": bench.params.select.metric,
             "samples": study.samples,
-            "warm": list(study.warm),
+            "warm": study.warm(bench.params),
             "seeds": found,
             "machine": machine(),
         }
-        write_json(home.results.parent / f"warm-start/{study.run}-{study.refined}.json", facts)
+        name = f"{study.run}-{study.refined}-{study.rate:g}.json"
+        write_json(home.results.parent / "warm-start" / name, facts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -193,13 +204,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.compare.warm_start", description=__doc__)
     parser.add_argument("--run", default=STUDIED, help=f"of mini's plan; default: {STUDIED}")
     parser.add_argument("--refined", type=int, choices=REFINED, help="steps; default: one after the other")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        choices=RATES,
+        help="learning rate of the warm students, of the cold ones'; so too",
+    )
     parser.add_argument("--seeds", default="", help="as in 0,1; default: the plan's")
     options = parser.parse_args(arguments)
     plan = PLANS["mini"]
 
     def work(home: Home) -> None:
-        for refined in [options.refined] if options.refined else REFINED:
-            study = Study(plan, plan.variant(options.run).name, refined)
+        sizes = [options.refined] if options.refined else REFINED
+        rates = [options.rate] if options.rate else RATES
+        for refined, rate in product(sizes, rates):
+            study = Study(plan, plan.variant(options.run).name, refined, rate)
             study_results(study, home, in_subprocess, seeds_of(options.seeds) or plan.seeds)
 
     return alone(work)

@@ -15,6 +15,7 @@ from PIL import Image
 from tiny_plan import TINY
 
 from rcm_core.errors import InputError
+from rcm_core.params import load_params
 from scripts.compare import balance, mixture
 from scripts.compare.page import write
 from scripts.compare.plan import BUDGETS, TIME, UPDATES, Variant
@@ -197,12 +198,18 @@ def test_a_result_of_another_teacher_is_left_out(place: Place, tmp_path: Path) -
 def test_a_warm_start_is_measured(place: Place) -> None:
     study = Study(TINY, "rcm", refined=4, samples=80, candidates=2, shares=(0.5,))
     study_results(study, place.home, in_process, (0,))
-    found = json.loads((place.docs / "results/warm-start/rcm-4.json").read_text())
+    found = json.loads((place.docs / "results/warm-start/rcm-4-0.1.json").read_text())
     (seed,) = found["seeds"]
     assert seed["cold"]["updates"] == TINY.updates
     assert [run["updates"] for run in seed["warm"]] == [3]
     assert 0 < found["change"] < 1
     assert {c["updates"] for c in seed["cold"]["curve"]} == {4, 6}
+    cold, warm = (
+        load_params(place.home.work / f"mini/warm-start-4/{name}/params.yaml").train
+        for name in ("rcm-cold-0", "rcm-warm-0-0.5-0.1")
+    )
+    assert warm.lr.student == pytest.approx(0.1 * cold.lr.student)
+    assert (warm.lr.fake, warm.batch) == (cold.lr.fake, cold.batch)
     write(place.docs)
     assert "## Warm start after an update of the teacher" in (place.docs / "results.md").read_text()
 

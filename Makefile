@@ -16,8 +16,8 @@ distill: $(VENV)/.installed
 promises: distill
 	@$(BIN)/python scripts/check_results.py runs --no-timing --significant
 
-# Three at once on two cores: tests of servers and clusters wait for them. One thread each: three that share their cores
-# with two threads each spend a third more processor time, in waiting for each other.
+# Three at once on two cores: tests of servers and clusters wait for them. One thread each: of more, threads that share a
+# core spend its time in waiting for each other.
 test: $(VENV)/.installed-dev
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 

@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--rate",
         type=float,
         choices=RATES,
-        help="learning rate of the warm students, of the cold ones'; so too",
+        help="the warm student's learning rate as a share of the cold one's; default: one after the other",
     )
     parser.add_argument("--seeds", default="", help="as in 0,1; default: the plan's")
     options = parser.parse_args(arguments)

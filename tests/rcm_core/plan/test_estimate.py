@@ -67,8 +67,13 @@ def test_the_committed_comparison_keeps_what_is_promised() -> None:
     "parallel",
     [
         {},
-        {"workers": 4, "context": 2, "precision": "bfloat16", "checkpointing": "blocks"},
-        {"workers": 2, "offload": ["teacher"]},
+        {
+            "workers": 4,
+            "context": 2,
+            "precision": "bfloat16",
+            "checkpointing": "blocks",
+            "offload": ["teacher"],
+        },
     ],
 )
 def test_few_blocks_carried_on_are_the_whole_network(parallel: dict[str, Any]) -> None:

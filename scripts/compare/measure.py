@@ -7,8 +7,8 @@ import os
 import platform
 import resource
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,17 +33,17 @@ def networks_of(trainer: Trainer) -> dict[str, Denoiser]:
 
 
 @contextmanager
-def counted(networks: Mapping[str, Denoiser]) -> Iterator[Counter[str]]:
-    """Samples that go forward through each network inside, as ``role.kind``.
+def counted(networks: Mapping[str, Denoiser], step: Callable[[], int]) -> Iterator[dict[int, Counter[str]]]:
+    """Samples that go forward through each network inside, as ``role.kind``, by what ``step`` says then.
 
     Kinds: "plain" (no gradient), "gradient" (a backward pass follows), "tangent" (with forward-mode AD, about two
     passes' work). Guidance counts twice, as it computes twice.
     """
-    counts: Counter[str] = Counter()
+    counts: dict[int, Counter[str]] = defaultdict(Counter)
 
     def counting(role: str) -> Any:
         def before(module: nn.Module, inputs: Any) -> None:  # noqa: ARG001
-            counts[f"{role}.{kind_of(inputs[0])}"] += len(inputs[0])
+            counts[step()][f"{role}.{kind_of(inputs[0])}"] += len(inputs[0])
 
         return before
 
@@ -83,32 +83,33 @@ class Clock:
         self.inner.leave()
 
     @property
-    def spent(self) -> tuple[int, float]:
+    def spent(self) -> tuple[range, float]:
         """Iterations between the first and the last mark, and their seconds."""
         (first, began), (last, ended) = self.marks[0], self.marks[-1]
-        return last - first, ended - began
+        return range(first, last), ended - began
 
 
 def measured(trainer: Trainer, clock: Clock, place: Path, key: str) -> None:
     """Runs ``trainer``; adds what it cost to ``place``, if that belongs to the same training ``key``, else anew.
 
-    What an interruption leaves undone is done again and counted once: iterations are counted up to checkpoints.
+    What an interruption leaves undone is done again and counted once: iterations and their passes are counted up to
+    checkpoints.
     """
     clock.start(trainer.step)
-    counts: Counter[str] = Counter()
+    counts: dict[int, Counter[str]] = {}
     try:
-        with counted(networks_of(trainer)) as counts:
+        with counted(networks_of(trainer), lambda: trainer.step) as counts:
             trainer.run()
     finally:
         iterations, seconds = clock.spent
         if iterations:
             session = {
-                "iterations": iterations,
+                "iterations": len(iterations),
                 "seconds": seconds,
                 "memory_before_bytes": clock.memory,
                 "memory_peak_bytes": peak_resident(),
                 "whole": trainer.step == trainer.settings.iterations,
-                "forward": dict(sorted(counts.items())),
+                "forward": _total(counts[i] for i in iterations),
             }
             write_json(place, {"key": key, "sessions": [*sessions(place, key), session]})
 
@@ -120,21 +121,25 @@ def sessions(place: Path, key: str) -> list[dict[str, Any]]:
 
 
 def summary(found: list[dict[str, Any]], iterations: int) -> dict[str, Any]:
-    """Of all sessions of one training: seconds, memory, forward passes per iteration.
-
-    Passes are counted in the last session alone, for an interrupted one ends between checkpoints.
-    """
+    """Of all sessions of one training: seconds, memory, forward passes per iteration."""
     steps = sum(s["iterations"] for s in found)
     rate = sum(s["seconds"] for s in found) / steps
-    last = found[-1]
+    passes = _total(s["forward"] for s in found)
     return {
         "seconds_per_iteration": rate,
         "seconds": rate * iterations,
         "interrupted": len(found) > 1,
         "memory_bytes": max(s["memory_peak_bytes"] - s["memory_before_bytes"] for s in found),
         "memory_peak_bytes": max(s["memory_peak_bytes"] for s in found),
-        "forward_per_iteration": {k: n / last["iterations"] for k, n in last["forward"].items()},
+        "forward_per_iteration": {k: n / steps for k, n in passes.items()},
     }
+
+
+def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for each in counts:
+        found.update(each)
+    return dict(sorted(found.items()))
 
 
 def resident() -> int:

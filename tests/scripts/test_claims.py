@@ -198,7 +198,7 @@ def test_the_time_budget_buys_what_the_anchor_spends() -> None:
     assert affordable(entry, 300) == 300
 
 
-def test_an_interrupted_training_has_the_time_of_both_parts(
+def test_an_interrupted_training_has_time_and_passes_of_both_parts(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step_of = Stepper.train_step
@@ -208,9 +208,15 @@ def test_an_interrupted_training_has_the_time_of_both_parts(
             raise KeyboardInterrupt
         return step_of(stepper, step)
 
-    shutil.rmtree(workspace / "runs/train")
     params = configure(workspace, {})
     executor = MeasuringExecutor(workspace, workspace / "cache", "teacher")
+    shutil.rmtree(workspace / "runs/train")
+    train.run(params, workspace, executor)
+    whole = json.loads((workspace / PLACE).read_text())
+    uninterrupted = summary(sessions(workspace / PLACE, whole["key"]), 12)
+    assert not uninterrupted["interrupted"]
+    shutil.rmtree(workspace / "runs/train")
+    (workspace / PLACE).unlink()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
         patch.setattr(Stepper, "train_step", dying)
         train.run(params, workspace, executor)
@@ -223,6 +229,8 @@ def test_an_interrupted_training_has_the_time_of_both_parts(
     cost = summary(found, 12)
     assert cost["interrupted"]
     assert cost["seconds"] == pytest.approx(12 * cost["seconds_per_iteration"])
+    # the ninth step, which was done twice, counts once, and so do the first ones, which are not like the others
+    assert cost["forward_per_iteration"] == uninterrupted["forward_per_iteration"]
     assert cost["forward_per_iteration"]["student.tangent"] > 0
     assert sessions(workspace / PLACE, "another training") == []
 

@@ -169,6 +169,10 @@ def _group(group: Group, images: Path) -> str:
     words = f"`{group.teacher}`, {BUDGET_WORDS[group.budget]}"
     lines = [f"## {words}", f"![Frechet distance and diversity](images/compare/{name}.png)"]
     lines += [goal] if (goal := goal_sentence(group)) else []
+    if missing := not_run(group):
+        lines.append(
+            f"Not run yet, so that what is said of this budget leaves them out: {', '.join(f'`{n}`' for n in missing)}."
+        )
     lines += [
         f"`{each['name']}` of seed {each['seed']} has no result: {each['failed']}." for each in group.failed
     ]
@@ -188,6 +192,13 @@ def _group(group: Group, images: Path) -> str:
         words = "Samples of every method, the same noise down a column"
         lines.append(f"![{words}](images/compare/{name}-samples.png)")
     return "\n\n".join(lines)
+
+
+def not_run(group: Group) -> list[str]:
+    """Runs that are planned and have neither a result nor a reason for having none."""
+    known = {*group.runs, *(each["name"] for each in group.failed)}
+    planned = (v.name for v in PLANS[group.teacher].variants if group.budget in v.budgets)
+    return [name for name in planned if name not in known]
 
 
 def goal_sentence(group: Group) -> str:

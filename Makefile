@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Of the packages most files are never imported: Python compiles those that are.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+# What pip would do on one core. Packages carry files that are no Python of today: they are left as they are.
+COMPILE := $(BIN)/python -m compileall -qq -j 0
 
 .PHONY: distill promises test check compare compare-mini compare-scenes compare-memory compare-mixture compare-balance \
 	compare-page warm-start bench-gpu tune-gpu stop clean
@@ -76,10 +77,12 @@ $(BIN)/python:
 
 $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 	@$(PIP) -e .
+	@$(COMPILE) $(VENV)/lib || true
 	@touch $@
 
 # With what users need: resolved once, not twice.
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
 	@$(PIP) -e ".[dev]"
 	@$(PIP) --no-deps --upgrade --target $(VENV)/eightbit torchao
+	@$(COMPILE) $(VENV)/lib $(VENV)/eightbit || true
 	@touch $(VENV)/.installed $@

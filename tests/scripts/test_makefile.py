@@ -63,9 +63,10 @@ def test_one_failed_part_of_the_comparison_does_not_stop_the_others(noted: Noted
 def test_tests_come_after_what_they_need_and_compute_with_one_thread(noted: Noted) -> None:
     ended = noted.make("test")
     assert ended.returncode == 0, ended.stderr
-    venv, *installed, tests = noted.asked()
+    venv, *installed, compiled, tests = noted.asked()
     assert venv == f"all: -m venv {noted.environment}"
     assert all(" -m pip install " in line and "-c constraints.txt" in line for line in installed)
+    assert f"-m compileall -qq -j 0 {noted.environment}/lib" in compiled
     # by the pip of the constraints, not by the one that came with Python
     assert installed[0].endswith("--upgrade pip")
     assert installed[1].endswith("-e .[dev]")
@@ -73,4 +74,4 @@ def test_tests_come_after_what_they_need_and_compute_with_one_thread(noted: Note
     again = noted.make("test")
     assert again.returncode == 0
     assert noted.asked()[-1] == tests
-    assert len(noted.asked()) == len(installed) + 3  # nothing is installed twice
+    assert len(noted.asked()) == len(installed) + 4  # nothing is installed twice

@@ -56,7 +56,8 @@ def plan(
     gpu: Annotated[str, typer.Option(help="h200, h100, a100-80gb, l40s, ...")] = "h200",
     gpus: Annotated[int | None, typer.Option(help="How many (train.workers).", min=1)] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="A name in data/models, or a folder; its weights are not read.")
+        str | None,
+        typer.Option(help="A name in data/models, or a folder with teacher=<preset>; weights are not read."),
     ] = None,
     utilisation: Annotated[
         float, typer.Option(help="Share of the GPU's peak rate that training reaches.", min=0.01, max=1)

@@ -40,7 +40,7 @@ def show(found: Tuning) -> None:
     console.print(table(found))
     for outcome in found.rounds:
         console.print(sentence(outcome), soft_wrap=True)
-    console.print(f"written to {PLACE}; to use it:", soft_wrap=True)
+    console.print(f"written to {PLACE}; to use it, with the other overrides of your run:", soft_wrap=True)
     console.print(f"    dvc exp run -S '{setting(found)}'", soft_wrap=True, markup=False)
 
 

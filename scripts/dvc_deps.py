@@ -1,14 +1,15 @@
 """dvc.yaml's code dependencies follow the imports: ``python scripts/dvc_deps.py`` rewrites them, ``--check`` compares.
 
 A stage depends on the files in its static import closure (rcm_core/closure.py); a folder of which every file is in it
-is named as a folder. The chosen method, family and benchmark are named through params.yaml; what benchmarks share
-(rcm_core/scenes) is named for all of them.
+is named as a folder. The chosen method, family and benchmark are named through params.yaml; what any of them imports
+besides (rcm_core/terms, rcm_core/scenes) is named for all.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from functools import cache
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -17,12 +18,12 @@ from rcm_core.closure import closure
 from rcm_core.registry import available
 
 ROOT = Path(__file__).parent.parent
-CHOICES = {"methods": "rcm", "models": "wan"}
-BENCHMARKS = available("data")
+SETTINGS = {"methods": "method.name", "models": "teacher.family", "data": "teacher.data"}
+DEFAULT = {"methods": "rcm", "models": "wan", "data": "digits"}
 TEMPLATES = {
-    "rcm_core/methods/rcm.py": "rcm_core/methods/${method.name}.py",
-    "rcm_core/models/wan.py": "rcm_core/models/${teacher.family}.py",
-    **{f"rcm_core/data/{name}.py": "rcm_core/data/${teacher.data}.py" for name in BENCHMARKS},
+    f"rcm_core/{kind}/{name}.py": f"rcm_core/{kind}/${{{setting}}}.py"
+    for kind, setting in SETTINGS.items()
+    for name in available(kind)
 }
 WHOLE = (
     "rcm_core/jvp",
@@ -34,10 +35,19 @@ WHOLE = (
 )
 
 
+@cache
+def code_of_choices(kind: str) -> frozenset[Path]:
+    """Files that any implementation of ``kind`` reaches."""
+    found = (closure(f"rcm_core.{kind}.{name}", DEFAULT) for name in available(kind))
+    return frozenset(path for reached in found for path in reached.values())
+
+
 def code_of(stage: str) -> list[str]:
     """Code dependencies of ``stage``, sorted, folders collapsed."""
-    reached = [closure(f"rcm_core.stages.{stage}", {**CHOICES, "data": name}) for name in BENCHMARKS]
-    files = {path.relative_to(ROOT).as_posix() for found in reached for path in found.values()}
+    reached = closure(f"rcm_core.stages.{stage}", DEFAULT)
+    chosen = [kind for kind, name in DEFAULT.items() if f"rcm_core.{kind}.{name}" in reached]
+    paths = set(reached.values()).union(*map(code_of_choices, chosen))
+    files = {path.relative_to(ROOT).as_posix() for path in paths}
     deps = set()
     for name in files:
         whole = next((w for w in WHOLE if name.startswith(f"{w}/")), None)

@@ -1,7 +1,7 @@
 """Trains the detector of the scenes benchmarks and writes data/scenes/detector.{safetensors,json}; from the root.
 
 Scenes of the train scans, turned, scaled and placed freely, blurred and noisy, so that it stays honest on images that
-a generator made. About ten minutes on one core; then put the printed hash into rcm_core/evaluation/detector.py.
+a generator made. About twenty minutes on one core; then put the printed hash into rcm_core/evaluation/detector.py.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def train(steps: int) -> tuple[Detector, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=5000)
     steps = parser.parse_args().steps
     torch.set_num_threads(1)
     started = time.perf_counter()

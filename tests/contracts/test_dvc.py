@@ -17,6 +17,7 @@ import yaml
 from workspaces import PATIENCE
 
 from infra.params import compose
+from rcm_core.closure import closure
 from rcm_core.config import Params
 from rcm_core.errors import InputError
 from rcm_core.registry import available
@@ -51,6 +52,28 @@ def test_code_dependencies_are_the_imports(
         runpy.run_path(str(ROOT / "scripts/dvc_deps.py"), run_name="__main__")
     assert capsys.readouterr().out == ""
     assert ended.value.code == 0
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"methods": "dmd2", "models": "sana", "data": "scenes"},
+        {"methods": "meanflow", "models": "longcat", "data": "open"},
+        {"methods": "sana_sprint", "models": "cosmos", "data": "scenes_video"},
+    ],
+)
+def test_all_that_a_choice_imports_is_a_dependency(chosen: dict[str, str]) -> None:
+    """Not what it imports by itself alone: the terms of its loss too."""
+    names = {"method.name": "methods", "teacher.family": "models", "teacher.data": "data"}
+    for stage in LINE:
+        deps = {
+            re.sub(r"\$\{([\w.]+)\}", lambda match: chosen[names[match[1]]], dep)
+            for dep in STAGES[stage]["deps"]
+            if not dep.startswith("${prompts.")
+        }
+        files = {p.relative_to(ROOT) for p in closure(f"rcm_core.stages.{stage}", chosen).values()}
+        code = {str(p) for p in files if p.name != "__init__.py"}
+        assert {name for name in code if not deps & {name, *map(str, Path(name).parents)}} == set()
 
 
 def test_a_stage_is_a_file_a_section_an_entry_and_a_record() -> None:

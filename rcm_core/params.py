@@ -69,6 +69,7 @@ def _check_choices(params: Params, where: str) -> None:
     _check_optimiser(params.train, where)
     _check_teacher(built.demands, params.teacher, where)
     _check_simulation(config, params.sampler.kind, where)
+    _check_dealt(built.demands, params.train, where)
 
 
 def _check_optimiser(train: TrainSection, where: str) -> None:
@@ -119,9 +120,22 @@ def _check_simulation(config: Section, kind: str, where: str) -> None:
     """Who learns from simulated steps is sampled by the same ones."""
     simulation = getattr(config, "simulation", kind)
     if simulation != kind:
+        choice = "simulation" in type(config).model_fields
+        simulates = f"{'method.simulation = ' if choice else 'the method simulates by '}{simulation!r}"
         raise InputError(
-            f"{where}: method.simulation = {simulation!r}, but sampler.kind = {kind!r}: the student would be trained"
-            " on other steps than it is sampled by; set both to the same"
+            f"{where}: {simulates}, but sampler.kind = {kind!r}: the student would be trained on other steps than it is"
+            f" sampled by; set {'both to the same' if choice else f'sampler.kind to {simulation}'}"
+        )
+
+
+def _check_dealt(demands: Demands, train: TrainSection, where: str) -> None:
+    """Every rank sees as many samples at once as the method's losses mix; whether they divide is asked elsewhere."""
+    parts = train.workers // train.parallel.context * train.accumulate
+    size = train.batch // parts if parts else 0
+    if 0 < size < demands.fewest:
+        raise InputError(
+            f"{where}: train.batch = {train.batch} in {parts} parts (workers x accumulation steps) is {size} sample"
+            f" each, but the method mixes {demands.fewest}; raise it, or lower train.workers or train.accumulate"
         )
 
 
@@ -150,6 +164,12 @@ def _check_together(params: Params, where: str) -> None:
         raise InputError(
             f"{where}: train.lr_decay_from = {train.lr_decay_from}, but train.lr_decay has the rates fall already; set"
             " train.lr_decay to false, or train.lr_decay_from to null"
+        )
+    held = params.train.health.probe_samples
+    if train.health.probe_every is not None and 2 * held > params.trajectories.samples:
+        raise InputError(
+            f"{where}: train.health.probe_samples = {held} is more than half of trajectories.samples ="
+            f" {params.trajectories.samples}; lower it, make more, or set train.health.probe_every to null"
         )
     place = where
     try:

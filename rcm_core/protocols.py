@@ -207,6 +207,10 @@ class Demands(NamedTuple):
     """Blocks whose features the discriminator's heads see."""
     points: int = 0
     """Fewest points of a recorded route."""
+    rows: int = 1
+    """Training points that one sample of a batch becomes."""
+    fewest: int = 1
+    """Samples that a rank must see at once, for a loss that mixes them."""
 
 
 class Method(Protocol):

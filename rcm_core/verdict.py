@@ -57,9 +57,11 @@ def judge(readings: Sequence[Reading], limits: HealthSection, last: bool) -> Ver
     """The verdict after the newest of ``readings``, of which the first is that of the untrained student.
 
     A collapse and a drift need two probes in a row: one alone may be chance. At the ``last`` step there is nothing
-    left to stop for a plateau.
+    left to stop for a plateau; a probe there that is nearer than half an interval to the one before confirms nothing.
     """
     if len(readings) < 3:
+        return None
+    if last and limits.probe_every and 2 * (readings[-1].step - readings[-2].step) < limits.probe_every:
         return None
     found = _collapse(readings, limits) or _drift(readings, limits)
     return found or (None if last else _plateau(readings, limits))
@@ -90,9 +92,14 @@ def _drift(readings: Sequence[Reading], limits: HealthSection) -> Verdict | None
     allowed = max(limits.drift, readings[0].drift or 0.0)
     if any(r.drift is not None and r.drift <= allowed for r in (first, second)):
         return None
+    bound = (
+        f"train.health.drift = {limits.drift:g}"
+        if allowed == limits.drift
+        else f"{allowed:.4g}, where it began"
+    )
     reason = (
         f"brightness or contrast of the samples was {_number(first.drift)} of the teacher's contrast away at step"
-        f" {first.step} and {_number(second.drift)} at step {second.step}, beyond train.health.drift = {limits.drift:g}"
+        f" {first.step} and {_number(second.drift)} at step {second.step}, beyond {bound}"
         f" (brightness {_number(second.brightness)}, contrast {_number(second.contrast)})"
     )
     return Verdict("drift", second.step, first.step, reason)

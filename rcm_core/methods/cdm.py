@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, model_validator
@@ -16,6 +16,7 @@ from rcm_core.losses.distribution import augmentation_gradient
 from rcm_core.losses.finite import finite_mask, keep_rows
 from rcm_core.protocols import Batch, Condition, Demands, Follow, Nets, Update
 from rcm_core.rng import generator
+from rcm_core.samplers.few_step import Kind
 from rcm_core.samplers.walks import Walk, random_schedule, recorded_walk
 from rcm_core.section import Section
 from rcm_core.terms import Term, unit_noise
@@ -52,6 +53,8 @@ class Config(Section):
     """Whether the gradient of L_CDM also goes through the velocity that extrapolates; the released code says no."""
     merge: Share
     """The fake score moves by this share towards the student after each of its updates."""
+    simulation: ClassVar[Kind] = "euler"
+    """How the student's routes go on; no setting."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Config:

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from rcm_core.config import Count, Positive
+from rcm_core.config import Positive
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.adversarial import logistic_critic, logistic_student
 from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
@@ -27,7 +27,7 @@ from rcm_core.terms.distribution import Generated, fake_score_term, generated, m
 class Config(SimulationSection):
     """``method:`` of ``method=dmd2``."""
 
-    student_every: Count
+    student_every: Annotated[int, Field(ge=2)]
     """One student update in this many iterations; the others train the fake score: one more than the published K,
     fake updates per student update."""
     dmd_weight: Positive

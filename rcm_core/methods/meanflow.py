@@ -137,4 +137,5 @@ class MeanFlow:
 
 
 def build(config: Config, tangent: TangentKind) -> MeanFlow:
-    return MeanFlow(config, tangent)
+    """ "semi" and "discrete" are one backward difference here."""
+    return MeanFlow(config, "exact" if tangent == "exact" else "semi")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rcm_core.config import Count, Positive
 from rcm_core.grid import DiscreteSection, discrete_term
@@ -37,6 +37,14 @@ class Config(SimulationSection):
     p_std: Positive
     discrete: DiscreteSection | None = None
     """In place of the tangent and p_G: consistency in discrete time along teacher steps, as dCM's."""
+
+    @model_validator(mode="after")
+    def _fake_score_learns(self) -> Config:
+        if self.dmd_weight and self.student_every == 1:
+            raise ValueError(
+                "student_every = 1 leaves no iteration for the fake score; set it to 2 or more, or dmd_weight to 0"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -95,4 +103,5 @@ class RCM:
 
 
 def build(config: Config, tangent: TangentKind) -> RCM:
-    return RCM(config, tangent)
+    """In discrete time there is no tangent, so there ``tangent`` makes no difference."""
+    return RCM(config, tangent if config.discrete is None else "exact")

@@ -79,6 +79,7 @@ class SanaSprint:
             config.embedded | head,
             guidance=config.guidance_at,
             heads=config.blocks if adversarial else (),
+            fewest=2 if adversarial and config.misaligned else 1,
         )
 
     def student_update(self, step: int) -> bool:

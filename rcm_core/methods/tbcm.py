@@ -81,6 +81,7 @@ class TBCM:
             config.embedded | head_of(config.weighting),
             guidance=config.guidance_at,
             points=config.pairs + 1 if recorded else 0,
+            rows=config.pairs,
         )
 
     def student_update(self, step: int) -> bool:  # noqa: ARG002

@@ -73,7 +73,8 @@ def write(out: Path, state: Path) -> None:
     if not finished.is_file():
         raise InputError(f"{state} holds no finished training; remove it and run `dvc repro train` again")
     with atomic_folder(out / "candidates") as folder:
-        shutil.copytree(state / "candidates", folder, dirs_exist_ok=True)
+        # a name with a dot is what a killed run had begun to write
+        shutil.copytree(state / "candidates", folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
     with atomic(out / "curves.csv") as temporary:
         Curves(**json.loads(finished.read_text())).write(temporary)
     write_json(out / "health.json", json.loads((state / "health.json").read_text()))

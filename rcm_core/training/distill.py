@@ -167,7 +167,7 @@ def assemble(context: TrainContext, spec: dict[str, Any]) -> Trainer:
     refuse_lora(method.demands, section)
     refuse_offload(method.demands, section)
     warm = None
-    if spec.get("warm_start") is not None:
+    if spec.get("warm_start") is not None and context.rank == 0:  # who sends the others their parts
         student, old = (Path(spec["warm_start"][name]) for name in ("student", "teacher"))
         warm = initial_weights(family, student, old, Path(teacher.folder))  # type: ignore[arg-type]
     spread = Spread.of(section.parallel, context.world, device)

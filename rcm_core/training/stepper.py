@@ -82,7 +82,8 @@ class Stepper:
         self.leaving = leaving > 0
         total = {"nonfinite": 0.0} | dict(zip(names, sums))
         total["nonfinite"] /= shared
-        wrong = self.health.count(step, int(total["nonfinite"]), self.settings.batch)
+        rows = self.settings.batch * self.method.demands.rows
+        wrong = self.health.count(step, int(total["nonfinite"]), rows)
         if wrong is not None and not self._step_down(step, wrong):
             raise InputError(wrong)
         moves = self.method.student_update(step)
@@ -96,9 +97,11 @@ class Stepper:
         return means | norms | {"spikes": float(spikes)}
 
     def _step_down(self, step: int, reason: str) -> bool:
-        """The next rung of the tangent's ladder from the next step on; False if none is allowed or left."""
+        """The next rung of the tangent's ladder from the next step on; False if none is allowed or left, or the method
+        has no tangent.
+        """
         rung = next_rung(self.tangent)
-        if not self.tangent_fallback or rung is None:
+        if not self.tangent_fallback or rung is None or self.build_method(rung) == self.method:
             return False
         self._say(f"{reason}; stepping down from {self.tangent} to {rung}")
         self.health.step_down(step, self.tangent, rung)

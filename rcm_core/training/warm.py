@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rcm_core.config import WarmStart
 from rcm_core.errors import InputError
+from rcm_core.layout import meta_network
 from rcm_core.protocols import Family
 from rcm_core.storage import folder_of, sha256_folder
 
@@ -59,7 +60,7 @@ def initial_weights(family: Family, student: Path, old: Path, new: Path) -> dict
     InputError names the setting or the tensor in which the three networks differ.
     """
     for folder in (student, old):
-        _refuse_other_config(folder, new)
+        _refuse_other_config(family.network_class, folder, new)
     networks = [family.load_network(folder).state_dict() for folder in (student, old, new)]
     begin, before, after = networks
     for name in sorted(after.keys() | begin.keys() | before.keys()):
@@ -75,8 +76,8 @@ def initial_weights(family: Family, student: Path, old: Path, new: Path) -> dict
     }
 
 
-def _refuse_other_config(folder: Path, new: Path) -> None:
-    here, there = _config(folder), _config(new)
+def _refuse_other_config(network_class: str, folder: Path, new: Path) -> None:
+    here, there = _config(network_class, folder), _config(network_class, new)
     wrong = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
     if wrong:
         raise InputError(
@@ -85,12 +86,13 @@ def _refuse_other_config(folder: Path, new: Path) -> None:
         )
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    """The network's settings without the notes of diffusers."""
+def _config(network_class: str, folder: Path) -> dict[str, Any]:
+    """All of the network's settings, those too that its file leaves to diffusers, without the notes of diffusers."""
     path = folder / "transformer/config.json"
     if not path.is_file():
         raise InputError(f"{folder} has no transformer/config.json; {KEY} needs folders in diffusers layout")
-    values: dict[str, Any] = json.loads(path.read_text())
+    network: Any = meta_network(network_class, json.loads(path.read_text()))
+    values: dict[str, Any] = json.loads(network.to_json_string())
     return {k: v for k, v in values.items() if not k.startswith("_")}
 
 

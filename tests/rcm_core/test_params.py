@@ -70,6 +70,16 @@ def load(folder: Path, values: dict[str, Any]) -> Any:
             r"method\.simulation = 'renoise', but sampler\.kind = 'euler': .*; set both to the same",
         ),
         ("method.simulation", "euler", r"method\.simulation = 'euler', but sampler\.kind = 'renoise'"),
+        (
+            "method.student_every",
+            1,
+            r"student_every = 1 leaves no iteration for the fake score; set it to 2 or",
+        ),
+        (
+            "train.health.probe_samples",
+            4000,
+            r"probe_samples = 4000 is more than half of trajectories\.samples = \d+; lower it, make more, or",
+        ),
         ("method.compare_low", 0.02, r"compare_low and compare_high come together; set both or neither"),
         ("method.simulation_start", 1.6, r"simulation_start = 1\.6: .*at most pi/2, written 1\.5708"),
         ("train.parallel.replicas", 3, r"2 workers do not divide by train\.parallel\.replicas = 3; change"),
@@ -129,6 +139,33 @@ def test_only_networks_that_are_there_and_not_the_student_lie_in_the_machines_me
         InputError, match=r"names teacher, fake, whose weights train\.lora shares with the student"
     ):
         load(tmp_path, values)
+
+
+def test_a_method_with_steps_of_its_own_is_sampled_by_them(tmp_path: Path, values: dict[str, Any]) -> None:
+    cdm = {"method": preset("cdm")["method"], "sampler": preset("cdm")["sampler"]}
+    change(values, copy.deepcopy(cdm))
+    assert load(tmp_path, copy.deepcopy(values))
+    values["sampler"]["kind"] = "renoise"
+    with pytest.raises(
+        InputError,
+        match=r"the method simulates by 'euler', but sampler\.kind = 'renoise': .* to euler$",
+    ):
+        load(tmp_path, values)
+
+
+def test_a_loss_that_mixes_samples_sees_two_at_once(tmp_path: Path, values: dict[str, Any]) -> None:
+    own = preset("sana_sprint")
+    change(values, copy.deepcopy({k: own[k] for k in ("method", "sampler")}))
+    values["method"]["blocks"] = [0, 1]
+    values["trajectories"]["real"] = True
+    values["train"]["lr"] = {"student": 1e-3, "heads": 1e-3}
+    values["train"] |= {"workers": 2, "batch": 8, "accumulate": 2}
+    assert load(tmp_path, copy.deepcopy(values))
+    values["train"]["accumulate"] = 4
+    with pytest.raises(InputError, match=r"train\.batch = 8 in 8 parts .* is 1 sample each, but .* mixes 2"):
+        load(tmp_path, copy.deepcopy(values))
+    values["method"]["misaligned"] = False
+    assert load(tmp_path, values)
 
 
 def test_routes_and_real_data_of_a_source(tmp_path: Path, values: dict[str, Any]) -> None:

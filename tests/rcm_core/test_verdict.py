@@ -70,7 +70,9 @@ def test_two_probes_too_far_from_the_teacher_are_a_drift() -> None:
 def test_where_the_student_began_is_no_drift() -> None:
     """An untrained student's single step is a blur: it begins far off and has yet to arrive."""
     assert first(drifts(2.0, 1.9, 1.5, 1.2, 0.4), limits(drift=1.0)) is None
-    assert first(drifts(2.0, 2.1, 2.1), limits(drift=1.0)) is not None
+    found = first(drifts(2.0, 2.1, 2.1), limits(drift=1.0))
+    assert found is not None
+    assert "beyond 2, where it began (brightness" in found.reason
 
 
 def test_patience_ends_with_the_probes_that_brought_nothing() -> None:
@@ -100,6 +102,14 @@ def test_at_the_last_step_there_is_nothing_left_to_stop() -> None:
     assert judge(flat, rules, last=False) is not None
     assert judge(flat, rules, last=True) is None
     assert judge(fallen, rules, last=True) is not None
+
+
+def test_a_last_probe_next_to_the_one_before_confirms_nothing() -> None:
+    rules = limits(collapse=4.0, probe_every=10)
+    begun = scores(0.1, 0.1)
+    for apart, confirmed in ((1, False), (4, False), (5, True), (10, True)):
+        readings = [*begun, *(Reading.of(step, (0.9, 0.0, 0.0, 0.0)) for step in (20, 20 + apart))]
+        assert (judge(readings, rules, last=True) is not None) is confirmed
 
 
 def test_null_switches_every_rule_off() -> None:

@@ -74,6 +74,10 @@ def test_stopped_and_started_again_ends_in_the_same_bits(
         die_at(step, written, patch)
         run(fresh)
     assert not (fresh / "runs/train").exists()
+    (state,) = states(fresh)
+    half = state / "candidates/step_000006-ema_0.1/.transformer.begun"  # where a kill met the writing
+    half.mkdir(parents=True)
+    (half / "config.json").write_text("{")
     capsys.readouterr()
     torch.manual_seed(step)  # no number comes from the global stream
     run(fresh)

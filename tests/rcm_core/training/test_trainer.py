@@ -92,6 +92,38 @@ def test_the_ladder_has_an_end(folder: Path, tmp_path: Path) -> None:
     assert made.tangent == "discrete"
 
 
+def test_a_method_without_a_tangent_has_no_ladder(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Tangentless(Pull):
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Tangentless)
+
+        __hash__ = None  # type: ignore[assignment]
+
+    made = trainer(folder, tmp_path, lambda t: Tangentless(t, lambda *_: 3.0), tangent_fallback=True)
+    with pytest.raises(InputError, match="step 0: 3 samples"):
+        made.run()
+    assert made.tangent == "exact"
+    assert "stepping down" not in capsys.readouterr().out
+
+
+def test_a_sample_that_becomes_many_rows_is_allowed_as_many_bad_ones(folder: Path, tmp_path: Path) -> None:
+    class Rows(Pull):
+        """Every sample of the batch is five training points."""
+
+        def __init__(self, bad: float) -> None:
+            super().__init__("exact", lambda _, step: bad if step == 1 else 0.0)
+            self.demands = self.demands._replace(rows=5)
+
+    made = trainer(folder, tmp_path / "a", lambda _: Rows(10.0))
+    made.run()
+    assert made.health.lost == 10
+    # 0.005 of 100 steps of 4 x 5
+    with pytest.raises(InputError, match=r"11 samples .* train\.max_nonfinite = 0\.005 allows 10"):
+        trainer(folder, tmp_path / "b", lambda _: Rows(11.0)).run()
+
+
 def test_a_gradient_that_is_not_finite_changes_no_weight(folder: Path, tmp_path: Path) -> None:
     made = trainer(folder, tmp_path, lambda t: Pull(t, scale=lambda step: torch.inf if step == 2 else 1.0))
     made.train_step(0)

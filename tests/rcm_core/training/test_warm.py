@@ -170,9 +170,24 @@ def test_another_architecture_is_refused_by_its_first_difference(fresh: Path) ->
         initial_weights(wan, *folders(fresh))  # type: ignore[arg-type]
 
 
+def test_what_a_teacher_leaves_to_diffusers_is_no_difference(fresh: Path) -> None:
+    """A published teacher's file is often older than a setting; a student's, which we write, has all of them."""
+    place = fresh / "runs/teacher/pipeline/transformer/config.json"
+    config = json.loads(place.read_text())
+    assert config.pop("eps") == 1e-6
+    place.write_text(json.dumps(config))
+    found = initial_weights(wan, *folders(fresh))  # type: ignore[arg-type]
+    assert found.keys() == load_file(fresh / NAMES["student"] / WEIGHTS).keys()
+    place.write_text(json.dumps({**config, "eps": 1e-3}))
+    with pytest.raises(InputError, match=r"eps is 1e-06 in .* and 0\.001 in the new teacher"):
+        initial_weights(wan, *folders(fresh))  # type: ignore[arg-type]
+
+
 def test_the_tensor_that_differs_is_named(fresh: Path) -> None:
     class Loads:
         """Networks whose settings are equal and whose tensors are not."""
+
+        network_class = wan.network_class
 
         def load_network(self, folder: Path) -> torch.nn.Module:
             network = wan.load_network(folder)

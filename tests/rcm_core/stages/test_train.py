@@ -199,7 +199,8 @@ def test_probes_can_be_switched_off(fresh: Path) -> None:
 
 def test_more_than_can_be_held_back_is_said(fresh: Path) -> None:
     with pytest.raises(InputError, match=r"probe_samples 64 of 40 trajectories would be held back"):
-        run(fresh, train__health__probe_samples=64)
+        # of a source the params do not know how many there are
+        run(fresh, train__health__probe_samples=64, trajectories__samples=640)
 
 
 def test_a_corrupt_shard_as_a_user_meets_it(fresh: Path) -> None:

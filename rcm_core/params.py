@@ -165,11 +165,11 @@ def _check_together(params: Params, where: str) -> None:
             f"{where}: train.lr_decay_from = {train.lr_decay_from}, but train.lr_decay has the rates fall already; set"
             " train.lr_decay to false, or train.lr_decay_from to null"
         )
-    held = params.train.health.probe_samples
-    if train.health.probe_every is not None and 2 * held > params.trajectories.samples:
+    held, made = train.health.probe_samples, params.trajectories
+    if train.health.probe_every is not None and made.source is None and 2 * held > made.samples:
         raise InputError(
-            f"{where}: train.health.probe_samples = {held} is more than half of trajectories.samples ="
-            f" {params.trajectories.samples}; lower it, make more, or set train.health.probe_every to null"
+            f"{where}: train.health.probe_samples = {held} is more than half of trajectories.samples = {made.samples};"
+            " lower it, make more, or set train.health.probe_every to null"
         )
     place = where
     try:

@@ -169,8 +169,8 @@ def test_a_loss_that_mixes_samples_sees_two_at_once(tmp_path: Path, values: dict
 
 
 def test_routes_and_real_data_of_a_source(tmp_path: Path, values: dict[str, Any]) -> None:
-    """The teacher alone makes routes; whether a source is real data is for its owner to say."""
-    values["trajectories"]["source"] = {"folder": "mine"}
+    """The teacher alone makes routes; whether a source is real data is for its owner to say, and how many it has."""
+    values["trajectories"] |= {"source": {"folder": "mine"}, "samples": 1}
     assert load(tmp_path, values)
     with pytest.raises(
         InputError, match=r"trajectories\.routes is true, but the samples of trajectories\.source have no"

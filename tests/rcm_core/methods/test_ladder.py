@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from presets import preset
 
-from rcm_core.registry import available, find
-from rcm_core.section import check
+from rcm_core.registry import available
 from rcm_core.training.distill import build_method
 
 WITH_TANGENTS = {"rcm", "scm", "tbcm", "sana_sprint", "meanflow"}
@@ -32,6 +31,5 @@ def test_meanflow_has_one_rung_below() -> None:
 
 
 def test_tbcm_has_as_many_rows_as_pairs() -> None:
-    section = {k: v for k, v in preset("tbcm")["method"].items() if k != "name"}
-    config = check(find("methods", "tbcm").Config, {**section, "pairs": 7}, "method")
-    assert find("methods", "tbcm").build(config, "exact").demands.rows == 7
+    section = preset("tbcm")["method"]
+    assert build_method({**section, "pairs": 7}, "exact").demands.rows == 7

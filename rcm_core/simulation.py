@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from rcm_core.config import Count, Positive
+from rcm_core.losses.denoising import ScoreError
 from rcm_core.samplers.few_step import Kind, exact_angle
 from rcm_core.samplers.times import (
     fixed_angles,
@@ -43,6 +44,8 @@ class SimulationSection(Section):
     compare_low: FlowTime | None = None
     compare_high: FlowTime | None = None
     """Bounds of the flow times at which the student's sample is matched; null: none. The fake score learns all."""
+    fake_error: ScoreError = "velocity"
+    """The prediction whose squared error is the fake score's loss: sets its weight over time (E55)."""
     fixed_times: tuple[float, ...] | None
     """Angles of the simulation after its first, in place of random ones."""
 

@@ -1,4 +1,4 @@
-"""Adversarial losses of logits ``[B, heads, tokens]``: the mean over tokens, the sum over heads, per sample."""
+"""Adversarial losses of logits ``[B, heads, tokens]``: the mean over heads and tokens, per sample."""
 
 from __future__ import annotations
 
@@ -27,4 +27,4 @@ def logistic_critic(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def _over(values: Tensor) -> Tensor:
-    return values.mean(-1).sum(-1)
+    return values.mean((-2, -1))

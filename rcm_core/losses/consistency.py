@@ -37,6 +37,12 @@ def normalise_tangent(g: Tensor, c: float = 0.1) -> Tensor:
     return g / (per_sample(tangent_norm(g), g) + c)
 
 
+def normalise_rms(g: Tensor, c: float = 0.1) -> Tensor:
+    """g / (rms(g) + c), the root mean square over all elements of a sample, float64 (E54; NVlabs/FastGen's sCM)."""
+    g = g.double()
+    return g / (per_sample(g.flatten(1).square().mean(1).sqrt(), g) + c)
+
+
 def tangent_norm(g: Tensor) -> Tensor:
     """``[B]`` norms of ``g`` before normalisation: the progress metric of consistency training."""
     return g.double().flatten(1).square().sum(1).sqrt()

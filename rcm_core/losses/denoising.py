@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
 from rcm_core.trigflow import conditional_velocity
 
+ScoreError = Literal["velocity", "noise", "data", "flow"]
+"""The prediction whose squared error is the loss: F, the noise, the clean sample, the rectified-flow velocity."""
 
-def fake_score_loss(F: Tensor, xg: Tensor, z: Tensor, t: Tensor) -> Tensor:
-    """``[B]``: sum of (xg - x0(y, t))^2 / sin^2 t at y = cos t xg + sin t z (E26).
 
-    Equals the squared error of the velocity, which is what is computed: nothing is divided by sin t.
+def fake_score_loss(F: Tensor, xg: Tensor, z: Tensor, t: Tensor, error: ScoreError = "velocity") -> Tensor:
+    """``[B]``: squared error of the ``error`` prediction at y = cos t xg + sin t z, summed over elements (E26, E55).
+
+    Every error is the velocity's times a function of ``t`` [B], and is computed so: nothing is divided by sin t.
     """
-    return (F - conditional_velocity(xg, z, t)).square().flatten(1).sum(1)
+    each = (F - conditional_velocity(xg, z, t)).square().flatten(1).sum(1)
+    return each if error == "velocity" else time_weight(t, error).to(each.dtype) * each
+
+
+def time_weight(t: Tensor, error: ScoreError) -> Tensor:
+    """``[B]``: squared error of the ``error`` prediction over that of the velocity, at angles ``t`` [B] (E55)."""
+    match error:
+        case "velocity":
+            return t.new_ones(t.shape)
+        case "noise":
+            return t.cos().square()
+        case "data":
+            return t.sin().square()
+        case "flow":
+            return (t.cos() + t.sin()).square()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rcm_core.config import Count, Positive, Share
 from rcm_core.jvp import TangentKind
+from rcm_core.losses.denoising import ScoreError
 from rcm_core.losses.distribution import augmentation_gradient
 from rcm_core.losses.finite import finite_mask, keep_rows
 from rcm_core.protocols import Batch, Condition, Demands, Follow, Nets, Update
@@ -49,6 +50,8 @@ class Config(Section):
     """Strength of the guidance that L_CA teaches; about a guidance scale of 1 + alpha."""
     floor: Positive
     """Smallest normaliser of a pseudo-gradient."""
+    fake_error: ScoreError = "velocity"
+    """The prediction whose squared error is the fake score's loss: sets its weight over time (E55)."""
     through_velocity: bool
     """Whether the gradient of L_CDM also goes through the velocity that extrapolates; the released code says no."""
     merge: Share
@@ -91,7 +94,8 @@ class CDM:
         finite = finite_mask(x, F)
         x, F = keep_rows(finite, x), keep_rows(finite, F)
         made = Generated(predict_x0(x, t, F), finite)
-        term = fake_score_term(nets, made, condition, self._compared(size, rng), rng)
+        q = self._compared(size, rng)
+        term = fake_score_term(nets, made, condition, q, rng, self.config.fake_error)
         loss = term.loss / batch.x0[0].numel()
         yield Update(("fake",), loss, {"fake_loss": loss.detach(), **term.scalars})
         if self.student_update(step):

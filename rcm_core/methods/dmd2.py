@@ -77,7 +77,7 @@ class DMD2:
         t = drawn(self.config, len(batch.x0), rng)
         with torch.no_grad():
             made = generated(nets, batch, angles, rng, self.config.simulation)
-        term = fake_score_term(nets, made, batch.condition, t, rng)
+        term = fake_score_term(nets, made, batch.condition, t, rng, self.config.fake_error)
         loss = term.loss / elements(batch)
         yield Update(("fake",), loss, {"fake_loss": loss.detach(), **term.scalars})
         if self.config.gan_weight:

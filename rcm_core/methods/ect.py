@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rcm_core.config import Count, Positive
 from rcm_core.jvp import TangentKind
-from rcm_core.losses.pairs import PairLoss
+from rcm_core.losses.pairs import PairKind
 from rcm_core.protocols import Batch, Demands, Nets, Update
 from rcm_core.samplers.times import log_normal_angles
 from rcm_core.section import Section
@@ -37,9 +37,12 @@ class Config(Section):
     p_mean: float
     """ln tan t ~ N(p_mean, p_std^2)."""
     p_std: Positive
-    loss: PairLoss
+    loss: Literal["l2", "huber"]
+    """l2: the norm of the difference, as released; huber: the pseudo-Huber loss of it (E41, E53)."""
     huber: Positive
     """c of the pseudo-Huber loss (E41)."""
+    slope: Positive = 0.5
+    """b of the mapping (E52); published 1 at data deviation 0.5 is 0.5 here."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +69,16 @@ class ECT:
         near = self.nearer(states.t, step)
         pair = Pair(states.x, states.t, rotate(states.x, states.t, near, states.direction), near)
         weight = 1 / (states.t.tan() - near.tan())
-        term = pair_term(nets, pair, condition, (config.loss, config.huber), weight=weight)
+        kind: PairKind = "norm" if config.loss == "l2" else "huber"
+        term = pair_term(nets, pair, condition, (kind, config.huber), weight=weight)
         yield Update(("student",), term.loss, {"loss": term.loss.detach(), **term.scalars})
 
     def nearer(self, t: Tensor, step: int) -> Tensor:
-        """``[B]`` angles of the pairs' nearer sides (E52): level s - s (1 - ratio)(1 + k sigmoid(-s)), at least 0."""
+        """``[B]`` angles of the pairs' nearer sides (E52): level s - s (1 - ratio)(1 + k sigmoid(-b s)), at least 0."""
         config = self.config
         ratio = min(LARGEST_RATIO, 1 - config.base ** -(step // config.stage_every + 1))
         level = t.tan()
-        near = level * (1 - (1 - ratio) * (1 + config.steepness * torch.sigmoid(-level)))
+        near = level * (1 - (1 - ratio) * (1 + config.steepness * torch.sigmoid(-config.slope * level)))
         return near.clamp(min=0.0).atan()
 
 

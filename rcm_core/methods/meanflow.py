@@ -137,5 +137,5 @@ class MeanFlow:
 
 
 def build(config: Config, tangent: TangentKind) -> MeanFlow:
-    """Tangents: ``semi`` and ``discrete`` are one backward difference here."""
+    """Tangents: ``semi`` and ``discrete`` are one central difference here."""
     return MeanFlow(config, "exact" if tangent == "exact" else "semi")

@@ -35,6 +35,8 @@ class Config(SimulationSection):
     p_mean: float
     """p_G: ln tan t ~ N(p_mean, p_std^2), for the consistency term."""
     p_std: Positive
+    tangent_constant: Positive = 0.1
+    """c of the tangent's normalisation (E20)."""
     discrete: DiscreteSection | None = None
     """In place of the tangent and p_G: consistency in discrete time along teacher steps, as dCM's."""
 
@@ -79,7 +81,8 @@ class RCM:
         if config.discrete is None:
             t = log_normal_angles(len(batch.x0), config.p_mean, config.p_std, rng)
             states = along_teacher(nets, batch.x0, t, batch.condition, rng)
-            how = Consistency(self.tangent, ramp(step, config.warmup), config.warmup_form)
+            r = ramp(step, config.warmup)
+            how = Consistency(self.tangent, r, config.warmup_form, constant=config.tangent_constant)
             term = consistency_term(nets, states, batch.condition, how)
         else:
             term = discrete_term(config.discrete, nets, batch, rng)
@@ -98,7 +101,7 @@ class RCM:
         t = drawn(self.config, len(batch.x0), rng)
         with torch.no_grad():
             made = generated(nets, batch, angles, rng, self.config.simulation)
-        term = fake_score_term(nets, made, batch.condition, t, rng)
+        term = fake_score_term(nets, made, batch.condition, t, rng, self.config.fake_error)
         return Update(("fake",), term.loss, {"fake_loss": term.loss.detach(), **term.scalars})
 
 

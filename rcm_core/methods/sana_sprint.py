@@ -35,8 +35,11 @@ class Config(GuidanceSection):
     """``method:`` of ``method=sana_sprint``."""
 
     warmup: Annotated[int, Field(ge=0)]
+    """Iterations of tangent warm-up; the student's and the discriminator's both count."""
     warmup_form: WarmupForm
     weighting: Weighting
+    tangent_constant: Positive = 0.1
+    """c of the tangent's normalisation (E20); published 0.1 at data deviation 0.5 is 0.2 here."""
     consistency_weight: Annotated[float, Field(ge=0)]
     """0: the adversarial loss alone."""
     p_mean: float
@@ -98,16 +101,21 @@ class SanaSprint:
             yield self._critic(nets, real, rng)
             return
         if self.config.consistency_weight:
-            yield self._consistency(nets, real, step // self._every, rng)
+            yield self._consistency(nets, real, step, rng)
         if self.config.adversarial_weight:
             yield self._adversarial(nets, real, rng)
 
-    def _consistency(self, nets: Nets, real: Examples, index: int, rng: torch.Generator) -> Update:
+    def _consistency(self, nets: Nets, real: Examples, step: int, rng: torch.Generator) -> Update:
         config = self.config
         t = log_normal_angles(len(real.x0), config.p_mean, config.p_std, rng)
         states = along_teacher(nets, real.x0, t, real.condition, rng)
-        r = ramp(index, config.warmup)
-        how = Consistency(self.tangent, r, config.warmup_form, weighting=config.weighting)
+        how = Consistency(
+            self.tangent,
+            ramp(step, config.warmup),
+            config.warmup_form,
+            weighting=config.weighting,
+            constant=config.tangent_constant,
+        )
         term = consistency_term(nets, states, real.condition, how)
         loss = config.consistency_weight * term.loss
         return Update(("student",), loss, {"loss": loss.detach(), **term.scalars})

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from rcm_core.errors import InputError
-from rcm_core.protocols import Condition, Velocity
+from rcm_core.parameterisation import RectifiedFlow
+from rcm_core.protocols import Condition, Parameterisation, Velocity
 from rcm_core.samplers.times import fixed_angles
 from rcm_core.trigflow import NOISE_ANGLE, diffuse, per_sample, predict_x0, rotate
 
@@ -99,11 +100,22 @@ def glide(velocity: Velocity, x: Tensor, condition: Condition, angles: Tensor) -
     return x
 
 
+def first_state(velocity: Velocity, z: Tensor, t: Tensor) -> Tensor:
+    """State at angles ``t`` [B] whose network input is unit noise ``z`` [B, ...], as a pipeline begins (E28).
+
+    (cos t + sin t) z for a rectified flow, z for a variance-preserving network (TrigFlow, EDM). A ``velocity`` without
+    a parameterisation counts as a rectified flow, as every published student is.
+    """
+    parameterisation: Parameterisation = getattr(velocity, "parameterisation", RectifiedFlow())
+    scale, _ = parameterisation.to_network(torch.ones_like(t), t)
+    return per_sample(1 / scale, z) * z
+
+
 def approach(velocity: Velocity, noise: Tensor, condition: Condition, angles: Tensor, kind: Kind) -> Tensor:
     """State at the last of ``angles`` [n, B], before the last denoising, from unit ``noise`` [draws, B, ...]; no
-    gradient. Below pi/2 the first noise is the rectified-flow state, as a pipeline takes it (E28).
+    gradient.
     """
-    x = per_sample(angles[0].cos() + angles[0].sin(), noise[0]) * noise[0]
+    x = first_state(velocity, noise[0], angles[0])
     if kind == "renoise":
         return walk(velocity, torch.cat([x[None], noise[1:]]), condition, angles)
     return glide(velocity, x, condition, angles)

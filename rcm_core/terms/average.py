@@ -49,14 +49,19 @@ class AverageVelocity(NamedTuple):
 
     @torch.no_grad()
     def derivative(self, state: FlowState, kind: TangentKind) -> Tensor:
-        """du/dtau along (v, 0, 1): by forward-mode AD, or by a backward difference where that is not wanted."""
+        """du/dtau along (v, 0, 1): by forward-mode AD, or by a difference where that is not wanted.
+
+        The difference is central; it is one-sided where the other side lies outside [end, 1], and 0 where both do.
+        """
         x, tau, v = state
         if kind == "exact":
             with flash_jvp():
                 return jvp(self.__call__, (x, tau), (v.to(x.dtype), torch.ones_like(tau)))[1]
-        h = tau.clamp(max=STEP)
-        earlier = self(x - per_sample(h, x) * v, tau - h)
-        return (self(x, tau) - earlier) / per_sample(h, x)
+        h = torch.full_like(tau, STEP)
+        up, down = h * (tau + h <= 1), h * (tau - h > self.end)
+        later = self(x + per_sample(up, x) * v, tau + up)
+        earlier = self(x - per_sample(down, x) * v, tau - down)
+        return (later - earlier) / per_sample((up + down).clamp(min=STEP), x)
 
 
 @torch.no_grad()

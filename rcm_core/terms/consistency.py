@@ -14,6 +14,7 @@ from rcm_core.losses.consistency import (
     clip_tangent,
     consistency_loss,
     consistency_tangent,
+    normalise_rms,
     normalise_tangent,
     prior_weight,
     tangent_norm,
@@ -23,7 +24,7 @@ from rcm_core.protocols import Condition, Nets
 from rcm_core.terms import Term, left_out, unit_noise
 from rcm_core.trigflow import conditional_velocity, diffuse
 
-Limit = Literal["normalise", "clip"]
+Limit = Literal["normalise", "rms", "clip"]
 Weighting = Literal["none", "adaptive", "adaptive_prior"]
 
 
@@ -37,6 +38,8 @@ class Consistency(NamedTuple):
     limit: Limit = "normalise"
     weighting: Weighting = "none"
     """"adaptive": E35; "adaptive_prior": also divided by tan t (E36). Both need the student's log_variance."""
+    constant: float = 0.1
+    """c of the tangent's normalisation (E20, E54), in units in which the data have unit variance."""
 
 
 class States(NamedTuple):
@@ -73,6 +76,17 @@ def along_data(x0: Tensor, t: Tensor, rng: torch.Generator) -> States:
     return States(diffuse(x0, z, t), t, conditional_velocity(x0, z, t))
 
 
+def limited(g: Tensor, limit: Limit, constant: float) -> Tensor:
+    """The tangent ``g`` [B, ...] of bounded size: by its norm (E20), root mean square (E54) or per element."""
+    match limit:
+        case "normalise":
+            return normalise_tangent(g, constant)
+        case "rms":
+            return normalise_rms(g, constant)
+        case "clip":
+            return clip_tangent(g)
+
+
 def consistency_term(nets: Nets, states: States, condition: Condition, how: Consistency) -> Term:
     """The sCM term (E15 to E21).
 
@@ -87,7 +101,7 @@ def consistency_term(nets: Nets, states: States, condition: Condition, how: Cons
         counted = finite if states.keep is None else finite & states.keep
         g = keep_rows(counted, g)
         norm = mean_over(counted, tangent_norm(g))
-        target = clip_tangent(g) if how.limit == "clip" else normalise_tangent(g)
+        target = limited(g, how.limit, how.constant)
     moving = student(keep_rows(counted, x), t, condition)
     each = consistency_loss(moving, target)
     if how.weighting != "none":

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rcm_core.losses.denoising import fake_score_loss
+from rcm_core.losses.denoising import ScoreError, fake_score_loss
 from rcm_core.losses.distribution import SMALLEST_WEIGHT, distribution_gradient, distribution_loss
 from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
 from rcm_core.protocols import Batch, Condition, Nets
@@ -67,12 +67,17 @@ def matched(made: Generated, gradient: Tensor) -> Term:
 
 
 def fake_score_term(
-    nets: Nets, made: Generated, condition: Condition, t: Tensor, rng: torch.Generator
+    nets: Nets,
+    made: Generated,
+    condition: Condition,
+    t: Tensor,
+    rng: torch.Generator,
+    error: ScoreError = "velocity",
 ) -> Term:
-    """The fake score's denoising loss (E26) on samples ``made`` without gradient, at angles ``t`` [B]."""
+    """The fake score's denoising loss (E26, E55) on samples ``made`` without gradient, at angles ``t`` [B]."""
     t = t.to(made.x.device)
     finite = made.finite & finite_mask(made.x)
     xg = keep_rows(finite, made.x)
     z = unit_noise(rng, xg)
     F = nets["fake"](diffuse(xg, z, t), t, condition)
-    return Term(mean_over(finite, fake_score_loss(F, xg, z, t)), {"nonfinite": left_out(finite)})
+    return Term(mean_over(finite, fake_score_loss(F, xg, z, t, error)), {"nonfinite": left_out(finite)})

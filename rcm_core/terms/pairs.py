@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
-from rcm_core.losses.pairs import PairLoss, pair_loss
+from rcm_core.losses.pairs import PairKind, pair_loss
 from rcm_core.protocols import Condition, Nets
 from rcm_core.terms import Term, left_out
 from rcm_core.trigflow import predict_x0
@@ -27,7 +27,7 @@ def pair_term(
     nets: Nets,
     pair: Pair,
     condition: Condition,
-    loss: tuple[PairLoss, float],
+    loss: tuple[PairKind, float],
     target: str = "student",
     weight: Tensor | None = None,
 ) -> Term:

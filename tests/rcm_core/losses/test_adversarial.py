@@ -10,12 +10,12 @@ from rcm_core.losses.adversarial import hinge_critic, hinge_student, logistic_cr
 LOGITS = torch.tensor([[[3.0, -1.0], [0.5, 0.5]]], dtype=torch.float64)  # one sample, two heads, two tokens
 
 
-def test_tokens_are_averaged_and_heads_summed():
-    assert hinge_student(LOGITS).tolist() == [-(1.0 + 0.5)]
+def test_tokens_and_heads_are_averaged():
+    assert hinge_student(LOGITS).tolist() == [-(1.0 + 0.5) / 2]
     many = LOGITS.repeat(1, 1, 10)
     assert torch.equal(hinge_student(many), hinge_student(LOGITS))
     heads = LOGITS.repeat(1, 3, 1)
-    assert torch.equal(hinge_student(heads), 3 * hinge_student(LOGITS))
+    assert torch.equal(hinge_student(heads), hinge_student(LOGITS))
 
 
 def test_e38_hinge_stops_caring_beyond_one():

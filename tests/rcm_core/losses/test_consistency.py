@@ -8,6 +8,7 @@ from rcm_core.jvp import consistency_jvp
 from rcm_core.losses.consistency import (
     consistency_loss,
     consistency_tangent,
+    normalise_rms,
     normalise_tangent,
     tangent_norm,
 )
@@ -121,6 +122,13 @@ def test_e20_normalisation_keeps_the_direction_and_bounds_the_norm():
     assert unit.isfinite().all()
     assert (size <= 1).all()
     torch.testing.assert_close(unit[3] * (before[3] + 0.1), g[3].double())
+
+
+def test_e54_the_root_mean_square_is_the_norm_over_the_root_of_the_number_of_elements():
+    g = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.testing.assert_close(
+        normalise_rms(g, 0.2), math.sqrt(12) * normalise_tangent(g, 0.2 * math.sqrt(12))
+    )
 
 
 def test_e21_loss_moves_the_velocity_along_the_tangent_and_nothing_else():

@@ -1,11 +1,14 @@
 import math
+from typing import get_args
 
+import pytest
 import torch
 from gaussians import Gaussian
 
-from rcm_core.losses.denoising import fake_score_loss
+from rcm_core.losses.denoising import ScoreError, fake_score_loss
+from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.rng import generator
-from rcm_core.trigflow import diffuse, predict_x0
+from rcm_core.trigflow import conditional_velocity, diffuse, predict_x0
 
 RNG = generator(0)
 XG, Z, F = (torch.randn(16, 3, generator=RNG, dtype=torch.float64) for _ in range(3))
@@ -16,6 +19,22 @@ def test_e26_velocity_error_is_the_weighted_clean_error():
     D = predict_x0(diffuse(XG, Z, t), t, F)
     expected = (XG - D).square().sum(1) / t.sin() ** 2
     torch.testing.assert_close(fake_score_loss(F, XG, Z, t), expected, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("error", get_args(ScoreError))
+def test_e55_every_error_is_that_of_its_prediction(error):
+    t = torch.linspace(0.01, 1.5, 16, dtype=torch.float64)
+    y, flow = diffuse(XG, Z, t), RectifiedFlow()
+    column = t[:, None]
+    found = {
+        "velocity": (F, conditional_velocity(XG, Z, t)),
+        "noise": (column.sin() * y + column.cos() * F, Z),
+        "data": (predict_x0(y, t, F), XG),
+        "flow": (flow.output(y, t, F), Z - XG),
+    }
+    prediction, truth = found[error]
+    expected = (prediction - truth).square().sum(1)
+    torch.testing.assert_close(fake_score_loss(F, XG, Z, t, error), expected, atol=1e-12, rtol=1e-10)
 
 
 def test_e26_is_finite_where_the_quotient_is_not():

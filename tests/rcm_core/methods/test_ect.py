@@ -32,8 +32,15 @@ def test_e52_in_stage_i_levels_are_apart_by_q_to_the_minus_i_times_a_sigmoid(ste
     t = torch.tensor([0.2, 0.9, 1.4], dtype=torch.float64)
     near = preset("ect", **SMALL).nearer(t, step)
     for s, r in zip(t.tan().tolist(), near.tan().tolist()):
-        n = 1 + 8 / (1 + math.exp(s))
+        n = 1 + 8 / (1 + math.exp(s / 2))  # b = 1 at data deviation 0.5
         assert r == pytest.approx(max(0.0, s * (1 - share * n)), rel=1e-12, abs=1e-15)
+
+
+def test_e52_the_slope_is_a_setting():
+    t = torch.tensor([0.9], dtype=torch.float64)
+    near = preset("ect", **SMALL, slope=1.0).nearer(t, 10)
+    s = math.tan(0.9)
+    assert near.tan().item() == pytest.approx(max(0.0, s * (1 - (1 + 8 / (1 + math.exp(s))) / 4)), rel=1e-12)
 
 
 def test_e52_the_nearer_side_is_never_below_clean_data():
@@ -53,7 +60,7 @@ def test_e53_a_pair_is_one_step_of_the_teacher_and_its_loss_has_the_inverse_weig
     )
     gap = predict_x0(far.x, far.t, student.velocity(far.x, far.t))
     gap = gap - predict_x0(near.x, near.t, student.velocity(near.x, near.t)).detach()
-    expected = (gap.square().sum(1) / (far.t.tan() - near.t.tan())).mean()
+    expected = (gap.square().sum(1).sqrt() / (far.t.tan() - near.t.tan())).mean()
     torch.testing.assert_close(loss, expected, atol=0, rtol=1e-12)
     torch.testing.assert_close(gradients(loss, student), gradients(expected, student), atol=1e-12, rtol=1e-10)
 
@@ -71,13 +78,13 @@ def test_from_data_both_sides_have_the_same_image_and_noise():
 
 
 def test_the_exact_solution_of_the_ode_has_a_loss_that_vanishes_with_the_distance_of_a_pair():
-    """The step of the pair has an error of second order in its length (Euler, E5), so the square over the distance has
-    the third: each stage of half the distance has an eighth of the loss.
+    """The step of the pair has an error of second order in its length (Euler, E5), so its norm over the distance
+    has the first: each stage of half the distance has half of the loss.
     """
     gaussian = Gaussian(torch.tensor([0.5, -0.3], dtype=torch.float64), 0.4)
     losses = [
         float(asked(step, gaussian.consistency_velocity, gaussian.velocity, steepness=0.0)[0])
         for step in (40, 50, 60)
     ]
-    assert losses[0] / losses[1] == pytest.approx(8, rel=0.2)
-    assert losses[1] / losses[2] == pytest.approx(8, rel=0.1)
+    assert losses[0] / losses[1] == pytest.approx(2, rel=0.2)
+    assert losses[1] / losses[2] == pytest.approx(2, rel=0.1)

@@ -64,10 +64,10 @@ def test_student_and_heads_move_in_turn():
     assert [method.student_update(step) for step in range(4)] == [True, False] * 2
 
 
-def test_the_warmup_counts_the_student_s_own_updates():
-    """Half of the iterations: step 10 is its fifth."""
+def test_the_warmup_counts_the_iterations_of_both_phases():
+    """As released: at step 10 five updates of the student and five of the discriminator have been."""
     losses = []
-    for step, warmup in ((10, 5), (10, 0), (8, 5)):
+    for step, warmup in ((10, 10), (10, 0), (8, 10)):
         nets = networks()
         method = preset("sana_sprint", **{**CHANGES, "warmup": warmup})
         losses.append(next(method.updates(nets, BATCH, step, generator(0))).loss)
@@ -92,10 +92,10 @@ def test_without_the_adversarial_loss_every_step_is_the_student_s():
     method = preset("sana_sprint", **{**CHANGES, "adversarial_weight": 0.0, "warmup": 5})
     assert [method.student_update(step) for step in range(4)] == [True] * 4
     assert (method.demands.roles, method.demands.heads) == (frozenset({"student"}), ())
-    # the consistency term is the one with the discriminator beside it, the warm-up counts updates
+    # the consistency term is the one with the discriminator beside it, the warm-up counts iterations
     first = next(method.updates(networks(), BATCH, 4, generator(0))).loss
     beside = preset("sana_sprint", **{**CHANGES, "warmup": 5})
-    assert torch.equal(first, next(beside.updates(networks(), BATCH, 8, generator(0))).loss)
+    assert torch.equal(first, next(beside.updates(networks(), BATCH, 4, generator(0))).loss)
 
 
 def test_no_loss_at_all_is_refused():

@@ -1,12 +1,14 @@
 import math
 from itertools import pairwise
+from typing import ClassVar
 
 import pytest
 import torch
 from gaussians import Gaussian
 
 from rcm_core.errors import InputError
-from rcm_core.parameterisation import RectifiedFlow
+from rcm_core.parameterisation import EDM, RectifiedFlow, TrigFlow
+from rcm_core.rng import generator
 from rcm_core.samplers.few_step import Sampler, sample_student, walk
 from rcm_core.samplers.times import fixed_angles
 from rcm_core.trigflow import flow_time_from_angle, predict_x0
@@ -113,6 +115,24 @@ def test_from_pure_noise_the_first_state_is_the_noise_to_the_bit():
     x = walk(GAUSSIAN.velocity, noise, {}, angles)
     expected = predict_x0(x, angles[-1], GAUSSIAN.velocity(x, angles[-1]))
     assert torch.equal(sample_student(GAUSSIAN.velocity, noise, {}, ANGLES[:3]), expected)
+
+
+@pytest.mark.parametrize("schedule", [RectifiedFlow(1000.0), TrigFlow(), EDM()])
+@pytest.mark.parametrize("kind", ["renoise", "euler"])
+def test_e28_the_first_network_input_is_unit_noise_whatever_the_schedule(schedule, kind):
+    """Below pi/2 that is (cos t + sin t) z for a rectified flow and z for a variance-preserving network."""
+
+    class Network:
+        parameterisation = schedule
+        inputs: ClassVar[list[torch.Tensor]] = []
+
+        def __call__(self, x, t, condition):
+            self.inputs.append(schedule.to_network(x, t)[0])
+            return GAUSSIAN.velocity(x, t)
+
+    z = torch.randn(2 if kind == "renoise" else 1, 8, 2, generator=generator(0), dtype=torch.float64)
+    sample_student(Network(), z, {}, (1.4, 1.0), kind)
+    torch.testing.assert_close(Network.inputs[0], z[0], atol=1e-15, rtol=0)
 
 
 def test_euler_s_steps_converge_to_the_exact_solution_at_first_order():

@@ -6,21 +6,28 @@ import hashlib
 from pathlib import Path
 
 from rcm_core.errors import InputError
+from rcm_core.pipeline_files import objects, refuse_changed, require_index, signatures
 from rcm_core.storage import filesystem, sha256_folder
 
 
 def reference_hash(uri: str, endpoint: str | None) -> str:
-    """Hex digest of a teacher's content: bytes of a folder; names, sizes and etags of an ``s3://`` prefix."""
+    """Hex digest of a teacher's pipeline files: bytes in a folder; names, sizes and etags below an ``s3://`` prefix.
+
+    InputError if there is no pipeline in diffusers layout (``model_index.json``), or if a folder changes meanwhile.
+    """
     if not uri.startswith("s3://"):
         folder = Path(uri)
         if not folder.is_dir():
             raise InputError(f"teacher {uri} is not a folder here; expected a folder or s3://bucket/prefix")
-        return sha256_folder(folder)
+        require_index(folder, uri)
+        before = signatures(folder)
+        digest = sha256_folder(folder)
+        refuse_changed(before, signatures(folder), uri)
+        return digest
     system, path = filesystem(uri, endpoint)
-    objects = system.find(path, detail=True)
-    if not objects:
+    if not (listed := objects(system, path)):
         raise InputError(f"teacher {uri} is empty; expected a pipeline in the diffusers layout there")
-    digest = hashlib.sha256()
-    for name, facts in sorted(objects.items()):
-        digest.update(f"{name}\0{facts['size']}\0{facts['ETag']}\n".encode())
-    return digest.hexdigest()
+    found = hashlib.sha256()
+    for name, facts in listed.items():
+        found.update(f"{name}\0{facts['size']}\0{facts['ETag']}\n".encode())
+    return found.hexdigest()

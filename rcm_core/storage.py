@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import fsspec
 
 from rcm_core.errors import InputError
+from rcm_core.pipeline_files import objects, pipeline_files, refuse_changed, signatures
 
 CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
 
@@ -26,10 +27,10 @@ def sha256(path: Path) -> str:
 
 
 def sha256_folder(folder: Path) -> str:
-    """Hex digest of all files below ``folder``: names and bytes, whatever the order on disk."""
+    """Hex digest of names and bytes of the files of ``folder`` (``pipeline_files``), whatever the order on disk."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256(path)}\n".encode())
+    for name, path in pipeline_files(folder).items():
+        digest.update(f"{name}\0{sha256(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -147,14 +148,27 @@ def folder_of(
 
 
 def fetch_folder(url: str, endpoint: str | None, target: Path, otherwise: str) -> None:
-    """``target`` becomes a copy of the folder or prefix ``url``; InputError(``otherwise``) if that is none."""
+    """``target`` becomes a copy of the pipeline files of the folder or prefix ``url``.
+
+    InputError(``otherwise``) if that is none; InputError if it changes while it is copied.
+    """
     system, root = filesystem(url, endpoint)
     if not system.isdir(root):
         raise InputError(otherwise)
-    files = system.find(root, detail=True)
-    require_space(target.parent, 2 * sum(int(f["size"] or 0) for f in files.values()))
+    files = _versions(system, root)
+    require_space(target.parent, 2 * sum(int(size or 0) for size, *_ in files.values()))
     with atomic_folder(target) as folder:
-        for name in sorted(files):
-            place = folder / name.removeprefix(root).lstrip("/")
+        for name in files:
+            place = folder / name
             place.parent.mkdir(parents=True, exist_ok=True)
-            system.get_file(name, str(place))
+            system.get_file(f"{root}/{name}", str(place))
+        refuse_changed(files, _versions(system, root), url)
+
+
+def _versions(system: fsspec.AbstractFileSystem, root: str) -> Mapping[str, tuple[Any, ...]]:
+    """Size and version of each pipeline file below ``root``, by relative name."""
+    if "file" in system.protocol:
+        return signatures(Path(root))
+    if hasattr(system, "invalidate_cache"):
+        system.invalidate_cache()
+    return {name: (facts["size"], facts.get("ETag")) for name, facts in objects(system, root).items()}

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rcm_core.closure import code_hash
+from rcm_core.pipeline_files import pipeline_files
 from rcm_core.protocols import Condition
 from rcm_core.storage import atomic
 
@@ -28,7 +29,7 @@ def texts_of(pipeline: Path, cache: Path, family: str, digest: str) -> str | Non
 
     Another code of the family, another transformers or diffusers: another folder.
     """
-    files = (p for part in pipeline.glob("text_encoder*") for p in part.rglob("*") if p.is_file())
+    files = (p for part in pipeline.glob("text_encoder*") for p in pipeline_files(part).values())
     if sum(p.stat().st_size for p in files) < LARGE:
         return None
     code = code_hash(f"rcm_core.models.{family}", {})

@@ -9,6 +9,7 @@ from typing import Any
 from rcm_core.config import Params
 from rcm_core.evaluation.card import model_card
 from rcm_core.latents import pixel_shape
+from rcm_core.pipeline_files import pipeline_files
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.samplers.few_step import Sampler
@@ -103,8 +104,8 @@ def _copy(out: Path, target: str, endpoint: str | None) -> None:
     """A version that is there already is left alone; the model card is written last, so it marks a whole copy."""
     system, root = filesystem(target, endpoint)
     if not system.exists(f"{root}/README.md"):
-        files = sorted(p for p in out.rglob("*") if p.is_file() and p.name != "README.md")
-        for path in [*files, out / "README.md"]:
+        files = pipeline_files(out)
+        for path in [*(p for n, p in files.items() if n != "README.md"), out / "README.md"]:
             name = f"{root}/{path.relative_to(out).as_posix()}"
             system.makedirs(name.rsplit("/", 1)[0], exist_ok=True)
             system.put_file(str(path), name)

@@ -14,6 +14,7 @@ from rcm_core.demands import refuse_frames
 from rcm_core.errors import InputError
 from rcm_core.evaluation.judge import Judge, judge_for
 from rcm_core.layout import read_part
+from rcm_core.pipeline_files import require_index
 from rcm_core.prompts import cycle, read_prompts
 from rcm_core.protocols import Executor, Family
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
@@ -48,6 +49,8 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
                 f"teacher.source {section.source!r} is neither 'mini' nor a folder that exists;"
                 " give a folder or s3:// prefix in diffusers layout"
             )
+            if "://" not in place and Path(place).is_dir():
+                require_index(Path(place), f"teacher.source {section.source!r}")
             fetch_folder(place, section.endpoint, pipeline, otherwise)
         family: Family = find("models", section.family)  # type: ignore[assignment]
         family.check_folder(pipeline)

@@ -19,6 +19,9 @@ def test_a_folder_is_known_by_its_bytes(tmp_path: Path) -> None:
     weights = tmp_path / "teacher" / "weights"
     weights.parent.mkdir()
     weights.write_text("one")
+    with pytest.raises(InputError, match=r"holds no model_index\.json; expected a pipeline"):
+        reference_hash(str(weights.parent), None)
+    (weights.parent / "model_index.json").write_text("{}")
     first = reference_hash(str(weights.parent), None)
     os.utime(weights, (0, 0))
     assert reference_hash(str(weights.parent), None) == first
@@ -64,6 +67,8 @@ def test_an_s3_prefix_is_known_by_its_objects(s3: str) -> None:
         reference_hash("s3://teachers/t", s3)
     system.pipe("teachers/t/weights", b"one")
     first = reference_hash("s3://teachers/t", s3)
+    for name in ("weights/", ".cache/huggingface/notes", ".gitattributes", "vae/", "vae_$folder$"):
+        system.pipe(f"teachers/t/{name}", b"" if name.startswith(("weights", "vae")) else b"note")
     assert reference_hash("s3://teachers/t", s3) == first
     system.pipe("teachers/t/weights", b"two")
     assert reference_hash("s3://teachers/t", s3) != first

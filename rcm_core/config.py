@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from rcm_core.roles import LearningRates, Limits, Updates
 from rcm_core.section import Section
 
 Count = Annotated[int, Field(ge=1)]
@@ -132,19 +133,6 @@ class JudgeSection(Section):
     """S3 endpoint for ``network`` (None: the provider's own)."""
 
 
-class LearningRates(Section):
-    """Of every role that the method trains."""
-
-    student: Positive
-    fake: Positive | None = None
-    heads: Positive | None = None
-
-    @property
-    def given(self) -> dict[str, float]:
-        """By role, of those that have one."""
-        return self.model_dump(exclude_none=True)
-
-
 class WarmStart(Section):
     """An earlier student and the teacher that it was distilled from: folders, or ``s3://bucket/prefix``."""
 
@@ -205,9 +193,10 @@ class TrainSection(Section):
     """Samples per iteration over all ranks and accumulation steps."""
     accumulate: Count
     lr: LearningRates
-    clip: Positive | None
-    """Largest gradient norm of a role; null: gradients are not clipped."""
-    lr_warmup: Annotated[int, Field(ge=0)]
+    clip: Limits
+    """Largest gradient norm of each role's network, one for all or one for each; null: no clipping."""
+    lr_warmup: Updates
+    """Updates of each role's optimiser over which its learning rate rises, one number for all or one for each."""
     lr_decay: bool
     """Cosine to zero over the run."""
     lr_decay_from: Count | None
@@ -215,6 +204,8 @@ class TrainSection(Section):
     optimiser: Literal["adamw", "adamw8bit"]
     """Moments in float32, or in eight bits (torchao; extra ``eightbit``)."""
     betas: tuple[Decay, Decay]
+    eps: Positive
+    """Added to the root of Adam's second moment."""
     weight_decay: Annotated[float, Field(ge=0)]
     ema_lengths: Annotated[tuple[Length, ...], Field(min_length=1)]
     """Relative lengths of the power-function EMA profiles."""

@@ -29,6 +29,8 @@ class Movers:
         self.nets, self.follows, self.settings, self.world = nets, demands.follows, settings, world
         self.optimisers = {role: settings.optimiser(role, nets[role]) for role in sorted(demands.roles)}
         self.ema = PowerEMA(nets["student"], settings.ema_lengths)
+        self.updates = dict.fromkeys(self.optimisers, 0)
+        """Updates that each role's optimiser has made; part of a checkpoint."""
 
     def move(self, step: int, roles: Sequence[str], student_update: bool) -> dict[str, float]:
         """Moves ``roles`` and what follows them; the norm of the student's gradient before clipping. A collective.
@@ -39,15 +41,17 @@ class Movers:
             reshard(net)
         norms = {role: self._finite_norm(role, step) for role in roles}
         for role, norm in norms.items():
-            if self.settings.clip is not None and norm > self.settings.clip:
-                scale_gradients(self.nets[role], self.settings.clip / norm)
-            rate = self.settings.lr[role] * self.settings.lr_factor(step)
+            limit = self.settings.clip.get(role, math.inf)
+            if norm > limit:
+                scale_gradients(self.nets[role], limit / norm)
+            rate = self.settings.lr[role] * self.settings.lr_factor(role, step, self.updates[role])
             for group in self.optimisers[role].param_groups:
                 if isinstance(group["lr"], Tensor):  # a compiled optimiser's
                     group["lr"].fill_(rate)
                 else:
                     group["lr"] = rate
             self.optimisers[role].step()
+            self.updates[role] += 1
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
         if student_update:

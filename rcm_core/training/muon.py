@@ -45,7 +45,12 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, network: nn.Module, lr: float, betas: tuple[float, float], weight_decay: float
+        self,
+        network: nn.Module,
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+        eps: float = 1e-8,
     ) -> None:
         named = dict(network.named_parameters())
         inner = {name for name, p in named.items() if ".blocks." in f".{name}" and p.ndim == 2}
@@ -57,7 +62,7 @@ class Muon(torch.optim.Optimizer):
             {"params": [named[name] for name in named if (name in inner) == matrix], "matrix": matrix}
             for matrix in (True, False)
         ]
-        super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+        super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": eps})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -95,5 +100,5 @@ class Muon(torch.optim.Optimizer):
             moved, [p.grad for p in moved if p.grad is not None], [s["exp_avg"] for s in states],
             [s["exp_avg_sq"] for s in states], [], [s["step"] for s in states], fused=True, amsgrad=False,
             beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"],
-            weight_decay=group["weight_decay"], eps=1e-8, maximize=False,
+            weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
         )  # fmt: skip

@@ -24,8 +24,10 @@ class LoopSettings:
     batch: int
     accumulate: int
     lr: Mapping[str, float]
-    clip: float | None
-    lr_warmup: int
+    clip: Mapping[str, float]
+    """Largest gradient norm of a role's network; a role that is not in it is not clipped."""
+    lr_warmup: Mapping[str, int]
+    """Updates of a role's optimiser over which its rate rises linearly; a role that is not in it has no warm-up."""
     lr_decay: bool
     """Cosine to zero over the run."""
     betas: tuple[float, float]
@@ -42,6 +44,8 @@ class LoopSettings:
     """Ranks that share a state, and so a batch."""
     eight_bit: bool = False
     """AdamW's moments in eight bits (Dettmers et al., arXiv 2110.02861), by torchao."""
+    eps: float = 1e-8
+    """Added to the root of Adam's second moment."""
     muon: bool = False
     """Matrices of the blocks by Muon instead of AdamW."""
     health: HealthSection | None = None
@@ -54,7 +58,7 @@ class LoopSettings:
     def optimiser(self, role: str, network: nn.Module) -> torch.optim.Optimizer:
         """AdamW for the parameters of ``role``, or Muon; what is never sharded is a group of its own."""
         if self.muon:
-            return Muon(network, self.lr[role], self.betas, self.weight_decay)
+            return Muon(network, self.lr[role], self.betas, self.weight_decay, self.eps)
         named = list(network.named_parameters())
         groups = [
             [p for name, p in named if not name.startswith(EXTRAS)],
@@ -64,6 +68,7 @@ class LoopSettings:
         options: dict[str, Any] = {
             "lr": self.lr[role],
             "betas": self.betas,
+            "eps": self.eps,
             "weight_decay": self.weight_decay,
         }
         if self.eight_bit:
@@ -72,9 +77,13 @@ class LoopSettings:
             return AdamW8bit(given, **options)  # type: ignore[no-any-return]
         return torch.optim.AdamW(given, fused=True, **options)
 
-    def lr_factor(self, step: int) -> float:
-        """What the learning rates are multiplied by at ``step``."""
-        factor = min(1.0, (step + 1) / self.lr_warmup) if self.lr_warmup else 1.0
+    def lr_factor(self, role: str, step: int, updates: int) -> float:
+        """Return what the learning rate of ``role`` is multiplied by at ``step``.
+
+        The warm-up counts the ``updates`` that the role's optimiser has made, the decay iterations.
+        """
+        warmup = self.lr_warmup.get(role, 0)
+        factor = min(1.0, (updates + 1) / warmup) if warmup else 1.0
         if self.lr_decay:
             factor *= 0.5 * (1 + math.cos(math.pi * step / self.iterations))
         if self.lr_decay_from is not None:

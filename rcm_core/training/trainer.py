@@ -41,6 +41,7 @@ class Trainer(Stepper):
     def _restore(self, folder: Path) -> None:
         progress = checkpoint.load(folder, self.nets, self.optimisers, self.ema)
         self.step, self.student_updates = progress["step"], progress["student_updates"]
+        self.movers.updates = progress["updates"]
         self.curves = Curves(**progress["curves"])
         self.health.restore(progress["health"])
         self.tangent = progress["tangent"]
@@ -118,6 +119,7 @@ class Trainer(Stepper):
         progress: dict[str, Any] = {
             "step": self.step,
             "student_updates": self.student_updates,
+            "updates": dict(self.movers.updates),
             "tangent": self.tangent,
             "health": self.health.state(),
             "curves": self.curves.state(),

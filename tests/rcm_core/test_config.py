@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rcm_core.config import Gate, LearningRates, Params
+from rcm_core.config import Gate, Params
 from rcm_core.errors import InputError
+from rcm_core.roles import LearningRates, Limits, Updates
 from rcm_core.section import check
 from rcm_core.sharing import samples_per_rank
 
@@ -41,6 +42,11 @@ def test_sections_are_frozen(values: dict[str, Any]) -> None:
         ("train.tangent", "exakt", "train.tangent = 'exakt': input should be 'exact', 'semi' or 'discrete'"),
         ("train.ema_lengths", [], "train.ema_lengths = .*at least 1 item"),
         ("train.ema_lengths", [0.3], "train.ema_lengths.0 = 0.3: input should be less than 0.28"),
+        ("train.lr_warmup", -1, "train.lr_warmup.student = -1: input should be greater than or equal to 0"),
+        ("train.lr_warmup", 2.5, "train.lr_warmup.student = 2.5: input should be a valid integer"),
+        ("train.lr_warmup", {"studnet": 2}, "unknown key 'train.lr_warmup.studnet'.*student"),
+        ("train.clip", {"fake": 0}, "train.clip.fake = 0: input should be greater than 0"),
+        ("train.eps", 0, "train.eps = 0: input should be greater than 0"),
         ("train.betas", [0.9, 1.0], "train.betas.1 = 1.0: input should be less than 1"),
         ("train.betas", [0.9], "key 'train.betas.1' is missing"),
         ("train.health.probe_samples", 1, "train.health.probe_samples = 1: .*greater than or equal to 2"),
@@ -99,6 +105,22 @@ def test_a_missing_key_is_named(values: dict[str, Any]) -> None:
 def test_what_is_no_mapping_is_refused() -> None:
     with pytest.raises(InputError, match="expected keys and values, got list"):
         check(LearningRates, [1], "params.yaml")
+
+
+def test_a_setting_of_the_roles_is_a_value_for_each() -> None:
+    section = check(Updates, {"student": 20, "fake": 0}, "here")
+    assert section.given == {"student": 20, "fake": 0, "heads": 0}
+    assert section.model_dump(exclude_unset=True) == {"student": 20, "fake": 0}
+    assert check(Limits, {"student": 10}, "here").given == {"student": 10.0}
+
+
+@pytest.mark.parametrize("value", [7, None, 2.5])
+def test_or_one_value_for_all(values: dict[str, Any], value: float | None) -> None:
+    values["train"]["clip"] = value
+    params = check(Params, values, "params.yaml")
+    roles = () if value is None else ("student", "fake", "heads")
+    assert params.train.clip.given == dict.fromkeys(roles, value)
+    assert params.model_dump(mode="json", exclude_unset=True)["train"]["clip"] == value
 
 
 def test_integers_are_numbers_and_lists_are_tuples() -> None:

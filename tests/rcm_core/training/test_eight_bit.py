@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from loops import SETTINGS
 from resumed import trained
 from torch import Tensor, nn
 from workspaces import configure
@@ -65,6 +67,19 @@ def test_moments_take_what_the_plan_says() -> None:
     for name in ("exp_avg", "exp_avg_sq"):
         # besides a table of 256 values
         assert local_bytes(state[name]) == EIGHT_BIT * 4 * layer.weight.numel() + 4 * 256
+
+
+def test_eps_bounds_its_step_as_float32_s() -> None:
+    """The gradient is 1: Adam's first step is lr / (1 + eps)."""
+    for eight_bit in (True, False):
+        layer = nn.Linear(64, 64, bias=False)
+        optimiser = replace(SETTINGS, eight_bit=eight_bit, eps=3.0).optimiser("student", layer)
+        before = layer.weight.detach().clone()
+        layer(torch.ones(1, 64)).sum().backward()
+        optimiser.step()
+        torch.testing.assert_close(
+            before - layer.weight.detach(), torch.full((64, 64), 1e-3 / 4), rtol=0.01, atol=0
+        )
 
 
 def test_without_torchao_it_is_refused(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from rcm_core.rng import generator
 from rcm_core.samplers.few_step import Sampler, sample_student
 from rcm_core.samplers.ode import Solver, sample_teacher
 from rcm_core.storage import read_json
+from rcm_core.teacher_folder import pipeline_of
 from rcm_core.text_cache import encoded, texts_of
 from rcm_core.trigflow import NOISE_ANGLE
 
@@ -47,7 +48,7 @@ class Teacher:
         """From the teacher stage's outputs; ``cache`` is where prompts of a large text encoder are kept."""
         facts = read_json(workspace / "runs/teacher/teacher.json", "teacher")
         keys = ("family", "guidance", "steps", "shift", "solver", "negative_prompt", "precision")
-        folder = workspace / "runs/teacher/pipeline"
+        folder = pipeline_of(workspace)
         texts = None if cache is None else texts_of(folder, cache, facts["family"], facts["hash"])
         return cls(str(folder), shape=tuple(facts["shape"]), texts=texts, **{k: facts[k] for k in keys})
 

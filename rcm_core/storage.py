@@ -15,22 +15,26 @@ from typing import Any
 import fsspec
 
 from rcm_core.errors import InputError
-from rcm_core.pipeline_files import objects, pipeline_files, refuse_changed, signatures
+from rcm_core.hashes import kept_sha256
+from rcm_core.hashes import sha256 as sha256
+from rcm_core.pipeline_files import in_order, pipeline_files
 
 CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def sha256_folder(folder: Path) -> str:
-    """Hex digest of names and bytes of the files of ``folder`` (``pipeline_files``), whatever the order on disk."""
+    """Hex digest of names and bytes of the files of ``folder`` (``pipeline_files``), whatever the order on disk.
+
+    Hashes of large files are kept (``hashes``), so what did not change is not read again.
+    """
+    return sha256_files(pipeline_files(folder))
+
+
+def sha256_files(files: Mapping[str, Path]) -> str:
+    """``sha256_folder`` of a folder that has, under these names, what is in these files."""
     digest = hashlib.sha256()
-    for name, path in pipeline_files(folder).items():
-        digest.update(f"{name}\0{sha256(path)}\n".encode())
+    for name, path in ((name, files[name]) for name in in_order(files)):
+        digest.update(f"{name}\0{kept_sha256(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -128,47 +132,3 @@ def filesystem(url: str, endpoint: str | None) -> tuple[fsspec.AbstractFileSyste
     except (OSError, BotoCoreError) as error:
         raise InputError(f"{where} cannot be reached ({error}); check the endpoint") from error
     return system, path
-
-
-def folder_of(
-    given: str, endpoint: str | None, workspace: Path, cache: Path, otherwise: str, again: bool = True
-) -> Path:
-    """The folder ``given``: itself (without a leading slash in ``workspace``), or if it is on S3 its copy in ``cache``,
-    which is fetched ``again`` if it is there. InputError(``otherwise``) if there is none.
-    """
-    if "://" not in given:
-        folder = workspace / given
-        if not folder.is_dir():
-            raise InputError(otherwise)
-        return folder
-    copy = cache / hashlib.sha256(f"{given} {endpoint}".encode()).hexdigest()[:20]
-    if again or not copy.is_dir():
-        fetch_folder(given, endpoint, copy, otherwise)
-    return copy
-
-
-def fetch_folder(url: str, endpoint: str | None, target: Path, otherwise: str) -> None:
-    """``target`` becomes a copy of the pipeline files of the folder or prefix ``url``.
-
-    InputError(``otherwise``) if that is none; InputError if it changes while it is copied.
-    """
-    system, root = filesystem(url, endpoint)
-    if not system.isdir(root):
-        raise InputError(otherwise)
-    files = _versions(system, root)
-    require_space(target.parent, 2 * sum(int(size or 0) for size, *_ in files.values()))
-    with atomic_folder(target) as folder:
-        for name in files:
-            place = folder / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            system.get_file(f"{root}/{name}", str(place))
-        refuse_changed(files, _versions(system, root), url)
-
-
-def _versions(system: fsspec.AbstractFileSystem, root: str) -> Mapping[str, tuple[Any, ...]]:
-    """Size and version of each pipeline file below ``root``, by relative name."""
-    if "file" in system.protocol:
-        return signatures(Path(root))
-    if hasattr(system, "invalidate_cache"):
-        system.invalidate_cache()
-    return {name: (facts["size"], facts.get("ETag")) for name, facts in objects(system, root).items()}

@@ -25,12 +25,12 @@ from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.sampling import Job, Teacher, read_sampler, sample_pixels, split_jobs
 from rcm_core.storage import atomic_folder, read_json, write_json
+from rcm_core.teacher_folder import verified_pipeline
 
 STAGE = "evaluate"
 TIMINGS = 3
 REPEATS = 4
 INPUTS = [
-    "runs/teacher/pipeline",
     "runs/teacher/teacher.json",
     "runs/prompts/prompts.parquet",
     "runs/trajectories/manifest.parquet",
@@ -43,6 +43,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     """Samples teacher and student from the same noise, scores both, times both."""
     section = params.evaluate
     inputs = hash_inputs(workspace, INPUTS)
+    verified_pipeline(workspace)
     facts = read_json(workspace / "runs/teacher/teacher.json", "teacher")
     parameters = dump(evaluate=section, judge=params.judge)
     with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from rcm_core.config import Params
 from rcm_core.evaluation.card import model_card
 from rcm_core.latents import pixel_shape
+from rcm_core.layout import read_part
+from rcm_core.links import SMALL, place_file, shares
+from rcm_core.loaded_files import loaded_files
 from rcm_core.pipeline_files import pipeline_files
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.sampling import Teacher, codec_of, read_sampler
-from rcm_core.storage import atomic_folder, filesystem, read_json, require_space, sha256_folder, write_json
+from rcm_core.storage import atomic_folder, filesystem, read_json, require_space, sha256_files, write_json
+from rcm_core.teacher_folder import verified_pipeline
 
 STAGE = "publish"
 
@@ -24,12 +27,13 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
     inputs = hash_inputs(
         workspace,
         [
-            "runs/teacher/pipeline",
+            "runs/teacher/teacher.json",
             "runs/select/selection.json",
             "runs/select/transformer",
             "runs/evaluate/quality.json",
         ],
     )
+    source = verified_pipeline(workspace)
     parameters = dump(publish=params.publish, method=params.method)
     with recorded(STAGE, workspace, parameters, inputs, None, "cpu") as extra:
         out = workspace / "runs" / STAGE / "pipeline"
@@ -37,16 +41,10 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
         selection = read_json(chosen, "select")
         sampler = read_sampler(selection.get("sampler"), chosen, "select")
         facts = _facts(params, workspace, selection)
-        require_space(
-            out.parent,
-            2 * sum(f.stat().st_size for f in (workspace / "runs/teacher").rglob("*") if f.is_file()),
-        )
         with atomic_folder(out) as folder:
-            shutil.copytree(workspace / "runs/teacher/pipeline", folder, dirs_exist_ok=True)
-            shutil.rmtree(folder / "transformer")
-            shutil.copytree(workspace / "runs/select/transformer", folder / "transformer")
+            placed = _place(folder, source, workspace / "runs/select/transformer")
             _write_scheduler(folder, sampler)
-            facts["version"] = sha256_folder(folder)[:12]
+            facts["version"] = sha256_files({**pipeline_files(folder), **placed})[:12]
             write_json(folder / "student.json", facts)
             quality = read_json(workspace / "runs/evaluate/quality.json", "evaluate")
             (folder / "README.md").write_text(
@@ -58,6 +56,22 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
             place = target if "://" in target else str(workspace / target)
             extra["published"] = f"{place}/{params.publish.name}/{facts['version']}"
             _copy(out, extra["published"], params.publish.endpoint)
+
+
+def _place(folder: Path, teacher: Path, transformer: Path) -> dict[str, Path]:
+    """What the student shares with its teacher, and its network, in ``folder``: large files are linked, not copied.
+
+    Returns the originals of the files by their names in ``folder``, whose hashes are kept.
+    """
+    files = pipeline_files(teacher)
+    shared = loaded_files(list(files), read_part(teacher, "model_index.json"))
+    found = {name: files[name] for name in shared if name.split("/")[0] not in ("transformer", "scheduler")}
+    found |= {f"transformer/{name}": path for name, path in pipeline_files(transformer).items()}
+    require_space(folder.parent, sum(p.stat().st_size for p in found.values() if not shares(p, folder)))
+    for name, path in found.items():
+        place_file(path, folder / name)
+    del found["model_index.json"]  # which is written anew
+    return found
 
 
 def _facts(params: Params, workspace: Path, selection: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +106,6 @@ def _write_scheduler(folder: Path, sampler: Sampler) -> None:
     """Puts the student's few-step sampler in the place of the teacher's scheduler."""
     from rcm_core.samplers.scheduler import FewStepScheduler
 
-    shutil.rmtree(folder / "scheduler")
     times = [list(angles) for angles in sampler.times]
     FewStepScheduler(sampler.kind, times).save_pretrained(folder / "scheduler")
     index = read_json(folder / "model_index.json", "teacher")
@@ -101,12 +114,18 @@ def _write_scheduler(folder: Path, sampler: Sampler) -> None:
 
 
 def _copy(out: Path, target: str, endpoint: str | None) -> None:
-    """A version that is there already is left alone; the model card is written last, so it marks a whole copy."""
+    """Copy ``out`` to ``target``, each byte once: a version that is there is left alone, and so are files of it.
+
+    The model card is written last, so it marks a whole copy. On a local file system large files are linked.
+    """
     system, root = filesystem(target, endpoint)
     if not system.exists(f"{root}/README.md"):
         files = pipeline_files(out)
         for path in [*(p for n, p in files.items() if n != "README.md"), out / "README.md"]:
             name = f"{root}/{path.relative_to(out).as_posix()}"
-            system.makedirs(name.rsplit("/", 1)[0], exist_ok=True)
-            system.put_file(str(path), name)
+            if "file" in system.protocol:
+                Path(name).unlink(missing_ok=True)
+                place_file(path, Path(name))
+            elif not (system.exists(name) and system.size(name) == path.stat().st_size > SMALL):
+                system.put_file(str(path), name)
     print(f"published {target}", flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,10 +10,12 @@ from rcm_core.errors import InputError
 from rcm_core.evaluation.select import Candidate, choose
 from rcm_core.evaluation.statistics import Estimate
 from rcm_core.evaluation.validation import scale_of, score_job, validation_job
+from rcm_core.links import place_folder
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.storage import atomic_folder, write_json
+from rcm_core.teacher_folder import verified_pipeline
 
 STAGE = "select"
 
@@ -26,6 +27,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     inputs = hash_inputs(
         workspace, ["runs/teacher/teacher.json", "runs/prompts/prompts.parquet", "runs/train/candidates"]
     )
+    verified_pipeline(workspace)
     parameters = dump(select=section, sampler=params.sampler, judge=params.judge)
     with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device):
         root = workspace / "runs/train/candidates"
@@ -52,7 +54,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
         out = workspace / "runs" / STAGE
         out.mkdir(parents=True, exist_ok=True)
         with atomic_folder(out / "transformer") as folder:
-            shutil.copytree(root / selection["choice"]["name"] / "transformer", folder, dirs_exist_ok=True)
+            place_folder(root / selection["choice"]["name"] / "transformer", folder)
         write_json(out / "selection.json", selection)
     print(f"select: {selection['reason']}", flush=True)
 

@@ -1,4 +1,7 @@
-"""teacher: resolves a teacher reference, or trains the embedded one; ``runs/teacher/{pipeline,teacher.json}``."""
+"""teacher: checks a given teacher, or trains the embedded one; ``runs/teacher/{pipeline,teacher.json}``.
+
+A given teacher stays where it is: teacher.json has its content hash, and ``pipeline`` is an empty folder.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,17 @@ from rcm_core.config import Params, TeacherSection
 from rcm_core.demands import refuse_frames
 from rcm_core.errors import InputError
 from rcm_core.evaluation.judge import Judge, judge_for
+from rcm_core.fetch import remember
 from rcm_core.layout import read_part
-from rcm_core.pipeline_files import require_index
+from rcm_core.links import place_folder
+from rcm_core.pipeline_files import refuse_changed, signatures
 from rcm_core.prompts import cycle, read_prompts
 from rcm_core.protocols import Executor, Family
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.registry import find
 from rcm_core.sampling import Job, Teacher, sample_pixels, split_jobs
-from rcm_core.storage import atomic_folder, fetch_folder, sha256_folder, write_json
+from rcm_core.storage import atomic_folder, sha256_folder, write_json
+from rcm_core.teacher_folder import TRAINED, given_pipeline
 from rcm_core.training import pretrain
 from rcm_core.usage import peak_memory
 
@@ -29,7 +35,7 @@ GATE_BATCH = 100
 
 
 def run(params: Params, workspace: Path, executor: Executor) -> None:
-    """Leaves a diffusers pipeline folder and what is known of it; InputError if it misses its gate."""
+    """Write what is known of the teacher, and its pipeline if it is trained here; InputError if it misses its gate."""
     section = params.teacher
     parameters = dump(teacher=section)
     train, validation = (
@@ -39,27 +45,22 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     out = workspace / "runs" / STAGE
     with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device) as extra:
         state = live_state(executor.state_root, STAGE, fingerprint(STAGE, params, parameters, inputs))
-        pipeline = state / "pipeline"
-        if section.source == "mini":
+        if section.source == TRAINED:
+            pipeline = state / "pipeline"
             _train_mini(section, train, state, executor)
         else:
-            # a copy, so that what was distilled is what is kept; without a leading slash it lies in the workspace
-            place = section.source if "://" in section.source else str(workspace / section.source)
-            otherwise = (
-                f"teacher.source {section.source!r} is neither 'mini' nor a folder that exists;"
-                " give a folder or s3:// prefix in diffusers layout"
-            )
-            if "://" not in place and Path(place).is_dir():
-                require_index(Path(place), f"teacher.source {section.source!r}")
-            fetch_folder(place, section.endpoint, pipeline, otherwise)
+            pipeline = given_pipeline(section.source, section.endpoint, workspace)
+        before = signatures(pipeline)
         family: Family = find("models", section.family)  # type: ignore[assignment]
         family.check_folder(pipeline)
         refuse_frames(family, read_part(pipeline, "transformer/config.json"), section.source)
         facts = _facts(section, pipeline)
-        facts["gate"] = _gate(section, facts, state, validation, executor)
+        refuse_changed(before, signatures(pipeline), section.source)
+        facts["gate"] = _gate(section, facts, pipeline, validation, executor)
         out.mkdir(parents=True, exist_ok=True)
         with atomic_folder(out / "pipeline") as folder:
-            shutil.copytree(pipeline, folder, dirs_exist_ok=True)
+            if section.source == TRAINED:
+                place_folder(pipeline, folder)
         write_json(out / "teacher.json", facts)
         extra["peak_memory_bytes"] = peak_memory(state)
     clear_state(state)
@@ -102,14 +103,18 @@ def _facts(section: TeacherSection, pipeline: Path) -> dict[str, Any]:
             f"the teacher at {section.source} has content hash {digest}, teacher.hash expects {section.hash};"
             " it changed meanwhile: set teacher.hash to the new one, or to null"
         )
+    where = {}
+    if "://" in section.source:
+        remember(digest, pipeline)
+        where = {"endpoint": section.endpoint}
     keys = (
         "source", "family", "data", "guidance", "steps", "shift", "solver", "precision", "negative_prompt", "licence",
     )  # fmt: skip
-    return {"hash": digest, "shape": list(section.shape), **{k: getattr(section, k) for k in keys}}
+    return {"hash": digest, **where, "shape": list(section.shape), **{k: getattr(section, k) for k in keys}}
 
 
 def _gate(
-    section: TeacherSection, facts: dict[str, Any], state: Path, prompts: list[str], executor: Executor
+    section: TeacherSection, facts: dict[str, Any], pipeline: Path, prompts: list[str], executor: Executor
 ) -> dict[str, Any] | None:
     """Accuracy of judge and teacher; InputError if one is below what ``teacher.gate`` asks."""
     gate = section.gate
@@ -123,7 +128,7 @@ def _gate(
             f" {gate.judge_accuracy:.1%}; its verdicts would mean nothing: mend the judge or the data"
         )
     keys = ("family", "guidance", "steps", "shift", "solver", "negative_prompt", "precision")
-    teacher = Teacher(str(state / "pipeline"), shape=section.shape, **{k: facts[k] for k in keys})
+    teacher = Teacher(str(pipeline), shape=section.shape, **{k: facts[k] for k in keys})
     asked = cycle(prompts, gate.samples)
     job = Job(teacher, asked, tuple(range(gate.samples)), section.seed, section.steps, device=section.device)
     jobs = split_jobs(job, GATE_BATCH)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 from rcm_core.config import Params
 from rcm_core.errors import InputError
+from rcm_core.links import place_folder
 from rcm_core.protocols import Executor
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.sampling import Teacher
 from rcm_core.sharing import worlds
 from rcm_core.storage import atomic, atomic_folder, require_space, write_json
+from rcm_core.teacher_folder import pipeline_of, verified_pipeline
 from rcm_core.training import distill, warm
 from rcm_core.training.log import Curves
 from rcm_core.usage import peak_memory
@@ -26,10 +27,8 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     """Trains, or resumes exactly this training; the candidates appear when the last step is done."""
     section = params.train
     parameters = dump(train=section, method=params.method)
-    inputs = hash_inputs(
-        workspace,
-        ["runs/teacher/pipeline", "runs/teacher/teacher.json", "runs/trajectories/manifest.parquet"],
-    )
+    inputs = hash_inputs(workspace, ["runs/teacher/teacher.json", "runs/trajectories/manifest.parquet"])
+    verified_pipeline(workspace)
     numbers = worlds(section, "params.yaml")
     origin = None
     if section.warm_start is not None:
@@ -59,9 +58,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
 def _size(params: Params, workspace: Path) -> int:
     """Bytes for the candidates (twice: live and final) and three checkpoints of weights, moments and EMA."""
     section = params.train
-    weights = sum(
-        f.stat().st_size for f in (workspace / "runs/teacher/pipeline/transformer").glob("*.safetensors")
-    )
+    weights = sum(f.stat().st_size for f in (pipeline_of(workspace) / "transformer").glob("*.safetensors"))
     lengths = len(section.ema_lengths)
     candidates = 2 * lengths * -(-section.iterations // section.candidate_every)
     return OVERHEAD + weights * (candidates + 3 * (6 + lengths))
@@ -73,8 +70,9 @@ def write(out: Path, state: Path) -> None:
     if not finished.is_file():
         raise InputError(f"{state} holds no finished training; remove it and run `dvc repro train` again")
     with atomic_folder(out / "candidates") as folder:
-        # a name with a dot is what a killed run had begun to write
-        shutil.copytree(state / "candidates", folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+        place_folder(
+            state / "candidates", folder
+        )  # without hidden names, which a killed run had begun to write
     with atomic(out / "curves.csv") as temporary:
         Curves(**json.loads(finished.read_text())).write(temporary)
     write_json(out / "health.json", json.loads((state / "health.json").read_text()))

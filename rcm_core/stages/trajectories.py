@@ -26,6 +26,7 @@ from rcm_core.rng import address
 from rcm_core.samplers.ode import sample_route
 from rcm_core.sampling import Job, Teacher, codec_of, conditions, guided, noise, sample, split_jobs
 from rcm_core.storage import atomic, atomic_folder, read_json, require_space
+from rcm_core.teacher_folder import verified_pipeline
 from rcm_core.trajectory_store import (
     MANIFEST,
     Place,
@@ -68,9 +69,8 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     """Generates or imports the missing shards, then the manifest; a shard that is whole is never made twice."""
     section, teacher = params.trajectories, Teacher.read(workspace, executor.state_root / "cache")
     parameters = dump(trajectories=section)
-    inputs = hash_inputs(
-        workspace, ["runs/teacher/pipeline", "runs/teacher/teacher.json", "runs/prompts/prompts.parquet"]
-    )
+    inputs = hash_inputs(workspace, ["runs/teacher/teacher.json", "runs/prompts/prompts.parquet"])
+    verified_pipeline(workspace)
     source = None
     if section.source is not None:
         source = imported.find(section.source, teacher, workspace, executor, section.seed)

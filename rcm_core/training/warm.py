@@ -15,9 +15,10 @@ from torch import Tensor
 
 from rcm_core.config import WarmStart
 from rcm_core.errors import InputError
+from rcm_core.fetch import folder_of
 from rcm_core.layout import meta_network
 from rcm_core.protocols import Family
-from rcm_core.storage import folder_of, sha256_folder
+from rcm_core.storage import sha256_folder
 
 KEY = "train.warm_start"
 

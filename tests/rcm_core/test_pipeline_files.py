@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from object_store import BUCKET, authorise, object_store
 
 from rcm_core import pipeline_files as own
 from rcm_core.errors import InputError
+from rcm_core.fetch import fetch
+from rcm_core.links import place_folder
 from rcm_core.pipeline_files import objects, pipeline_files, refuse_changed, require_index, signatures
-from rcm_core.storage import fetch_folder, filesystem, sha256_folder
+from rcm_core.storage import filesystem, sha256_folder
 
 NAMES = ["model_index.json", "vae/config.json", "vae.json"]
 
@@ -37,7 +39,7 @@ def test_notes_of_a_download_are_not_the_pipeline_s(folder: Path, tmp_path: Path
         (folder / name).write_text("note")
     os.mkfifo(folder / ".cache/lock")
     assert sha256_folder(folder) == digest
-    fetch_folder(str(folder), None, tmp_path / "copy", "none")
+    place_folder(folder, tmp_path / "copy")
     copied = sorted(p.relative_to(tmp_path / "copy").as_posix() for p in (tmp_path / "copy").rglob("*.*"))
     assert copied == sorted(NAMES)
 
@@ -49,7 +51,7 @@ def test_linked_folders_and_files_are_followed(folder: Path, tmp_path: Path) -> 
     (folder / "vae.json").rename(tmp_path / "file")
     (folder / "vae.json").symlink_to(tmp_path / "file")
     assert sha256_folder(folder) == digest
-    fetch_folder(str(folder), None, tmp_path / "copy", "none")
+    place_folder(folder, tmp_path / "copy")
     assert sha256_folder(tmp_path / "copy") == digest
     assert not any(p.is_symlink() for p in (tmp_path / "copy").rglob("*"))
 
@@ -68,7 +70,7 @@ def test_what_is_no_file_is_refused(
     folder: Path, tmp_path: Path, spoil: Callable[[Path], object], said: str
 ) -> None:
     spoil(folder)
-    for use in (pipeline_files, sha256_folder, lambda f: fetch_folder(str(f), None, tmp_path / "copy", "")):
+    for use in (pipeline_files, sha256_folder, lambda f: place_folder(f, tmp_path / "copy")):
         with pytest.raises(InputError, match=said):
             use(folder)
     assert not (tmp_path / "copy").exists()
@@ -83,22 +85,25 @@ def test_a_tree_that_is_no_pipeline_is_not_walked(folder: Path, monkeypatch: pyt
         pipeline_files(folder)
 
 
-def test_a_teacher_that_changes_while_it_is_copied_is_refused(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_teacher_that_changes_while_it_is_fetched_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = signatures(folder)
     refuse_changed(before, signatures(folder), "given")
-    system, _ = filesystem(str(folder), None)
-    copy = type(system).get_file
+    authorise(monkeypatch)
+    with object_store() as endpoint:
+        system, root = filesystem(f"s3://{BUCKET}/changing", endpoint)
+        for name in NAMES:
+            system.pipe(f"{root}/{name}", name.encode())
+        read = system.cat_file
 
-    def writing(self: object, name: str, place: str) -> None:
-        copy(self, name, place)
-        (folder / "vae.json").write_text("other weights of another step")
+        def writing(name: str, **part: int) -> Any:
+            system.pipe(f"{root}/vae.json", b"other weights of another step")
+            return read(name, **part)
 
-    monkeypatch.setattr(type(system), "get_file", writing)
-    with pytest.raises(InputError, match=r"given changed while it was read: 1 files, first vae\.json"):
-        fetch_folder(str(folder), None, tmp_path / "copy", "none")
-    assert not (tmp_path / "copy").exists()
+        monkeypatch.setattr(system, "cat_file", writing)
+        with pytest.raises(InputError, match=r"changing changed while it was read: 1 files, first vae\.json"):
+            fetch(f"s3://{BUCKET}/changing", endpoint, "none")
 
 
 def test_marks_of_folders_on_s3_are_no_files(
@@ -113,6 +118,6 @@ def test_marks_of_folders_on_s3_are_no_files(
             system.pipe(f"{root}/{name}", b"")
         system.pipe(f"{root}/.gitattributes", b"note")
         assert list(objects(system, root)) == list(pipeline_files(folder))
-        fetch_folder(f"s3://{BUCKET}/teacher", endpoint, tmp_path / "copy", "none")
-    assert sha256_folder(tmp_path / "copy") == sha256_folder(folder)
-    shutil.rmtree(tmp_path / "copy")
+        copy = fetch(f"s3://{BUCKET}/teacher", endpoint, "none")
+    assert sha256_folder(copy) == sha256_folder(folder)
+    assert list(pipeline_files(copy)) == list(pipeline_files(folder))

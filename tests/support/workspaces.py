@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import yaml
 
 from rcm_core.config import Params
 from rcm_core.params import load_params
+from rcm_core.storage import sha256_folder
+from rcm_core.teacher_folder import pipeline_of
 
 PATIENCE = 900
 """Seconds that anything may take on a machine that is busy with other things; a test that hangs ends at twice that."""
@@ -71,3 +74,11 @@ def wait_for(
         assert time.monotonic() < deadline, f"no {what} after {PATIENCE} s: {log.read_text()[-3000:]}"
         time.sleep(0.02)
     return found
+
+
+def accept_teacher(workspace: Path) -> None:
+    """The teacher as a test has changed it becomes the one that the teacher stage recorded."""
+    place = workspace / "runs/teacher/teacher.json"
+    facts = json.loads(place.read_text())
+    facts["hash"] = sha256_folder(pipeline_of(workspace))
+    place.write_text(json.dumps(facts))

@@ -17,7 +17,7 @@ import yaml
 from object_store import BUCKET, authorise, object_store
 from safetensors.torch import load_file
 from tiny import ROOT
-from workspaces import configure
+from workspaces import accept_teacher, configure
 
 from infra.local import LocalExecutor
 from rcm_core import captioned, imported
@@ -25,6 +25,7 @@ from rcm_core.errors import InputError
 from rcm_core.sampling import Teacher, codec_of, conditions
 from rcm_core.stages import train, trajectories
 from rcm_core.storage import sha256, sha256_folder
+from rcm_core.teacher_folder import pipeline_of
 from rcm_core.trajectory_store import Store, shard_name
 
 SHAPES = {"sd3": (4, 1, 8, 6), "cosmos": (4, 2, 4, 6), "wan": (2, 3, 4, 6)}
@@ -220,7 +221,7 @@ def test_a_student_is_trained_on_what_was_imported(workspace: Path, tmp_path: Pa
     weights = load_file(
         next((workspace / "runs/train/candidates").rglob("diffusion_pytorch_model.safetensors"))
     )
-    teacher = load_file(workspace / "runs/teacher/pipeline/transformer/diffusion_pytorch_model.safetensors")
+    teacher = load_file(pipeline_of(workspace) / "transformer/diffusion_pytorch_model.safetensors")
     assert any(not torch.equal(weights[name], value) for name, value in teacher.items())
 
 
@@ -253,6 +254,7 @@ def unread(workspace: Path) -> Path:
     for weights in (workspace / "runs/teacher/pipeline").glob("*/*.safetensors"):
         if weights.parent.name != "transformer":
             weights.write_bytes(b"damaged")
+    accept_teacher(workspace)
     return workspace
 
 

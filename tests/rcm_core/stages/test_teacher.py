@@ -17,6 +17,7 @@ from infra.local import LocalExecutor
 from rcm_core.errors import InputError
 from rcm_core.stages import teacher
 from rcm_core.storage import filesystem, read_json, sha256_folder
+from rcm_core.teacher_folder import pipeline_of, verified_pipeline
 
 
 @pytest.fixture
@@ -40,9 +41,12 @@ def run(workspace: Path, source: Path | str, **settings: Any) -> dict[str, Any]:
     return read_json(workspace / "runs/teacher/teacher.json", "teacher")
 
 
-def test_a_given_folder_is_kept_as_it_is(bare: Path, given: Path, tiny_run: Path) -> None:
+def test_a_given_folder_is_referenced_not_copied(bare: Path, given: Path, tiny_run: Path) -> None:
     facts = run(bare, given, licence="unknown")
-    assert sha256_folder(bare / "runs/teacher/pipeline") == sha256_folder(given) == facts["hash"]
+    assert list((bare / "runs/teacher/pipeline").iterdir()) == []
+    assert pipeline_of(bare) == verified_pipeline(bare) == given
+    assert facts["hash"] == sha256_folder(given)
+    assert "endpoint" not in facts
     assert facts["source"] == str(given)
     assert facts["gate"] is None
     theirs = read_json(tiny_run / "runs/teacher/teacher.json", "teacher")
@@ -57,7 +61,24 @@ def test_a_relative_folder_lies_in_the_workspace(bare: Path, given: Path) -> Non
     assert facts["source"] == "data/given"
 
 
-def test_a_folder_of_links_is_kept_as_what_they_point_to(bare: Path, given: Path, tmp_path: Path) -> None:
+def test_later_stages_refuse_a_given_teacher_that_changed_or_is_gone(bare: Path, given: Path) -> None:
+    digest = run(bare, given)["hash"]
+    (given / "README.md").write_text("changed meanwhile")
+    with pytest.raises(
+        InputError, match=rf"the teacher in {given} has content hash .*was made from {digest}"
+    ):
+        verified_pipeline(bare)
+    (given / "model_index.json").unlink()
+    with pytest.raises(InputError, match=rf"teacher\.source '{given}' holds no model_index\.json"):
+        pipeline_of(bare)
+    shutil.rmtree(given)
+    with pytest.raises(InputError, match=r"is neither 'mini' nor a folder that exists"):
+        pipeline_of(bare)
+
+
+def test_a_folder_of_links_is_identified_by_what_they_point_to(
+    bare: Path, given: Path, tmp_path: Path
+) -> None:
     """As the cache of huggingface_hub lays snapshots out."""
     linked = tmp_path / "snapshot"
     for path in [p for p in given.rglob("*") if p.is_file()]:
@@ -65,7 +86,6 @@ def test_a_folder_of_links_is_kept_as_what_they_point_to(bare: Path, given: Path
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path)
     assert run(bare, linked)["hash"] == sha256_folder(given)
-    assert not any(p.is_symlink() for p in (bare / "runs").rglob("*"))
 
 
 def test_a_teacher_on_s3_is_fetched_whole(bare: Path, given: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +95,12 @@ def test_a_teacher_on_s3_is_fetched_whole(bare: Path, given: Path, monkeypatch: 
         for path in [p for p in given.rglob("*") if p.is_file()]:
             system.put_file(str(path), f"{root}/{path.relative_to(given).as_posix()}")
         facts = run(bare, f"s3://{BUCKET}/teachers/one/", endpoint=endpoint)
-        assert facts["hash"] == sha256_folder(given) == sha256_folder(bare / "runs/teacher/pipeline")
+        assert facts["hash"] == sha256_folder(given) == sha256_folder(verified_pipeline(bare))
+        assert facts["endpoint"] == endpoint
+        assert list((bare / "runs/teacher/pipeline").iterdir()) == []
+        kept = pipeline_of(bare)
+        system.rm(f"{root}/README.md")  # what is kept is asked for by its hash, not again at its place
+        assert pipeline_of(bare) == kept
         with pytest.raises(InputError, match="is neither 'mini' nor a folder that exists"):
             run(bare, f"s3://{BUCKET}/teachers/two", endpoint=endpoint)
 
@@ -118,16 +143,6 @@ def test_a_teacher_with_missing_or_extra_keys_is_refused(bare: Path, given: Path
     with pytest.raises(InputError, match=r"differs from its config\.json in 2 tensors, first: extra is"):
         run(bare, given)
     assert not (bare / "runs").exists()
-
-
-def test_no_space_is_said_before_it_is_copied(
-    bare: Path, given: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = shutil.disk_usage(bare)._replace(free=2**10)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(InputError, match=r"no space: .* needs \d\.\d MiB and 0\.0 MiB are free"):
-        run(bare, given)
-    assert list((bare / ".rcm").rglob("*.safetensors")) == []
 
 
 @pytest.mark.parametrize(

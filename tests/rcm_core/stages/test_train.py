@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from tiny import ROOT
-from workspaces import configure, environment, launch
+from workspaces import accept_teacher, configure, environment, launch
 
 from infra import local
 from infra.local import LocalContext, LocalExecutor
@@ -123,6 +123,7 @@ def test_a_teacher_that_changed_is_another_training(fresh: Path, monkeypatch: py
         die_at(4, True, patch)
         run(fresh)
     (fresh / "runs/teacher/pipeline/README.md").write_text("another")
+    accept_teacher(fresh)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
         die_at(4, True, patch)
         run(fresh)

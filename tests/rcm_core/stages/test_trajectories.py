@@ -12,7 +12,7 @@ import pytest
 import torch
 from object_store import BUCKET, Refusing, authorise, object_store
 from safetensors.torch import load_file, save_file
-from workspaces import configure
+from workspaces import accept_teacher, configure
 
 from infra.local import LocalExecutor
 from rcm_core.config import Params
@@ -172,6 +172,7 @@ def test_samples_that_are_not_finite_are_left_out_and_counted(fresh: Path) -> No
     name = next(n for n, w in weights.items() if n.endswith(("shared.weight", "embed_tokens.weight")))
     weights[name][vocabulary["seven"]] = torch.inf
     save_file(weights, encoder, metadata={"format": "pt"})
+    accept_teacher(fresh)
     teacher, place = Teacher.read(fresh), Place(str(fresh / "shards"))
     prompts = ("a handwritten seven", "the digit 3", "a handwritten seven", "the digit 4")
     job = Job(teacher, prompts, (10, 11, 12, 13), 0, teacher.steps)

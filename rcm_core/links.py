@@ -1,0 +1,67 @@
+"""Files that appear in a second place without their bytes being written again."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from rcm_core.pipeline_files import pipeline_files
+
+SMALL = 2**20
+"""Bytes up to which a file is copied: somebody may edit it in its new place."""
+FICLONE = 0x40049409
+"""Linux's request for a reflink: a copy that shares blocks until one of both is written to."""
+UNABLE = {
+    errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS,
+}  # fmt: skip
+"""What file systems answer that cannot share, or do not share these two files."""
+
+
+def place_file(source: Path, target: Path) -> None:
+    """``target`` becomes a file with the bytes of ``source`` that survives the removal of ``source``.
+
+    A reflink where the file system has them, else a hard link, else (another file system, a small file) a copy.
+    Symlinks are followed. A hard link shares its bytes for good: neither file may be written in place afterwards.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    real = Path(os.path.realpath(source))
+    if real.stat().st_size <= SMALL or not (_reflink(real, target) or _hard_link(real, target)):
+        shutil.copyfile(real, target)
+
+
+def shares(source: Path, folder: Path) -> bool:
+    """Whether ``place_file`` could link ``source`` into ``folder``: both lie on one file system."""
+    real = Path(os.path.realpath(source)).stat()
+    there = next(p for p in [folder, *folder.absolute().parents] if p.exists()).stat()
+    return real.st_size > SMALL and real.st_dev == there.st_dev
+
+
+def place_folder(source: Path, target: Path) -> None:
+    """Every file of the folder ``source`` (``pipeline_files``) in ``target``, by ``place_file``."""
+    for name, path in pipeline_files(source).items():
+        place_file(path, target / name)
+
+
+def _reflink(source: Path, target: Path) -> bool:
+    try:
+        with source.open("rb") as read, target.open("wb") as written:
+            fcntl.ioctl(written.fileno(), FICLONE, read.fileno())
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        if error.errno not in UNABLE:
+            raise
+        return False
+    return True
+
+
+def _hard_link(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in UNABLE:
+            raise
+        return False
+    return True

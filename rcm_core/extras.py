@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
@@ -12,7 +14,9 @@ FREQUENCIES = 16
 2410.11081, section 4.1)."""
 HIDDEN = 128
 KERNEL = 9
-GROUPS = 8
+VIRTUAL_BATCH = 8
+"""Samples that are normalised together in a head."""
+EPSILON = 1e-5
 
 
 def waves(value: Tensor) -> Tensor:
@@ -56,25 +60,46 @@ class LogVariance(nn.Module):
         return value
 
 
-class Head(nn.Module):
-    """One logit per token: a pointwise convolution, a residual one over ``KERNEL`` tokens, a normalised pointwise
-    one (SANA-Sprint, arXiv 2503.09641, section 3.3; after LADD, arXiv 2403.12015).
+class VirtualBatchNorm(nn.Module):
+    """Batch normalisation of ``[B, width, tokens]`` within groups of at most ``VIRTUAL_BATCH`` samples that follow each
+    other, of sizes as equal as B allows; always by the group's own moments.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        groups = GROUPS if width % GROUPS == 0 else 1
-        self.first = nn.Sequential(nn.Conv1d(width, width, 1), nn.GroupNorm(groups, width))
-        self.second = nn.Sequential(
-            nn.Conv1d(width, width, KERNEL, padding=KERNEL // 2), nn.GroupNorm(groups, width)
-        )
+        self.weight = nn.Parameter(torch.ones(width, 1))
+        self.bias = nn.Parameter(torch.zeros(width, 1))
+
+    def forward(self, h: Tensor) -> Tensor:
+        normal = []
+        for group in h.tensor_split(math.ceil(len(h) / VIRTUAL_BATCH)):
+            variance, mean = torch.var_mean(group, (0, 2), correction=0, keepdim=True)
+            normal.append((group - mean) * (variance + EPSILON).rsqrt())
+        return self.weight * torch.cat(normal) + self.bias
+
+
+class Head(nn.Module):
+    """One logit per token: a pointwise convolution, a residual one over ``KERNEL`` tokens in a circle, a pointwise one,
+    all of spectral norm 1 (SANA-Sprint, arXiv 2503.09641, section 3.3; after LADD, arXiv 2403.12015).
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(spectral_norm(nn.Conv1d(width, width, 1)), VirtualBatchNorm(width))
+        self.second = nn.Sequential(spectral_norm(nn.Conv1d(width, width, KERNEL)), VirtualBatchNorm(width))
         self.last = spectral_norm(nn.Conv1d(width, 1, 1))
 
     def forward(self, tokens: Tensor) -> Tensor:
         h = nnf.leaky_relu(self.first(tokens.transpose(1, 2)), 0.2)
-        h = h + nnf.leaky_relu(self.second(h), 0.2)
+        h = (h + nnf.leaky_relu(self.second(around(h)), 0.2)) / math.sqrt(2)
         logits: Tensor = self.last(h)[:, 0]
         return logits
+
+
+def around(h: Tensor) -> Tensor:
+    """``h`` [B, width, tokens] with half a kernel of tokens at each end, in a circle of any length."""
+    tokens, half = h.shape[2], KERNEL // 2
+    return h[:, :, torch.arange(-half, tokens + half, device=h.device) % tokens]
 
 
 class Heads(nn.Module):

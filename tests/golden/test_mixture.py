@@ -57,7 +57,9 @@ that of the start. Measured with one step: kd 0.003, tbcm 0.004, dcm 0.004, scm 
 """
 
 ITERATIONS = 1200
-FEWER = {"dmd2-gan": 400, "sana_sprint": 500} | dict.fromkeys(("scm", "rcm", "tbcm", "cdm"), 600)
+FEWER = {"dmd2-gan": 400, "sana_sprint": 700, "meanflow": 900} | dict.fromkeys(
+    ("scm", "rcm", "tbcm", "cdm"), 600
+)
 """Discriminators and tangents take long, and teach fast."""
 
 

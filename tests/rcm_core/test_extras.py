@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from rcm_core.extras import FREQUENCIES, Embedding, Head, Heads, LogVariance, waves
+from rcm_core.extras import FREQUENCIES, Embedding, Head, Heads, LogVariance, VirtualBatchNorm, waves
 from rcm_core.jvp import jvp
 from rcm_core.rng import generator
 
@@ -60,9 +60,11 @@ def test_the_log_variance_is_zero_at_first_and_its_gradient_reaches_the_weights(
 
 def test_heads_give_a_logit_for_every_block_and_token():
     torch.manual_seed(0)
-    for width in (8, 32, 12):  # 12 is no multiple of the groups
-        features = [torch.randn(3, 20, width) for _ in range(2)]
-        assert Heads(width, 2)(features).shape == (3, 2, 20)
+    for width, tokens, count in ((8, 20, 3), (12, 1, 1), (8, 3, 9)):  # tokens fewer than half a kernel
+        features = [torch.randn(count, tokens, width) for _ in range(2)]
+        found = Heads(width, 2)(features)
+        assert found.shape == (count, 2, tokens)
+        assert found.isfinite().all()
 
 
 def test_each_head_sees_its_own_block():
@@ -74,18 +76,78 @@ def test_each_head_sees_its_own_block():
     assert not torch.allclose(first[:, 1], second[:, 1])
 
 
-def test_the_last_layer_of_a_head_has_a_spectral_norm_of_one():
+def test_every_convolution_of_a_head_has_a_spectral_norm_of_one():
     torch.manual_seed(0)
     head = Head(8)
+    convolutions = [layer for layer in head.modules() if isinstance(layer, torch.nn.Conv1d)]
+    assert len(convolutions) == 3
     with torch.no_grad():
-        head.last.parametrizations.weight.original.mul_(50)
-    for _ in range(30):  # power iteration, one step a call in training
+        for layer in convolutions:
+            layer.parametrizations.weight.original.mul_(50)
+    for _ in range(100):  # power iteration, one step a call in training
         head(torch.randn(2, 5, 8))
-    torch.testing.assert_close(torch.linalg.matrix_norm(head.last.weight[:, :, 0], 2), torch.tensor(1.0))
+    for layer in convolutions:
+        norm = torch.linalg.matrix_norm(layer.weight.flatten(1), 2)
+        torch.testing.assert_close(norm, torch.tensor(1.0), atol=1e-3, rtol=0)
 
 
-def test_samples_do_not_see_each_other():
+def test_tokens_of_a_head_are_in_a_circle():
+    """Turned tokens have turned logits."""
     torch.manual_seed(0)
-    heads, features = Heads(8, 1).eval(), torch.randn(3, 20, 8)
-    together, alone = heads([features]), heads([features[1:2]])
-    torch.testing.assert_close(alone, together[1:2], atol=1e-6, rtol=1e-5)
+    head, tokens = Head(8).double().eval(), torch.randn(3, 20, 8, dtype=torch.float64)
+    torch.testing.assert_close(head(tokens.roll(7, 1)), head(tokens).roll(7, 1), atol=1e-12, rtol=0)
+
+
+def test_a_head_by_its_formulas():
+    torch.manual_seed(0)
+    head, tokens = learned(Head(4)).double().eval(), torch.randn(3, 11, 4, dtype=torch.float64)
+
+    def normal(h):
+        mean, variance = h.mean((0, 2), keepdim=True), h.var((0, 2), correction=0, keepdim=True)
+        return (h - mean) / (variance + 1e-5).sqrt()
+
+    def layer(sequence, h):
+        conv, norm = sequence
+        half = conv.kernel_size[0] // 2
+        padded = torch.nn.functional.pad(h, (half, half), mode="circular") if half else h
+        found = torch.nn.functional.conv1d(padded, conv.weight, conv.bias)
+        return torch.nn.functional.leaky_relu(norm.weight * normal(found) + norm.bias, 0.2)
+
+    h = layer(head.first, tokens.transpose(1, 2))
+    h = (layer(head.second, h) + h) / 2**0.5
+    expected = torch.nn.functional.conv1d(h, head.last.weight, head.last.bias)[:, 0]
+    torch.testing.assert_close(head(tokens), expected, atol=1e-12, rtol=0)
+
+
+def test_samples_see_those_of_their_virtual_batch_alone():
+    torch.manual_seed(0)
+    heads, features = Heads(8, 1).eval(), torch.randn(16, 20, 8)
+    both, first = heads([features]), heads([features[:8]])
+    torch.testing.assert_close(first, both[:8], atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(heads([features[:4]]), both[:4])
+
+
+def test_batches_that_no_eight_divide_are_split_evenly():
+    norm, h = VirtualBatchNorm(2).double(), torch.randn(9, 2, 6, dtype=torch.float64)
+    found = norm(h)
+    for group in (found[:5], found[5:]):
+        assert group.mean((0, 2)).abs().max() < 1e-12
+        torch.testing.assert_close(group.var((0, 2), correction=0), torch.ones(2).double(), atol=1e-4, rtol=0)
+
+
+def test_heads_made_from_one_seed_stay_equal_as_they_train():
+    """The vectors of the power iteration are drawn with the weights and kept with them."""
+
+    def trained() -> dict[str, torch.Tensor]:
+        torch.manual_seed(3)
+        heads = Heads(8, 1)
+        optimiser = torch.optim.Adam(heads.parameters())
+        for step in range(3):
+            optimiser.zero_grad()
+            heads([torch.randn(4, 5, 8, generator=generator(step))]).sum().backward()
+            optimiser.step()
+        return heads.state_dict()
+
+    first, second = trained(), trained()
+    assert any("_u" in name for name in first)
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -15,6 +14,7 @@ from prefect.artifacts import (
 )
 
 from infra.summary import METRICS, cell, early_stop
+from rcm_core.schemas import ShownMetrics, read
 
 SAMPLES = Path("runs/evaluate/samples")
 PROMPTS_SHOWN = 6
@@ -34,7 +34,7 @@ def set_progress(identity: UUID, done: int, total: int, what: str) -> None:
 def publish_results(folder: Path, report: Path) -> None:
     """Table, samples and report of a finished run in ``folder``."""
     if (folder / METRICS).is_file():
-        table = metric_table(json.loads((folder / METRICS).read_text()))
+        table = metric_table(read(folder / METRICS, ShownMetrics, "evaluate"))
         create_markdown_artifact(table, key="metrics", description="Numbers with 95 % intervals")
     if stop := early_stop(folder):
         create_markdown_artifact(stop, key="training", description="Training stopped early")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from rcm_core.schemas import HealthFacts, ShownMetrics, read
 from rcm_core.verdict import of_state, sentence
 
 METRICS = Path("runs/evaluate/metrics.json")
@@ -19,7 +19,7 @@ def show(root: Path, page: str) -> None:
     """The numbers, where the report is, where the Prefect page is and how to stop it."""
     console = Console(highlight=False)
     if (root / METRICS).is_file():
-        console.print(metric_table(json.loads((root / METRICS).read_text())))
+        console.print(metric_table(read(root / METRICS, ShownMetrics, "evaluate")))
     if stop := early_stop(root):
         console.print(stop, style="bold", soft_wrap=True)
     console.print(f"report:  {root / REPORT}", soft_wrap=True)
@@ -30,7 +30,7 @@ def early_stop(root: Path) -> str | None:
     """Why training ended before its last iteration, in a sentence; None if it did not."""
     if not (root / HEALTH).is_file():
         return None
-    facts = json.loads((root / HEALTH).read_text())
+    facts = read(root / HEALTH, HealthFacts, "train")
     verdict = of_state(facts["verdict"])
     return None if verdict is None else sentence(verdict, facts["iterations"])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from rcm_core.errors import InputError
+from rcm_core.formats import read_object
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
@@ -72,13 +72,7 @@ def read_part(folder: Path, name: str) -> dict[str, Any]:
     """The JSON object in ``folder/name``; InputError if there is none."""
     if not (folder / name).is_file():
         raise InputError(f"{folder} holds no {name}; expected a pipeline in diffusers layout")
-    try:
-        content = json.loads((folder / name).read_text())
-    except ValueError as error:
-        raise InputError(f"{folder / name} is not JSON ({error}); fetch the teacher again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{folder / name} holds no JSON object; fetch the teacher again")
-    return content
+    return read_object(folder / name, "fetch the teacher again")
 
 
 def meta_network(network_class: str, config: Mapping[str, Any]) -> nn.Module:

@@ -6,8 +6,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rcm_core.config import Params, TeacherSection, TrainSection
 from rcm_core.demands import (
     provided,
@@ -18,6 +16,7 @@ from rcm_core.demands import (
     refuse_split,
 )
 from rcm_core.errors import InputError
+from rcm_core.formats import read_yaml
 from rcm_core.protocols import Demands
 from rcm_core.registry import available, find
 from rcm_core.samplers.few_step import Sampler
@@ -29,10 +28,7 @@ def load_params(path: Path) -> Params:
     """Reads and checks ``path``; InputError names the first bad key, what it holds and what is expected."""
     if not path.is_file():
         raise InputError(f"{path} does not exist; run from the project root, or `dvc exp run`")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    raw = read_yaml(path, "correct it, or compose it anew with `dvc exp run -S ...`")
     if missing := unset(raw):
         raise InputError(
             f"{path}: {', '.join(missing)} must be given, as in `dvc exp run -S {missing[0]}=...`"

@@ -103,8 +103,19 @@ def load_split(workspace: Path, split: str) -> list[str]:
     path = workspace / "runs/prompts/prompts.parquet"
     if not path.is_file():
         raise InputError(f"{path} does not exist; make it with `dvc repro prompts`")
-    frame = pd.read_parquet(path)
-    return [str(p) for p in frame.loc[frame["split"] == split, "prompt"]]
+    remedy = "`dvc repro prompts` makes it again"
+    try:
+        frame = pd.read_parquet(path)
+    except (ValueError, OSError) as error:
+        raise InputError(
+            f"{path} is not a Parquet table ({' '.join(str(error).split())}); {remedy}"
+        ) from error
+    if lacking := sorted({"split", "prompt"} - set(frame.columns)):
+        raise InputError(f"{path} lacks the column {lacking[0]}; {remedy}")
+    found = frame.loc[frame["split"] == split, "prompt"].tolist()
+    if not found or not all(isinstance(prompt, str) for prompt in found):
+        raise InputError(f"{path} has no prompts of the split {split}, or others than texts; {remedy}")
+    return found
 
 
 def by_label(

@@ -19,6 +19,7 @@ from rcm_core.registry import find
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import Sampler, sample_student
 from rcm_core.samplers.ode import Solver, sample_teacher
+from rcm_core.schemas import StudentFacts, read, read_teacher
 from rcm_core.storage import read_json
 from rcm_core.teacher_folder import pipeline_of
 from rcm_core.text_cache import encoded, texts_of
@@ -46,7 +47,7 @@ class Teacher:
     @classmethod
     def read(cls, workspace: Path, cache: Path | None = None) -> Teacher:
         """From the teacher stage's outputs; ``cache`` is where prompts of a large text encoder are kept."""
-        facts = read_json(workspace / "runs/teacher/teacher.json", "teacher")
+        facts = read_teacher(workspace)
         keys = ("family", "guidance", "steps", "shift", "solver", "negative_prompt", "precision")
         folder = pipeline_of(workspace)
         texts = None if cache is None else texts_of(folder, cache, facts["family"], facts["hash"])
@@ -176,7 +177,7 @@ def sample_pipeline(folder: Path, prompts: list[str], steps: int, seed: int) -> 
 
 def pipeline_job(folder: Path, prompts: list[str], steps: int, seed: int, device: str = "cpu") -> Job:
     """All samples of ``sample_pipeline`` as one job, which may be split."""
-    facts: Any = read_json(folder / "student.json", "publish")
+    facts: Any = read(folder / "student.json", StudentFacts, "publish")
     teacher = Teacher(
         str(folder), facts["family"], tuple(facts["shape"]), guidance=1.0, steps=steps, shift=1.0, solver="euler",
         negative_prompt="", precision=facts.get("precision", "float32"),

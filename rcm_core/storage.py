@@ -15,6 +15,7 @@ from typing import Any
 import fsspec
 
 from rcm_core.errors import InputError
+from rcm_core.formats import parse_json, read_text
 from rcm_core.hashes import kept_sha256
 from rcm_core.hashes import sha256 as sha256
 from rcm_core.pipeline_files import in_order, pipeline_files
@@ -84,10 +85,8 @@ def read_json(path: Path, made_by: str) -> Any:
     """The JSON in ``path``; InputError names the stage that writes it."""
     if not path.is_file():
         raise InputError(f"{path} does not exist; make it with `dvc repro {made_by}`")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}); `dvc repro {made_by}` makes it again") from error
+    remedy = f"`dvc repro {made_by}` makes it again"
+    return parse_json(read_text(path, remedy), str(path), remedy)
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -13,14 +13,15 @@ from typing import Any
 from rcm_core.errors import InputError
 from rcm_core.fetch import fetch, pipeline_with
 from rcm_core.pipeline_files import require_index
-from rcm_core.storage import read_json, sha256_folder
+from rcm_core.schemas import read_teacher
+from rcm_core.storage import sha256_folder
 
 TRAINED = "mini"
 
 
 def pipeline_of(workspace: Path) -> Path:
     """The folder of the pipeline of ``workspace``'s teacher; InputError if it is not there."""
-    return _folder(workspace, read_json(workspace / "runs/teacher/teacher.json", "teacher"))
+    return _folder(workspace, read_teacher(workspace))
 
 
 def verified_pipeline(workspace: Path) -> Path:
@@ -28,7 +29,7 @@ def verified_pipeline(workspace: Path) -> Path:
 
     Cheap: hashes of files that did not change are kept (``hashes``).
     """
-    facts: dict[str, Any] = read_json(workspace / "runs/teacher/teacher.json", "teacher")
+    facts: dict[str, Any] = read_teacher(workspace)
     folder = _folder(workspace, facts)
     found = sha256_folder(folder)
     if found != facts["hash"]:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -53,7 +54,11 @@ def _one(path: Path, prompt: str, encode: Callable[[Sequence[str]], Condition]) 
     if not path.is_file():
         with atomic(path) as temporary:
             save_file(_trimmed(encode([prompt])), temporary)
-    kept = load_file(path)
+    try:
+        kept = load_file(path)
+    except SafetensorError:  # a cache: what is damaged is made again
+        path.unlink()
+        return _one(path, prompt, encode)
     return {
         name: _whole(value, kept.get(name + ROWS)) for name, value in kept.items() if not name.endswith(ROWS)
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,13 +15,18 @@ import fsspec
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from rcm_core.errors import InputError
-from rcm_core.storage import atomic, filesystem, read_json, sha256, write_json
+from rcm_core.formats import read_tensors
+from rcm_core.schemas import ShardFacts, StoreFacts, fit, read
+from rcm_core.storage import atomic, filesystem, sha256, write_json
 
 MANIFEST = "manifest.parquet"
+COLUMNS = ("sample", "prompt", "shard", "row", "sha256")
+PATTERNS = {"shard": r"shard_[0-9]{5,12}\.safetensors", "sha256": r"[0-9a-f]{64}", "prompt": r"(?s).*"}
+"""What the texts of a manifest look like: no shard lies outside its folder."""
 REPAIR = "`dvc repro trajectories` makes it again"
 REPAIR_REMOTE = (
     "`dvc repro --force --single-item trajectories` makes it again"  # DVC does not see what lies on S3
@@ -61,7 +67,10 @@ def finished(place: Place, name: str) -> dict[str, Any] | None:
     facts, path = f"{root}/{name}.json", f"{root}/{name}"
     if not (system.exists(facts) and system.exists(path)):
         return None
-    known: dict[str, Any] = json.loads(system.cat_file(facts))
+    try:
+        known: dict[str, Any] = fit(ShardFacts, system.cat_file(facts).decode(), facts, "it is made again")
+    except (InputError, UnicodeDecodeError):
+        return None  # what a killed run or a fault of the disk left: the shard is made again
     return known if hashlib.sha256(system.cat_file(path)).hexdigest() == known["sha256"] else None
 
 
@@ -118,23 +127,46 @@ def write_store(folder: Path, location: str, endpoint: str | None, real: bool = 
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
-    """What ``write_manifest`` wrote; InputError if it is missing or damaged."""
+    """What ``write_manifest`` wrote; InputError if it is missing or damaged, or names what no manifest names."""
     if not path.is_file():
         raise InputError(f"{path} is missing; {REPAIR}")
     try:
-        return pd.read_parquet(path)
+        frame = pd.read_parquet(path)
     except (ValueError, OSError) as error:
-        raise InputError(f"{path} is not a Parquet table ({error}); {REPAIR}") from error
+        raise InputError(
+            f"{path} is not a Parquet table ({' '.join(str(error).split())}); {REPAIR}"
+        ) from error
+    if flaw := _flaw(frame):
+        raise InputError(f"{path} {flaw}; {REPAIR}")
+    return frame
+
+
+def _flaw(frame: pd.DataFrame) -> str | None:
+    """What is wrong with a manifest."""
+    if lacking := sorted({*COLUMNS} - set(frame.columns)):
+        return f"lacks the column {lacking[0]}"
+    if frame.empty:
+        return "lists no sample"
+    for column in ("sample", "row"):
+        values = frame[column]
+        if not pd.api.types.is_integer_dtype(values.dtype) or values.isna().any() or (values < 0).any():
+            return f"has other values than numbers from 0 in the column {column}"
+    for column, pattern in PATTERNS.items():
+        other = [v for v in frame[column].unique() if not isinstance(v, str) or not re.fullmatch(pattern, v)]
+        if other:
+            return f"has {other[0]!r} in the column {column}"
+    if (frame.groupby("shard")["sha256"].nunique() > 1).any() or frame.duplicated(["shard", "row"]).any():
+        return "contradicts itself: a shard with two checksums, or a row that is listed twice"
+    return None
 
 
 def read_negative(path: Path) -> dict[str, Tensor]:
     """The negative prompt's condition; InputError if the file is missing or damaged."""
     if not path.is_file():
         raise InputError(f"{path} is missing; {REPAIR}")
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except SafetensorError as error:
-        raise InputError(f"{path} is not a safetensors file ({error}); {REPAIR}") from error
+    tensors: dict[str, Tensor] = read_tensors(path, REPAIR)
+    if not tensors or not all(name.startswith("condition.") for name in tensors):
+        raise InputError(f"{path} holds {sorted(tensors)}; expected the tensors of a condition: {REPAIR}")
     return tensors
 
 
@@ -169,12 +201,19 @@ def _refuse_other(name: str, found: str, digest: str, repair: str) -> None:
         )
 
 
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, "pt")
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"shard {path} is not a safetensors file ({error}); {REPAIR}") from error
+
+
 class Store:
     """Verified, random access to the samples of ``folder`` (the outputs of the trajectories stage)."""
 
     def __init__(self, folder: Path, cache: Path) -> None:
         """Checks every shard; those on S3 are fetched into ``cache`` first."""
-        where = read_json(folder / "store.json", "trajectories")
+        where = read(folder / "store.json", StoreFacts, "trajectories")
         place = Place(where["location"], where["endpoint"])
         self.real = where.get("real", False)
         self.frame = read_manifest(folder / MANIFEST)
@@ -186,8 +225,19 @@ class Store:
             else verified(folder / place.url / name, digest)
             for name, digest in digests.items()
         }
-        self.handles: dict[str, Any] = {name: safe_open(path, "pt") for name, path in paths.items()}
+        self.handles = {name: _open(path) for name, path in paths.items()}
         self.names = sorted(next(iter(self.handles.values())).keys())
+        self._refuse_rows()
+
+    def _refuse_rows(self) -> None:
+        """InputError if a shard lacks tensors, or rows that the manifest lists."""
+        for name, last in self.frame.groupby("shard")["row"].max().items():
+            handle = self.handles[str(name)]
+            if "x0" not in self.names or sorted(handle.keys()) != self.names:
+                raise InputError(f"shard {name} holds {sorted(handle.keys())}; {REPAIR}")
+            rows = min(handle.get_slice(tensor).get_shape()[0] for tensor in self.names)
+            if last >= rows:
+                raise InputError(f"{MANIFEST} lists row {last} of {name}, which has {rows}; {REPAIR}")
 
     def __len__(self) -> int:
         return len(self.frame)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import resource
 from pathlib import Path
 
 import torch
 
+from rcm_core.formats import read_text
+from rcm_core.schemas import Usage, fit
 from rcm_core.storage import write_json
 
 
@@ -21,6 +22,6 @@ def write_usage(state: Path, rank: int, device: torch.device) -> None:
 
 def peak_memory(state: Path) -> int:
     """The largest peak of all ranks, 0 if none was written."""
-    return max(
-        (json.loads(p.read_text())["peak_memory_bytes"] for p in state.glob("usage-*.json")), default=0
-    )
+    remedy = f"remove {state}"
+    found = [fit(Usage, read_text(p, remedy), str(p), remedy) for p in state.glob("usage-*.json")]
+    return max((facts["peak_memory_bytes"] for facts in found), default=0)

@@ -20,7 +20,7 @@ from rcm_core.protocols import Executor
 from rcm_core.record import hash_inputs
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.sampling import Job
-from rcm_core.storage import read_json
+from rcm_core.schemas import read_selection
 from rcm_core.trigflow import NOISE_ANGLE
 
 Angles = tuple[float, ...]
@@ -82,7 +82,7 @@ def tune(params: Params, workspace: Path, executor: Executor, steps: int, sample
 
     InputError if there is no chosen student.
     """
-    chosen = read_json(workspace / "runs/select/selection.json", "select")["choice"]["name"]
+    chosen = read_selection(workspace)["choice"]["name"]
     inputs = hash_inputs(workspace, INPUTS)
     section = params.select.model_copy(update={"samples": samples or params.select.samples})
     now = Sampler.of(params.sampler.kind, params.sampler.times)

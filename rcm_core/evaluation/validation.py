@@ -17,7 +17,7 @@ from rcm_core.evaluation.statistics import Bootstrap, Estimate
 from rcm_core.prompts import cycle, load_split
 from rcm_core.protocols import Executor
 from rcm_core.sampling import Job, Teacher, sample_pixels, split_jobs
-from rcm_core.storage import read_json
+from rcm_core.schemas import read_teacher
 
 Key = TypeVar("Key")
 
@@ -35,7 +35,7 @@ class Scale(NamedTuple):
 def scale_of(params: Params, workspace: Path, executor: Executor) -> Scale:
     """The metric of ``params.select`` with its reference; InputError if the benchmark has none."""
     section = params.select
-    data = read_json(workspace / "runs/teacher/teacher.json", "teacher")["data"]
+    data = read_teacher(workspace)["data"]
     judge = judge_of(params.judge, data, workspace, executor.state_root / "cache", section.device)
     reference: np.ndarray | None = np.empty((0, 0))  # which accuracy does not look at
     if section.metric == "frechet":

@@ -24,7 +24,8 @@ from rcm_core.prompts import cycle, load_split
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.sampling import Job, Teacher, read_sampler, sample_pixels, split_jobs
-from rcm_core.storage import atomic_folder, read_json, write_json
+from rcm_core.schemas import read_selection, read_teacher
+from rcm_core.storage import atomic_folder, write_json
 from rcm_core.teacher_folder import verified_pipeline
 
 STAGE = "evaluate"
@@ -44,7 +45,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     section = params.evaluate
     inputs = hash_inputs(workspace, INPUTS)
     verified_pipeline(workspace)
-    facts = read_json(workspace / "runs/teacher/teacher.json", "teacher")
+    facts = read_teacher(workspace)
     parameters = dump(evaluate=section, judge=params.judge)
     with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device):
         jobs = _jobs(section, workspace, executor.state_root / "cache")
@@ -76,7 +77,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
 def _jobs(section: EvaluateSection, workspace: Path, cache: Path) -> dict[str, Job]:
     teacher = Teacher.read(workspace, cache)
     place = workspace / "runs/select/selection.json"
-    sampler = read_sampler(read_json(place, "select").get("sampler"), place, "select")
+    sampler = read_sampler(read_selection(workspace)["sampler"], place, "select")
     prompts = cycle(load_split(workspace, "test"), section.samples)
     network = str(workspace / "runs/select/transformer")
     whole = Job(

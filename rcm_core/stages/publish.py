@@ -16,6 +16,7 @@ from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.sampling import Teacher, codec_of, read_sampler
+from rcm_core.schemas import Quality, read, read_selection, read_teacher
 from rcm_core.storage import atomic_folder, filesystem, read_json, require_space, sha256_files, write_json
 from rcm_core.teacher_folder import verified_pipeline
 
@@ -38,15 +39,15 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
     with recorded(STAGE, workspace, parameters, inputs, None, "cpu") as extra:
         out = workspace / "runs" / STAGE / "pipeline"
         chosen = workspace / "runs/select/selection.json"
-        selection = read_json(chosen, "select")
-        sampler = read_sampler(selection.get("sampler"), chosen, "select")
+        selection = read_selection(workspace)
+        sampler = read_sampler(selection["sampler"], chosen, "select")
+        quality = read(workspace / "runs/evaluate/quality.json", Quality, "evaluate")
         facts = _facts(params, workspace, selection)
         with atomic_folder(out) as folder:
             placed = _place(folder, source, workspace / "runs/select/transformer")
             _write_scheduler(folder, sampler)
             facts["version"] = sha256_files({**pipeline_files(folder), **placed})[:12]
             write_json(folder / "student.json", facts)
-            quality = read_json(workspace / "runs/evaluate/quality.json", "evaluate")
             (folder / "README.md").write_text(
                 model_card(facts, sampler, quality, params.publish.name, _pixels(folder, facts["shape"]))
             )
@@ -77,7 +78,7 @@ def _place(folder: Path, teacher: Path, transformer: Path) -> dict[str, Path]:
 def _facts(params: Params, workspace: Path, selection: dict[str, Any]) -> dict[str, Any]:
     """``student.json``; the sampler is in the scheduler's configuration alone."""
     teacher = Teacher.read(workspace)
-    source = read_json(workspace / "runs/teacher/teacher.json", "teacher")
+    source = read_teacher(workspace)
     return {
         "family": teacher.family,
         "shape": list(teacher.shape),

@@ -10,7 +10,8 @@ import pandas as pd
 from rcm_core.config import Params
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
-from rcm_core.storage import atomic, read_json
+from rcm_core.schemas import read_selection
+from rcm_core.storage import atomic
 
 STAGE = "report"
 INPUTS = [
@@ -32,7 +33,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
         page = render(workspace / "runs", params.report.title, params.report.prompts)
         with atomic(workspace / "runs" / STAGE / "report.html") as temporary:
             temporary.write_text(page, encoding="utf-8")
-        selection = read_json(workspace / "runs/select/selection.json", "select")
+        selection = read_selection(workspace)
         with atomic(workspace / "runs" / STAGE / "quality.csv") as temporary:
             quality_of(selection).to_csv(temporary, index=False)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from rcm_core.config import Params
 from rcm_core.errors import InputError
+from rcm_core.formats import read_text
 from rcm_core.links import place_folder
 from rcm_core.protocols import Executor
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.sampling import Teacher
+from rcm_core.schemas import CurveState, HealthFacts, fit
 from rcm_core.sharing import worlds
 from rcm_core.storage import atomic, atomic_folder, require_space, write_json
 from rcm_core.teacher_folder import pipeline_of, verified_pipeline
@@ -69,10 +70,14 @@ def write(out: Path, state: Path) -> None:
     finished = state / "curves.json"
     if not finished.is_file():
         raise InputError(f"{state} holds no finished training; remove it and run `dvc repro train` again")
+    remedy = f"remove {state} and run `dvc repro train` again"
+    curves = fit(CurveState, read_text(finished, remedy), str(finished), remedy)
+    place = state / "health.json"
+    health = fit(HealthFacts, read_text(place, remedy), str(place), remedy)
     with atomic_folder(out / "candidates") as folder:
         place_folder(
             state / "candidates", folder
         )  # without hidden names, which a killed run had begun to write
     with atomic(out / "curves.csv") as temporary:
-        Curves(**json.loads(finished.read_text())).write(temporary)
-    write_json(out / "health.json", json.loads((state / "health.json").read_text()))
+        Curves(**curves).write(temporary)
+    write_json(out / "health.json", health)

@@ -25,7 +25,8 @@ from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_st
 from rcm_core.rng import address
 from rcm_core.samplers.ode import sample_route
 from rcm_core.sampling import Job, Teacher, codec_of, conditions, guided, noise, sample, split_jobs
-from rcm_core.storage import atomic, atomic_folder, read_json, require_space
+from rcm_core.schemas import read_teacher
+from rcm_core.storage import atomic, atomic_folder, require_space
 from rcm_core.teacher_folder import verified_pipeline
 from rcm_core.trajectory_store import (
     MANIFEST,
@@ -110,7 +111,7 @@ def _jobs(
 ) -> Sequence[ShardJob | ImportJob]:
     """What the teacher generates."""
     prompts = load_split(workspace, "train")
-    data = read_json(workspace / "runs/teacher/teacher.json", "teacher")["data"]
+    data = read_teacher(workspace)["data"]
     real = RealExamples(data, tuple(prompts), section.seed) if section.real else None
     jobs = []
     for name, ids in _shards(section, section.samples):

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
@@ -22,8 +24,14 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor
 
+from rcm_core.errors import InputError
+from rcm_core.formats import read_text
+from rcm_core.schemas import Progress, fit
 from rcm_core.storage import atomic_folder, write_json
 from rcm_core.training.ema import PowerEMA
+
+DAMAGED = (CheckpointException, UnpicklingError, EOFError, OSError)
+"""What DCP raises for files that are missing, cut off or overwritten."""
 
 
 def gather(
@@ -79,13 +87,18 @@ def load(
 
     Loading is total: DCP raises on a key that is missing.
     """
-    progress: dict[str, Any] = json.loads((folder / "progress.json").read_text())
+    place, remedy = folder / "progress.json", f"remove {folder} to go on from an earlier checkpoint"
+    progress: dict[str, Any] = fit(Progress, read_text(place, remedy), str(place), remedy)
     state = gather(nets, {}, ema)
     state["optimisers"] = {
         role: get_optimizer_state_dict(nets[role], optimisers[role]) for role in progress["optimisers"]
     }
-    with alone_if_one():
-        state_dict_loader.load(state, checkpoint_id=folder, no_dist=dist.get_world_size() == 1)
+    try:
+        with alone_if_one():
+            state_dict_loader.load(state, checkpoint_id=folder, no_dist=dist.get_world_size() == 1)
+    except DAMAGED as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"checkpoint {folder} cannot be read ({reason}); {remedy}") from error
     for role, net in nets.items():
         set_model_state_dict(net, state["nets"][role])
     for role, saved in state["optimisers"].items():

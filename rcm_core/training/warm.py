@@ -16,8 +16,10 @@ from torch import Tensor
 from rcm_core.config import WarmStart
 from rcm_core.errors import InputError
 from rcm_core.fetch import folder_of
-from rcm_core.layout import meta_network
+from rcm_core.formats import read_text
+from rcm_core.layout import meta_network, read_part
 from rcm_core.protocols import Family
+from rcm_core.schemas import StudentFacts, fit
 from rcm_core.storage import sha256_folder
 
 KEY = "train.warm_start"
@@ -92,7 +94,7 @@ def _config(network_class: str, folder: Path) -> dict[str, Any]:
     path = folder / "transformer/config.json"
     if not path.is_file():
         raise InputError(f"{folder} has no transformer/config.json; {KEY} needs folders in diffusers layout")
-    network: Any = meta_network(network_class, json.loads(path.read_text()))
+    network: Any = meta_network(network_class, read_part(folder, "transformer/config.json"))
     values: dict[str, Any] = json.loads(network.to_json_string())
     return {k: v for k, v in values.items() if not k.startswith("_")}
 
@@ -101,7 +103,8 @@ def _facts(student: Path, given: str) -> dict[str, Any]:
     path = student / "student.json"
     if not path.is_file():
         raise InputError(f"{KEY}.student {given} has no student.json; give the folder of a published student")
-    facts: dict[str, Any] = json.loads(path.read_text())
+    remedy = f"give {KEY}.student the folder of a published student"
+    facts: dict[str, Any] = fit(StudentFacts, read_text(path, remedy), str(path), remedy)
     return facts
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from rcm_core.errors import InputError
-from rcm_core.storage import read_json
+from rcm_core.formats import read_csv, read_tensors
+from rcm_core.schemas import HealthFacts, Metrics, Prompts, Record, Selection, TeacherFacts, TrainRecord, read
 
 STAGES = ("teacher", "prompts", "trajectories", "train", "select", "evaluate")
 Curve = list[tuple[float, float]]
@@ -58,19 +56,19 @@ class Run(NamedTuple):
 def read_run(runs: Path) -> Run:
     """Reads the folder ``runs``; InputError names a file that is missing, unreadable or does not fit."""
     folder = runs / "evaluate/samples"
-    teacher = read_json(runs / "teacher/teacher.json", "teacher")
-    metrics = read_json(runs / "evaluate/metrics.json", "evaluate")
-    prompts = read_json(folder / "prompts.json", "evaluate")
+    teacher = read(runs / "teacher/teacher.json", TeacherFacts, "teacher")
+    metrics = read(runs / "evaluate/metrics.json", Metrics, "evaluate")
+    prompts = read(folder / "prompts.json", Prompts, "evaluate")
     samplers = _samplers(metrics, teacher["steps"])
     return Run(
         teacher=teacher,
-        selection=read_json(runs / "select/selection.json", "select"),
+        selection=read(runs / "select/selection.json", Selection, "select"),
         metrics=metrics,
         samplers=samplers,
         samples={s.key: _pixels(folder / f"{s.key}.safetensors", len(prompts)) for s in samplers},
         prompts=prompts,
         curves=_curves(runs / "train/curves.csv"),
-        health=read_json(runs / "train/health.json", "train"),
+        health=read(runs / "train/health.json", HealthFacts, "train"),
         records=_records(runs),
     )
 
@@ -94,17 +92,19 @@ def _samplers(metrics: dict[str, Any], teacher_steps: int) -> list[Sampler]:
 
 
 def _records(runs: Path) -> dict[str, dict[str, Any]]:
-    paths = {stage: runs / stage / "record.json" for stage in STAGES}
-    return {stage: read_json(path, stage) for stage, path in paths.items() if path.is_file()}
+    return {
+        stage: read(runs / stage / "record.json", TrainRecord if stage == "train" else Record, stage)
+        for stage in STAGES
+    }
 
 
 def _pixels(path: Path, expected: int) -> Tensor:
     if not path.is_file():
         raise InputError(f"{path} does not exist; make it with `dvc repro evaluate`")
-    try:
-        pixels: Tensor = load_file(path)["pixels"]
-    except (SafetensorError, KeyError) as error:
-        raise InputError(f"{path} holds no readable tensor 'pixels'; run `dvc repro -f evaluate`") from error
+    tensors = read_tensors(path, "run `dvc repro -f evaluate`")
+    if "pixels" not in tensors:
+        raise InputError(f"{path} holds no tensor 'pixels'; run `dvc repro -f evaluate`")
+    pixels: Tensor = tensors["pixels"]
     if pixels.ndim != 5 or len(pixels) != expected:
         raise InputError(
             f"{path} holds pixels {list(pixels.shape)} for {expected} prompts; expected"
@@ -114,12 +114,6 @@ def _pixels(path: Path, expected: int) -> Tensor:
 
 
 def _curves(path: Path) -> dict[str, Curve]:
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; make it with `dvc repro train`")
-    with path.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    if not rows:
-        return {}
-    names = [name for name in rows[0] if name != "step"]
-    curves = {name: [(float(row["step"]), float(row[name])) for row in rows if row[name]] for name in names}
-    return {name: curve for name, curve in curves.items() if curve}
+    rows = read_csv(path, ("step",), "make it with `dvc repro train`")
+    names = dict.fromkeys(name for row in rows for name in row if name != "step")
+    return {name: [(row["step"], row[name]) for row in rows if name in row] for name in names}

@@ -82,7 +82,7 @@ def made_up_run(
     write_json(runs / "teacher/teacher.json", {
         "hash": "5f" * 32, "family": "wan", "licence": "Apache-2.0", "source": "mini",
         "guidance": 2.0, "steps": 50, "shift": 3.0, "solver": "euler", "negative_prompt": "",
-        "shape": list(shape), "data": "digits",
+        "shape": list(shape), "data": "digits", "precision": "float32",
         "gate": {"judge_accuracy": 0.98, "teacher_accuracy": 0.99},
     })  # fmt: skip
     metrics = {
@@ -106,7 +106,15 @@ def made_up_run(
     header = "step,loss,tangent_norm,nonfinite,fake_loss,dmd_gradient"
     (runs / "train/curves.csv").write_text("\n".join([header, *curve]) + "\n")
     write_json(runs / "train/health.json", made_up_health())
-    for stage, seconds in (("teacher", 172.4), ("trajectories", 44.0), ("train", 231.9), ("evaluate", 31.0)):
+    spent = {
+        "teacher": 172.4,
+        "prompts": 0.1,
+        "trajectories": 44.0,
+        "train": 231.9,
+        "select": 9.0,
+        "evaluate": 31.0,
+    }
+    for stage, seconds in spent.items():
         write_json(runs / stage / "record.json", record(stage, seconds))
     return runs
 

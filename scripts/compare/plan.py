@@ -117,7 +117,10 @@ ABLATIONS = (
     Variant(
         "sana_scm",
         "sana_sprint",
-        ("method.adversarial_weight=0.0",),
+        (
+            "method.adversarial_weight=0.0",
+            "method.warmup=100",
+        ),  # without a discriminator every iteration is an update
         "SANA-Sprint without its adversarial loss",
         AT_UPDATES,
     ),

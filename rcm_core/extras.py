@@ -91,12 +91,12 @@ class Head(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         h = nnf.leaky_relu(self.first(tokens.transpose(1, 2)), 0.2)
-        h = (h + nnf.leaky_relu(self.second(around(h)), 0.2)) / math.sqrt(2)
+        h = (h + nnf.leaky_relu(self.second(pad_circular(h)), 0.2)) / math.sqrt(2)
         logits: Tensor = self.last(h)[:, 0]
         return logits
 
 
-def around(h: Tensor) -> Tensor:
+def pad_circular(h: Tensor) -> Tensor:
     """``h`` [B, width, tokens] with half a kernel of tokens at each end, in a circle of any length."""
     tokens, half = h.shape[2], KERNEL // 2
     return h[:, :, torch.arange(-half, tokens + half, device=h.device) % tokens]

@@ -76,7 +76,7 @@ def along_data(x0: Tensor, t: Tensor, rng: torch.Generator) -> States:
     return States(diffuse(x0, z, t), t, conditional_velocity(x0, z, t))
 
 
-def limited(g: Tensor, limit: Limit, constant: float) -> Tensor:
+def limit_tangent(g: Tensor, limit: Limit, constant: float) -> Tensor:
     """The tangent ``g`` [B, ...] of bounded size: by its norm (E20), root mean square (E54) or per element."""
     match limit:
         case "normalise":
@@ -101,7 +101,7 @@ def consistency_term(nets: Nets, states: States, condition: Condition, how: Cons
         counted = finite if states.keep is None else finite & states.keep
         g = keep_rows(counted, g)
         norm = mean_over(counted, tangent_norm(g))
-        target = limited(g, how.limit, how.constant)
+        target = limit_tangent(g, how.limit, how.constant)
     moving = student(keep_rows(counted, x), t, condition)
     each = consistency_loss(moving, target)
     if how.weighting != "none":

@@ -23,7 +23,7 @@ from rcm_core.samplers.few_step import glide, sample_student, walk
 from rcm_core.samplers.times import fixed_angles, simulation_angles
 from rcm_core.samplers.walks import recorded_walk, teacher_steps
 from rcm_core.terms.adversarial import Discriminator
-from rcm_core.terms.consistency import Consistency, States, consistency_term, limited, ramp
+from rcm_core.terms.consistency import Consistency, States, consistency_term, limit_tangent, ramp
 from rcm_core.terms.distribution import Generated, fake_score_term, generated, matching_term
 from rcm_core.trigflow import NOISE_ANGLE, conditional_velocity, diffuse, predict_x0
 
@@ -91,7 +91,7 @@ def consistency(case: Case, limit: str = "normalise") -> Found:
     )
     F, J = consistency_jvp(student, x, t, condition, direction, how.tangent)
     g = consistency_tangent(F, direction, J, x, t, r, how.form)
-    target = limited(g, how.limit, how.constant)
+    target = limit_tangent(g, how.limit, how.constant)
     found = {"F_student": F, "F_teacher": direction, "J": J, "g": g, "g_normalised": target}
     each = of.get("weight", 1.0) * consistency_loss(F, target)
     shift = torch.zeros(())

@@ -11,6 +11,7 @@ from spies import Spy, gradients, preset
 from rcm_core.errors import InputError
 from rcm_core.extras import Heads
 from rcm_core.losses.adversarial import logistic_critic, logistic_student
+from rcm_core.parameterisation import RectifiedFlow, TrigFlow
 from rcm_core.protocols import Batch, Examples
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import sample_student
@@ -295,3 +296,17 @@ def test_with_checkpointing_the_gan_s_gradients_are_the_same(kind):
         for role in expected:
             assert all((g is not None) == (role in movers) for g in found[role])
             assert all(e is g or torch.equal(e, g) for e, g in zip(expected[role], found[role], strict=True))
+
+
+@pytest.mark.parametrize("schedule", [TrigFlow(), RectifiedFlow()])
+def test_sdxl_s_simulation_begins_with_unit_noise_as_the_network_s_input(schedule):
+    """As released, x = z at step 999 of a variance-preserving teacher; a rectified flow's pipeline has c x = z."""
+    nets = networks(heads=False)
+    nets["student"].parameterisation = schedule
+    next(preset("dmd2-sdxl", gan_weight=0.0).updates(nets, BATCH, 0, generator(0)))
+    (first,) = nets["student"].calls
+    rng = generator(0)
+    torch.rand(SIZE, generator=rng, dtype=torch.float64)  # the angles of the comparison
+    z = torch.randn(1, SIZE, 2, generator=rng, dtype=torch.float64)[0]
+    torch.testing.assert_close(schedule.to_network(first.x, first.t)[0], z, atol=1e-14, rtol=0)
+    assert torch.equal(first.x, z) == isinstance(schedule, TrigFlow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,3 +22,39 @@ def preset(name: str) -> dict[str, Any]:
 
 EMBEDDED = sorted((*available("methods"), *VARIANTS))
 PRESETS = sorted(path.stem for path in CONF.glob("*.yaml"))
+PUBLISHED = sorted(set(PRESETS) - set(EMBEDDED))
+LEAF = re.compile(r"^( *)(\w+): +([^#\s].*)$")
+
+
+def comments(name: str) -> dict[str, str]:
+    """Key with dots -> its comment, for every line of a preset that gives a value: after it, and on the lines above it.
+
+    A mapping within a line has its keys' comment.
+    """
+    found: dict[str, str] = {}
+    above: list[str] = []
+    parents: list[str] = []
+    for line in (CONF / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
+        bare = line.strip()
+        if bare.startswith("#"):
+            above.append(bare)
+            continue
+        leaf = LEAF.match(line)
+        if leaf is not None:
+            depth = len(leaf[1]) // 2
+            value, _, after = leaf[3].partition("  #") if "  #" in leaf[3] else leaf[3].partition(" #")
+            key = ".".join([*parents[:depth], leaf[2]])
+            inner = yaml.safe_load(value)
+            keys = [f"{key}.{k}" for k in inner] if isinstance(inner, dict) else [key]
+            found |= dict.fromkeys(keys, " ".join([*above, after]))
+        elif bare.partition("#")[0].strip().endswith(":"):
+            depth = (len(line) - len(line.lstrip())) // 2
+            parents = [*parents[:depth], bare.partition(":")[0]]
+        above = []
+    return found
+
+
+def comment_of(name: str, key: str) -> str:
+    """The comment of ``key``, or of the mapping that it lies in."""
+    found = comments(name)
+    return found[key] if key in found else found[f"{key}.student"]

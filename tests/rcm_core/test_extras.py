@@ -1,8 +1,10 @@
 """What a student or a discriminator has besides the teacher's network."""
 
+import copy
 import math
 
 import torch
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 
 from rcm_core.extras import FREQUENCIES, Embedding, Head, Heads, LogVariance, VirtualBatchNorm, waves
 from rcm_core.jvp import jvp
@@ -133,6 +135,30 @@ def test_batches_that_no_eight_divide_are_split_evenly():
     for group in (found[:5], found[5:]):
         assert group.mean((0, 2)).abs().max() < 1e-12
         torch.testing.assert_close(group.var((0, 2), correction=0), torch.ones(2).double(), atol=1e-4, rtol=0)
+
+
+def test_heads_go_on_from_a_checkpoint_to_the_bit():
+    """The power iteration's vectors are in it."""
+    features = [torch.randn(9, 5, 8, generator=generator("features"))]
+
+    def step(heads, optimiser):
+        optimiser.zero_grad()
+        loss = heads(features).square().sum()
+        loss.backward()
+        optimiser.step()
+        return float(loss)
+
+    torch.manual_seed(0)
+    heads = Heads(8, 1)
+    optimiser = torch.optim.AdamW(heads.parameters())
+    step(heads, optimiser)
+    saved = copy.deepcopy((get_model_state_dict(heads), optimiser.state_dict()))
+    expected = [step(heads, optimiser) for _ in range(3)]
+    again = Heads(8, 1)  # other weights, other vectors
+    optimiser = torch.optim.AdamW(again.parameters())
+    set_model_state_dict(again, saved[0])
+    optimiser.load_state_dict(saved[1])
+    assert [step(again, optimiser) for _ in range(3)] == expected
 
 
 def test_heads_made_from_one_seed_stay_equal_as_they_train():

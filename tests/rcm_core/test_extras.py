@@ -146,7 +146,7 @@ def test_heads_go_on_from_a_checkpoint_to_the_bit():
         loss = heads(features).square().sum()
         loss.backward()
         optimiser.step()
-        return float(loss)
+        return loss.item()
 
     torch.manual_seed(0)
     heads = Heads(8, 1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from uuid import NAMESPACE_URL, uuid5
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 from prefect import flow, get_run_logger
 from prefect.events import emit_event
@@ -20,8 +21,8 @@ EVENT = "teacher.updated"
 def watch_teacher(teacher: str | None = None, endpoint: str | None = None) -> str | None:
     """Hashes ``teacher`` (None: what params.yaml names); returns the hash if it is new, else None.
 
-    The event's id follows from the hash, so that a watch that died between emitting and remembering does not
-    start a second run.
+    The event's id follows from the hash and from how many contents came before it: a watch that died between emitting
+    and remembering does not start a second run, and a teacher that returns to an earlier content starts one.
     """
     logger = get_run_logger()
     if teacher is None:
@@ -35,15 +36,32 @@ def watch_teacher(teacher: str | None = None, endpoint: str | None = None) -> st
     slug = hashlib.sha256(teacher.encode()).hexdigest()[:16]
     variable = f"rcm_teacher_{slug}"
     found = reference_hash(teacher, endpoint)
-    if Variable.get(variable) == found:
+    if (news := next_event(Variable.get(variable), slug, found)) is None:
         logger.info("%s is unchanged (%s)", teacher, found[:12])
         return None
     emit_event(
         event=EVENT,
         resource={"prefect.resource.id": f"rcm.teacher.{slug}", "prefect.resource.name": teacher},
         payload={"uri": teacher, "endpoint": endpoint or "", "hash": found},
-        id=uuid5(NAMESPACE_URL, f"{EVENT}/{slug}/{found}"),
+        id=news[0],
     )
-    Variable.set(variable, found, overwrite=True)
+    Variable.set(variable, news[1], overwrite=True)
     logger.info("%s is new (%s): emitted %s", teacher, found[:12], EVENT)
     return found
+
+
+def next_event(remembered: Any, slug: str, found: str) -> tuple[UUID, dict[str, Any]] | None:
+    """The id of the event that content ``found`` of the teacher ``slug`` is new, and what to remember after it.
+
+    None if ``found`` is the content that is ``remembered``: None at first, what this returned, or a hash alone (earlier
+    versions). The server drops an id that it has seen, so the id counts the contents before this one.
+    """
+    last, count = None, 0
+    match remembered:
+        case {"hash": str(last), "count": int(count)}:
+            pass
+        case str(last):
+            count = 1
+    if last == found:
+        return None
+    return uuid5(NAMESPACE_URL, f"{EVENT}/{slug}/{count}/{found}"), {"hash": found, "count": count + 1}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType, UnionType
 
 from rcm_core.errors import InputError
-from rcm_core.protocols import Family
+from rcm_core.protocols import Family, Tokens
 from rcm_core.registry import family_of
 
 
@@ -28,11 +29,32 @@ def family_at(place: Path, pipeline: Path | None) -> tuple[Family, Path]:
     module = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything, and end
         reason = " ".join(str(error).split())  # one sentence, whatever it raised
         raise InputError(f"{place} cannot be imported: {type(error).__name__}: {reason}") from error
     names = [*Family.__annotations__, *(n for n in vars(Family) if not n.startswith("_"))]
     missing = sorted(name for name in names if not hasattr(module, name))
     if missing:
         raise InputError(f"{place} lacks {', '.join(missing)}; rcm_core.protocols.Family says what each is")
+    _refuse_types(place, module)
     return module, pipeline  # type: ignore[return-value]
+
+
+def _refuse_types(place: Path, module: ModuleType) -> None:
+    """InputError if a name of the adapter is of another type than ``Family`` says."""
+    functions = [name for name in vars(Family) if not name.startswith("_")]
+    kinds: dict[str, tuple[str, type | UnionType]] = {
+        "blocks": ("a tuple of class names", tuple),
+        "tokens": ("Tokens or None", Tokens | None),
+        "time_layer": ("a string or None", str | None),
+        **dict.fromkeys(("last_layer", "time_features", "time_embedder", "network_class"), ("a string", str)),
+    }
+    wrong = [(n, "a function", getattr(module, n)) for n in functions if not callable(getattr(module, n))]
+    values = {name: getattr(module, name) for name in kinds}
+    wrong += [(n, kinds[n][0], v) for n, v in values.items() if not isinstance(v, kinds[n][1])]
+    if not wrong and not all(isinstance(name, str) for name in module.blocks):
+        wrong.append(("blocks", kinds["blocks"][0], module.blocks))
+    for name, expected, value in wrong:
+        raise InputError(
+            f"{place} has {name} = {value!r}, expected {expected}; rcm_core.protocols.Family says what each is"
+        )

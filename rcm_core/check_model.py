@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from rcm_core.denoiser import Denoiser
-from rcm_core.errors import InputError
 from rcm_core.guidance import Guided
 from rcm_core.jvp import flash_jvp, jvp
 from rcm_core.layout import read_part
@@ -42,18 +41,12 @@ class ModelError(Exception):
 def check_model(family: Family, folder: Path, blocks: int, codec: bool) -> Iterator[Finding]:
     """Every check in turn. The network is cut to its first ``blocks`` blocks; ``codec`` loads text encoder and VAE too.
 
-    What cannot be read at all ends the list.
+    InputError for a folder that is not whole.
     """
-    try:
-        family.check_folder(folder)
-        config = read_part(folder, "transformer/config.json")
-        network = family.load_network(folder)
-        yield Finding(
-            "folder", True, f"{sum(p.numel() for p in network.parameters()):,} parameters, all there"
-        )
-    except InputError as error:
-        yield Finding("folder", False, str(error))
-        return
+    family.check_folder(folder)
+    config = read_part(folder, "transformer/config.json")
+    network = family.load_network(folder)
+    yield Finding("folder", True, f"{sum(p.numel() for p in network.parameters()):,} parameters, all there")
     checks: dict[str, Check] = {
         "save and load": _round_trip,
         "sharding units": _units,

@@ -1,20 +1,45 @@
-"""Pipelines in diffusers layout: what a folder says of itself, checked before any weight is read."""
+"""Networks of pipelines in diffusers layout: what a folder says of itself, checked before any weight is read."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from rcm_core.errors import InputError
-from rcm_core.formats import read_object
+from rcm_core.headers import FLOATS, NETWORK, read_headers, refuse_dtypes
+from rcm_core.headers import read_part as read_part
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-INDEX = f"{WEIGHTS}.index.json"
+MOST_LAYERS = 1000
+"""A configuration with more would take hours to build, and no published network has them."""
+FAILURES = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, SafetensorError,
+    StrictDataclassError, TypeError, ValueError,
+)  # fmt: skip
+"""What diffusers and transformers raise for files and configurations that are not right."""
+
+
+class Encoder(NamedTuple):
+    """A text encoder that a family's codec loads."""
+
+    part: str
+    kind: str
+    """Its class in transformers."""
+    width: str | None = None
+    """The key of the network's configuration that must be the encoder's width."""
+
+    @property
+    def tokenizer(self) -> str:
+        """The part that has its tokenizer."""
+        return self.part.replace("text_encoder", "tokenizer")
 
 
 class Layout(NamedTuple):
@@ -26,23 +51,8 @@ class Layout(NamedTuple):
     """Folders that must be there."""
     vaes: tuple[tuple[str, str], ...]
     """Library and class of the VAEs that the family's codec knows, as in model_index.json."""
-
-
-def check_pipeline(layout: Layout, folder: Path) -> dict[str, Any]:
-    """The network's config; InputError unless ``folder`` is a whole pipeline of this family whose network has
-    exactly the tensors that its config.json asks for. Reads headers only.
-    """
-    config = network_config(layout, folder)
-    read_part(folder, "model_index.json")
-    lacking = [part for part in layout.parts if not (folder / part).is_dir()]
-    if lacking:
-        raise InputError(
-            f"{folder} lacks {', '.join(lacking)}; expected a whole pipeline of family {layout.family} in diffusers"
-            " layout"
-        )
-    vae_name(layout, folder)
-    check_tensors(layout, folder)
-    return config
+    encoders: tuple[Encoder, ...] = ()
+    """Text encoders that the codec loads; those that are not among ``parts`` may be absent."""
 
 
 def network_config(layout: Layout, folder: Path) -> dict[str, Any]:
@@ -59,7 +69,12 @@ def network_config(layout: Layout, folder: Path) -> dict[str, Any]:
 
 def vae_name(layout: Layout, folder: Path) -> str:
     """Class name of the VAE that model_index.json names; InputError if the family's codec does not know it."""
-    library, name = read_part(folder, "model_index.json").get("vae", [None, None])
+    entry = read_part(folder, "model_index.json").get("vae")
+    if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)):
+        raise InputError(
+            f"{folder}/model_index.json names the VAE as {entry!r}; expected [library, class]: fetch the teacher again"
+        )
+    library, name = entry
     if (library, name) not in layout.vaes:
         raise InputError(
             f"{folder}/model_index.json names the VAE {library}.{name}; family {layout.family} knows"
@@ -68,33 +83,69 @@ def vae_name(layout: Layout, folder: Path) -> str:
     return str(name)
 
 
-def read_part(folder: Path, name: str) -> dict[str, Any]:
-    """The JSON object in ``folder/name``; InputError if there is none."""
-    if not (folder / name).is_file():
-        raise InputError(f"{folder} holds no {name}; expected a pipeline in diffusers layout")
-    return read_object(folder / name, "fetch the teacher again")
-
-
 def meta_network(network_class: str, config: Mapping[str, Any]) -> nn.Module:
-    """The network of ``config`` on the meta device: all shapes, no memory."""
+    """The network of ``config`` on the meta device: all shapes, no memory.
+
+    InputError if diffusers cannot build it, does not know one of its keys, or would drop activations at random.
+    """
     import diffusers
 
-    with torch.device("meta"):
-        network: nn.Module = getattr(diffusers, network_class).from_config(dict(config))
+    kind = getattr(diffusers, network_class)
+    refuse_config(kind, config)
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # layers without elements: the configuration fails on them later
+            network: nn.Module = kind.from_config(dict(config))
+    except FAILURES as error:
+        raise InputError(
+            f"the configuration of the {network_class} builds no network ({one_line(error)}); correct"
+            " transformer/config.json, or export the teacher again"
+        ) from error
+    refuse_dropout(network, config)
     return network
+
+
+def refuse_config(kind: Any, config: Mapping[str, Any]) -> None:
+    """InputError if ``config`` is quantised, has too many layers, or keys that diffusers' ``kind`` does not know."""
+    if config.get("quantization_config") is not None:
+        raise InputError(
+            f"the configuration of the {kind.__name__} has a quantization_config, but quantised networks cannot be"
+            " distilled; export the teacher unquantised, or remove the key if its weights are plain floats"
+        )
+    known = signature(kind.__init__).parameters
+    unknown = sorted(k for k, v in config.items() if k not in known and k[:1] != "_" and v is not None)
+    unknown = [key for key in unknown if key != "quantization_config"]
+    if unknown:
+        raise InputError(
+            f"the configuration of the {kind.__name__} has {', '.join(unknown)}, which the installed diffusers does not"
+            " know and would ignore; upgrade diffusers, or remove the key if it means nothing"
+        )
+    for key, value in config.items():
+        if "layers" in key and isinstance(value, int) and value > MOST_LAYERS:
+            raise InputError(
+                f"the configuration of the {kind.__name__} has {key} = {value}; expected at most"
+                f" {MOST_LAYERS}: correct it"
+            )
+
+
+def refuse_dropout(network: nn.Module, config: Mapping[str, Any]) -> None:
+    """InputError if ``network`` drops activations in training: two passes at one state would differ."""
+    named = {key: value for key, value in config.items() if "dropout" in key and value}
+    inside = {name: m.p for name, m in network.named_modules() if isinstance(m, _DropoutNd) and m.p}
+    for name, rate in (named or inside).items():
+        raise InputError(
+            f"the configuration of the {type(network).__name__} has dropout ({name} = {rate}), with which two passes at"
+            " one state differ; set it to 0 in transformer/config.json: dropout has no weights"
+        )
 
 
 def check_tensors(layout: Layout, folder: Path) -> None:
     """InputError unless ``folder/transformer`` is this family's network with exactly the tensors of its config."""
     network = meta_network(layout.network_class, network_config(layout, folder))
+    headers = read_headers(folder / "transformer", NETWORK)
+    refuse_dtypes(headers, FLOATS, folder / "transformer")
     expected = {name: list(value.shape) for name, value in network.state_dict().items()}
-    found: dict[str, list[int]] = {}
-    for path in shards(folder / "transformer"):
-        try:
-            with safe_open(path, "pt") as stream:
-                found |= {name: stream.get_slice(name).get_shape() for name in stream.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise InputError(f"{path} is not a safetensors file ({error}); fetch it again") from error
+    found = {name: header.shape for name, header in headers.items()}
     wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
     if wrong:
         first = wrong[0]
@@ -104,23 +155,9 @@ def check_tensors(layout: Layout, folder: Path) -> None:
         )
 
 
-def shards(folder: Path) -> list[Path]:
-    """The files of the network in ``folder``: those that its index names, or the only one; InputError if one is
-    missing.
-    """
-    if not (folder / INDEX).is_file():
-        return [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else []
-    named = read_part(folder, INDEX).get("weight_map")
-    if not isinstance(named, dict):
-        raise InputError(f"{folder / INDEX} has no weight_map; fetch the teacher again")
-    paths = [folder / str(name) for name in sorted(set(named.values()))]
-    missing = [path.name for path in paths if not path.is_file()]
-    if missing:
-        raise InputError(
-            f"{folder} lacks {len(missing)} of the {len(paths)} shards that its index names, first: {missing[0]};"
-            " fetch the teacher again"
-        )
-    return paths
+def one_line(error: BaseException) -> str:
+    """What ``error`` says, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def empty_transformer(layout: Layout, folder: Path) -> nn.Module:

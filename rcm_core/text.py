@@ -21,15 +21,15 @@ class T5VideoCodec(VideoLatents):
 
     readers = ("encoder",)
 
-    def __init__(self, layout: Layout, folder: Path, encoder: str, longest: int) -> None:
-        """``encoder`` is a class of transformers; prompts have at most ``longest`` tokens, or as the tokenizer says."""
+    def __init__(self, layout: Layout, folder: Path, longest: int) -> None:
+        """The encoder is the layout's; prompts have at most ``longest`` tokens, or as the tokenizer says."""
         import transformers
 
         super().__init__(layout, folder)
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder / "tokenizer", local_files_only=True
         )
-        self.kind = getattr(transformers, encoder)
+        self.kind = getattr(transformers, layout.encoders[0].kind)
         self.length = min(longest, self.tokenizer.model_max_length)
 
     @cached_property

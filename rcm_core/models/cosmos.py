@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from rcm_core.layout import Layout, check_pipeline, empty_transformer, load_transformer
+from rcm_core.layout import Encoder, Layout, empty_transformer, load_transformer
 from rcm_core.parameterisation import RectifiedFlow
+from rcm_core.pipeline_check import check_pipeline
 from rcm_core.protocols import Condition, Parameterisation, Tokens
 from rcm_core.raw import Raw
 from rcm_core.text import T5VideoCodec
@@ -39,6 +40,7 @@ LAYOUT = Layout(
     network_class,
     ("scheduler", "text_encoder", "tokenizer", "transformer", "vae"),
     (("diffusers", "AutoencoderKLWan"),),
+    (Encoder("text_encoder", "T5EncoderModel", "text_embed_dim"),),
 )
 
 RAW = Raw(
@@ -93,6 +95,7 @@ def call(network: nn.Module, x: Tensor, time: Tensor, condition: Condition) -> T
     Video to world: ``condition["frames"]`` [B, C, T, H, W] are latents of which ``condition["given"]`` [B, T] (1 or 0)
     are given; there the output is that of the path which ends in them.
     """
+    _without_torchvision()
     text, frames = condition["text"], condition.get("frames")
     rest = {
         "encoder_hidden_states": text,
@@ -129,7 +132,7 @@ def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple
 
 def load_codec(folder: Path) -> T5VideoCodec:
     """The codec of the pipeline in ``folder``."""
-    return T5VideoCodec(LAYOUT, folder, "T5EncoderModel", TEXT_LENGTH)
+    return T5VideoCodec(LAYOUT, folder, TEXT_LENGTH)
 
 
 def _without_torchvision() -> None:

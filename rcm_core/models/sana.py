@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from rcm_core.bars import without_bars
 from rcm_core.latents import ImageLatents
-from rcm_core.layout import Layout, check_pipeline, empty_transformer, load_transformer, network_config
+from rcm_core.layout import Encoder, Layout, empty_transformer, load_transformer, network_config
 from rcm_core.parameterisation import RectifiedFlow
+from rcm_core.pipeline_check import check_pipeline
 from rcm_core.protocols import Condition, Parameterisation
 
 blocks = ("SanaTransformerBlock",)
@@ -36,6 +37,7 @@ LAYOUT = Layout(
     network_class,
     ("scheduler", "text_encoder", "tokenizer", "transformer", "vae"),
     (("diffusers", "AutoencoderDC"),),
+    (Encoder("text_encoder", "Gemma2Model", "caption_channels"),),
 )
 
 

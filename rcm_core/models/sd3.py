@@ -14,16 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from rcm_core.bars import without_bars
+from rcm_core.errors import InputError
 from rcm_core.latents import ImageLatents
 from rcm_core.layout import (
+    Encoder,
     Layout,
-    check_pipeline,
     empty_transformer,
     load_transformer,
     meta_network,
     network_config,
+    read_part,
 )
 from rcm_core.parameterisation import RectifiedFlow
+from rcm_core.pipeline_check import check_pipeline
 from rcm_core.protocols import Condition, Parameterisation, Tokens
 
 blocks = ("JointTransformerBlock",)
@@ -34,17 +37,31 @@ time_features = "time_text_embed.time_proj"
 time_embedder = "time_text_embed.timestep_embedder"
 tokens = Tokens("transformer_blocks.0", "proj_out", {"attn": "behind", "attn2": "none"})
 T5_LENGTH = 256
+CLIP_WIDTH = 512
+"""Projections of a CLIP whose configuration does not say it (transformers' default)."""
 LAYOUT = Layout(
     "sd3",
     network_class,
     ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "vae"),
     (("diffusers", "AutoencoderKL"),),
+    (
+        Encoder("text_encoder", "CLIPTextModelWithProjection"),
+        Encoder("text_encoder_2", "CLIPTextModelWithProjection"),
+        Encoder("text_encoder_3", "T5EncoderModel", "joint_attention_dim"),
+    ),
 )
 
 
 def check_folder(folder: Path) -> None:
     """InputError unless ``folder`` is a whole Stable Diffusion 3 pipeline (T5 may be absent); reads headers only."""
-    check_pipeline(LAYOUT, folder)
+    config = check_pipeline(LAYOUT, folder)
+    parts = [f"{encoder.part}/config.json" for encoder in LAYOUT.encoders[:2]]
+    widths = [read_part(folder, part).get("projection_dim", CLIP_WIDTH) for part in parts]
+    if sum(widths) != config.get("pooled_projection_dim"):
+        raise InputError(
+            f"{folder} has CLIP encoders that project to {widths[0]} and {widths[1]}, but its network takes"
+            f" {config.get('pooled_projection_dim')} together (pooled_projection_dim); put the pipeline's own there"
+        )
 
 
 def load_network(folder: Path) -> nn.Module:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from rcm_core.errors import InputError
-from rcm_core.layout import Layout, check_pipeline, empty_transformer, load_transformer, read_part
+from rcm_core.layout import Encoder, Layout, empty_transformer, load_transformer, read_part
 from rcm_core.parameterisation import RectifiedFlow
+from rcm_core.pipeline_check import check_pipeline
 from rcm_core.protocols import Condition, Parameterisation, Tokens
 from rcm_core.raw import Raw
 from rcm_core.text import T5VideoCodec
@@ -33,6 +34,7 @@ LAYOUT = Layout(
     network_class,
     ("scheduler", "text_encoder", "tokenizer", "transformer", "vae"),
     (("diffusers", "AutoencoderKLWan"), ("rcm_core.pixels", "PixelSpace")),
+    (Encoder("text_encoder", "UMT5EncoderModel", "text_dim"),),
 )
 
 RAW = Raw(
@@ -59,11 +61,12 @@ RAW = Raw(
 
 def check_folder(folder: Path) -> None:
     """InputError unless ``folder`` is a whole Wan2.1 pipeline; reads headers only."""
-    check_pipeline(LAYOUT, folder)
-    if read_part(folder, "model_index.json").get("transformer_2", [None])[0] is not None:
+    second = read_part(folder, "model_index.json").get("transformer_2")
+    if isinstance(second, list) and any(second):
         raise InputError(
             f"{folder} has a second transformer (Wan2.2); family wan has one: give a Wan2.1 pipeline"
         )
+    check_pipeline(LAYOUT, folder)
 
 
 def load_network(folder: Path) -> nn.Module:
@@ -98,4 +101,4 @@ def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple
 
 def load_codec(folder: Path) -> T5VideoCodec:
     """The codec of the pipeline in ``folder``."""
-    return T5VideoCodec(LAYOUT, folder, "UMT5EncoderModel", TEXT_LENGTH)
+    return T5VideoCodec(LAYOUT, folder, TEXT_LENGTH)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from rcm_core.config import TeacherSection
-from rcm_core.demands import refuse_frames
 from rcm_core.errors import InputError, nearest
 from rcm_core.layout import meta_network, read_part
 from rcm_core.mini import build_network
 from rcm_core.protocols import Condition, Family
 from rcm_core.registry import find
+from rcm_core.shape_check import check_shape
 
 PUBLISHED = Path("data/models")
 DEPTH = "num_layers"
@@ -86,7 +86,7 @@ def model_of(teacher: TeacherSection, root: Path) -> Model:
             f"{teacher.source} is a {config.get('_class_name')}, but family {teacher.family} needs a"
             f" {family.network_class}; set teacher.family to the family of that network"
         )
-    refuse_frames(family, config, teacher.source)
+    check_shape(family, config, teacher.shape, teacher.source)
     return Model(teacher.source, family, config, teacher.shape, text)
 
 

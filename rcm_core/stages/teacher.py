@@ -13,11 +13,9 @@ import torch
 
 from rcm_core import mini
 from rcm_core.config import Params, TeacherSection
-from rcm_core.demands import refuse_frames
 from rcm_core.errors import InputError
 from rcm_core.evaluation.judge import Judge, judge_for
 from rcm_core.fetch import remember
-from rcm_core.layout import read_part
 from rcm_core.links import place_folder
 from rcm_core.pipeline_files import refuse_changed, signatures
 from rcm_core.prompts import cycle, read_prompts
@@ -25,6 +23,7 @@ from rcm_core.protocols import Executor, Family
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.registry import find
 from rcm_core.sampling import Job, Teacher, sample_pixels, split_jobs
+from rcm_core.shape_check import check_teacher_shape
 from rcm_core.storage import atomic_folder, sha256_folder, write_json
 from rcm_core.teacher_folder import TRAINED, given_pipeline
 from rcm_core.training import pretrain
@@ -51,9 +50,9 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
         else:
             pipeline = given_pipeline(section.source, section.endpoint, workspace)
         before = signatures(pipeline)
-        family: Family = find("models", section.family)  # type: ignore[assignment]
+        family = _family(section)
         family.check_folder(pipeline)
-        refuse_frames(family, read_part(pipeline, "transformer/config.json"), section.source)
+        check_teacher_shape(family, pipeline, section.shape, section.source)
         facts = _facts(section, pipeline)
         refuse_changed(before, signatures(pipeline), section.source)
         facts["gate"] = _gate(section, facts, pipeline, validation, executor)
@@ -64,6 +63,11 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
         write_json(out / "teacher.json", facts)
         extra["peak_memory_bytes"] = peak_memory(state)
     clear_state(state)
+
+
+def _family(section: TeacherSection) -> Family:
+    family: Family = find("models", section.family)  # type: ignore[assignment]
+    return family
 
 
 def _train_mini(section: TeacherSection, prompts: list[str], state: Path, executor: Executor) -> None:
@@ -78,6 +82,7 @@ def _train_mini(section: TeacherSection, prompts: list[str], state: Path, execut
             mini.save_pipeline(
                 folder, section.shape, prompts, settings, section.shift, section.seed, meanings
             )
+    check_teacher_shape(_family(section), pipeline, section.shape, section.source)
     candidates = state / "candidates"
     spec = {
         "teacher": section.model_dump(mode="json"),

@@ -105,6 +105,7 @@ def watched(toy: Any, teacher: str) -> None:
 
 
 def test_a_new_teacher_starts_a_run_once(served: Any, tmp_path: Any) -> None:
+    (tmp_path / "model_index.json").write_text("{}")
     (tmp_path / "weights").write_text("one")
     known = {run["id"] for run in runs(served)}
     before = served.ran()

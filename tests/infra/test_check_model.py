@@ -112,15 +112,15 @@ def test_what_is_wrong_is_named(check, pipeline, tmp_path, monkeypatch, capsys):
     assert "checks failed" in err
 
 
-def test_a_folder_that_is_not_whole_ends_the_list(pipeline, tmp_path, monkeypatch, capsys):
+def test_a_folder_that_is_not_whole_is_one_sentence(pipeline, tmp_path, monkeypatch, capsys):
     import shutil
 
     shutil.copytree(pipeline, tmp_path / "pipeline")
     shutil.rmtree(tmp_path / "pipeline/vae")
     status, out, err = run(monkeypatch, capsys, tmp_path / "pipeline")
-    assert status == 1
-    assert "lacks vae" in out
-    assert err == "error: 1 of 1 checks failed: folder\n"
+    assert (status, out) == (2, "")
+    assert "lacks vae; expected a whole pipeline" in err
+    assert len(err.splitlines()) == 1
 
 
 def test_bad_input_is_one_sentence(pipeline, tmp_path, monkeypatch, capsys):
@@ -130,7 +130,19 @@ def test_bad_input_is_one_sentence(pipeline, tmp_path, monkeypatch, capsys):
     broken.write_text("1 / 0\n")
     several = tmp_path / "several.py"
     several.write_text("raise ValueError('two\\nlines')\n")
+    exits = tmp_path / "exits.py"
+    exits.write_text("raise SystemExit(7)\n")
+    number = tmp_path / "number.py"
+    number.write_text(f"{HEAD}call = 3\n")
+    names = tmp_path / "names.py"
+    names.write_text(f"{HEAD}blocks = 'WanTransformerBlock'\n")
     for words, said in (
+        ((exits, "--pipeline", pipeline), "cannot be imported: SystemExit: 7"),
+        ((number, "--pipeline", pipeline), "has call = 3, expected a function"),
+        (
+            (names, "--pipeline", pipeline),
+            "has blocks = 'WanTransformerBlock', expected a tuple of class names",
+        ),
         ((adapter, "--pipeline", pipeline), "lacks call, check_folder, empty_network, example"),
         ((adapter,), "say with --pipeline"),
         ((broken, "--pipeline", pipeline), "cannot be imported: ZeroDivisionError"),

@@ -1,0 +1,31 @@
+"""Which contents of a teacher are announced, and under which ids."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flows.watch_teacher import next_event
+
+
+def test_a_teacher_that_returns_to_an_earlier_content_is_announced_again() -> None:
+    remembered: Any = None
+    identities = []
+    for found in ("a", "b", "a", "b", "a"):
+        news = next_event(remembered, "slug", found)
+        assert news is not None
+        # a watch that died before it remembered announces the same event, which the server then drops
+        assert next_event(remembered, "slug", found) == news
+        identities.append(news[0])
+        remembered = news[1]
+        assert next_event(remembered, "slug", found) is None
+    assert len(set(identities)) == 5
+    other = next_event(None, "other", "a")
+    assert other is not None
+    assert other[0] != identities[0]
+
+
+def test_what_earlier_versions_remembered_is_understood() -> None:
+    assert next_event("a", "slug", "a") is None
+    news = next_event("a", "slug", "b")
+    assert news is not None
+    assert news[1] == {"hash": "b", "count": 2}

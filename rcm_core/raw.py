@@ -61,7 +61,7 @@ def convert(layout: Layout, raw: Raw, checkpoint: Path, like: Path, out: Path, w
         )
     network.load_state_dict(found, assign=True)
     with atomic_folder(out) as folder, without_bars():
-        shutil.copytree(like, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("transformer"))
+        shutil.copytree(like, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("transformer", ".*"))
         network.save_pretrained(folder / "transformer", max_shard_size="5GB")
     return sum(value.numel() for value in found.values())
 

@@ -18,7 +18,8 @@ from rcm_core.errors import InputError
 from rcm_core.formats import parse_json, read_text
 from rcm_core.hashes import kept_sha256
 from rcm_core.hashes import sha256 as sha256
-from rcm_core.pipeline_files import in_order, pipeline_files
+from rcm_core.links import place_folder
+from rcm_core.pipeline_files import in_order, pipeline_files, refuse_changed, signatures
 
 CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
 
@@ -131,3 +132,19 @@ def filesystem(url: str, endpoint: str | None) -> tuple[fsspec.AbstractFileSyste
     except (OSError, BotoCoreError) as error:
         raise InputError(f"{where} cannot be reached ({error}); check the endpoint") from error
     return system, path
+
+
+def fetch_folder(url: str, endpoint: str | None, target: Path, otherwise: str) -> None:
+    """``target`` becomes a folder with the pipeline files of the folder or prefix ``url``, shared where disks can.
+
+    InputError(``otherwise``) if there is none; InputError if it changes meanwhile.
+    """
+    from rcm_core.fetch import fetch  # which stores what it fetches, so it imports this module
+
+    folder = fetch(url, endpoint, otherwise) if "://" in url else Path(url)
+    if not folder.is_dir():
+        raise InputError(otherwise)
+    before = signatures(folder)
+    with atomic_folder(target) as copy:
+        place_folder(folder, copy)
+        refuse_changed(before, signatures(folder), url)

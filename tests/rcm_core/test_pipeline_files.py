@@ -15,7 +15,7 @@ from rcm_core.errors import InputError
 from rcm_core.fetch import fetch
 from rcm_core.links import place_folder
 from rcm_core.pipeline_files import objects, pipeline_files, refuse_changed, require_index, signatures
-from rcm_core.storage import filesystem, sha256_folder
+from rcm_core.storage import fetch_folder, filesystem, sha256_folder
 
 NAMES = ["model_index.json", "vae/config.json", "vae.json"]
 
@@ -51,7 +51,7 @@ def test_linked_folders_and_files_are_followed(folder: Path, tmp_path: Path) -> 
     (folder / "vae.json").rename(tmp_path / "file")
     (folder / "vae.json").symlink_to(tmp_path / "file")
     assert sha256_folder(folder) == digest
-    place_folder(folder, tmp_path / "copy")
+    fetch_folder(str(folder), None, tmp_path / "copy", "none")
     assert sha256_folder(tmp_path / "copy") == digest
     assert not any(p.is_symlink() for p in (tmp_path / "copy").rglob("*"))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -13,7 +13,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from infra.summary import METRICS, cell, early_stop
+from infra.summary import METRICS, early_stop, metric_table
 from rcm_core.schemas import ShownMetrics, read
 
 SAMPLES = Path("runs/evaluate/samples")
@@ -34,7 +34,7 @@ def set_progress(identity: UUID, done: int, total: int, what: str) -> None:
 def publish_results(folder: Path, report: Path) -> None:
     """Table, samples and report of a finished run in ``folder``."""
     if (folder / METRICS).is_file():
-        table = metric_table(read(folder / METRICS, ShownMetrics, "evaluate"))
+        table = markdown(*metric_table(read(folder / METRICS, ShownMetrics, "evaluate")))
         create_markdown_artifact(table, key="metrics", description="Numbers with 95 % intervals")
     if stop := early_stop(folder):
         create_markdown_artifact(stop, key="training", description="Training stopped early")
@@ -50,23 +50,15 @@ def sample_table(runs: Path) -> str:
     from rcm_core.evaluation.report.samples import picture, spread
 
     run = read_run(runs)
-    lines = ["| | " + " | ".join(s.name for s in run.samplers) + " |", "|---" * (len(run.samplers) + 1) + "|"]
+    rows = []
     for prompt in spread(list(dict.fromkeys(run.prompts)), PROMPTS_SHOWN):
         index = run.prompts.index(prompt)
         pictures = [f"![{s.name}]({picture(run.samples[s.key][index])})" for s in run.samplers]
-        lines.append(f"| {prompt} | " + " | ".join(pictures) + " |")
-    return "\n".join(lines)
+        rows.append([prompt, *pictures])
+    return markdown(["", *(s.name for s in run.samplers)], rows)
 
 
-def metric_table(metrics: dict[str, Any]) -> str:
-    """Markdown: a row per sampler, a column per metric, each ``value (low - high)``."""
-    rows = {name: row for name, row in metrics.items() if name != "protocol" and isinstance(row, dict)}
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    lines = [
-        "| | " + " | ".join(c.replace("_", " ") for c in columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    for name, row in rows.items():
-        cells = [cell(row.get(c)) for c in columns]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; a bar inside a cell stays inside it."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

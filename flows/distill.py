@@ -9,8 +9,9 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
 from flows.artifacts import publish_results, set_progress, start_progress
-from flows.tasks import STAGES, run_stage
+from flows.tasks import run_stage
 from infra.params import compose, load, teacher_overrides
+from infra.prefect.pace import STAGES
 from infra.ray.cluster import shared_cluster
 from infra.workspace import environment, finish, opened
 

@@ -17,7 +17,6 @@ from prefect.states import Completed, State
 from infra.workspace import Workspace
 from rcm_core.errors import InputError
 
-STAGES = ("teacher", "prompts", "trajectories", "train", "select", "evaluate", "report", "publish")
 GRACE_SECONDS = 20
 RETRY_DELAYS = (5.0, 30.0)
 BAD_INPUT = "exited with 2"

@@ -157,21 +157,14 @@ def check_model(
     codec: Annotated[bool, typer.Option(help="Load text encoder and VAE too.")] = True,
 ) -> None:
     """Check that a model can be distilled: tangents, parameterisation, guidance, sharding units, files."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     from infra.adapters import family_at
+    from infra.tables import print_findings
     from rcm_core.check_model import check_model as check
 
     family, folder = family_at(place, pipeline)
-    table = Table(box=None)
-    for column in ("", "check", "found"):
-        table.add_column(column, overflow="fold")
     findings = list(check(family, folder, blocks, codec))
-    for finding in findings:
-        table.add_row("ok" if finding.passed else "FAILED", finding.check, escape(finding.detail))
-    Console().print(table)
+    rows = [("ok" if f.passed else "FAILED", f.check, f.detail) for f in findings]
+    print_findings(("", "check", "found"), rows)
     failed = [finding.check for finding in findings if not finding.passed]
     if failed:
         print(f"error: {len(failed)} of {len(findings)} checks failed: {', '.join(failed)}", file=sys.stderr)
@@ -218,19 +211,12 @@ def tune_times(
 @app.command()
 def doctor() -> None:
     """Say what is installed, which backends and devices there are, and how to get what is missing."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     from infra.doctor import examine
+    from infra.tables import print_findings
 
     findings = examine(Path.cwd())
-    table = Table(box=None)
-    for column in ("", "found", "to get it"):
-        table.add_column(column, overflow="fold")
-    for finding in findings:
-        table.add_row(*(escape(text) for text in (finding.subject, finding.found, finding.remedy)))
-    Console().print(table)
+    rows = [(f.subject, f.found + (f"; to get it: {f.remedy}" if f.remedy else "")) for f in findings]
+    print_findings(("", "found"), rows)
     missing = [f.subject for f in findings if f.needed and f.remedy]
     if missing:
         raise InputError(f"missing: {', '.join(missing)}; the table says how to get it")

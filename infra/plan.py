@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from infra.params import composed
+from infra.tables import print_table
 from rcm_core.config import Params
 from rcm_core.errors import InputError
 from rcm_core.plan.choose import SHARE, Choice, Search, attempts, choose, workers_needed
@@ -59,8 +59,8 @@ def plan(root: Path, params: Params, name: str, utilisation: float, search: bool
         asked = attempt(params) or Choice(params, estimate(model, params))  # which says why it is refused
         found = choose(params, gpu, attempt) if search or not asked.fits(gpu) else Search(None, None)
     console = Console()
-    console.print(_memory(asked.estimate, params, name, gpu))
-    console.print(_costs(asked.estimate, params, gpu, utilisation))
+    _print_memory(asked.estimate, params, name, gpu)
+    _print_costs(asked.estimate, params, gpu, utilisation)
     if found.best is not None:
         console.print(
             f"the cheapest way that fits: {' '.join(found.best.overrides)}", soft_wrap=True, highlight=False
@@ -94,38 +94,32 @@ def _refusal(asked: Choice, found: Search, name: str, gpu: Gpu) -> str:
     return said + f"would fit with {needed} GPUs and {' '.join(batch)}"
 
 
-def _memory(found: Estimate, params: Params, name: str, gpu: Gpu) -> Table:
+def _print_memory(found: Estimate, params: Params, name: str, gpu: Gpu) -> None:
     train = params.train
     title = (
         f"{params.teacher.source}, method {params.method['name']}: GiB on each of {train.workers} {name},"
         f" {train.parallel.precision}"
     )
-    table = Table(box=None, title=title, title_justify="left")
-    for column in ("", "GiB", "of it gathered weights", "of it gradients"):
-        table.add_column(column, justify="right" if column else "left")
-    for what, size in found.held.items():
-        table.add_row(what, _number(size))
+    rows = [[what, _number(size), "", ""] for what, size in found.held.items()]
     held = sum(found.held.values())
     for what, peak in found.phases.items():
         parts = (_number(size) if size else "" for size in (peak.gathered, peak.gradients))
-        table.add_row(f"+ {what}", _number(peak.alive - held), *parts)
-    table.add_row(f"peak, of {_number(gpu.memory)}", _number(found.peak), style="bold")
-    return table
+        rows.append([f"+ {what}", _number(peak.alive - held), *parts])
+    rows.append([f"peak, of {_number(gpu.memory)}", _number(found.peak), "", ""])
+    heads = ("", "GiB", "of it gathered weights", "of it gradients")
+    print_table(heads, rows, title=title, right=True, bold_last=True)
 
 
-def _costs(found: Estimate, params: Params, gpu: Gpu, utilisation: float) -> Table:
-    table = Table(box=None, title=f"time at {utilisation:.0%} of the peak rate", title_justify="left")
-    for column in ("", "operations", "hours", "GPU-hours"):
-        table.add_column(column, justify="right" if column else "left")
-    rows: dict[str, Cost] = {
+def _print_costs(found: Estimate, params: Params, gpu: Gpu, utilisation: float) -> None:
+    costs: dict[str, Cost] = {
         f"training, {params.train.iterations} iterations": training_cost(found, params, gpu, utilisation),
         f"trajectories, {params.trajectories.samples} samples": trajectories_cost(
             found, params, gpu, utilisation
         ),
     }
-    for what, cost in rows.items():
-        table.add_row(what, f"{cost.operations:.2e}", f"{cost.hours:.3g}", f"{cost.gpu_hours:.3g}")
-    return table
+    rows = [[w, f"{c.operations:.2e}", f"{c.hours:.3g}", f"{c.gpu_hours:.3g}"] for w, c in costs.items()]
+    title = f"time at {utilisation:.0%} of the peak rate"
+    print_table(("", "operations", "hours", "GPU-hours"), rows, title=title, right=True)
 
 
 def _number(size: float) -> str:

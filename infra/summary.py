@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from infra.tables import print_table
 from rcm_core.schemas import HealthFacts, ShownMetrics, read
 from rcm_core.verdict import of_state, sentence
 
@@ -19,7 +20,7 @@ def show(root: Path, page: str) -> None:
     """The numbers, where the report is, where the Prefect page is and how to stop it."""
     console = Console(highlight=False)
     if (root / METRICS).is_file():
-        console.print(metric_table(read(root / METRICS, ShownMetrics, "evaluate")))
+        print_table(*metric_table(read(root / METRICS, ShownMetrics, "evaluate")))
     if stop := early_stop(root):
         console.print(stop, style="bold", soft_wrap=True)
     console.print(f"report:  {root / REPORT}", soft_wrap=True)
@@ -35,16 +36,12 @@ def early_stop(root: Path) -> str | None:
     return None if verdict is None else sentence(verdict, facts["iterations"])
 
 
-def metric_table(metrics: dict[str, dict[str, dict[str, float]]]) -> Table:
-    """A row per sampler, a column per metric, ``value (low - high)``."""
+def metric_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: a row per sampler, a column per metric, ``value (low - high)``."""
     rows = {name: row for name, row in metrics.items() if name != "protocol"}
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    table = Table(box=None)
-    for column in ("", *columns):
-        table.add_column(column.replace("_", " "))
-    for name, row in rows.items():
-        table.add_row(name, *(cell(row.get(column)) for column in columns))
-    return table
+    heads = ["", *(column.replace("_", " ") for column in columns)]
+    return heads, [[name, *(cell(row.get(column)) for column in columns)] for name, row in rows.items()]
 
 
 def cell(number: dict[str, float] | None) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from infra.launch import LazyExecutor
 from infra.state import held, state_home
 from infra.summary import cell
+from infra.tables import print_table
 from rcm_core.evaluation.tune import Angles, Round, Tuning, tune
 from rcm_core.params import load_params
 from rcm_core.storage import write_json
@@ -37,18 +37,16 @@ def show(found: Tuning) -> None:
         " noise; within: its score lies in the interval of the best one",
         soft_wrap=True,
     )
-    console.print(table(found))
+    print_table(*table(found), keep=2)
     for outcome in found.rounds:
         console.print(sentence(outcome), soft_wrap=True)
     console.print(f"written to {PLACE}; to use it, with the other overrides of your run:", soft_wrap=True)
     console.print(f"    dvc exp run -S '{setting(found)}'", soft_wrap=True, markup=False)
 
 
-def table(found: Tuning) -> Table:
-    """Steps, angles, score with its interval, and what is to be said of it."""
-    shown = Table(box=None)
-    for column in ("steps", "angles", found.metric.replace("_", " "), ""):
-        shown.add_column(column)
+def table(found: Tuning) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: steps, angles, score with its interval, whether it is the best or the present list."""
+    rows = []
     for outcome in found.rounds:
         for angles, score in outcome.scores.items():
             notes = {
@@ -57,10 +55,8 @@ def table(found: Tuning) -> Table:
                 "within": angles in outcome.near,
             }
             words = ", ".join(note for note, holds in notes.items() if holds)
-            row = (str(outcome.steps), written(angles).strip("[]"), cell(dict(score)), words)  # type: ignore[arg-type]
-            shown.add_row(*row)
-        shown.add_section()
-    return shown
+            rows.append([str(outcome.steps), written(angles).strip("[]"), cell(dict(score)), words])  # type: ignore[arg-type]
+    return ["steps", "angles", found.metric.replace("_", " "), ""], rows
 
 
 def sentence(outcome: Round) -> str:

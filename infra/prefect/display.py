@@ -1,14 +1,18 @@
-"""A run on a terminal: its lines, and below them bars for the stages and for the stage that runs."""
+"""A run as it goes: its lines, where it is and how long it still takes; on a terminal with bars."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from infra.prefect.pace import STAGES, Pace, written
+
 RUNNING = re.compile(r"Running stage '(\w+)'")
+SKIPPED = re.compile(r"Stage '(\w+)' (?:didn't change, skipping|is cached - skipping run)")
 COUNT = re.compile(r"(?:\w+: |step )(\d+)/(\d+)\b")
 """``step 50/1500  loss ...`` and ``trajectories: 3/10 shards``."""
 
@@ -26,54 +30,72 @@ class Display(Protocol):
 
 
 class Plain:
-    """Lines alone, for files and pipes."""
+    """For files and pipes: lines; at the start of a stage and every half minute one says where the run is."""
+
+    EVERY_SECONDS = 30.0
+
+    def __init__(self, pace: Pace, clock: Callable[[], float] = time.monotonic) -> None:
+        self.pace, self._clock, self._said = pace, clock, float("-inf")
 
     def line(self, text: str) -> None:
         print(text, flush=True)
+        began = observe(self.pace, text)
+        if began or (COUNT.match(text) and self._clock() - self._said >= self.EVERY_SECONDS):
+            self._said = self._clock()
+            print(self.pace.sentence(), flush=True)
 
     def done(self, stages: int) -> None:
         """Not shown: the lines say what runs."""
 
 
 class Bars:
-    """Lines above, bars with elapsed and remaining time below."""
+    """Lines above; below them bars for the stages, with the time that is left, and for the stage that runs."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, pace: Pace) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeElapsedColumn as Elapsed
-        from rich.progress import TimeRemainingColumn as Remaining
 
         columns = (
             TextColumn("{task.description:>12}"),
-            BarColumn(),
+            BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            Elapsed(),
-            Remaining(),
+            TextColumn("{task.fields[left]}"),
         )
-        self.progress = Progress(*columns)
-        self._stages = self.progress.add_task("stages", total=total)
-        self._stage = self.progress.add_task("", total=None, visible=False)
-        self._name = ""
+        self.pace = pace
+        self.progress = Progress(*columns, expand=True)
+        self._stages = self.progress.add_task("stages", total=len(STAGES), left="")
+        self._stage = self.progress.add_task("", total=None, visible=False, left="")
 
     def line(self, text: str) -> None:
-        self.progress.console.print(text, markup=False, highlight=False)
-        if found := RUNNING.match(text):
-            self._name = found.group(1)
-            self.progress.reset(self._stage, description=self._name, visible=False)
+        self.progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if observe(self.pace, text):
+            self.progress.reset(self._stage, description=self.pace.stage, visible=False)
         elif found := COUNT.match(text):
             completed, total = map(int, found.groups())
             self.progress.update(self._stage, completed=completed, total=total, visible=completed < total)
 
     def done(self, stages: int) -> None:
-        self.progress.update(self._stages, completed=stages)
+        left = self.pace.left()
+        said = "" if left is None or stages == len(STAGES) else f"{written(left)} left"
+        self.progress.update(self._stages, completed=stages, left=said)
+
+
+def observe(pace: Pace, text: str) -> bool:
+    """Tells ``pace`` what a line of the log says; whether a stage begins with it."""
+    if found := RUNNING.match(text) or SKIPPED.match(text):
+        if found[1] in STAGES:
+            pace.begin(found[1])
+        return found[1] in STAGES and not SKIPPED.match(text)
+    if pace.stage and (found := COUNT.match(text)):
+        pace.count(int(found[1]), int(found[2]))
+    return False
 
 
 @contextmanager
-def display(stages: int) -> Iterator[Display]:
+def display(pace: Pace) -> Iterator[Display]:
     """Bars on a terminal, plain lines elsewhere."""
     if not sys.stdout.isatty():
-        yield Plain()
+        yield Plain(pace)
         return
-    bars = Bars(stages)
+    bars = Bars(pace)
     with bars.progress:
         yield bars

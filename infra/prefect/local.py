@@ -14,10 +14,10 @@ from typing import Any
 
 from infra.prefect.api import FINAL, Api, UnreachableError
 from infra.prefect.display import display
+from infra.prefect.pace import Pace, expected
 from infra.prefect.server import Local, api, deploy, ensure_server, ensure_worker
 
 DEPLOYMENT = "rcm-distill/rcm-distill"
-STAGES = 8
 POLL_SECONDS = 2.0
 """Every look costs the server some CPU, which a training on the same machine lacks."""
 CANCEL_SECONDS = 60
@@ -79,6 +79,8 @@ def prefect_up(root: Path) -> Iterator[Started]:
 
 def distill(root: Path, overrides: Sequence[str], teacher: str | None) -> Outcome:
     """Runs the deployment in the project's own folder and shows its lines; interrupted, it is cancelled."""
+    expectation = expected(root, overrides, teacher)
+    print(expectation.sentence(), flush=True)
     with prefect_up(root) as started:
         server = api(started.url)
         if started.worker:
@@ -89,7 +91,7 @@ def distill(root: Path, overrides: Sequence[str], teacher: str | None) -> Outcom
         page = f"{started.url.removesuffix('/api')}/runs/flow-run/{run['id']}"
         print(f"Prefect: {page}", flush=True)
         try:
-            ended = follow(server, run["id"])
+            ended = follow(server, run["id"], Pace(expectation.seconds))
         except (KeyboardInterrupt, SystemExit):
             print("cancelling the run ...", file=sys.stderr, flush=True)
             cancel(server, run["id"])
@@ -97,10 +99,10 @@ def distill(root: Path, overrides: Sequence[str], teacher: str | None) -> Outcom
         return Outcome(run["id"], ended["state"]["type"], ended["state"]["message"] or "", page)
 
 
-def follow(server: Api, identity: str) -> dict[str, Any]:
+def follow(server: Api, identity: str, pace: Pace) -> dict[str, Any]:
     """Shows the run's lines and progress until it ends; returns it. A busy server is given some time."""
     seen, late, patience = 0, LATE_POLLS, BUSY_POLLS
-    with display(STAGES) as shown:
+    with display(pace) as shown:
         while True:
             try:
                 run = server.run(identity)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from rcm_core.samplers.few_step import Sampler
@@ -68,10 +70,16 @@ Protocol `{quality["protocol"]["hash"][:12]}`: {quality["protocol"]["description
 |---|---|
 | teacher | `{teacher["source"]}`, content hash `{teacher["hash"]}`, licence {teacher["licence"]} |
 | benchmark | {teacher["data"]} |
-| method | `{facts["method"]}` |
+| method | {facts["method"]["name"]} |
 | sampler | {sampler.kind}; angles {times} |
 | checkpoint | {facts["choice"]["name"]} (chosen on the validation split) |
 | version | `{facts["version"]}`: hash of the weights and configuration in this folder |
+
+## Settings of the method
+
+| setting | value |
+|---|---|
+{settings_table(facts["method"])}
 """
 
 
@@ -89,6 +97,18 @@ def _in_diffusers(facts: dict[str, Any], pixels: tuple[int, ...], steps: int) ->
     pipe = DiffusionPipeline.from_pretrained("this folder")
     pipe("a prompt", num_inference_steps={steps}, guidance_scale=1.0, {given})
 """
+
+
+def settings_table(method: Mapping[str, Any], above: str = "") -> str:
+    """Markdown: a row per setting, as YAML writes its value; a nested one by its dotted name."""
+    rows = []
+    for key, value in method.items():
+        if isinstance(value, Mapping) and value:
+            rows.append(settings_table(value, f"{above}{key}."))
+        elif above or key != "name":
+            text = json.dumps(value, ensure_ascii=False).replace("|", "\\|")
+            rows.append(f"| {above}{key} | `{text}` |")
+    return "\n".join(rows)
 
 
 def _columns(known: dict[str, Any]) -> list[str]:

@@ -38,7 +38,7 @@ def test_what_it_prints_is_what_dvc_takes(
     assert left["sampler"] == {"kind": "renoise", "times": [list(angles) for angles in found.sampler.times]}
     assert [p.name for p in (workspace / "runs/tune").iterdir()] == ["times.json"]
     for angles in found.rounds[0].scores:
-        assert re.search(rf"^ 1 +{re.escape(written(angles).strip('[]'))} ", said, re.MULTILINE)
+        assert re.search(rf"^1 +{re.escape(written(angles).strip('[]'))} ", said, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from rcm_core.evaluation.report.labels import label_points, wrap_titles
 from rcm_core.evaluation.report.run_folder import Curve, Run, Sampler
 
 INK, MUTED, LINE = "#010101", "#020202", "#030303"
@@ -66,6 +67,7 @@ def cost_and_quality(run: Run) -> str:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 3.4), layout="constrained")
         axes = figure.add_subplot()
+        points = []
         for sampler in run.samplers:
             cost, quality = (run.metrics[sampler.key][key] for key in ("seconds_per_sample", run.distance))
             x, y = cost["value"] * 1e3, quality["value"]
@@ -74,15 +76,13 @@ def cost_and_quality(run: Run) -> str:
                 x, y, xerr=_bars([cost], 1e3), yerr=_bars([quality]), fmt="o", markersize=8,
                 color=_colour(sampler), elinewidth=1.6, label=kind,
             )  # fmt: skip
-            axes.annotate(
-                steps, (x, quality["high"]), xytext=(0, 5), textcoords="offset points",
-                color=INK, fontsize=9, ha="center",
-            )  # fmt: skip
+            points.append((steps, x, quality["low"], quality["high"]))
         axes.set(xscale="log", xlabel="milliseconds per sample", ylabel="Fréchet distance")
         axes.margins(x=0.08, y=0.15)
         axes.set_ylim(bottom=0)
         _plain_numbers(axes.xaxis)
-        _legend_once(axes)
+        _legend_above(figure, axes)
+        label_points(axes, points, INK, 9)
         return _svg(figure)
 
 
@@ -143,8 +143,10 @@ def candidates(selection: dict[str, Any]) -> str:
     lengths = sorted({c["ema"] for c in selection["candidates"]})
     panels = [("score", "Mean"), *((str(s), f"{s} step{'s' if s > 1 else ''}") for s in selection["steps"])]
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 2.9), layout=_roomy())
-        grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)
+        across = min(4, len(panels))
+        down = -(-len(panels) // across)
+        figure = Figure(figsize=(9.6, 0.3 + 2.8 * down), layout=_roomy())
+        grid = figure.subplots(down, across, squeeze=False, sharey=True)
         for axes, (key, title) in zip(grid.flat, panels):
             for length, colour in zip(lengths, SERIES * len(lengths)):
                 _candidate_line(axes, selection["candidates"], key, length, colour)
@@ -152,8 +154,11 @@ def candidates(selection: dict[str, Any]) -> str:
             axes.set_title(title)
             axes.set_xlabel("iteration")
             axes.margins(x=0.1)
-        grid[0, 0].set_ylabel(METRIC_WORDS[selection["metric"]])
-        grid[0, 0].legend(fontsize=8.5)
+        for axes in list(grid.flat)[len(panels) :]:
+            axes.set_visible(False)
+        for axes in grid[:, 0]:
+            axes.set_ylabel(METRIC_WORDS[selection["metric"]])
+        _legend_above(figure, grid[0, 0])
         return _svg(figure)
 
 
@@ -197,11 +202,13 @@ def _plain_numbers(axis: XAxis | YAxis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _legend_once(axes: Axes) -> None:
+def _legend_above(figure: Figure, axes: Axes) -> None:
+    """The legend of ``axes``, every name once, where it covers no data."""
     handles, names = axes.get_legend_handles_labels()
     first = dict(zip(names[::-1], handles[::-1]))
     ordered = list(dict.fromkeys(names))
-    axes.legend([first[name] for name in ordered], ordered, loc="upper right", fontsize=9)
+    handles = [first[name] for name in ordered]
+    figure.legend(handles, ordered, loc="outside upper right", ncols=len(ordered), fontsize=9)
 
 
 def _colour(sampler: Sampler) -> str:
@@ -210,6 +217,7 @@ def _colour(sampler: Sampler) -> str:
 
 def _svg(figure: Figure) -> str:
     """Inline SVG without prologue, metadata and name spaces, which HTML does not need."""
+    wrap_titles(figure)
     figure.patch.set_alpha(0)
     for axes in figure.axes:
         axes.patch.set_alpha(0)

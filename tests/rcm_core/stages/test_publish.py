@@ -16,6 +16,7 @@ from workspaces import configure
 
 from infra.local import LocalExecutor
 from rcm_core.errors import InputError
+from rcm_core.evaluation.card import settings_table
 from rcm_core.sampling import noise, sample_pipeline
 from rcm_core.stages import publish
 from rcm_core.storage import filesystem, read_json, sha256_folder
@@ -60,6 +61,13 @@ def test_the_card_says_what_it_is_and_how_good(tiny_run: Path) -> None:
     for row in ("teacher", "student_1", "student_2", "student_4"):
         value = quality[row]["frechet"]
         assert f"| {row} | {value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" in card
+    assert f"| method | {facts['method']['name']} |" in card
+    assert f"| student_every | `{facts['method']['student_every']}` |" in card
+    assert "{'" not in card
+    settings = {"name": "m", "a": {"b": None, "c": [1, 2]}, "d": "x|y", "e": {}}
+    assert settings_table(settings).splitlines() == [
+        "| a.b | `null` |", "| a.c | `[1, 2]` |", r'| d | `"x\|y"` |', "| e | `{}` |",
+    ]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore:.*")  # diffusers' own, on loading

@@ -211,6 +211,10 @@ class TrainSection(Section):
     """Relative lengths of the power-function EMA profiles."""
     candidate_every: Count
     """Iterations between candidate checkpoints (every EMA length is one candidate)."""
+    candidate_precision: Literal["float32", "bfloat16"] | None
+    """Dtype of candidates on disk; null: teacher.precision. The time embedding is always float32."""
+    keep_candidates: Count | None
+    """Newest steps whose candidates stay, each with all EMA lengths; null: all steps."""
     checkpoint_every: Count
     log_every: Count
     tangent: Literal["exact", "semi", "discrete"]

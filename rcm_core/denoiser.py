@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rcm_core.errors import InputError
 from rcm_core.extras import Embedding, LogVariance
 from rcm_core.protocols import Condition, Family, Parameterisation
+from rcm_core.weights import Target, loading
 
 EMBEDDED = ("guidance", "end")
 GUIDANCE_SCALE = 0.1
@@ -164,6 +165,11 @@ def lower(denoiser: Denoiser) -> Denoiser:
     return denoiser
 
 
-def load_denoiser(folder: Path, family: Family, extras: Sequence[str] = ()) -> Denoiser:
-    """The network of the pipeline in ``folder``, wrapped."""
-    return Denoiser(family.load_network(folder), family, family.parameterisation(folder), extras)
+def load_denoiser(
+    folder: Path, family: Family, extras: Sequence[str] = (), device: torch.device | None = None
+) -> Denoiser:
+    """The network of the pipeline in ``folder``, wrapped, on ``device`` (None: the CPU)."""
+    device = device or torch.device("cpu")
+    with loading(Target(device)):
+        network = family.load_network(folder)
+    return Denoiser(network, family, family.parameterisation(folder), extras).to(device)

@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from rcm_core.errors import InputError
-from rcm_core.headers import FLOATS, NETWORK, read_headers, refuse_dtypes
+from rcm_core.headers import FLOATS, NETWORK, read_headers, refuse_dtypes, weight_files
 from rcm_core.headers import read_part as read_part
+from rcm_core.weights import fill
 
 MOST_LAYERS = 1000
 """A configuration with more would take hours to build, and no published network has them."""
@@ -173,10 +174,9 @@ def empty_transformer(layout: Layout, folder: Path) -> nn.Module:
 
 
 def load_transformer(layout: Layout, folder: Path) -> nn.Module:
-    """The network in ``folder/transformer``, float32, in eval mode; InputError unless it is this family's, whole."""
-    import diffusers
+    """The network in ``folder/transformer`` in eval mode, as ``weights.loading`` says (else float32 on the CPU).
 
+    InputError unless it is this family's, whole.
+    """
     check_tensors(layout, folder)
-    kind = getattr(diffusers, layout.network_class)
-    network: nn.Module = kind.from_pretrained(folder / "transformer", torch_dtype=torch.float32)
-    return network.eval()
+    return fill(empty_transformer(layout, folder), weight_files(folder / "transformer", NETWORK))

@@ -24,6 +24,7 @@ from rcm_core.storage import read_json
 from rcm_core.teacher_folder import pipeline_of
 from rcm_core.text_cache import encoded, texts_of
 from rcm_core.trigflow import NOISE_ANGLE
+from rcm_core.weights import LORA, Target, is_lora, loading, read_lora
 
 ONE_STEP = Sampler("renoise", ((NOISE_ANGLE,),))
 
@@ -83,13 +84,25 @@ def split_jobs(whole: Job, size: int | None) -> list[Job]:
 def network_of(
     folder: str, family: str, transformer: str | None, device: str, precision: str = "float32"
 ) -> Denoiser:
-    """The denoiser of a pipeline folder, with the network of the folder ``transformer`` instead if given."""
+    """The denoiser of a pipeline folder, with the network of the folder ``transformer`` instead if given.
+
+    If that folder has a LoRA alone, the network is the pipeline's with the LoRA added. It is loaded straight to
+    ``device`` in the dtype it computes in, and kept for the process's next jobs.
+    """
     module: Family = find("models", family)  # type: ignore[assignment]
-    place = Path(folder) if transformer is None else Path(transformer).parent
-    denoiser = Denoiser(module.load_network(place), module, module.parameterisation(Path(folder)))
     where = resolve_device(device)
     refuse_precision(precision, where)
-    if precision == "bfloat16":
+    low = precision == "bfloat16"
+    target = Target(where, torch.bfloat16 if low else torch.float32, module.time_embedder if low else None)
+    place = Path(folder)
+    if transformer is not None and is_lora(Path(transformer)):
+        target = replace(target, lora=read_lora(Path(transformer) / LORA))
+    elif transformer is not None:
+        place = Path(transformer).parent
+    with loading(target):
+        network = module.load_network(place)
+    denoiser = Denoiser(network, module, module.parameterisation(Path(folder)))
+    if low:
         lower(denoiser)
     return denoiser.to(where).requires_grad_(False)
 

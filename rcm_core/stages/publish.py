@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rcm_core.config import Params
 from rcm_core.evaluation.card import model_card
 from rcm_core.latents import pixel_shape
@@ -12,13 +14,15 @@ from rcm_core.layout import read_part
 from rcm_core.links import SMALL, place_file, shares
 from rcm_core.loaded_files import loaded_files
 from rcm_core.pipeline_files import pipeline_files
-from rcm_core.protocols import Executor
+from rcm_core.protocols import Executor, Family
 from rcm_core.record import dump, hash_inputs, recorded
+from rcm_core.registry import find
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.sampling import Teacher, codec_of, read_sampler
 from rcm_core.schemas import Quality, read, read_selection, read_teacher
 from rcm_core.storage import atomic_folder, filesystem, read_json, require_space, sha256_files, write_json
 from rcm_core.teacher_folder import verified_pipeline
+from rcm_core.weights import LORA, Target, is_lora, loading, read_lora, write_network
 
 STAGE = "publish"
 
@@ -35,7 +39,8 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
         ],
     )
     source = verified_pipeline(workspace)
-    parameters = dump(publish=params.publish, method=params.method)
+    precision = {"train.candidate_precision": params.train.candidate_precision}
+    parameters = precision | dump(publish=params.publish, method=params.method)
     with recorded(STAGE, workspace, parameters, inputs, None, "cpu") as extra:
         out = workspace / "runs" / STAGE / "pipeline"
         chosen = workspace / "runs/select/selection.json"
@@ -45,6 +50,8 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
         facts = _facts(params, workspace, selection)
         with atomic_folder(out) as folder:
             placed = _place(folder, source, workspace / "runs/select/transformer")
+            if is_lora(folder / "transformer"):
+                _merge(folder / "transformer", source, params, workspace)
             _write_scheduler(folder, sampler)
             facts["version"] = sha256_files({**pipeline_files(folder), **placed})[:12]
             write_json(folder / "student.json", facts)
@@ -73,6 +80,23 @@ def _place(folder: Path, teacher: Path, transformer: Path) -> dict[str, Path]:
         place_file(path, folder / name)
     del found["model_index.json"]  # which is written anew
     return found
+
+
+def _merge(transformer: Path, teacher: Path, params: Params, workspace: Path) -> None:
+    """Write the teacher's network with the LoRA in ``transformer`` added, as one network beside the LoRA."""
+    facts = Teacher.read(workspace)
+    family: Family = find("models", facts.family)  # type: ignore[assignment]
+    precision = params.train.candidate_precision or facts.precision
+    low, matrices = precision == "bfloat16", transformer / LORA
+    require_space(transformer, sum(f.stat().st_size for f in (teacher / "transformer").glob("*.safetensors")))
+    target = Target(
+        dtype=torch.bfloat16 if low else torch.float32, exact=family.time_embedder, lora=read_lora(matrices)
+    )
+    with loading(target):
+        network = family.load_network(teacher)
+    with atomic_folder(transformer) as whole:
+        write_network(whole, network, network.state_dict())
+        place_file(matrices, whole / LORA)
 
 
 def _facts(params: Params, workspace: Path, selection: dict[str, Any]) -> dict[str, Any]:

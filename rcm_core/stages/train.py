@@ -13,6 +13,14 @@ from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_st
 from rcm_core.sampling import Teacher
 from rcm_core.schemas import CurveState, HealthFacts, fit
 from rcm_core.sharing import worlds
+from rcm_core.sizes import (
+    CHECKPOINTS,
+    candidate_bytes,
+    checkpoint_bytes,
+    count_candidates,
+    shapes_of,
+    trained_weights,
+)  # fmt: skip
 from rcm_core.storage import atomic, atomic_folder, require_space, write_json
 from rcm_core.teacher_folder import pipeline_of, verified_pipeline
 from rcm_core.training import distill, warm
@@ -57,12 +65,12 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
 
 
 def _size(params: Params, workspace: Path) -> int:
-    """Bytes for the candidates (twice: live and final) and three checkpoints of weights, moments and EMA."""
-    section = params.train
-    weights = sum(f.stat().st_size for f in (pipeline_of(workspace) / "transformer").glob("*.safetensors"))
-    lengths = len(section.ema_lengths)
-    candidates = 2 * lengths * -(-section.iterations // section.candidate_every)
-    return OVERHEAD + weights * (candidates + 3 * (6 + lengths))
+    """Bytes for the candidates and the checkpoints."""
+    section, folder = params.train, pipeline_of(workspace) / "transformer"
+    trained = trained_weights(section, shapes_of(folder.glob("*.safetensors")))
+    candidate = candidate_bytes(section, Teacher.read(workspace).precision, trained)
+    candidates = candidate * count_candidates(section)
+    return OVERHEAD + candidates + CHECKPOINTS * checkpoint_bytes(section, trained)
 
 
 def write(out: Path, state: Path) -> None:

@@ -10,27 +10,54 @@ from rcm_core.storage import atomic_folder
 from rcm_core.training import checkpoint
 from rcm_core.training.ema import PowerEMA
 from rcm_core.training.lora import Adapted
+from rcm_core.weights import written_as
 
 
 def write_candidates(
-    root: Path, step: int, student: Denoiser, ema: PowerEMA, rank: int, guidance: float | None = None
+    root: Path,
+    step: int,
+    student: Denoiser,
+    ema: PowerEMA,
+    rank: int,
+    guidance: float | None = None,
+    precision: str = "float32",
 ) -> None:
-    """The student of ``step``, once for each EMA length; a collective."""
+    """Write the student of ``step`` once for each EMA length, in ``precision``; a LoRA as matrices. A collective."""
     for length in ema.exponents:
         weights = checkpoint.full_tensors({**student.state_dict(), **ema.weights(length)}, wanted=rank == 0)
         if rank == 0:
             folder = root / f"step_{step:06d}-ema_{length:g}" / "transformer"
             if isinstance(student, Adapted):
-                merged = student.merged(weights)
                 with atomic_folder(folder) as whole:
-                    checkpoint.write_network(whole, merged, merged.state_dict())
                     student.write(whole, weights)
             else:
-                checkpoint.write_network(folder, student.network, student.plain(weights, guidance))
+                whole_weights = student.plain(weights, guidance)
+                parameters = dict(student.network.named_parameters())
+                kept = written_as(whole_weights, parameters, precision, student.family.time_embedder)
+                checkpoint.write_network(folder, student.network, kept)
 
 
 def drop_candidates(root: Path, since: int) -> None:
-    """Removes the candidates of step ``since`` and later."""
-    for folder in root.glob("step_*-ema_*"):
-        if int(folder.name.split("-")[0].removeprefix("step_")) >= since:
+    """Remove the candidates of step ``since`` and later."""
+    for folder, step in _written(root).items():
+        if step >= since:
             shutil.rmtree(folder)
+
+
+def keep_newest(root: Path, count: int) -> None:
+    """Remove the candidates of all steps but the newest ``count``."""
+    written = _written(root)
+    kept = sorted(set(written.values()))[-count:]
+    for folder, step in written.items():
+        if step not in kept:
+            shutil.rmtree(folder)
+
+
+def earliest_step(every: int, step: int, keep: int | None) -> int:
+    """The first step whose candidates are there at ``step``, which has none itself; ``step`` if there are none."""
+    before = list(range(every, step, every))
+    return (before[-(keep or len(before)) :] or [step])[0]
+
+
+def _written(root: Path) -> dict[Path, int]:
+    return {f: int(f.name.split("-")[0].removeprefix("step_")) for f in root.glob("step_*-ema_*")}

@@ -1,8 +1,7 @@
-"""Full-state checkpoints by torch DCP, and candidate networks in diffusers layout."""
+"""Full-state checkpoints by torch DCP."""
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
@@ -27,8 +25,9 @@ from torch.distributed.tensor import DTensor
 from rcm_core.errors import InputError
 from rcm_core.formats import read_text
 from rcm_core.schemas import Progress, fit
-from rcm_core.storage import atomic_folder, write_json
+from rcm_core.storage import write_json
 from rcm_core.training.ema import PowerEMA
+from rcm_core.weights import write_network as write_network
 
 DAMAGED = (CheckpointException, UnpicklingError, EOFError, OSError)
 """What DCP raises for files that are missing, cut off or overwritten."""
@@ -117,18 +116,3 @@ def full_tensors(tensors: Mapping[str, Tensor], wanted: bool = True) -> dict[str
         if wanted:
             found[name] = whole.detach().cpu().contiguous().clone()
     return found
-
-
-def write_network(folder: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """``folder`` becomes a diffusers model folder: config.json and safetensors with ``weights``."""
-    names = set(network.state_dict())
-    if names != set(weights):
-        raise ValueError(
-            f"weights of {folder} differ from the network's in {sorted(names ^ set(weights))[:3]}; pass all of them"
-        )
-    with atomic_folder(folder) as temporary:
-        network.save_config(temporary)  # type: ignore[operator]
-        config = json.loads((temporary / "config.json").read_text())
-        config.pop("_name_or_path", None)  # where this machine loaded it from is not part of the network
-        write_json(temporary / "config.json", config)
-        save_file(dict(weights), temporary / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})

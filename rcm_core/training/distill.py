@@ -192,6 +192,8 @@ def assemble(context: TrainContext, spec: dict[str, Any]) -> Trainer:
         context=context,
         device=device,
         candidates=Path(spec["state"]) / "candidates",
+        candidate_precision=section.candidate_precision or teacher.precision,
+        keep_candidates=section.keep_candidates,
         tangent=section.tangent,
         tangent_fallback=section.tangent_fallback,
         probe=build_probe(section, source, context.world, method.demands.guidance),

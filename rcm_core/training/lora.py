@@ -24,9 +24,8 @@ from rcm_core.errors import InputError
 from rcm_core.protocols import Condition, Family
 from rcm_core.rng import address
 from rcm_core.storage import atomic
+from rcm_core.weights import LORA
 
-FILE = "pytorch_lora_weights.safetensors"
-"""As diffusers' ``load_lora_weights`` looks for it."""
 PARTS = ("lora_A", "lora_B")
 
 
@@ -128,21 +127,13 @@ class Adapted(Denoiser):
                 found[f"{layer}.lora_{rest[0]}".replace(".", "/")] = parameter
         return found
 
-    @torch.no_grad()
-    def merged(self, weights: Mapping[str, Tensor]) -> nn.Module:
-        """The teacher's network with the matrices in ``weights`` (of this module's parameters, whole) added."""
-        network = self.family.load_network(self.folder)
-        for layer, (down, up) in self._scaled(weights).items():
-            network.get_submodule(layer).weight.add_(up @ down)  # type: ignore[operator, union-attr]
-        return network
-
     def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """The matrices in ``weights`` as ``folder``'s LoRA file, which a diffusers pipeline of the teacher loads."""
         named = {}
         for layer, (down, up) in self._scaled(weights).items():
             named[f"transformer.{layer}.lora_A.weight"] = down.contiguous()
             named[f"transformer.{layer}.lora_B.weight"] = up.contiguous()
-        with atomic(folder / FILE) as temporary:
+        with atomic(folder / LORA) as temporary:
             save_file(named, temporary, metadata={"format": "pt"})
 
     def _scaled(self, weights: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

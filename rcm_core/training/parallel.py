@@ -32,6 +32,7 @@ from rcm_core.device import refuse_precision
 from rcm_core.protocols import Family
 from rcm_core.sharing import divide_workers
 from rcm_core.training.sequence import Ulysses
+from rcm_core.weights import Target, loading
 
 SAVED = (
     "mm", "addmm", "bmm", "_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention",
@@ -79,15 +80,13 @@ class Spread:
     ) -> Denoiser:  # fmt: skip
         """The denoiser of the pipeline in ``folder``, spread, on ``device``; with ``weights`` if they are given.
 
-        Where it is sharded the first rank alone reads it and sends every other its part: no other has it whole.
+        Where it is sharded the first rank alone reads it, tensor by tensor, and sends every rank its part.
         """
         away, frozen = role in self.section.offload, role == "teacher"
         if self.mesh is None or self.world == 1:
-            denoiser = load_denoiser(folder, family, extras)
+            denoiser = load_denoiser(folder, family, extras, torch.device("cpu") if away else device)
             if weights is not None:
                 denoiser.network.load_state_dict(dict(weights))
-            if not away:
-                denoiser.to(device)
             self.apply(
                 denoiser.requires_grad_(not frozen), away
             )  # which moves block after block, if it shards
@@ -98,7 +97,9 @@ class Spread:
         denoiser.network._apply(lambda t: torch.empty_like(t, device=home) if t.is_meta else t)  # type: ignore[no-untyped-call]
         whole: dict[str, Any] = {}
         if dist.get_rank() == 0:
-            whole = dict(weights) if weights is not None else family.load_network(folder).state_dict()
+            # views of the files: sent tensor by tensor, no network is ever whole in the first rank's memory
+            with loading(Target(mapped=True)):
+                whole = dict(weights) if weights is not None else family.load_network(folder).state_dict()
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=True)
         set_model_state_dict(denoiser.network, whole, options=options)
         if not away:

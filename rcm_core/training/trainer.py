@@ -9,7 +9,7 @@ from typing import Any
 
 from rcm_core.errors import InputError
 from rcm_core.training import checkpoint
-from rcm_core.training.candidates import drop_candidates, write_candidates
+from rcm_core.training.candidates import drop_candidates, earliest_step, keep_newest, write_candidates
 from rcm_core.training.log import Curves
 from rcm_core.training.probe import Probe
 from rcm_core.training.stepper import Stepper
@@ -22,6 +22,9 @@ class Trainer(Stepper):
     """Steps to the end, with what happens between them at intervals."""
 
     candidates: Path
+    candidate_precision: str = "float32"
+    keep_candidates: int | None = None
+    """Newest steps whose candidates stay; None: all."""
     probe: Probe | None = None
     step: int = 0
     curves: Curves = field(default_factory=Curves)
@@ -100,10 +103,11 @@ class Trainer(Stepper):
         verdict = self.health.verdict
         if verdict is None or not verdict.useless:
             self._write_candidates()
-        elif self.settings.candidate_every >= verdict.since:
+        elif earliest_step(self.settings.candidate_every, self.step, self.keep_candidates) >= verdict.since:
             raise InputError(
                 f"step {verdict.step}: {verdict.reason}; there is no candidate from before; lower train.lr, raise"
-                " method.warmup, or write candidates more often (train.candidate_every)"
+                " method.warmup, write candidates more often (train.candidate_every), or keep more of them"
+                " (train.keep_candidates)"
             )
         elif self.context.rank == 0:
             drop_candidates(self.candidates, verdict.since)
@@ -111,8 +115,11 @@ class Trainer(Stepper):
             self._say(sentence(verdict, self.settings.iterations))
 
     def _write_candidates(self) -> None:
-        guidance = self.method.demands.guidance
-        write_candidates(self.candidates, self.step, self.student, self.ema, self.context.rank, guidance)
+        guidance, rank = self.method.demands.guidance, self.context.rank
+        precision = self.candidate_precision
+        write_candidates(self.candidates, self.step, self.student, self.ema, rank, guidance, precision)
+        if self.keep_candidates is not None and rank == 0:
+            keep_newest(self.candidates, self.keep_candidates)
 
     def save(self, writer: Writer) -> None:
         """Begins a full-state checkpoint; every rank together."""

@@ -21,6 +21,7 @@ from rcm_core.layout import meta_network, read_part
 from rcm_core.protocols import Family
 from rcm_core.schemas import StudentFacts, fit
 from rcm_core.storage import sha256_folder
+from rcm_core.weights import Target, loading
 
 KEY = "train.warm_start"
 
@@ -64,7 +65,8 @@ def initial_weights(family: Family, student: Path, old: Path, new: Path) -> dict
     """
     for folder in (student, old):
         _refuse_other_config(family.network_class, folder, new)
-    networks = [family.load_network(folder).state_dict() for folder in (student, old, new)]
+    with loading(Target(mapped=True)):
+        networks = [family.load_network(folder).state_dict() for folder in (student, old, new)]
     begin, before, after = networks
     for name in sorted(after.keys() | begin.keys() | before.keys()):
         shapes = [list(n[name].shape) if name in n else "missing" for n in networks]
@@ -74,7 +76,9 @@ def initial_weights(family: Family, student: Path, old: Path, new: Path) -> dict
                 " teacher; a warm start needs one architecture: set train.warm_start to null"
             )
     return {
-        name: begin[name] + (value - before[name]) if value.is_floating_point() else value
+        name: begin[name].float() + (value.float() - before[name].float())
+        if value.is_floating_point()
+        else value
         for name, value in after.items()
     }
 

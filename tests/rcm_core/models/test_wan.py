@@ -146,7 +146,9 @@ def test_no_pipeline_at_all_is_said(tmp_path: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model_index.json", "transformer/config.json"])
-@pytest.mark.parametrize(("text", "said"), [("{half", "is not JSON"), ("[1]", "holds a list; expected a JSON object")])
+@pytest.mark.parametrize(
+    ("text", "said"), [("{half", "is not JSON"), ("[1]", "holds a list; expected a JSON object")]
+)
 def test_a_damaged_description_is_named(folder: Path, name: str, text: str, said: str) -> None:
     (folder / name).write_text(text)
     refused(folder, f"{name} {said}.*fetch the teacher again")

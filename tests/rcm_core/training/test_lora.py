@@ -26,9 +26,11 @@ from rcm_core.jvp import flash_jvp, jvp
 from rcm_core.jvp.exactly import Exactly
 from rcm_core.params import load_params
 from rcm_core.registry import family_of, find
-from rcm_core.stages import select, train
-from rcm_core.training.lora import FILE, Adapted, Shared, load_shared
+from rcm_core.sampling import network_of
+from rcm_core.stages import evaluate, publish, select, train
+from rcm_core.training.lora import Adapted, Shared, load_shared
 from rcm_core.training.parallel import checkpoint_blocks
+from rcm_core.weights import LORA, Target, loading, read_lora
 
 SECTION = LoraSection(rank=3, alpha=6, targets=None)
 FAMILIES = ("wan", "cosmos", "sd3", "longcat", "sana")
@@ -73,7 +75,9 @@ def test_what_is_merged_is_what_the_role_computes(family: str, tmp_path: Path) -
     x, t, condition = asked(shared, tmp_path)
     merged = load_denoiser(tmp_path, family_of(tmp_path))  # type: ignore[arg-type]
     student = views["student"]
-    merged.network = student.merged(student.state_dict())
+    student.write(tmp_path, student.state_dict())
+    with loading(Target(lora=read_lora(tmp_path / LORA))):
+        merged.network = family_of(tmp_path).load_network(tmp_path)
     found = student(x, t, condition)
     # float32: W x + s B (A x) against (W + s B A) x
     torch.testing.assert_close(found, merged(x, t, condition), rtol=1e-3, atol=1e-4)
@@ -147,22 +151,31 @@ def settings(workspace: Path, **changes: Any) -> None:
     configure(workspace, {"train.lora": {"rank": 3, "alpha": 6, "targets": None}, **changes})
 
 
-def test_a_stage_with_lora_leaves_merged_candidates_and_their_matrices(workspace: Path) -> None:
+def test_candidates_of_lora_are_matrices_and_are_merged_when_published(workspace: Path) -> None:
     settings(workspace)
     params = load_params(workspace / "params.yaml")
     executor = LocalExecutor(workspace)
     train.run(params, workspace, executor)
     select.run(params, workspace, executor)
-    chosen = workspace / "runs/select/transformer"
+    for place in (
+        workspace / "runs/select/transformer",
+        *workspace.glob("runs/train/candidates/*/transformer"),
+    ):
+        assert [p.name for p in place.iterdir()] == [LORA]
+    evaluate.run(params, workspace, executor)
+    publish.run(params, workspace, executor)
+    chosen = workspace / "runs/publish/pipeline/transformer"
     teacher = workspace / "runs/teacher/pipeline"
     before = load_file(teacher / "transformer/diffusion_pytorch_model.safetensors")
     after = load_file(chosen / "diffusion_pytorch_model.safetensors")
-    matrices = load_file(chosen / FILE)
+    matrices = load_file(chosen / LORA)
     moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert moved == {n.removeprefix("transformer.").replace("lora_A.", "") for n in matrices if "lora_A" in n}
     with without_bars():
         pipeline = DiffusionPipeline.from_pretrained(teacher)
         pipeline.load_lora_weights(chosen)
+    unmerged = network_of(str(teacher), "wan", str(workspace / "runs/select/transformer"), "cpu")
+    assert all(torch.equal(after[n], value) for n, value in unmerged.network.state_dict().items())
     student = load_denoiser(teacher, find("models", "wan"))  # type: ignore[arg-type]
     student.network.load_state_dict(after)
     x = torch.randn(2, 1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -188,7 +201,7 @@ def test_two_sharded_ranks_train_what_one_does(workspace: Path, tmp_path: Path) 
         states[world] = tmp_path / str(world)
         states[world].mkdir()
         on_ranks(distil_on, (world, workspace, states[world]), world)
-    one, two = (load_file(next(state.glob("candidates/*/transformer")) / FILE) for state in states.values())
+    one, two = (load_file(next(state.glob("candidates/*/transformer")) / LORA) for state in states.values())
     assert one.keys() == two.keys()
     for name, value in one.items():
         # a few updates of at most 1e-3; where a gradient is all but zero AdamW makes a whole step of its rounding

@@ -1,0 +1,144 @@
+"""Weights from safetensors files straight into a network: on its device, in the dtype it computes in, memory-mapped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rcm_core.storage import atomic_folder, write_json
+
+LORA = "pytorch_lora_weights.safetensors"
+"""As diffusers' ``load_lora_weights`` looks for it."""
+CPU = torch.device("cpu")
+CHUNK = 2**29
+"""Bytes of a file that are mapped at a time while its weights are copied: mapped pages count as used memory."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """How networks are loaded."""
+
+    device: torch.device = CPU
+    dtype: torch.dtype = torch.float32
+    """Of parameters; buffers are float32."""
+    exact: str | None = None
+    """Name of a submodule whose parameters stay float32."""
+    lora: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Low-rank matrices (down, up) to be added, by the name of the layer."""
+    mapped: bool = False
+    """Weights are views of the files, in the files' dtypes, to be read once and dropped; nothing else applies."""
+
+    def place(self, name: str, value: Tensor, parameter: bool) -> Tensor:
+        """A copy of the tensor ``name`` as the network is to have it."""
+        if self.mapped:
+            return value
+        layer = name.removesuffix(".weight")
+        if layer in self.lora:
+            down, up = self.lora[layer]
+            value = value.to(torch.float32, copy=True).add_(up @ down)
+        exact = not parameter or (self.exact is not None and name.startswith(f"{self.exact}."))
+        dtype = torch.float32 if exact else self.dtype
+        return value.to(self.device, dtype if value.is_floating_point() else value.dtype, copy=True)
+
+
+_target: ContextVar[Target] = ContextVar("target", default=Target())  # noqa: B039 - it is frozen
+
+
+@contextmanager
+def loading(target: Target) -> Iterator[None]:
+    """Networks that a family's ``load_network`` reads in the block are loaded as ``target`` says.
+
+    A family that does not load by ``layout.load_transformer`` gives them in float32 on the CPU, as ever.
+    """
+    token = _target.set(target)
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
+@torch.no_grad()
+def fill(network: nn.Module, files: Sequence[Path]) -> nn.Module:
+    """``network``, with its parameters on the meta device, filled from ``files``, whose names must be its own."""
+    target = _target.get()
+    for name, value in _tensors(files, target.mapped):
+        place, _, leaf = name.rpartition(".")
+        owner = network.get_submodule(place)
+        old = owner._parameters.get(leaf)
+        new = target.place(name, value, old is not None)
+        if old is None:
+            owner._buffers[leaf] = new
+        else:
+            owner._parameters[leaf] = nn.Parameter(new, requires_grad=old.requires_grad)
+    for owner in network.modules() if not target.mapped else ():
+        owner._buffers = {k: b if b is None else b.to(target.device) for k, b in owner._buffers.items()}
+    return network
+
+
+def is_lora(folder: Path) -> bool:
+    """Whether the network in ``folder`` is kept as a LoRA beside its teacher's weights."""
+    return (folder / LORA).is_file() and not any(folder.glob("diffusion_pytorch_model*"))
+
+
+def read_lora(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Low-rank matrices (down, up) of a LoRA file of diffusers by the name of the layer, float32."""
+    found = load_file(path)
+    layers = {name.removesuffix(".lora_A.weight") for name in found if name.endswith(".lora_A.weight")}
+    return {
+        layer.removeprefix("transformer."): (
+            found[f"{layer}.lora_A.weight"].float(),
+            found[f"{layer}.lora_B.weight"].float(),
+        )
+        for layer in sorted(layers)
+    }
+
+
+def _tensors(files: Sequence[Path], mapped: bool) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of ``files`` as a view of its mapped file, which is mapped anew in between unless views stay."""
+    for path in files:
+        with safe_open(path, "pt") as stream:
+            names = list(stream.keys())
+        while names:
+            taken = 0
+            with safe_open(path, "pt") as stream:
+                while names and (mapped or taken < CHUNK):
+                    name = names.pop(0)
+                    value = stream.get_tensor(name)
+                    taken += value.nbytes
+                    yield name, value
+                    del value
+
+
+def written_as(
+    weights: Mapping[str, Tensor], parameters: Collection[str], precision: str, exact: str
+) -> dict[str, Tensor]:
+    """``weights`` as a file of ``precision`` has them: ``parameters`` in bfloat16, of ``exact`` in float32.
+
+    Sampling in that precision rounds the same weights the same way.
+    """
+    low = {n for n in parameters if precision == "bfloat16" and not n.startswith(f"{exact}.")}
+    return {name: value.to(torch.bfloat16) if name in low else value for name, value in weights.items()}
+
+
+def write_network(folder: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """``folder`` becomes a diffusers model folder: config.json and safetensors with ``weights``."""
+    names = set(network.state_dict())
+    if names != set(weights):
+        raise ValueError(
+            f"weights of {folder} differ from the network's in {sorted(names ^ set(weights))[:3]}; pass all of them"
+        )
+    with atomic_folder(folder) as temporary:
+        network.save_config(temporary)  # type: ignore[operator]
+        config = json.loads((temporary / "config.json").read_text())
+        config.pop("_name_or_path", None)  # where this machine loaded it from is not part of the network
+        write_json(temporary / "config.json", config)
+        save_file(dict(weights), temporary / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})

@@ -220,6 +220,8 @@ class Progress(Facts):
     """``progress.json`` of a checkpoint."""
 
     step: Whole
+    student_updates: Whole
+    updates: dict[str, Whole]
     optimisers: list[str]
 
 

@@ -243,13 +243,13 @@ def _time(subject: Subject) -> str:
 def _codec(subject: Subject) -> str:
     """Text of any number of prompts has one length, and what is decoded is in [0, 1]."""
     codec = subject.family.load_codec(subject.folder)
-    several, one = codec.encode_text([*PROMPTS, ""]), codec.encode_text(PROMPTS[1:])
+    several, one = codec.encode_prompts(PROMPTS), codec.encode_text([""])
     for name, value in several.items():
         if not value.isfinite().all():
             raise ModelError(f"{name} is not finite")
         if one[name].shape[1:] != value.shape[1:]:
             raise ModelError(
-                f"{name} of one prompt is {list(one[name].shape[1:])}, of several {list(value.shape[1:])}"
+                f"{name} of an empty negative prompt is {list(one[name].shape[1:])}, of prompts {list(value.shape[1:])}"
             )
     pixels = codec.decode(subject.x[:1])
     if pixels.ndim != 5 or float(pixels.min()) < 0 or float(pixels.max()) > 1:

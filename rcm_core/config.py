@@ -75,7 +75,9 @@ class TeacherSection(Section):
     guidance: Annotated[float, Field(ge=1)]
     steps: Count
     shift: Positive
-    solver: Literal["euler", "unipc"]
+    solver: Literal["euler", "unipc", "dpmsolver++"]
+    grid: Literal["scheduler", "linear", "karras"] = "scheduler"
+    """Times of Euler's steps (E14)."""
     precision: Literal["float32", "bfloat16"]
     """Of the networks wherever they are sampled; what embeds the time stays float32."""
     negative_prompt: str

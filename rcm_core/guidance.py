@@ -12,6 +12,13 @@ from rcm_core.protocols import Condition, Velocity
 from rcm_core.trigflow import per_sample
 
 
+def calls_per_step(scale: float) -> int:
+    """Network calls for each step of a teacher at guidance ``scale``: the conditional one, and the null one unless the
+    scale is 1.
+    """
+    return 1 if scale == 1 else 2
+
+
 @dataclass(frozen=True)
 class Guided:
     """A Velocity that calls ``velocity`` once on both conditions, a batch of 2B (Ho and Salimans, arXiv
@@ -28,7 +35,7 @@ class Guided:
         scale = self.scale
         if isinstance(scale, Tensor):
             scale = per_sample(scale, x)
-        elif scale == 1:
+        elif calls_per_step(scale) == 1:
             return self.velocity(x, t, condition)
         both = _concatenate(condition, self.negative)
         conditional, null = self.velocity(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)

@@ -20,7 +20,7 @@ from rcm_core.latents import pixel_shape
 from rcm_core.prompts import load_split, refuse_overlap
 from rcm_core.protocols import Condition, Executor
 from rcm_core.rng import generator
-from rcm_core.sampling import Teacher, codec_of, conditions
+from rcm_core.sampling import Teacher, codec_of, conditions, negative_condition
 from rcm_core.storage import sha256
 from rcm_core.trajectory_store import Place
 
@@ -181,7 +181,7 @@ def _digest(place: Place, name: str) -> str:
 
 def _like(teacher: Teacher) -> Condition:
     """A condition as the teacher's own text encoder makes it."""
-    return conditions(teacher, (teacher.negative_prompt,), torch.device("cpu"))
+    return negative_condition(teacher, torch.device("cpu"))
 
 
 def load(source: Source, teacher: Teacher, device: str) -> dict[str, Tensor]:

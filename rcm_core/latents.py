@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from rcm_core.errors import InputError
 from rcm_core.layout import Layout, read_part, vae_name
+from rcm_core.protocols import Condition
 
 
 def pixel_shape(folder: Path, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
@@ -54,6 +56,14 @@ class Latents:
                 vars(self).pop(name, None)
         self.device = device
         return self
+
+    def encode_text(self, texts: Sequence[str]) -> Condition:
+        """Conditions of ``texts`` as they are; see protocols.Codec."""
+        raise NotImplementedError
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
+        """Conditions of ``prompts``: as of any other text, unless the family's pipeline puts something before them."""
+        return self.encode_text(prompts)
 
     @cached_property
     def vae(self) -> Any:

@@ -20,6 +20,7 @@ from rcm_core.formats import read_yaml
 from rcm_core.protocols import Demands
 from rcm_core.registry import available, find
 from rcm_core.samplers.few_step import Sampler
+from rcm_core.samplers.ode import grid_flaw
 from rcm_core.section import Section, check
 from rcm_core.sharing import samples_per_rank, worlds
 
@@ -137,6 +138,8 @@ def _check_dealt(demands: Demands, train: TrainSection, where: str) -> None:
 
 def _check_teacher(demands: Demands, teacher: TeacherSection, where: str) -> None:
     """The teacher has the blocks and the routes that the method asks for."""
+    if flaw := grid_flaw(teacher.solver, teacher.grid):
+        raise InputError(f"{where}: teacher.{flaw}")
     layers = None if teacher.mini is None else teacher.mini.layers
     if layers is not None and max(demands.heads, default=0) >= layers:
         raise InputError(

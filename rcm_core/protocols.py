@@ -49,7 +49,15 @@ class Codec(Protocol):
         """Itself, with its networks on ``device`` from now on; what they give is on the CPU."""
         ...
 
-    def encode_text(self, prompts: Sequence[str]) -> Condition: ...
+    def encode_text(self, texts: Sequence[str]) -> Condition:
+        """Conditions of ``texts``, each on its own: of negative prompts, and of prompts unless ``encode_prompts``
+        differs.
+        """
+        ...
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
+        """Conditions of ``prompts``, with what the family's pipeline puts before prompts alone: SANA's instruction."""
+        ...
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Latents of pixels in [-1, 1], ``[B, C, T, H, W]``: what the network is trained on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,12 +14,12 @@ from torch import Tensor
 from rcm_core.denoiser import Denoiser, lower
 from rcm_core.device import refuse_precision, resolve_device
 from rcm_core.errors import InputError
-from rcm_core.guidance import Guided
+from rcm_core.guidance import Guided, calls_per_step
 from rcm_core.protocols import Codec, Condition, Family
 from rcm_core.registry import find
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import Sampler, sample_student
-from rcm_core.samplers.ode import Solver, sample_teacher
+from rcm_core.samplers.ode import Grid, Solver, sample_teacher
 from rcm_core.schemas import StudentFacts, read, read_teacher
 from rcm_core.storage import read_json
 from rcm_core.teacher_folder import pipeline_of
@@ -26,6 +27,8 @@ from rcm_core.text_cache import encoded, texts_of
 from rcm_core.trigflow import NOISE_ANGLE
 from rcm_core.weights import LORA, Target, is_lora, loading, read_lora
 
+NEGATIVE = "negative"
+"""Folder of the kept negative prompts: a family may encode them otherwise than prompts."""
 ONE_STEP = Sampler("renoise", ((NOISE_ANGLE,),))
 
 
@@ -42,6 +45,7 @@ class Teacher:
     solver: Solver
     negative_prompt: str
     precision: str = "float32"
+    grid: Grid = "scheduler"
     texts: str | None = None
     """Folder in which encoded prompts are kept; None: they are encoded anew, as small encoders do in no time."""
 
@@ -49,10 +53,18 @@ class Teacher:
     def read(cls, workspace: Path, cache: Path | None = None) -> Teacher:
         """From the teacher stage's outputs; ``cache`` is where prompts of a large text encoder are kept."""
         facts = read_teacher(workspace)
-        keys = ("family", "guidance", "steps", "shift", "solver", "negative_prompt", "precision")
         folder = pipeline_of(workspace)
         texts = None if cache is None else texts_of(folder, cache, facts["family"], facts["hash"])
-        return cls(str(folder), shape=tuple(facts["shape"]), texts=texts, **{k: facts[k] for k in keys})
+        return cls.of(folder, facts, texts)
+
+    @classmethod
+    def of(cls, folder: Path, facts: Mapping[str, Any], texts: str | None = None) -> Teacher:
+        """The pipeline in ``folder``, sampled as ``facts`` (those of teacher.json) say."""
+        keys = ("family", "guidance", "steps", "shift", "solver", "negative_prompt", "precision")
+        grid = facts.get("grid", "scheduler")  # files from before there was the key have the scheduler's
+        return cls(
+            str(folder), shape=tuple(facts["shape"]), texts=texts, grid=grid, **{k: facts[k] for k in keys}
+        )
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,11 @@ class Job:
     device: str = "cpu"
     batch: int | None = None
     """Samples that are made at a time; None: all."""
+
+    @property
+    def calls(self) -> int:
+        """Network calls for each sample."""
+        return self.steps * (calls_per_step(self.teacher.guidance) if self.network is None else 1)
 
 
 def split_jobs(whole: Job, size: int | None) -> list[Job]:
@@ -125,17 +142,29 @@ def noise(seed: int, ids: tuple[int, ...], draws: int, shape: tuple[int, ...]) -
 
 def conditions(teacher: Teacher, prompts: tuple[str, ...], device: torch.device) -> Condition:
     """Encoded prompts; every distinct prompt is encoded once."""
-    distinct = sorted(set(prompts))
-    encode = codec_of(teacher.folder, teacher.family, device.type).encode_text
+    numbers = {prompt: number for number, prompt in enumerate(sorted(set(prompts)))}
+    distinct = list(numbers)
+    encode = codec_of(teacher.folder, teacher.family, device.type).encode_prompts
     found = encode(distinct) if teacher.texts is None else encoded(Path(teacher.texts), distinct, encode)
-    rows = torch.tensor([distinct.index(p) for p in prompts])
+    rows = torch.tensor([numbers[prompt] for prompt in prompts])
     return {name: value[rows].to(device) for name, value in found.items()}
+
+
+def negative_condition(teacher: Teacher, device: torch.device) -> Condition:
+    """The encoded negative prompt, a batch of 1."""
+    texts = [teacher.negative_prompt]
+    encode = codec_of(teacher.folder, teacher.family, device.type).encode_text
+    if teacher.texts is None:
+        found: Condition = encode(texts)
+    else:
+        found = encoded(Path(teacher.texts) / NEGATIVE, texts, encode)
+    return {name: value.to(device) for name, value in found.items()}
 
 
 def guided(teacher: Teacher, device: str) -> Guided:
     """The teacher's guided velocity."""
     place = resolve_device(device)
-    negative = conditions(teacher, (teacher.negative_prompt,), place)
+    negative = negative_condition(teacher, place)
     network = network_of(teacher.folder, teacher.family, None, device, teacher.precision)
     return Guided(network, teacher.guidance, negative)
 
@@ -150,8 +179,9 @@ def sample(job: Job) -> Tensor:
     if job.network is None:
         velocity = guided(job.teacher, job.device)
         x0 = sample_teacher(
-            velocity, z[0], condition, steps=job.steps, shift=job.teacher.shift, solver=job.teacher.solver
-        )
+            velocity, z[0], condition, steps=job.steps, shift=job.teacher.shift, solver=job.teacher.solver,
+            grid=job.teacher.grid,
+        )  # fmt: skip
     else:
         teacher = job.teacher
         student = network_of(teacher.folder, teacher.family, job.network, job.device, teacher.precision)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,12 @@ class T5VideoCodec(VideoLatents):
 
     readers = ("encoder",)
 
-    def __init__(self, layout: Layout, folder: Path, longest: int) -> None:
-        """The encoder is the layout's; prompts have at most ``longest`` tokens, or as the tokenizer says."""
+    def __init__(
+        self, layout: Layout, folder: Path, longest: int, clean: Callable[[str], str] = str
+    ) -> None:
+        """The encoder is the layout's; prompts have at most ``longest`` tokens, or as the tokenizer says. ``clean`` is
+        what the family's diffusers pipeline does to a text before it tokenizes it.
+        """
         import transformers
 
         super().__init__(layout, folder)
@@ -30,6 +34,7 @@ class T5VideoCodec(VideoLatents):
             folder / "tokenizer", local_files_only=True
         )
         self.kind = getattr(transformers, layout.encoders[0].kind)
+        self.clean = clean
         self.length = min(longest, self.tokenizer.model_max_length)
 
     @cached_property
@@ -42,11 +47,12 @@ class T5VideoCodec(VideoLatents):
         return encoder.eval().to(self.device)
 
     @torch.no_grad()
-    def encode_text(self, prompts: Sequence[str]) -> Condition:
+    def encode_text(self, texts: Sequence[str]) -> Condition:
         """``{"text": [B, L, D]}``: last hidden states, exactly zero behind each prompt's end (as diffusers does)."""
         tokens = self.tokenizer(
-            list(prompts), padding="max_length", max_length=self.length, truncation=True, return_tensors="pt"
-        )
+            [self.clean(text) for text in texts], padding="max_length", max_length=self.length, truncation=True,
+            return_tensors="pt",
+        )  # fmt: skip
         tokens = tokens.to(self.device)
         hidden: Tensor = self.encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
         return {"text": (hidden * tokens.attention_mask.unsqueeze(-1)).cpu()}

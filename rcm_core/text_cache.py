@@ -28,13 +28,13 @@ ROWS = ".rows"
 def texts_of(pipeline: Path, cache: Path, family: str, digest: str) -> str | None:
     """Where prompts for ``pipeline``, whose content hash is ``digest``, are kept; None: its text encoder is small.
 
-    Another code of the family, another transformers or diffusers: another folder.
+    Another code of the family, another version of what reads text: another folder.
     """
     files = (p for part in pipeline.glob("text_encoder*") for p in pipeline_files(part).values())
     if sum(p.stat().st_size for p in files) < LARGE:
         return None
     code = code_hash(f"rcm_core.models.{family}", {})
-    versions = " ".join(version(name) for name in ("transformers", "diffusers"))
+    versions = " ".join(version(name) for name in ("transformers", "diffusers", "ftfy"))
     key = hashlib.sha256(f"{digest} {code} {versions}".encode()).hexdigest()
     return str(cache / "texts" / key[:20])
 

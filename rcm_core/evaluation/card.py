@@ -6,18 +6,21 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from rcm_core.guidance import calls_per_step
 from rcm_core.samplers.few_step import Sampler
 
 KINDS = {"renoise": "new noise after each step", "euler": "deterministic, Euler steps"}
-
-
 CALLS = {
     "wan": "num_frames={frames}, max_sequence_length={length}",
     "sd3": "",
     "longcat": "enable_prompt_rewrite=False",
     "sana": "use_resolution_binning=False",
 }
-"""Families whose diffusers pipelines draw what we draw: what their call takes besides."""
+"""Families whose diffusers pipelines take our times: what their call takes besides."""
+ABSENT = {"sd3": ("text_encoder_3", "tokenizer_3"), "longcat": ("text_processor",)}
+"""Parts that a pipeline may lack though diffusers asks for them unless it is told that they are None. Which of them a
+student lacks is ``facts["absent"]``; all of them if the facts do not say.
+"""
 
 
 def model_card(
@@ -46,13 +49,14 @@ tags: [few-step, distillation, {facts["method"]["name"]}]
 
 A student that samples in {", ".join(map(str, facts["steps"]))} steps, distilled by {facts["method"]["name"]} from the
 teacher `{teacher["source"]}` ({teacher["steps"]} steps with guidance {teacher["guidance"]:g}, which is
-{2 * teacher["steps"]} network calls) with rcm-distill.
+{calls_per_step(teacher["guidance"]) * teacher["steps"]} network calls) with rcm-distill.
 
 ## Use
 {_in_diffusers(facts, pixels, fewest)}
 `rcm sample --model "this folder" --prompt "a prompt" --steps {fewest} --out sample.{kind}`
-(pip install rcm-distill) draws the same. Guidance is distilled in: there is none to be set. The sampler
-({KINDS[sampler.kind]}) is the scheduler in this folder; it has times for {", ".join(map(str, sampler.steps))} steps.
+(pip install rcm-distill) samples the same student from seeds of its own (`--seed`). Guidance is distilled in: there is
+none to be set. The sampler ({KINDS[sampler.kind]}) is the scheduler in this folder; it has times for
+{", ".join(map(str, sampler.steps))} steps.
 
 ## Quality
 
@@ -85,17 +89,26 @@ Protocol `{quality["protocol"]["hash"][:12]}`: {quality["protocol"]["description
 
 def _in_diffusers(facts: dict[str, Any], pixels: tuple[int, ...], steps: int) -> str:
     """How the pipeline is called; nothing if this family's does not take our times."""
-    if facts["family"] not in CALLS:
+    family = facts["family"]
+    if family not in CALLS:
         return ""
     _, frames, height, width = pixels
-    rest = CALLS[facts["family"]].format(frames=frames, length=facts["text_length"])
+    rest = CALLS[family].format(frames=frames, length=facts["text_length"])
     given = ", ".join(filter(None, (f"height={height}, width={width}", rest)))
+    absent = "".join(f", {name}=None" for name in facts.get("absent", ABSENT.get(family, ())))
+    made = "frames" if family == "wan" else "images"
     return f"""
     import rcm_core  # pip install rcm-distill: the scheduler class
+    import torch
     from diffusers import DiffusionPipeline
 
-    pipe = DiffusionPipeline.from_pretrained("this folder")
-    pipe("a prompt", num_inference_steps={steps}, guidance_scale=1.0, {given})
+    pipe = DiffusionPipeline.from_pretrained("this folder"{absent})
+    generator = torch.Generator().manual_seed(0)  # the same seed gives the same sample
+    sample = pipe(
+        "a prompt", num_inference_steps={steps}, guidance_scale=1.0, generator=generator, {given}
+    ).{made}[0]
+
+A list of generators, one for each prompt, gives every sample of a batch a seed of its own.
 """
 
 

@@ -134,9 +134,9 @@ class LongCatCodec(ImageLatents):
         return pipeline
 
     @torch.no_grad()
-    def encode_text(self, prompts: Sequence[str]) -> Condition:
+    def encode_text(self, texts: Sequence[str]) -> Condition:
         """``{"text": [B, L, D]}``."""
-        text, _ = self.pipeline.encode_prompt(list(prompts))
+        text, _ = self.pipeline.encode_prompt(list(texts))
         return {"text": text.float().cpu()}
 
 

@@ -111,23 +111,26 @@ class SanaCodec(ImageLatents):
         return SanaPipeline(self.tokenizer, encoder.eval().to(self.device), None, None, None)
 
     @torch.no_grad()
-    def encode_text(self, prompts: Sequence[str]) -> Condition:
-        """``{"text": [B, L, D], "mask": [B, L]}``. Before a prompt that is not empty stands the instruction that SANA's
-        pipeline gives its encoder (arXiv 2410.10629, section 3.1).
-        """
-        pairs = [self._encoded(prompt) for prompt in prompts]
-        text, mask = (torch.cat(part).float().cpu() for part in zip(*pairs, strict=True))
-        return {"text": text, "mask": mask}
+    def encode_text(self, texts: Sequence[str]) -> Condition:
+        """``{"text": [B, L, D], "mask": [B, L]}`` of negative prompts, as SanaPipeline encodes them."""
+        return self._encoded(texts, None)
 
-    def _encoded(self, prompt: str) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
+        """The same of prompts: before each stands the instruction that SanaPipeline gives its text encoder
+        (arXiv 2410.10629, section 3.1).
+        """
+        return self._encoded(prompts, self.instruction)
+
+    def _encoded(self, texts: Sequence[str], instruction: list[str] | None) -> Condition:
         text, mask, _, _ = self.pipeline.encode_prompt(
-            [prompt],
+            list(texts),
             device=self.device,
             do_classifier_free_guidance=False,
             max_sequence_length=self.length,
-            complex_human_instruction=self.instruction if prompt else None,
+            complex_human_instruction=instruction,
         )
-        return text, mask
+        return {"text": text.float().cpu(), "mask": mask.float().cpu()}
 
 
 def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple[Tensor, Condition]:

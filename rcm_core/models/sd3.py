@@ -131,10 +131,10 @@ class SD3Codec(ImageLatents):
         return StableDiffusion3Pipeline(network, None, None, **parts)
 
     @torch.no_grad()
-    def encode_text(self, prompts: Sequence[str]) -> Condition:
+    def encode_text(self, texts: Sequence[str]) -> Condition:
         """``{"text": [B, L, D], "pooled": [B, P]}``."""
         text, _, pooled, _ = self.pipeline.encode_prompt(
-            list(prompts), None, None, self.device, do_classifier_free_guidance=False,
+            list(texts), None, None, self.device, do_classifier_free_guidance=False,
             max_sequence_length=self.t5_length,
         )  # fmt: skip
         return {"text": text.float().cpu(), "pooled": pooled.float().cpu()}

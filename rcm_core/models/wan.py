@@ -101,4 +101,12 @@ def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple
 
 def load_codec(folder: Path) -> T5VideoCodec:
     """The codec of the pipeline in ``folder``."""
-    return T5VideoCodec(LAYOUT, folder, TEXT_LENGTH)
+    return T5VideoCodec(LAYOUT, folder, TEXT_LENGTH, clean)
+
+
+def clean(text: str) -> str:
+    """``text`` as diffusers' WanPipeline cleans it, after the original Wan: ftfy, HTML entities, white space."""
+    from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+
+    cleaned: str = prompt_clean(text)
+    return cleaned

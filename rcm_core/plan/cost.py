@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from rcm_core.config import Params
+from rcm_core.guidance import calls_per_step
 from rcm_core.plan.estimate import Estimate
 from rcm_core.plan.gpus import Gpu
 
@@ -32,7 +33,7 @@ def trajectories_cost(found: Estimate, params: Params, gpu: Gpu, utilisation: fl
     """
     teacher, section = params.teacher, params.trajectories
     samples = section.samples if section.source is None else 0
-    velocities = samples * teacher.steps * (2 if teacher.guidance != 1 else 1)
+    velocities = samples * teacher.steps * calls_per_step(teacher.guidance)
     # the ranks that share a state have rehearsed their parts of its velocity
     operations = velocities * found.velocity * params.train.parallel.context
     gpu_hours = operations / (utilisation * gpu.rate(teacher.precision)) / 3600

@@ -9,7 +9,7 @@ converted exactly (E7, E8).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -19,7 +19,16 @@ from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.protocols import Condition, Velocity
 from rcm_core.trigflow import angle_from_flow_time, per_sample
 
-Solver = Literal["euler", "unipc"]
+Solver = Literal["euler", "unipc", "dpmsolver++"]
+Grid = Literal["scheduler", "linear", "karras"]
+"""Flow times of Euler's steps (E14). scheduler: FlowMatchEulerDiscreteScheduler's own for a number of steps, which it
+shifts twice (SD3). linear: 1, ..., 1 / steps, shifted once (LongCat-Image). karras: sigma / (1 + sigma) at the noise
+levels of arXiv 2206.00364, equation 5, from 80 to 0.002, not shifted (Cosmos-Predict2).
+"""
+
+KARRAS_SIGMAS = 80.0, 0.002
+"""First and last noise level of diffusers' Cosmos2TextToImagePipeline."""
+KARRAS_RHO = 7.0
 
 
 class Route(NamedTuple):
@@ -48,10 +57,14 @@ def sample_teacher(
     steps: int,
     shift: float,
     solver: Solver = "euler",
+    grid: Grid = "scheduler",
 ) -> Tensor:
-    """``x0`` [B, ...] from unit ``noise`` [B, ...] in ``steps`` calls of ``velocity`` (E14)."""
+    """``x0`` [B, ...] from unit ``noise`` [B, ...] in ``steps`` calls of ``velocity`` (E14).
+
+    InputError for an unknown solver or grid, and for a grid that the solver does not have.
+    """
     last = noise
-    for step in _solve(velocity, noise, condition, steps, shift, solver):
+    for step in _solve(velocity, noise, condition, steps, shift, solver, grid):
         last = step.next
     return last
 
@@ -64,9 +77,10 @@ def sample_route(
     steps: int,
     shift: float,
     solver: Solver = "euler",
+    grid: Grid = "scheduler",
 ) -> Route:
     """As ``sample_teacher``, with every state, angle and velocity on the way in TrigFlow terms."""
-    route = list(_solve(velocity, noise, condition, steps, shift, solver))
+    route = list(_solve(velocity, noise, condition, steps, shift, solver, grid))
     return Route(
         torch.stack([step.x for step in route]),
         torch.stack([step.t for step in route]),
@@ -75,15 +89,34 @@ def sample_route(
     )
 
 
+def grid_flaw(solver: str, grid: str) -> str | None:
+    """Why this solver cannot step on this grid; None if it can."""
+    for name, known, kind in ((solver, Solver, "solver"), (grid, Grid, "grid")):
+        if name not in get_args(known):
+            return f"unknown {kind} {name!r}; choose {' or '.join(get_args(known))}"
+    if solver != "euler" and grid != "scheduler":
+        return f"grid = {grid!r} is for the solver 'euler', but the solver is {solver!r}; set the grid to 'scheduler'"
+    return None
+
+
 @torch.no_grad()
 def _solve(
-    velocity: Velocity, noise: Tensor, condition: Condition, steps: int, shift: float, solver: Solver
+    velocity: Velocity,
+    noise: Tensor,
+    condition: Condition,
+    steps: int,
+    shift: float,
+    solver: Solver,
+    grid: Grid,
 ) -> Iterator[_Step]:
-    scheduler = _scheduler(solver, shift)
+    if flaw := grid_flaw(solver, grid):
+        raise InputError(flaw)
+    scheduler = _scheduler(solver, shift, grid)
     scheduler.set_timesteps(steps)
     scheduler.set_begin_index(0)
     flow = RectifiedFlow()
-    state = noise
+    # Cosmos' pipeline begins at sigma eps, without data: tau eps in rectified-flow variables
+    state = scheduler.sigmas[0] * noise if grid == "karras" else noise
     for tau, timestep in zip(scheduler.sigmas.double(), scheduler.timesteps):
         # the scheduler's own timestep may be rounded to an integer; sigma is what its formulas use
         t = angle_from_flow_time(tau).expand(len(noise)).to(noise.device)
@@ -93,15 +126,39 @@ def _solve(
         yield _Step(x, t[0], F, state)
 
 
-def _scheduler(solver: Solver, shift: float) -> Any:
-    from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+def _scheduler(solver: Solver, shift: float, grid: Grid = "linear") -> Any:
+    """A diffusers scheduler whose ``set_timesteps(steps)`` makes the times; ``grid`` is that of Euler's steps."""
+    from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
-    match solver:
-        case "euler":
-            return FlowMatchEulerDiscreteScheduler(shift=shift)
-        case "unipc":
-            return UniPCMultistepScheduler(
-                prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
-            )
-        case _:
-            raise InputError(f"unknown solver {solver!r}; choose euler or unipc")
+    if solver == "euler":
+        return _euler(shift, grid)
+    kind = UniPCMultistepScheduler if solver == "unipc" else DPMSolverMultistepScheduler
+    return kind(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
+
+
+def _euler(shift: float, grid: Grid) -> Any:
+    """FlowMatchEulerDiscreteScheduler with the times of ``grid``, as the pipelines pass them to it."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    if grid == "scheduler":
+        return FlowMatchEulerDiscreteScheduler(shift=shift)
+
+    class Given(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
+        def set_timesteps(self, steps: int) -> None:
+            times = linear_times(steps) if grid == "linear" else karras_times(steps)
+            super().set_timesteps(sigmas=times.tolist())
+
+    return Given(shift=shift if grid == "linear" else 1.0)
+
+
+def linear_times(steps: int) -> Tensor:
+    """Flow times 1, 1 - 1 / steps, ..., 1 / steps, before they are shifted; [steps], float64."""
+    return torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64)
+
+
+def karras_times(steps: int) -> Tensor:
+    """Flow times sigma / (1 + sigma) of the noise levels of arXiv 2206.00364, equation 5; [steps], float64."""
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    high, low = (float(sigma ** (1 / KARRAS_RHO)) for sigma in KARRAS_SIGMAS)
+    sigma: Tensor = (high + ramp * (low - high)) ** KARRAS_RHO
+    return sigma / (1 + sigma)

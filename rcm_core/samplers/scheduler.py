@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from rcm_core.errors import InputError
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.trigflow import flow_time_from_angle
 
+Generators = torch.Generator | list[torch.Generator]
+
 
 @dataclass
 class FewStepSchedulerOutput(BaseOutput):  # type: ignore[misc]
@@ -29,6 +32,11 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     The pipeline's latents are rectified-flow states c x (E7), its unit noise the first of them, at whatever angle.
     ``times`` has a list of angles for each number of steps; a configuration without it is refused: there is no
     sampler that fits every student.
+
+    Renoising draws from the generators that ``step`` is given, or else from those of ``set_generator``. Most pipelines
+    hand none to ``step``: then a sample's noise is seeded by the bits of its own initial latents, so that whatever
+    fixes these (``generator=`` of the pipeline, one or a list, ``latents=``, ``torch.manual_seed``) fixes the sample,
+    whatever else is in its batch and on every device.
     """
 
     order = 1
@@ -42,11 +50,11 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         num_train_timesteps: int = 1000,  # noqa: ARG002 (read from the config)
     ) -> None:
         self._sampler = Sampler.of(kind, times)
-        self.generator: torch.Generator | None = None
+        self.generator: Generators | None = None
         self.set_timesteps(self._sampler.steps[-1])
 
-    def set_generator(self, generator: torch.Generator | None) -> None:
-        """Source of the renoising for pipelines that pass none to ``step``; None: torch's global stream."""
+    def set_generator(self, generator: Generators | None) -> None:
+        """Source of the renoising for pipelines that pass none to ``step``; None: the initial latents seed it."""
         self.generator = generator
 
     def set_timesteps(
@@ -73,6 +81,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._tau = [*tau.tolist(), 0.0]
         self.step_index: int | None = None
         self.begin_index: int | None = None
+        self._seeded: list[torch.Generator] = []
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         self.begin_index = begin_index
@@ -85,18 +94,22 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         model_output: Tensor,
         timestep: float | Tensor,
         sample: Tensor,
-        generator: torch.Generator | None = None,
+        generator: Generators | None = None,
         return_dict: bool = True,
     ) -> FewStepSchedulerOutput | tuple[Tensor]:
-        """Takes ``sample`` to the next time, by new noise or Euler's step; the last returns the clean sample."""
+        """Take ``sample`` [B, ...] to the next time, by new noise or Euler's step; the last returns the clean sample.
+
+        ``generator`` is one for the batch or a list of one for each sample; None: see the class.
+        """
         if self.step_index is None:
             self.step_index = self._index(timestep) if self.begin_index is None else self.begin_index
+            self._seeded = [_generator_of(state) for state in sample]
         tau, after = self._tau[self.step_index], self._tau[self.step_index + 1]
         state, velocity = sample.float(), model_output.float()
         if self._sampler.kind == "euler" or after == 0:
             result = state + (after - tau) * velocity
         else:
-            source = self.generator if generator is None else generator
+            source = next((g for g in (generator, self.generator) if g is not None), self._seeded)
             noise = randn_tensor(state.shape, generator=source, device=state.device, dtype=state.dtype)
             result = (1 - after) * (state - tau * velocity) + after * noise
         self.step_index += 1
@@ -109,3 +122,10 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def __len__(self) -> int:
         return int(self.config.num_train_timesteps)
+
+
+def _generator_of(state: Tensor) -> torch.Generator:
+    """A generator on the CPU, seeded by the bits of ``state``."""
+    content = state.detach().float().cpu().contiguous().numpy().tobytes()
+    seed = int.from_bytes(hashlib.sha256(content).digest()[:8], "little", signed=True)
+    return torch.Generator().manual_seed(seed)

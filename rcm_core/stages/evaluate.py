@@ -60,8 +60,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
             main, groups = looked[name], looked[f"{name}/diversity"]
             shaped = groups.reshape(section.diversity_prompts, section.diversity_samples, *groups.shape[1:])
             rows = score(main, job.prompts, judge, real, teacher, shaped, bootstrap)
-            calls = 2 * job.steps if job.network is None else job.steps
-            quality[name] = {**rows, "network_calls": exact(calls, len(job.ids))}
+            quality[name] = {**rows, "network_calls": exact(job.calls, len(job.ids))}
             shown = (
                 f"{k} {rows[k]['value']:.3f}" for k in ("frechet", "frechet_teacher", "accuracy") if k in rows
             )
@@ -180,6 +179,8 @@ def _protocol(
         "prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),
         "sampler": {k: facts[k] for k in ("guidance", "steps", "shift", "solver", "negative_prompt")},
     }
+    if facts.get("grid", "scheduler") != "scheduler":
+        content["sampler"]["grid"] = facts["grid"]
     if imported:
         content["reference"] = IMPORTED
     reference = IMPORTED if imported else "the teacher's training samples (independent seeds)"

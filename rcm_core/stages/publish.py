@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from rcm_core.config import Params
-from rcm_core.evaluation.card import model_card
+from rcm_core.evaluation.card import ABSENT, model_card
 from rcm_core.latents import pixel_shape
 from rcm_core.layout import read_part
 from rcm_core.links import SMALL, place_file, shares
@@ -103,10 +103,13 @@ def _facts(params: Params, workspace: Path, selection: dict[str, Any]) -> dict[s
     """``student.json``; the sampler is in the scheduler's configuration alone."""
     teacher = Teacher.read(workspace)
     source = read_teacher(workspace)
+    index = read_part(Path(teacher.folder), "model_index.json")
+    absent = [name for name in ABSENT.get(teacher.family, ()) if index.get(name, [None])[0] is None]
     return {
         "family": teacher.family,
         "shape": list(teacher.shape),
         "text_length": codec_of(teacher.folder, teacher.family).length,
+        **({"absent": absent} if teacher.family in ABSENT else {}),
         **({} if teacher.precision == "float32" else {"precision": teacher.precision}),
         "steps": selection["steps"],
         "method": params.method,

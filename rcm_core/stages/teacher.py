@@ -113,7 +113,8 @@ def _facts(section: TeacherSection, pipeline: Path) -> dict[str, Any]:
         remember(digest, pipeline)
         where = {"endpoint": section.endpoint}
     keys = (
-        "source", "family", "data", "guidance", "steps", "shift", "solver", "precision", "negative_prompt", "licence",
+        "source", "family", "data", "guidance", "steps", "shift", "solver", "grid", "precision", "negative_prompt",
+        "licence",
     )  # fmt: skip
     return {"hash": digest, **where, "shape": list(section.shape), **{k: getattr(section, k) for k in keys}}
 
@@ -132,8 +133,7 @@ def _gate(
             f"the judge recognises {judged:.1%} of the held-out real images, teacher.gate.judge_accuracy asks for"
             f" {gate.judge_accuracy:.1%}; its verdicts would mean nothing: mend the judge or the data"
         )
-    keys = ("family", "guidance", "steps", "shift", "solver", "negative_prompt", "precision")
-    teacher = Teacher(str(pipeline), shape=section.shape, **{k: facts[k] for k in keys})
+    teacher = Teacher.of(pipeline, facts)
     asked = cycle(prompts, gate.samples)
     job = Job(teacher, asked, tuple(range(gate.samples)), section.seed, section.steps, device=section.device)
     jobs = split_jobs(job, GATE_BATCH)

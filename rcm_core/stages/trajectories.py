@@ -24,7 +24,17 @@ from rcm_core.real import RealExamples
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.rng import address
 from rcm_core.samplers.ode import sample_route
-from rcm_core.sampling import Job, Teacher, codec_of, conditions, guided, noise, sample, split_jobs
+from rcm_core.sampling import (
+    Job,
+    Teacher,
+    codec_of,
+    conditions,
+    guided,
+    negative_condition,
+    noise,
+    sample,
+    split_jobs,
+)
 from rcm_core.schemas import read_teacher
 from rcm_core.storage import atomic, atomic_folder, require_space
 from rcm_core.teacher_folder import verified_pipeline
@@ -181,7 +191,9 @@ def _route(job: Job) -> dict[str, Tensor]:
     condition = conditions(job.teacher, job.prompts, device)
     velocity = guided(job.teacher, job.device)
     teacher = job.teacher
-    route = sample_route(velocity, z, condition, steps=job.steps, shift=teacher.shift, solver=teacher.solver)
+    route = sample_route(
+        velocity, z, condition, steps=job.steps, shift=teacher.shift, solver=teacher.solver, grid=teacher.grid
+    )
     angles = route.t.float().expand(len(job.ids), -1)
     found = {
         "x0": route.x0,
@@ -205,7 +217,7 @@ def _size(section: TrajectoriesSection, teacher: Teacher, samples: int) -> int:
     """Bytes that the shards need, with the copy that becomes the output if there is no target."""
     apart = section.real and section.source is None  # an import's samples are the real ones themselves
     states = 1 + (2 * teacher.steps + 1 if section.routes else 0) + apart
-    condition = conditions(teacher, (teacher.negative_prompt,), torch.device("cpu"))
+    condition = negative_condition(teacher, torch.device("cpu"))
     text = sum(value.numel() * value.element_size() for value in condition.values())
     copies = 2 if section.target is None else 1
     return copies * samples * (4 * math.prod(teacher.shape) * states + (1 + apart) * text)
@@ -234,7 +246,7 @@ def _write(
     from safetensors.torch import save_file
 
     out.mkdir(parents=True, exist_ok=True)
-    negative = conditions(teacher, (teacher.negative_prompt,), torch.device("cpu"))
+    negative = negative_condition(teacher, torch.device("cpu"))
     with atomic(out / "negative.safetensors") as temporary:
         save_file({f"condition.{k}": v.contiguous() for k, v in negative.items()}, temporary)
     if section.target is None:

@@ -64,12 +64,12 @@ def clip(width: int) -> Any:
     ).eval()  # fmt: skip
 
 
-def kl_vae() -> Any:
+def kl_vae(channels: int = 4) -> Any:
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8), latent_channels=4, norm_num_groups=4, sample_size=16, scaling_factor=1.5,
+        block_out_channels=(8, 8), latent_channels=channels, norm_num_groups=4, sample_size=16, scaling_factor=1.5,
         shift_factor=0.06, use_quant_conv=False, use_post_quant_conv=False,
     )  # fmt: skip
 
@@ -125,8 +125,9 @@ def longcat(folder: Path) -> Shape:
     from diffusers import LongCatImageTransformer2DModel
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+    channels = 16  # LongCatImagePipeline knows no other number
     network = LongCatImageTransformer2DModel(
-        in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        in_channels=4 * channels, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=16, pooled_projection_dim=16, axes_dims_rope=[4, 6, 6],
     )  # fmt: skip
     text = {
@@ -139,9 +140,14 @@ def longcat(folder: Path) -> Shape:
     encoder = Qwen2_5_VLForConditionalGeneration(
         Qwen2_5_VLConfig(text_config=text, vision_config=vision)
     ).eval()
-    parts = {"transformer": network, "text_encoder": encoder, "tokenizer": tokenizer(), "vae": kl_vae()}
+    parts = {
+        "transformer": network,
+        "text_encoder": encoder,
+        "tokenizer": tokenizer(),
+        "vae": kl_vae(channels),
+    }
     write(folder, "LongCatImagePipeline", parts | {"scheduler": scheduler()})
-    return (4, 1, 8, 6)
+    return (channels, 1, 8, 6)
 
 
 def sana(folder: Path) -> Shape:

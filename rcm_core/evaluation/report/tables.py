@@ -120,7 +120,9 @@ def lineage(run: Run) -> str:
     method = dict(parameters.get("method", {}))
     gate = teacher.get("gate") or {}
     settings = f"guidance {teacher['guidance']:g}, shift {teacher['shift']:g}"
-    sampled = f"{teacher['solver']}, {counted(teacher['steps'])}, {settings}"
+    grid = teacher.get("grid", "scheduler")
+    solver = teacher["solver"] if grid == "scheduler" else f"{teacher['solver']} ({grid} times)"
+    sampled = f"{solver}, {counted(teacher['steps'])}, {settings}"
     sampler = run.selection["sampler"]
     times = [(counted(len(angles)), angles) for angles in sampler["times"]]
     blocks = [

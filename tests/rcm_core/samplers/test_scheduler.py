@@ -87,14 +87,60 @@ def test_e28_loaded_pipeline_samples_exactly_like_sample_student(loaded, steps):
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
 
 
-def test_without_a_generator_the_global_stream_is_used():
+def drawn(pipeline, prompts, steps, **given):
+    side = 4 * pipeline.vae_scale_factor_spatial
+    return pipeline(
+        prompts, num_inference_steps=steps, guidance_scale=1.0, height=side, width=side, num_frames=1,
+        output_type="latent", max_sequence_length=LENGTH, **given,
+    ).frames  # fmt: skip
+
+
+def seeded(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def test_the_pipeline_s_generator_fixes_the_sample(loaded):
+    loaded.scheduler.set_generator(None)
+    first, again = (drawn(loaded, "a seven", 4, generator=seeded(0)[0]) for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, drawn(loaded, "a seven", 4, generator=seeded(1)[0]))
+    torch.manual_seed(5)
+    first = drawn(loaded, "a seven", 2)
+    torch.manual_seed(5)
+    assert torch.equal(first, drawn(loaded, "a seven", 2))
+
+
+def test_a_list_of_generators_fixes_each_sample_whatever_is_beside_it(loaded):
+    loaded.scheduler.set_generator(None)
+    both = drawn(loaded, ["a seven", "a"], 4, generator=seeded(3, 4))
+    alone = drawn(loaded, ["a"], 4, generator=seeded(4))
+    torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=1e-5)
+    twice = drawn(loaded, "a", 4, generator=seeded(4, 7), num_videos_per_prompt=2)
+    torch.testing.assert_close(twice[:1], alone, atol=1e-5, rtol=1e-5)
+    assert not torch.equal(twice[0], twice[1])
+
+
+def test_noise_that_no_generator_gives_is_new_at_every_step_and_in_every_sample():
+    scheduler = FewStepScheduler("renoise", [ANGLES])
+    state = torch.randn(2, 1, 1, 64, 64, generator=seeded(0)[0])
+    noise = [state]
+    for i, time in enumerate(scheduler.timesteps[:-1]):
+        scheduled = scheduler.step(torch.zeros_like(state), time, torch.zeros_like(state) if i else state)
+        kept = (1 - scheduler.sigmas[i + 1]) * state if i == 0 else 0
+        noise.append((scheduled.prev_sample - kept) / scheduler.sigmas[i + 1])
+    every = torch.cat(noise).flatten(1)
+    # 4,096 numbers: correlations of independent noise are below 0.08 at five deviations
+    assert (torch.corrcoef(every) - torch.eye(8)).abs().max() < 0.08
+    torch.testing.assert_close(every.std(1), torch.ones(8), atol=0.06, rtol=0)
+
+
+def test_generators_that_step_is_given_come_first():
     scheduler = FewStepScheduler("renoise", TIMES)
     scheduler.set_timesteps(2)
-    state = torch.zeros(1, 1, 1, 2, 2)
-    torch.manual_seed(3)
-    expected = torch.randn(1, 1, 1, 2, 2)
-    torch.manual_seed(3)
-    found = scheduler.step(torch.zeros_like(state), scheduler.timesteps[0], state).prev_sample
+    scheduler.set_generator(seeded(8)[0])
+    state = torch.zeros(2, 1, 1, 2, 2)
+    found = scheduler.step(state, scheduler.timesteps[0], state, generator=seeded(3, 4)).prev_sample
+    expected = torch.cat([torch.randn(1, 1, 1, 2, 2, generator=rng) for rng in seeded(3, 4)])
     tau = math.sin(1.3) / (math.sin(1.3) + math.cos(1.3))
     torch.testing.assert_close(found, tau * expected)
 

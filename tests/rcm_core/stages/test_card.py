@@ -21,7 +21,7 @@ from infra.local import LocalExecutor
 from rcm_core.config import Params
 from rcm_core.section import check
 from rcm_core.stages import publish
-from rcm_core.storage import write_json
+from rcm_core.storage import sha256_folder, write_json
 
 NUMBER = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 1}
 SIZES = {"wan": (1, 1, 4, 6), "sana": (4, 1, 16, 16), "cosmos": (4, 1, 4, 6)}
@@ -41,7 +41,7 @@ def without_t5(folder: Path) -> None:
 def published(family: str, place: Path) -> tuple[Path, str]:
     """A tiny student of ``family`` (or "sd3 without T5") in ``place / "this folder"``, and its card."""
     name = family.split()[0]
-    pipeline = place / "runs/teacher/pipeline"
+    pipeline = place / "teacher"
     shape = build(name, pipeline)
     shape = SIZES.get(name, shape)
     if name == "wan":
@@ -49,10 +49,11 @@ def published(family: str, place: Path) -> tuple[Path, str]:
     if family != name:
         without_t5(pipeline)
     facts = {
-        "hash": "0" * 64, "source": "teacher", "family": name, "shape": shape, "guidance": 2.0, "steps": 4,
+        "hash": sha256_folder(pipeline), "source": "teacher", "family": name, "shape": shape, "guidance": 2.0, "steps": 4,
         "shift": 3.0, "solver": "euler", "negative_prompt": "", "precision": "float32", "licence": "other",
         "data": "open",
     }  # fmt: skip
+    (place / "runs/teacher").mkdir(parents=True)
     write_json(place / "runs/teacher/teacher.json", facts)
     shutil.copytree(pipeline / "transformer", place / "runs/select/transformer")
     sampler = {"kind": "renoise", "times": [[1.5708, 1.2]]}

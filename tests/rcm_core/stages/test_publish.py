@@ -33,7 +33,7 @@ def run(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def test_the_card_s_own_call_draws_what_we_draw(tiny_run: Path) -> None:
     folder = tiny_run / "runs/publish/pipeline"
     card = (folder / "README.md").read_text()
-    call = re.search(r'pipe\("a prompt", (.*?)\)\n', card, re.DOTALL)
+    call = re.search(r'"a prompt", (.*?)\n    \)', card, re.DOTALL)
     assert call is not None
     options = {k: float(v) if "." in v else int(v) for k, v in re.findall(r"(\w+)=([\d.]+)", call[1])}
     pipe = DiffusionPipeline.from_pretrained(folder)

@@ -42,7 +42,8 @@ class TeacherFacts(Facts):
     guidance: Annotated[float, Field(ge=1, allow_inf_nan=False)]
     steps: Count
     shift: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    solver: str
+    solver: Literal["euler", "unipc", "dpmsolver++"]
+    grid: Literal["scheduler", "linear", "karras"] = "scheduler"
     negative_prompt: str
     precision: Literal["float32", "bfloat16"]
 
@@ -262,6 +263,7 @@ class StudentFacts(Facts):
     family: str
     shape: Annotated[list[Count], Field(min_length=4, max_length=4)]
     text_length: Count
+    absent: list[str] = []
     precision: Literal["float32", "bfloat16"] = "float32"
     steps: list[Count]
     method: dict[str, Any]

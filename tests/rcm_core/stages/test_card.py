@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from infra.cli import app
 from infra.local import LocalExecutor
 from rcm_core.config import Params
+from rcm_core.schemas import ROWS
 from rcm_core.section import check
 from rcm_core.stages import publish
 from rcm_core.storage import sha256_folder, write_json
@@ -57,9 +58,13 @@ def published(family: str, place: Path) -> tuple[Path, str]:
     write_json(place / "runs/teacher/teacher.json", facts)
     shutil.copytree(pipeline / "transformer", place / "runs/select/transformer")
     sampler = {"kind": "renoise", "times": [[1.5708, 1.2]]}
-    selection = {"steps": [2], "choice": {"name": "step_1-ema_0.1"}, "sampler": sampler}
+    choice = {"name": "step_000001-ema_0.1", "step": 1, "ema": 0.1}
+    selection = {
+        "steps": [2], "choice": choice, "sampler": sampler, "reason": "the only one", "metric": "frechet_teacher",
+        "candidates": [{**choice, "scores": {"2": NUMBER}, "score": NUMBER}],
+    }  # fmt: skip
     write_json(place / "runs/select/selection.json", selection)
-    quality = {name: {"frechet_teacher": NUMBER} for name in ("teacher", "student_2")}
+    quality = {name: dict.fromkeys(ROWS, NUMBER) for name in ("teacher", "student_2")}
     (place / "runs/evaluate").mkdir()
     write_json(
         place / "runs/evaluate/quality.json", quality | {"protocol": {"hash": "0" * 64, "description": ""}}

@@ -21,9 +21,7 @@ class T5VideoCodec(VideoLatents):
 
     readers = ("encoder",)
 
-    def __init__(
-        self, layout: Layout, folder: Path, longest: int, clean: Callable[[str], str] = str
-    ) -> None:
+    def __init__(self, layout: Layout, folder: Path, longest: int, clean: Callable[[str], str] = str) -> None:
         """The encoder is the layout's; prompts have at most ``longest`` tokens, or as the tokenizer says. ``clean`` is
         what the family's diffusers pipeline does to a text before it tokenizes it.
         """

@@ -50,8 +50,8 @@ def published(family: str, place: Path) -> tuple[Path, str]:
     if family != name:
         without_t5(pipeline)
     facts = {
-        "hash": sha256_folder(pipeline), "source": "teacher", "family": name, "shape": shape, "guidance": 2.0, "steps": 4,
-        "shift": 3.0, "solver": "euler", "negative_prompt": "", "precision": "float32", "licence": "other",
+        "hash": sha256_folder(pipeline), "source": "teacher", "family": name, "shape": shape, "guidance": 2.0,
+        "steps": 4, "shift": 3.0, "solver": "euler", "negative_prompt": "", "precision": "float32", "licence": "other",
         "data": "open",
     }  # fmt: skip
     (place / "runs/teacher").mkdir(parents=True)

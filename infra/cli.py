@@ -9,10 +9,9 @@ from types import FrameType
 from typing import Annotated
 
 import typer
+from typer.exceptions import TyperException
 
-from rcm_core.errors import InputError
-
-BAD_INPUT = 2
+from rcm_core.errors import BAD_INPUT, InputError, sentence_of
 
 app = typer.Typer(
     help="Distils a slow diffusion model into a student that samples in 1-4 steps.",
@@ -117,11 +116,16 @@ def sample(
     ] = None,
     prompts_file: Annotated[Path | None, typer.Option(help="A prompt per line.")] = None,
     steps: Annotated[int, typer.Option(help="Network calls per sample.", min=1)] = 1,
-    seed: Annotated[int, typer.Option(help="Sample i has the noise of (seed, i).")] = 0,
+    seed: Annotated[int, typer.Option(help="Sample i has the noise of (seed, i).", min=0, max=2**63 - 1)] = 0,
     model: Annotated[Path, typer.Option(help="A published student.")] = Path("runs/publish/pipeline"),
     batch: Annotated[int, typer.Option(help="Samples at a time; changes no sample.", min=1)] = 16,
+    force: Annotated[bool, typer.Option("--force", help="Also over files that are not ours.")] = False,
 ) -> None:
     """Sample from the published student."""
+    from infra.outputs import refuse_others, refuse_place
+
+    refuse_place(out)
+    refuse_others(out, force)
     prompts = _prompts(prompt or [], prompts_file)
     if not model.is_dir():
         raise InputError(
@@ -131,7 +135,7 @@ def sample(
     from rich.console import Console
     from rich.progress import track
 
-    from infra.pictures import refuse_suffix, save_each, save_samples
+    from infra.pictures import refuse_nonfinite, refuse_suffix, save_each, save_samples
     from rcm_core.sampling import pipeline_job, sample_pixels, split_jobs
 
     whole = pipeline_job(model, prompts, steps, seed, "auto")
@@ -139,7 +143,7 @@ def sample(
         refuse_suffix(out, whole.teacher.shape[1])  # before any work
     jobs = split_jobs(whole, batch)
     shown = track(jobs, "sampling", console=Console(stderr=True), disable=len(jobs) == 1)
-    parts = (sample_pixels(job) for job in shown)
+    parts = (refuse_nonfinite(sample_pixels(job), model) for job in shown)
     if out.suffix:
         save_samples(torch.cat(list(parts)), out)
         print(out)
@@ -181,10 +185,12 @@ def convert(
     ] = None,
 ) -> None:
     """Make a pipeline of a raw checkpoint: the original Wan and Cosmos files, and those of NVlabs/rcm."""
+    from infra.outputs import refuse_place
     from rcm_core.raw import PREFIXES
     from rcm_core.raw import convert as make
     from rcm_core.registry import family_of
 
+    refuse_place(out)
     if weights not in (None, *PREFIXES):
         raise InputError(f"--weights {weights}: expected {' or '.join(PREFIXES)}")
     family = family_of(like)
@@ -227,19 +233,32 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupted)
     signal.signal(signal.SIGINT, _interrupted)
     try:
-        app()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        status = app(standalone_mode=False)
+    except TyperException as error:  # of the command line itself; without a command: the help
+        print(f"error: {' '.join(error.format_message().split())}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    except (InputError, OSError) as error:
+        sentence = sentence_of(error)
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 def _prompts(given: list[str], file: Path | None) -> list[str]:
-    if file is None:
-        prompts = given
-    elif not file.is_file():
-        raise InputError(f"--prompts-file {file} does not exist; expected a text file with a prompt per line")
-    else:
-        prompts = [*given, *(line.strip() for line in file.read_text().splitlines() if line.strip())]
+    prompts = [prompt.strip() for prompt in given]
+    if "" in prompts:
+        raise InputError("--prompt is empty; say what to draw, as in --prompt 'a handwritten seven'")
+    if file is not None:
+        from rcm_core.prompts import COLUMNS, read_lines
+
+        if not file.is_file():
+            raise InputError(
+                f"--prompts-file {file} does not exist; expected text with a prompt per line, or a table with a column"
+                f" {COLUMNS[0]}"
+            )
+        prompts += [line.strip() for line in read_lines(file) if line.strip()]
     if not prompts:
         raise InputError("no prompt; give --prompt 'a handwritten seven' or --prompts-file")
     return prompts

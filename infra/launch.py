@@ -14,12 +14,11 @@ from typing import Any
 
 from infra.lifeline import Lifeline, connect
 from infra.state import held, state_home, state_root
-from rcm_core.errors import InputError, nearest
+from rcm_core.errors import BAD_INPUT, InputError, nearest, sentence_of
 from rcm_core.params import load_params
 from rcm_core.protocols import Item, Result, TrainContext
 from rcm_core.registry import available
 
-BAD_INPUT = 2
 EXECUTORS = ("ray", "local", "torchrun")
 COMPUTING = ("teacher", "trajectories", "train", "select", "evaluate")
 """Stages that use the cluster; their flow run's Ray starts while they import."""
@@ -142,8 +141,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGINT, _interrupted)
     try:
         run_stage(options.stage, options.params, Path.cwd())
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (InputError, OSError) as error:
+        sentence = sentence_of(error)
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
         return BAD_INPUT
     return 0
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rcm_core.config import Params
-from rcm_core.errors import InputError, nearest
+from rcm_core.errors import BAD_INPUT, InputError, nearest, sentence_of
 from rcm_core.params import load_params
 
 PLACE = "params.yaml"
@@ -76,6 +76,9 @@ def _check_groups(conf: Path, overrides: Sequence[str]) -> None:
 if __name__ == "__main__":
     try:
         compose(Path.cwd(), sys.argv[1:])
-    except InputError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
+    except (InputError, OSError) as problem:
+        sentence = sentence_of(problem)
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        sys.exit(BAD_INPUT)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from infra.outputs import MARK, replaced_samples
 from rcm_core.errors import InputError
 from rcm_core.storage import atomic
 
@@ -32,11 +34,17 @@ def save_samples(pixels: Tensor, out: Path) -> None:
         return
     with atomic(out) as temporary:
         if frames == 1:
-            images[0].save(temporary, format="PNG")
+            images[0].save(temporary, format="PNG", pnginfo=_mark())
         else:
             rest = images[1:]
             images[0].save(
-                temporary, format="GIF", save_all=True, append_images=rest, duration=FRAME_MS, loop=0
+                temporary,
+                format="GIF",
+                save_all=True,
+                append_images=rest,
+                duration=FRAME_MS,
+                loop=0,
+                comment=MARK.encode(),
             )
 
 
@@ -55,12 +63,28 @@ def save_each(parts: Iterable[Tensor], out: Path) -> int:
     Images are PNG, clips MP4.
     """
     count = 0
-    for pixels in parts:
-        for sample in pixels.split(1):
-            suffix = ".png" if sample.shape[2] == 1 else ".mp4"
-            save_samples(sample, out / f"{count:05d}{suffix}")
-            count += 1
+    with replaced_samples(out) as folder:
+        for pixels in parts:
+            for sample in pixels.split(1):
+                suffix = ".png" if sample.shape[2] == 1 else ".mp4"
+                save_samples(sample, folder / f"{count:05d}{suffix}")
+                count += 1
     return count
+
+
+def refuse_nonfinite(pixels: Tensor, model: Path) -> Tensor:
+    """``pixels``; InputError if they are not finite."""
+    if not bool(pixels.isfinite().all()):
+        raise InputError(
+            f"samples of {model} are not finite numbers, so its weights are damaged; `dvc repro publish` makes it again"
+        )
+    return pixels
+
+
+def _mark() -> PngInfo:
+    info = PngInfo()
+    info.add_text("Software", MARK)
+    return info
 
 
 def save_video(images: list[Image.Image], out: Path) -> None:
@@ -76,7 +100,7 @@ def save_video(images: list[Image.Image], out: Path) -> None:
     frames = np.pad(frames, even, mode="edge")
     size = f"{frames.shape[2]}x{frames.shape[1]}"
     given = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(FRAMES_PER_SECOND), "-i", "-"]
-    made = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-f", "mp4"]
+    made = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-metadata", f"comment={MARK}", "-f", "mp4"]
     with atomic(out) as temporary:
         command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", *given, *made, str(temporary)]
         done = subprocess.run(command, input=frames.tobytes(), capture_output=True, check=False)

@@ -1,7 +1,4 @@
-"""Typed, frozen parameters: every section of params.yaml is a class here, checked at the door.
-
-A stage reads the section of its own name (the method's own keys are checked by the method's ``Config``).
-"""
+"""Typed, frozen parameters: a class for each section of params.yaml; the method's own keys are its ``Config``'s."""
 
 from __future__ import annotations
 
@@ -11,14 +8,21 @@ from pydantic import Field
 
 from rcm_core.roles import LearningRates, Limits, Updates
 from rcm_core.section import Section
-
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-Length = Annotated[float, Field(gt=0, lt=0.28)]
-Factor = Annotated[float, Field(gt=1)]
-Steps = Annotated[tuple[Count, ...], Field(min_length=1)]
+from rcm_core.setting_types import (
+    Count,
+    Decay,
+    Endpoint,
+    Factor,
+    Length,
+    Lengths,
+    Name,
+    Positive,
+    Resamples,
+    Seed,
+    Share,
+    Steps,
+    Threads,
+)
 
 
 class MiniTraining(Section):
@@ -37,7 +41,7 @@ class MiniTraining(Section):
     condition_dropout: Share
     checkpoint_every: Count
     workers: Count = 1
-    threads: Count = 2
+    threads: Threads = 2
     patch: Count = 2
     """Pixels per token, in height and in width."""
     text_heads: Count = 4
@@ -65,7 +69,7 @@ class TeacherSection(Section):
     """``mini`` (trained here), a folder, or ``s3://bucket/prefix``; diffusers layout."""
     hash: str | None
     """Content hash (teacher.json has it) that ``source`` must have; null accepts what lies there at the time."""
-    endpoint: str | None
+    endpoint: Endpoint | None
     """S3 endpoint for ``source`` (None: the provider's own)."""
     family: str
     data: str
@@ -84,7 +88,7 @@ class TeacherSection(Section):
     licence: str
     mini: MiniTraining | None
     gate: Gate | None
-    seed: int
+    seed: Seed
     device: Literal["auto", "cpu", "cuda"]
 
 
@@ -101,7 +105,7 @@ class SourceSection(Section):
 
     folder: str
     """Of images or videos with captions, or of tars with latents; or ``s3://bucket/prefix`` at ``endpoint``."""
-    endpoint: str | None = None
+    endpoint: Endpoint | None = None
     fps: Positive | None = None
     """Frames per second that are taken of videos; None: all, at each file's own rate."""
 
@@ -120,9 +124,9 @@ class TrajectoriesSection(Section):
     """Samples that are made at a time; null: a shard."""
     target: str | None
     """None: in the stage's folder; else a folder or ``s3://bucket/prefix`` that holds the shards."""
-    endpoint: str | None
+    endpoint: Endpoint | None
     """S3 endpoint for ``target`` (None: the provider's own)."""
-    seed: int
+    seed: Seed
     device: Literal["auto", "cpu", "cuda"]
 
 
@@ -131,7 +135,7 @@ class JudgeSection(Section):
 
     network: str
     """A CLIP or SigLIP in transformers layout: a folder, or ``s3://bucket/prefix``."""
-    endpoint: str | None = None
+    endpoint: Endpoint | None = None
     """S3 endpoint for ``network`` (None: the provider's own)."""
 
 
@@ -141,7 +145,7 @@ class WarmStart(Section):
     student: str
     """As published."""
     teacher: str
-    endpoint: str | None = None
+    endpoint: Endpoint | None = None
     """S3 endpoint of both (None: the provider's own)."""
 
 
@@ -209,7 +213,7 @@ class TrainSection(Section):
     eps: Positive
     """Added to the root of Adam's second moment."""
     weight_decay: Annotated[float, Field(ge=0)]
-    ema_lengths: Annotated[tuple[Length, ...], Field(min_length=1)]
+    ema_lengths: Lengths
     """Relative lengths of the power-function EMA profiles."""
     candidate_every: Count
     """Iterations between candidate checkpoints (every EMA length is one candidate)."""
@@ -229,13 +233,13 @@ class TrainSection(Section):
     min_workers: Count | None
     """Ray goes on with as few when workers are lost, and with ``workers`` when there is room again; null: with all."""
     parallel: ParallelSection
-    threads: Count
+    threads: Threads
     max_failures: Annotated[int, Field(ge=0)]
     lora: LoraSection | None
     """null: whole networks are trained."""
     warm_start: WarmStart | None
     """null: the student begins as its teacher."""
-    seed: int
+    seed: Seed
     device: Literal["auto", "cpu", "cuda"]
 
 
@@ -256,8 +260,8 @@ class SelectSection(Section):
     """Samples that are made at a time; null: all."""
     steps: Steps
     metric: Literal["frechet", "frechet_teacher", "accuracy"]
-    bootstrap: Count
-    seed: int
+    bootstrap: Resamples
+    seed: Seed
     device: Literal["auto", "cpu", "cuda"]
 
 
@@ -271,10 +275,10 @@ class EvaluateSection(Section):
     """Samples of every sampler whose pixels are kept for the report; null: all."""
     steps: Steps
     diversity_prompts: Count
-    diversity_samples: Count
+    diversity_samples: Annotated[int, Field(ge=2, lt=2**31)]
     timing_samples: Count
-    bootstrap: Count
-    seed: int
+    bootstrap: Resamples
+    seed: Seed
     device: Literal["auto", "cpu", "cuda"]
 
 
@@ -285,10 +289,10 @@ class ReportSection(Section):
 
 
 class PublishSection(Section):
-    name: str
+    name: Name
     target: str | None
     """Also copied to ``<target>/<name>/<version>``: a folder or ``s3://bucket/prefix``."""
-    endpoint: str | None
+    endpoint: Endpoint | None
 
 
 class Params(Section):

@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from shutil import Error as CopyError
+
+BAD_INPUT = 2
+"""Exit status for bad input."""
+REMEDIES = {
+    errno.ENOSPC: "free some space, or choose another place",
+    errno.EDQUOT: "free some space, or choose another place",
+    errno.EFBIG: "choose a file system that takes larger files",
+    errno.EACCES: "correct its permissions, or choose another place",
+    errno.EPERM: "correct its permissions, or choose another place",
+    errno.EROFS: "choose a place that can be written",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EISDIR: "name a file instead",
+    errno.ENOTDIR: "name a place below a folder",
+    errno.EEXIST: "remove it, or choose another name",
+    errno.ENOTEMPTY: "empty it, or choose another name",
+    errno.ELOOP: "correct the links",
+    errno.EIO: "check the disk",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+"""What to do about the errors of the operating system that are not ours."""
 
 
 class InputError(ValueError):
@@ -14,3 +38,19 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the nearest of ``names``, or an empty string."""
     match = get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def sentence_of(error: InputError | OSError) -> str | None:
+    """The one line that a command prints for ``error``; None for an error that is not the user's, which is raised."""
+    if isinstance(error, InputError):
+        return " ".join(str(error).split())
+    number, path, reason = error.errno, error.filename, error.strerror
+    if isinstance(error, CopyError):  # of shutil.copytree: (source, target, reason) of each file
+        first = error.args[0][0] if isinstance(error.args[0], list) else (None, None, str(error))
+        found = re.search(r"\[Errno (\d+)\]", str(first[2]))
+        number, path = int(found[1]) if found else None, first[1]
+        reason = os.strerror(number) if number else None
+    if number not in REMEDIES:
+        return None
+    where = path if isinstance(path, str) else os.fsdecode(path) if isinstance(path, bytes) else "a file"
+    return f"{where} cannot be read or written ({reason}); {REMEDIES[number]}"

@@ -17,6 +17,7 @@ from rcm_core.demands import (
 )
 from rcm_core.errors import InputError
 from rcm_core.formats import read_yaml
+from rcm_core.param_checks import refuse_contradictions, refuse_oversized
 from rcm_core.protocols import Demands
 from rcm_core.registry import available, find
 from rcm_core.samplers.few_step import Sampler
@@ -37,6 +38,8 @@ def load_params(path: Path) -> Params:
     params = check(Params, raw, str(path))
     _check_choices(params, str(path))
     _check_together(params, str(path))
+    refuse_contradictions(params, str(path))
+    refuse_oversized(params, str(path))
     return params
 
 

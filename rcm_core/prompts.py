@@ -24,7 +24,7 @@ def read_prompts(path: Path) -> list[str]:
         raise InputError(
             f"prompt file {path} does not exist; write one prompt per line, or mend prompts: in the params"
         )
-    prompts = [prompt for line in _lines(path) if (prompt := line.strip())]
+    prompts = [prompt for line in read_lines(path) if (prompt := line.strip())]
     if not prompts:
         raise InputError(f"prompt file {path} is empty; write at least one prompt, one per line")
     twice = (
@@ -37,7 +37,8 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """The lines of a prompt file: of text, or the column of a table (.csv, .jsonl, .parquet)."""
     if path.suffix in TABLES:
         where = f"prompt file {path}"
         return [

@@ -6,6 +6,7 @@ nothing else but what the format is known to carry besides.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,8 @@ from torch import Tensor
 from rcm_core.bars import without_bars
 from rcm_core.errors import InputError
 from rcm_core.layout import Layout, meta_network, network_config
-from rcm_core.storage import atomic_folder
+from rcm_core.pipeline_files import pipeline_files
+from rcm_core.storage import atomic_folder, require_space
 
 WRAPPERS = ("state_dict", "model", "generator")
 """Under which some writers put the tensors."""
@@ -43,8 +45,10 @@ def convert(layout: Layout, raw: Raw, checkpoint: Path, like: Path, out: Path, w
     ``which`` is "ema" or "net" for checkpoints that have both; None takes the average if there is one. InputError if
     ``out`` is there already or the tensors are not those of ``like``'s network.
     """
-    if out.exists():
+    if os.path.lexists(out):
         raise InputError(f"{out} is there already; give a folder that is not")
+    if like.resolve() in out.resolve().parents:
+        raise InputError(f"--out {out} lies inside --like {like}; choose a folder beside it")
     config = network_config(layout, like)
     network: Any = meta_network(layout.network_class, config)
     expected = {name: list(value.shape) for name, value in network.state_dict().items()}
@@ -59,11 +63,34 @@ def convert(layout: Layout, raw: Raw, checkpoint: Path, like: Path, out: Path, w
             f"{checkpoint} is not the network of {like}: {len(wrong)} tensors differ, first: {first} is {shape},"
             f" expected {expected.get(first, 'absent')}; nothing was written"
         )
+    _refuse_values(found, checkpoint)
+    require_space(out.parent, sum(v.numel() * v.element_size() for v in found.values()) + _besides(like))
     network.load_state_dict(found, assign=True)
     with atomic_folder(out) as folder, without_bars():
         shutil.copytree(like, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("transformer", ".*"))
         network.save_pretrained(folder / "transformer", max_shard_size="5GB")
     return sum(value.numel() for value in found.values())
+
+
+def _refuse_values(found: Mapping[str, Tensor], checkpoint: Path) -> None:
+    """InputError for tensors that are no weights: on the meta device, quantised, or not finite."""
+    for name, value in found.items():
+        if value.is_meta:
+            raise InputError(f"{checkpoint}: {name} is on the meta device, without values; save the weights")
+        if value.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+            raise InputError(
+                f"{checkpoint}: {name} is of type {value.dtype}, quantised or no weight; expected float32, float16 or"
+                " bfloat16: convert the checkpoint that was not quantised"
+            )
+        if not bool(value.isfinite().all()):
+            raise InputError(
+                f"{checkpoint}: {name} has values that are not finite; fetch it again, or train it again"
+            )
+
+
+def _besides(like: Path) -> int:
+    """Bytes of the parts of ``like`` that are copied."""
+    return sum(p.stat().st_size for n, p in pipeline_files(like).items() if not n.startswith("transformer/"))
 
 
 def read_raw(checkpoint: Path) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+from safetensors import SafetensorError
 
 from rcm_core.errors import InputError
 from rcm_core.formats import parse_json, read_text
@@ -40,15 +42,33 @@ def sha256_files(files: Mapping[str, Path]) -> str:
     return digest.hexdigest()
 
 
+def _hidden(path: Path) -> str:
+    """How the temporary name of ``path`` begins; short, for the whole name must fit."""
+    return f".{path.name[:40]}."
+
+
+@contextmanager
+def _system_errors(path: Path) -> Iterator[None]:
+    """Let safetensors report a full disk and its like as everything else does: OSError with its number."""
+    try:
+        yield
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that becomes ``path`` (fsync, rename) if the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_hidden(path))
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
+        with _system_errors(path):
+            yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.chmod(0o644)
@@ -61,9 +81,10 @@ def atomic(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside ``path`` that replaces ``path`` if the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_hidden(path)))
     try:
-        yield temporary
+        with _system_errors(path):
+            yield temporary
         temporary.chmod(0o755)
         shutil.rmtree(path, ignore_errors=True)
         temporary.replace(path)
@@ -98,6 +119,27 @@ def require_space(folder: Path, needed: int) -> None:
         raise InputError(
             f"no space: {folder} needs {needed / 2**20:.1f} MiB and {free / 2**20:.1f} MiB are free;"
             " free some, or choose another target"
+        )
+
+
+def require_target(target: str, workspace: Path, key: str) -> None:
+    """InputError unless ``target``, what the setting ``key`` names, is on S3 or a folder that can be written."""
+    if "://" in target:
+        return
+    if not target.strip() or "\0" in target:
+        raise InputError(f"{key} = {target!r} names no folder; name one, or set it to null")
+    try:
+        folder = workspace / target
+        above = next(p for p in [folder, *folder.absolute().parents] if os.path.lexists(p))
+    except OSError as error:
+        raise InputError(
+            f"{key} = {target[:80]!r}... cannot be a folder ({error.strerror}); name another"
+        ) from error
+    if not above.is_dir():
+        raise InputError(f"{key} = {target!r}: {above} is not a folder; name another")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{key} = {target!r}: {above} cannot be written; correct its permissions, or name another"
         )
 
 

@@ -77,6 +77,11 @@ def score_one(
 
 def frechet_estimate(features: np.ndarray, reference: np.ndarray, bootstrap: Bootstrap) -> Estimate:
     """Frechet distance of ``features`` [N, D] to ``reference`` [M, D]; lower is better."""
+    if min(len(features), len(reference)) < 2:
+        raise InputError(
+            f"a Frechet distance of {len(features)} samples to {len(reference)} has no variance; make at least 2"
+            " (select.samples, evaluate.samples, trajectories.samples)"
+        )
     drawn = counts(len(features), bootstrap, "frechet")
     replicates = frechet_replicates(features, reference, drawn)
     return estimate(frechet(features, reference), replicates, len(features), NO_BOUND)

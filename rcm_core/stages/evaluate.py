@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rcm_core.config import EvaluateSection, Params
+from rcm_core.errors import InputError
 from rcm_core.evaluation.judge import Judge, judge_of
 from rcm_core.evaluation.quality import score
 from rcm_core.evaluation.reference import IMPORTED, teacher_features
@@ -77,7 +78,14 @@ def _jobs(section: EvaluateSection, workspace: Path, cache: Path) -> dict[str, J
     teacher = Teacher.read(workspace, cache)
     place = workspace / "runs/select/selection.json"
     sampler = read_sampler(read_selection(workspace)["sampler"], place, "select")
-    prompts = cycle(load_split(workspace, "test"), section.samples)
+    split = load_split(workspace, "test")
+    distinct = min(len(split), section.samples)
+    if section.diversity_prompts > distinct:
+        raise InputError(
+            f"evaluate.diversity_prompts = {section.diversity_prompts}, but {distinct} test prompts are sampled; lower"
+            " it, or write more into prompts.test"
+        )
+    prompts = cycle(split, section.samples)
     network = str(workspace / "runs/select/transformer")
     whole = Job(
         teacher, prompts, tuple(range(section.samples)), section.seed, teacher.steps, device=section.device

@@ -20,7 +20,15 @@ from rcm_core.registry import find
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.sampling import Teacher, codec_of, read_sampler
 from rcm_core.schemas import Quality, read, read_selection, read_teacher
-from rcm_core.storage import atomic_folder, filesystem, read_json, require_space, sha256_files, write_json
+from rcm_core.storage import (
+    atomic_folder,
+    filesystem,
+    read_json,
+    require_space,
+    require_target,
+    sha256_files,
+    write_json,
+)
 from rcm_core.teacher_folder import verified_pipeline
 from rcm_core.weights import LORA, Target, is_lora, loading, read_lora, write_network
 
@@ -39,8 +47,14 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
         ],
     )
     source = verified_pipeline(workspace)
+<<<<<<< HEAD
     precision = {"train.candidate_precision": params.train.candidate_precision}
     parameters = precision | dump(publish=params.publish, method=params.method)
+=======
+    if params.publish.target is not None:
+        require_target(params.publish.target, workspace, "publish.target")
+    parameters = dump(publish=params.publish, method=params.method)
+>>>>>>> 69287e9 (Contradicting params, sizes beyond the memory and places that cannot be written are refused before any work)
     with recorded(STAGE, workspace, parameters, inputs, None, "cpu") as extra:
         out = workspace / "runs" / STAGE / "pipeline"
         chosen = workspace / "runs/select/selection.json"

@@ -36,7 +36,7 @@ from rcm_core.sampling import (
     split_jobs,
 )
 from rcm_core.schemas import read_teacher
-from rcm_core.storage import atomic, atomic_folder, require_space
+from rcm_core.storage import atomic, atomic_folder, require_space, require_target
 from rcm_core.teacher_folder import verified_pipeline
 from rcm_core.trajectory_store import (
     MANIFEST,
@@ -112,6 +112,7 @@ def _place(section: TrajectoriesSection, workspace: Path, state: Path, key: str)
     """Where shards are written: the live state, or a folder of this run's own below the target."""
     if section.target is None:
         return Place(str(state / "shards"))
+    require_target(section.target, workspace, "trajectories.target")
     target = section.target.rstrip("/")
     return Place(f"{target if '://' in target else workspace / target}/{key}", section.endpoint)
 

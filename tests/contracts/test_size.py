@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PLACES = ("rcm_core", "infra", "flows", "scripts", "kernels")
 FILE, FUNCTION, CLASS, ARGUMENTS = 250, 60, 120, 7
 KERNEL_FILE, KERNEL_FUNCTION = 500, 150
-ALLOWED: dict[str, str] = {}
+ALLOWED: dict[str, str] = {"infra/cli.py::sample": "every option of a command is an argument"}
 """``path`` or ``path::name`` -> the reason why it may be larger."""
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef

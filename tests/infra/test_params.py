@@ -29,7 +29,9 @@ def test_the_committed_params_are_conf_without_overrides(project: Path) -> None:
 
 
 def test_overrides_change_what_they_name(project: Path) -> None:
-    params = compose(project, ["method=scm", "train.iterations=7"])
+    params = compose(
+        project, ["method=scm", "train.iterations=7", "train.candidate_every=7", "method.warmup=1"]
+    )
     assert (params.method["name"], params.train.iterations) == ("scm", 7)
     assert load(project) == params
 

@@ -156,7 +156,7 @@ def test_a_method_with_steps_of_its_own_is_sampled_by_them(tmp_path: Path, value
 def test_a_loss_that_mixes_samples_sees_two_at_once(tmp_path: Path, values: dict[str, Any]) -> None:
     own = preset("sana_sprint")
     change(values, copy.deepcopy({k: own[k] for k in ("method", "sampler")}))
-    values["method"]["blocks"] = [0, 1]
+    values["method"] |= {"blocks": [0, 1], "warmup": 4}
     values["trajectories"]["real"] = True
     values["train"]["lr"] = {"student": 1e-3, "heads": 1e-3}
     values["train"] |= {"workers": 2, "batch": 8, "accumulate": 2}
@@ -184,7 +184,7 @@ def test_routes_and_real_data_of_a_source(tmp_path: Path, values: dict[str, Any]
     ):
         load(tmp_path, change(own, {"method.routes": "recorded", "train.lr": {"student": 1e-4}}))
     gan = {"method": preset("sana_sprint")["method"], "train.lr": {"student": 1e-4, "heads": 1e-4}}
-    gan |= {"method.blocks": [0, 1], "sampler": preset("sana_sprint")["sampler"]}
+    gan |= {"method.blocks": [0, 1], "method.warmup": 4, "sampler": preset("sana_sprint")["sampler"]}
     with pytest.raises(
         InputError, match=r"needs real, but .* provides condition, x0; set trajectories\.real to true"
     ):

@@ -20,7 +20,12 @@ FRAME_MILLISECONDS = 180
 
 def grid(run: Run, rows: int) -> str:
     """A table of ``rows`` prompts, spread evenly over the prompts that were sampled."""
-    shown = spread(list(dict.fromkeys(run.prompts)), rows)
+    distinct = list(dict.fromkeys(run.prompts))
+    if rows > len(distinct):
+        raise InputError(
+            f"report.prompts = {rows} rows, but samples of {len(distinct)} prompts were kept; lower report.prompts"
+        )
+    shown = spread(distinct, rows)
     wide = " wide" if _is_wide(run) else ""
     head = "".join(f'<th scope="col" class="{_kind(s.key)}">{escape(s.name)}</th>' for s in run.samplers)
     body = "".join(_row(run, prompt) for prompt in shown)

@@ -91,7 +91,7 @@ def test_the_student_s_sampler_is_the_one_that_select_recorded(workspace: Path, 
     del selection["sampler"]
     place.write_text(json.dumps(selection))
     with pytest.raises(
-        InputError, match=r"selection\.json has no sampler, .*`dvc repro select` makes it again"
+        InputError, match=r"selection\.json: sampler: field required; `dvc repro select` makes it again"
     ):
         run(workspace, {"steps": [2]})
 
@@ -99,8 +99,14 @@ def test_the_student_s_sampler_is_the_one_that_select_recorded(workspace: Path, 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"samples": 4, "steps": [1]}, "precision and recall were given 4 samples .*; give at least 20"),
-        ({"diversity_samples": 1, "steps": [1]}, "diversity was given samples of shape"),
+        (
+            {"samples": 4, "steps": [1]},
+            "evaluate.samples = 4, but a Frechet distance needs at least 20 samples",
+        ),
+        (
+            {"diversity_samples": 1, "steps": [1]},
+            "evaluate.diversity_samples = 1: input should be greater than or equal to 2",
+        ),
     ],
 )
 def test_too_few_samples_for_a_number_are_refused(

@@ -197,7 +197,8 @@ def test_interrupted_it_goes_on_to_the_same_bits(workspace: Path, tmp_path: Path
 def test_two_sharded_ranks_train_what_one_does(workspace: Path, tmp_path: Path) -> None:
     states = {}
     for world in (1, 2):
-        settings(workspace, **{"train.workers": world, "train.accumulate": 2 // world, "train.iterations": 4})
+        parts = {"train.workers": world, "train.accumulate": 2 // world}
+        settings(workspace, **parts, **{"train.iterations": 4, "train.candidate_every": 4})
         states[world] = tmp_path / str(world)
         states[world].mkdir()
         on_ranks(distil_on, (world, workspace, states[world]), world)

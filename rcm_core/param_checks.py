@@ -1,0 +1,91 @@
+"""Params that are right alone and wrong together, and sizes beyond the machine's memory: refused before any work."""
+
+from __future__ import annotations
+
+import math
+
+import psutil
+
+from rcm_core.config import Params
+from rcm_core.errors import InputError
+
+FEWEST = 20
+"""Samples that a Frechet distance needs at least."""
+BYTES = 4
+"""Of a float32."""
+STATES = 8
+"""Activations of a block that backward needs, in units of its hidden states."""
+
+
+def refuse_contradictions(params: Params, where: str) -> None:
+    """InputError if an interval or a count is larger than what it divides, or too small for the metric."""
+    train, evaluate, select, mini = params.train, params.evaluate, params.select, params.teacher.mini
+    for key, value in (
+        ("train.candidate_every", train.candidate_every),
+        ("train.lr_decay_from", train.lr_decay_from),
+        ("method.warmup", params.method.get("warmup")),
+    ):
+        if isinstance(value, int) and value > train.iterations:
+            raise InputError(
+                f"{where}: {key} = {value} is beyond train.iterations = {train.iterations}; lower it, or train longer"
+            )
+    selected = FEWEST if select.metric == "accuracy" else select.samples
+    for key, value in (("select.samples", selected), ("evaluate.samples", evaluate.samples)):
+        if value < FEWEST:
+            raise InputError(
+                f"{where}: {key} = {value}, but a Frechet distance needs at least {FEWEST} samples; raise it"
+            )
+    if evaluate.timing_samples > evaluate.samples:
+        raise InputError(
+            f"{where}: evaluate.timing_samples = {evaluate.timing_samples} is more than evaluate.samples ="
+            f" {evaluate.samples}; lower it"
+        )
+    if evaluate.kept is not None and params.report.prompts > evaluate.kept:
+        raise InputError(
+            f"{where}: report.prompts = {params.report.prompts} rows, but evaluate.kept = {evaluate.kept} samples are"
+            " kept; lower report.prompts, or raise evaluate.kept"
+        )
+    if mini is None:
+        return
+    if mini.text_dim % mini.text_heads:
+        raise InputError(
+            f"{where}: teacher.mini.text_dim = {mini.text_dim} is not divisible by teacher.mini.text_heads ="
+            f" {mini.text_heads}; change one of them"
+        )
+    height, width = params.teacher.shape[2:]
+    if params.teacher.source == "mini" and (height % mini.patch or width % mini.patch):
+        raise InputError(
+            f"{where}: teacher.shape = {list(params.teacher.shape)} has sides that teacher.mini.patch = {mini.patch}"
+            " does not divide; change one of them"
+        )
+
+
+def refuse_oversized(params: Params, where: str) -> None:
+    """InputError if what a setting makes a stage hold at once is more than this machine's memory."""
+    memory = psutil.virtual_memory().total
+    evaluate, select, train = params.evaluate, params.select, params.train
+    sample = BYTES * math.prod(params.teacher.shape)
+    needs = {
+        "trajectories.batch": sample * (params.trajectories.batch or params.trajectories.shard_size),
+        "train.batch": sample * train.batch // (train.workers * train.accumulate),
+        "select.samples": sample * select.samples,
+        "evaluate.samples": sample * evaluate.samples,
+        "evaluate.diversity_samples": sample * evaluate.diversity_prompts * evaluate.diversity_samples,
+        "select.bootstrap": 8 * select.bootstrap * select.samples,
+        "evaluate.bootstrap": 8 * evaluate.bootstrap * evaluate.samples,
+    }
+    mini = params.teacher.mini
+    if mini is not None and params.teacher.source == "mini":
+        hidden, ffn = mini.heads * mini.head_dim, mini.ffn_dim
+        _, frames, height, width = params.teacher.shape
+        tokens = frames * -(-height // mini.patch) * -(-width // mini.patch)
+        states = BYTES * STATES * mini.layers * tokens * hidden * mini.batch // mini.workers
+        weights = BYTES * STATES * mini.layers * hidden * (4 * hidden + 2 * ffn)
+        needs |= {"teacher.mini.batch": states, "teacher.mini.layers": weights}
+        needs["teacher.mini.text_dim"] = BYTES * STATES * mini.text_dim * (mini.text_dim + mini.text_length)
+    for key, size in needs.items():
+        if size > memory:
+            raise InputError(
+                f"{where}: {key} needs about {size / 2**30:,.0f} GiB with teacher.shape = {list(params.teacher.shape)},"
+                f" and this machine has {memory / 2**30:.0f} GiB; lower one of them"
+            )

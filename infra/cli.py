@@ -159,13 +159,18 @@ def check_model(
     pipeline: Annotated[Path | None, typer.Option(help="The pipeline, if PLACE is an adapter.")] = None,
     blocks: Annotated[int, typer.Option(help="So many of the network's blocks are run.", min=1)] = 4,
     codec: Annotated[bool, typer.Option(help="Load text encoder and VAE too.")] = True,
+    variant: Annotated[
+        str | None, typer.Option(help="Of the weights, as teacher.variant: fp16, bf16.")
+    ] = None,
 ) -> None:
     """Check that a model can be distilled: tangents, parameterisation, guidance, sharding units, files."""
     from infra.adapters import family_at
     from infra.tables import print_findings
     from rcm_core.check_model import check_model as check
+    from rcm_core.variants import plain_view
 
     family, folder = family_at(place, pipeline)
+    folder = folder if variant is None else plain_view(folder, variant)
     findings = list(check(family, folder, blocks, codec))
     rows = [("ok" if f.passed else "FAILED", f.check, f.detail) for f in findings]
     print_findings(("", "check", "found"), rows)

@@ -71,6 +71,8 @@ class TeacherSection(Section):
     """Content hash (teacher.json has it) that ``source`` must have; null accepts what lies there at the time."""
     endpoint: Endpoint | None
     """S3 endpoint for ``source`` (None: the provider's own)."""
+    variant: Annotated[str, Field(pattern=r"^\w[\w-]*$")] | None = None
+    """Which weights of ``source``, as in diffusers: ``fp16`` for model.fp16.safetensors; None: plain names."""
     family: str
     data: str
     """Benchmark (``rcm_core/data/<name>.py``): real images, splits, judge."""

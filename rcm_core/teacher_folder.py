@@ -15,6 +15,7 @@ from rcm_core.fetch import fetch, pipeline_with
 from rcm_core.pipeline_files import require_index
 from rcm_core.schemas import read_teacher
 from rcm_core.storage import sha256_folder
+from rcm_core.variants import plain_view
 
 TRAINED = "mini"
 
@@ -40,8 +41,11 @@ def verified_pipeline(workspace: Path) -> Path:
     return folder
 
 
-def given_pipeline(source: str, endpoint: str | None, workspace: Path) -> Path:
-    """The pipeline's folder that ``teacher.source`` names, fetched if it is on S3; InputError if there is none."""
+def given_pipeline(source: str, endpoint: str | None, workspace: Path, variant: str | None = None) -> Path:
+    """The pipeline's folder that ``teacher.source`` names, fetched if it is on S3; InputError if there is none.
+
+    With a ``variant`` of its weights: a folder of links that has them under plain names.
+    """
     otherwise = (
         f"teacher.source {source!r} is neither {TRAINED!r} nor a folder that exists; give a folder or s3:// prefix in"
         " diffusers layout"
@@ -53,7 +57,7 @@ def given_pipeline(source: str, endpoint: str | None, workspace: Path) -> Path:
         if not folder.is_dir():
             raise InputError(otherwise)
     require_index(folder, f"teacher.source {source!r}")
-    return folder
+    return folder if variant is None else plain_view(folder, variant)
 
 
 def _folder(workspace: Path, facts: dict[str, Any]) -> Path:
@@ -63,4 +67,4 @@ def _folder(workspace: Path, facts: dict[str, Any]) -> Path:
         require_index(folder, f"{folder} (`dvc repro teacher` makes it again)")
         return folder
     known = pipeline_with(facts["hash"]) if "://" in source else None
-    return known or given_pipeline(source, facts.get("endpoint"), workspace)
+    return known or given_pipeline(source, facts.get("endpoint"), workspace, facts.get("variant"))

@@ -129,7 +129,8 @@ def _facts(params: Params, workspace: Path, selection: dict[str, Any]) -> dict[s
         "method": params.method,
         "choice": selection["choice"],
         "teacher": {
-            k: source[k] for k in ("source", "hash", "licence", "guidance", "steps", "shift", "data")
+            **{k: source[k] for k in ("source", "hash", "licence", "guidance", "steps", "shift", "data")},
+            **{k: source[k] for k in ("variant",) if k in source},
         },
     }
 

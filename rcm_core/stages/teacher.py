@@ -48,7 +48,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
             pipeline = state / "pipeline"
             _train_mini(section, train, state, executor)
         else:
-            pipeline = given_pipeline(section.source, section.endpoint, workspace)
+            pipeline = given_pipeline(section.source, section.endpoint, workspace, section.variant)
         before = signatures(pipeline)
         family = _family(section)
         family.check_folder(pipeline)
@@ -75,6 +75,11 @@ def _train_mini(section: TeacherSection, prompts: list[str], state: Path, execut
     if settings is None:
         raise InputError(
             "teacher.source is mini but teacher.mini is null; take conf/teacher/mini.yaml as it is"
+        )
+    if section.variant is not None:
+        raise InputError(
+            f"teacher.source is mini but teacher.variant = {section.variant!r}, which is of teachers in a folder;"
+            " set it to null"
         )
     if not pipeline.exists():
         meanings = getattr(find("data", section.data), "meanings", None)
@@ -108,10 +113,12 @@ def _facts(section: TeacherSection, pipeline: Path) -> dict[str, Any]:
             f"the teacher at {section.source} has content hash {digest}, teacher.hash expects {section.hash};"
             " it changed meanwhile: set teacher.hash to the new one, or to null"
         )
-    where = {}
+    where: dict[str, Any] = {}
     if "://" in section.source:
         remember(digest, pipeline)
         where = {"endpoint": section.endpoint}
+    if section.variant is not None:
+        where["variant"] = section.variant
     keys = (
         "source", "family", "data", "guidance", "steps", "shift", "solver", "grid", "precision", "negative_prompt",
         "licence",

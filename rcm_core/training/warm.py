@@ -21,6 +21,7 @@ from rcm_core.layout import meta_network, read_part
 from rcm_core.protocols import Family
 from rcm_core.schemas import StudentFacts, fit
 from rcm_core.storage import sha256_folder
+from rcm_core.variants import plain_view
 from rcm_core.weights import Target, loading
 
 KEY = "train.warm_start"
@@ -48,6 +49,8 @@ def resolve(section: WarmStart, family: str, workspace: Path, cache: Path) -> Or
             f"{KEY}.student {section.student} is of the family {facts['family']}, the teacher of {family};"
             " give a student of the same family, or set train.warm_start to null"
         )
+    if (variant := facts["teacher"].get("variant")) is not None:
+        teacher = plain_view(teacher, variant)
     found, expected = sha256_folder(teacher), facts["teacher"]["hash"]
     if found != expected:
         raise InputError(

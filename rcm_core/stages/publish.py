@@ -47,14 +47,10 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
         ],
     )
     source = verified_pipeline(workspace)
-<<<<<<< HEAD
-    precision = {"train.candidate_precision": params.train.candidate_precision}
-    parameters = precision | dump(publish=params.publish, method=params.method)
-=======
     if params.publish.target is not None:
         require_target(params.publish.target, workspace, "publish.target")
-    parameters = dump(publish=params.publish, method=params.method)
->>>>>>> 69287e9 (Contradicting params, sizes beyond the memory and places that cannot be written are refused before any work)
+    precision = {"train.candidate_precision": params.train.candidate_precision}
+    parameters = precision | dump(publish=params.publish, method=params.method)
     with recorded(STAGE, workspace, parameters, inputs, None, "cpu") as extra:
         out = workspace / "runs" / STAGE / "pipeline"
         chosen = workspace / "runs/select/selection.json"

@@ -13,7 +13,7 @@ from flows.tasks import run_stage
 from infra.params import compose, load, teacher_overrides
 from infra.prefect.pace import STAGES
 from infra.ray.cluster import shared_cluster
-from infra.workspace import environment, finish, opened
+from infra.workspace import environment, finish, opened, run_name
 
 
 @flow(name="rcm-distill")
@@ -33,7 +33,7 @@ def rcm_distill(
     endpoint: of the S3 that ``teacher`` is on; None: the provider's own.
     """
     logger = get_run_logger()
-    run = name or f"{flow_run.get_name()}-{str(flow_run.get_id())[:4]}"
+    run = run_name(name, str(flow_run.get_name()), str(flow_run.get_id()))
     with opened(Path.cwd(), run, in_place) as space:
         logger.info("run %s works in %s", run, space.path)
         changes = [*(overrides or []), *teacher_overrides(space.path, teacher, endpoint)]

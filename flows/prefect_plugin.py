@@ -5,6 +5,7 @@ Active where ``[plugins] enabled = true`` (prefect.toml in the project) or with 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,34 @@ from infra.prefect.server import known_api_url
 
 @register_hook
 def setup_environment(*, ctx: HookContext) -> SetupResult | None:
-    """A deployment called like its flow may be named once; without an API setting our own server is used."""
+    """A deployment called like its flow may be named once; without an API setting our own server is used.
+
+    In a server, SQLite's transactions lock before they read.
+    """
+    if sys.argv[1:2] == ["server"]:
+        _lock_before_reading()
     from prefect.client.orchestration._deployments.client import DeploymentAsyncClient, DeploymentClient
 
     for client in (DeploymentClient, DeploymentAsyncClient):
         client.read_deployment_by_name = _completing(client.read_deployment_by_name)
     url = known_api_url(Path.cwd()) if ctx.api_url is None else None
     return SetupResult(env={"PREFECT_API_URL": url}) if url else None
+
+
+def _lock_before_reading() -> None:
+    """Begin every transaction of the server on SQLite as IMMEDIATE.
+
+    Prefect begins most as DEFERRED. One that has read and then writes fails at once with "database is locked" if
+    another has written in between, however long SQLite may wait (https://www.sqlite.org/lang_transaction.html).
+    """
+    from prefect.server.database.configurations import AioSqliteConfiguration
+
+    begin = AioSqliteConfiguration.begin_transaction
+
+    def begin_transaction(self: Any, session: Any, with_for_update: bool = False) -> Any:  # noqa: ARG001
+        return begin(self, session, with_for_update=True)
+
+    AioSqliteConfiguration.begin_transaction = begin_transaction
 
 
 def _completing(read: Callable[..., Any]) -> Callable[..., Any]:

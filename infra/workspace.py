@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from infra.state import held, state_home
 from rcm_core.errors import InputError
 
@@ -38,6 +40,32 @@ class Workspace:
         if self.own:
             return state_home(self.root) / "reports" / f"{self.name}.html"
         return self.path / REPORT
+
+
+def run_name(given: str | None, flow_run: str, identity: str) -> str:
+    """Name of a run and of its worktree: the one that was ``given``, else the flow run's with its id's first four."""
+    return given or f"{flow_run}-{identity[:4]}"
+
+
+def worktrees(root: Path) -> list[str]:
+    """Names of the runs that left their worktree, or work in it now."""
+    return sorted(p.name for p in (state_home(root) / "worktrees").glob("*") if p.is_dir())
+
+
+def in_use(root: Path, name: str) -> bool:
+    """Whether a process holds the worktree ``name``."""
+    try:
+        with held(state_home(root) / "worktrees" / name):
+            return False
+    except InputError:
+        return True
+
+
+def discard(root: Path, name: str) -> None:
+    """Remove the worktree ``name``; InputError if a process holds it. Checkpoints and DVC's cache stay."""
+    path = state_home(root) / "worktrees" / name
+    with held(path):
+        _remove_worktree(root, path)
 
 
 @contextmanager
@@ -86,7 +114,44 @@ def dvc(space: Workspace, *arguments: str) -> str:
     return _run([sys.executable, "-m", "dvc", *arguments], space.path, environment(space, {}))
 
 
+def _remove_worktree(root: Path, path: Path) -> None:
+    if path.exists():
+        shutil.rmtree(path)
+    _git(root, "worktree", "prune", "--expire", "now")
+
+
+def _unlock(path: Path) -> None:
+    """Remove the locks of git and DVC that a killed process left in the worktree, and a torn dvc.lock.
+
+    Nobody else works there: the caller holds the worktree. What dvc.lock said DVC has in its run cache too.
+    """
+    Path(_git(path, "rev-parse", "--path-format=absolute", "--git-path", "index.lock").strip()).unlink(
+        missing_ok=True
+    )
+    (path / ".dvc" / "tmp" / "rwlock").unlink(missing_ok=True)
+    try:
+        whole = isinstance(yaml.safe_load((path / "dvc.lock").read_text()), dict)
+    except FileNotFoundError:
+        return
+    except (yaml.YAMLError, UnicodeDecodeError):
+        whole = False
+    if not whole:
+        (path / "dvc.lock").unlink()
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether git knows the worktree and no tracked file is missing (it may have been killed while it was made)."""
+    try:
+        _unlock(path)
+        changes = _git(path, "status", "--porcelain", "--untracked-files=no").splitlines()
+    except RuntimeError:
+        return False
+    return not any("D" in line[:2] for line in changes)
+
+
 def _add_worktree(root: Path, path: Path) -> None:
+    if path.exists() and not _is_whole(path):
+        _remove_worktree(root, path)
     if not path.exists():
         _git(root, "worktree", "prune")
         _git(root, "worktree", "add", "--detach", str(path), "HEAD")

@@ -70,11 +70,22 @@ class Api:
         query = {"flow_runs": {"id": {"any_": [identity]}}, "sort": "EXPECTED_START_TIME_ASC"}
         return list(self.post("/task_runs/filter", query))
 
-    def unfinished(self, deployment: str) -> list[dict[str, Any]]:
-        """Runs of a deployment that have begun and not ended."""
+    def unfinished(self, pool: str) -> list[dict[str, Any]]:
+        """Runs that workers of ``pool`` have taken and that have not ended; each holds a concurrency slot."""
         query = {
-            "deployments": {"id": {"any_": [self.deployment(deployment)["id"]]}},
+            "work_pools": {"name": {"any_": [pool]}},
             "flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}},
+        }
+        return list(self.post("/flow_runs/filter", query))
+
+    def begun(self, deployment: str) -> list[dict[str, Any]]:
+        """The newest 200 runs of the deployment ``flow/name``, newest first, in any state; [] without one."""
+        flow, name = deployment.split("/")
+        query = {
+            "flows": {"name": {"any_": [flow]}},
+            "deployments": {"name": {"any_": [name]}},
+            "sort": "START_TIME_DESC",
+            "limit": 200,
         }
         return list(self.post("/flow_runs/filter", query))
 

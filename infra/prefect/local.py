@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from typing import Any
 from infra.prefect.api import FINAL, Api, UnreachableError
 from infra.prefect.display import display
 from infra.prefect.pace import Pace, expected
-from infra.prefect.server import Local, api, deploy, ensure_server, ensure_worker
+from infra.prefect.server import Local, api, deploy, ensure_keeper, ensure_server, ensure_worker
+from infra.prefect.settle import DEPLOYMENT, Settler
 
-DEPLOYMENT = "rcm-distill/rcm-distill"
 POLL_SECONDS = 2.0
 """Every look costs the server some CPU, which a training on the same machine lacks."""
 CANCEL_SECONDS = 60
+WAIT_SECONDS = 600
+"""For another process that is just starting the same server and worker."""
 LATE_POLLS = 2
 """A run's last lines arrive after its last state."""
 BUSY_POLLS = 15
@@ -48,9 +50,12 @@ class Started:
     url: str
     server: bool
     worker: bool
+    keeper: bool = False
 
     def stop(self) -> None:
         local = Local(self.root)
+        if self.keeper:
+            local.keeper.stop()
         if self.worker:
             local.worker.stop()
         if self.server:
@@ -59,21 +64,29 @@ class Started:
 
 @contextmanager
 def prefect_up(root: Path) -> Iterator[Started]:
-    """Server, worker and deployments; if the block is interrupted, what was started for it ends."""
+    """Server, worker, keeper and deployments, and what dead processes left settled.
+
+    If the block is interrupted, what was started for it ends.
+    """
     started = Started(root, "", server=False, worker=False)
     local = Local(root)
-    before = {daemon.name: daemon.running() is not None for daemon in (local.server, local.worker)}
+    daemons = (local.server, local.worker, local.keeper)
+    before = {daemon.name: daemon.running() is not None for daemon in daemons}
     try:
-        url, server = ensure_server(root)
-        started = Started(root, url, server, worker=False)
-        if server:
-            _skip_missed(api(url))
-        started = Started(root, url, server, ensure_worker(root, url))
-        deploy(root, url)
+        with local.starting(WAIT_SECONDS):
+            url, server = ensure_server(root)
+            started = Started(root, url, server, worker=False)
+            if server:
+                _skip_missed(api(url))
+            for line in Settler(root, api(url)).look():  # before a worker takes the next run
+                print(line, flush=True)
+            started = Started(root, url, server, ensure_worker(root, url))
+            deploy(root, url)
+            started = replace(started, keeper=ensure_keeper(root))
         yield started
     except (KeyboardInterrupt, SystemExit):
         # An interrupt may come before the assignment above: what was not there before is ours.
-        Started(root, started.url, not before["server"], not before["worker"]).stop()
+        Started(root, started.url, *(not before[daemon.name] for daemon in daemons)).stop()
         raise
 
 
@@ -83,9 +96,6 @@ def distill(root: Path, overrides: Sequence[str], teacher: str | None) -> Outcom
     print(expectation.sentence(), flush=True)
     with prefect_up(root) as started:
         server = api(started.url)
-        if started.worker:
-            for run in server.unfinished(DEPLOYMENT):
-                server.set_state(run["id"], "CRASHED", "its worker is gone")
         parameters = {"overrides": list(overrides), "teacher": teacher, "in_place": True}
         run = server.start(DEPLOYMENT, parameters)
         page = f"{started.url.removesuffix('/api')}/runs/flow-run/{run['id']}"
@@ -141,9 +151,12 @@ def complaint(message: str) -> str | None:
 
 
 def _skip_missed(server: Api) -> None:
-    """Runs that were due while the server was off are not made up for; the next ones are."""
+    """Cancel what its schedule or a terminal wanted while the server was off; runs that an event or a command asked
+    for are kept.
+    """
     for run in server.missed(datetime.now(UTC).isoformat()):
-        server.set_state(run["id"], "CANCELLED", "due while the server was off")
+        if run["auto_scheduled"] or run["parameters"].get("in_place"):
+            server.set_state(run["id"], "CANCELLED", "due while the server was off")
 
 
 def _text(entry: dict[str, Any]) -> str:

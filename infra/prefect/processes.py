@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import psutil
 from rcm_core.storage import write_json
 
 GRACE_SECONDS = 15
+FLOW_RUN = "PREFECT__FLOW_RUN_ID"
+"""Environment variable in which Prefect names the flow run to the process that executes it and to its children."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,34 @@ class Daemon:
         """The end of the log, for an error message."""
         lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.is_file() else []
         return " | ".join(line.strip() for line in lines[-3:])
+
+
+def of_flow_runs() -> dict[str, list[psutil.Process]]:
+    """All processes of this user that work for flow runs, by the run's id."""
+    found: dict[str, list[psutil.Process]] = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            run = process.environ().get(FLOW_RUN)
+            if run and process.status() != psutil.STATUS_ZOMBIE:
+                found.setdefault(run, []).append(process)
+    return found
+
+
+def is_engine(process: psutil.Process) -> bool:
+    """Whether it executes a flow run itself (not a stage or Ray below it)."""
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        return process.cmdline()[1:3] == ["-m", "prefect.engine"]
+    return False
+
+
+def engines_of(home: Path) -> list[psutil.Process]:
+    """The engines whose PREFECT_HOME is ``home``."""
+    found = []
+    for process in [p for processes in of_flow_runs().values() for p in processes if is_engine(p)]:
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if process.environ().get("PREFECT_HOME") == str(home):
+                found.append(process)
+    return found
 
 
 def end_tree(process: psutil.Process) -> None:

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from infra.prefect.api import Api
-from infra.prefect.processes import Daemon, python_command
+from infra.prefect.processes import Daemon, end_tree, engines_of, python_command
 from infra.state import state_home
 from rcm_core.errors import InputError
 
@@ -41,24 +43,46 @@ class Local:
         return Daemon(self.home, "worker")
 
     @property
+    def keeper(self) -> Daemon:
+        return Daemon(self.home, "keeper")
+
+    @property
     def worker_name(self) -> str:
-        return f"rcm-{hashlib.sha256(str(self.root).encode()).hexdigest()[:8]}"
+        """Name of this machine's worker of this project; the server puts it on every run that the worker takes."""
+        place = f"{socket.gethostname()} {self.root}"
+        return f"rcm-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
+
+    def starting(self, wait_seconds: float) -> FileLock:
+        """Lock for starting daemons; one process at a time starts or restarts them."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.home / "starting.lock", timeout=wait_seconds)
 
     def environment(self, url: str) -> dict[str, str]:
-        """For every Prefect process of ours: our data folder, our packages, nothing sent anywhere."""
+        """Environment of every Prefect process of ours: our data folder and packages, no telemetry.
+
+        Leases of concurrency slots are kept in files, so that a server that is started again knows them. Flow runs
+        send a heartbeat every 30 seconds.
+        """
         ours = os.pathsep.join([str(self.root), str(self.root / "kernels")])
-        return os.environ | {
-            "PREFECT_HOME": str(self.home),
-            "PREFECT_API_URL": url,
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
-            "DO_NOT_TRACK": "1",
-            "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",
-            "PREFECT_WORKER_QUERY_SECONDS": "2",
-            "PREFECT_PLUGINS_ENABLED": "false",
-            "PYTHONPATH": ours,
-            "PYTHONUNBUFFERED": "1",
-        }
+        return (
+            {"PREFECT_SERVER_DATABASE_TIMEOUT": "60"}
+            | os.environ
+            | {
+                "PREFECT_HOME": str(self.home),
+                "PREFECT_API_URL": url,
+                "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+                "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+                "DO_NOT_TRACK": "1",
+                "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",
+                "PREFECT_WORKER_QUERY_SECONDS": "2",
+                "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+                "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+                "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "10",
+                "PREFECT_PLUGINS_ENABLED": "false",
+                "PYTHONPATH": ours,
+                "PYTHONUNBUFFERED": "1",
+            }
+        )
 
 
 def known_api_url(folder: Path) -> str | None:
@@ -91,7 +115,8 @@ def ensure_server(root: Path) -> tuple[str, bool]:
         )
     if not local.server.running():
         arguments = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
-        env = local.environment(url)
+        # The plugin has SQLite transactions lock before they read (flows.prefect_plugin).
+        env = local.environment(url) | {"PREFECT_PLUGINS_ENABLED": "true"}
         started = local.server.start(python_command("prefect", *arguments), root, env, {"url": url})
         _wait(lambda: Api(url).healthy(), started, local.server, "Prefect's server")
     return url, True
@@ -124,10 +149,26 @@ def deploy(root: Path, url: str) -> None:
         )
 
 
-def stop(root: Path) -> list[str]:
-    """Ends our worker (with what it runs) and our server; the names of those that ran."""
+def ensure_keeper(root: Path) -> bool:
+    """Start the keeper (``infra.prefect.keeper``) if it does not run; whether it was started."""
     local = Local(root)
-    return [daemon.name for daemon in (local.worker, local.server) if daemon.stop()]
+    if local.keeper.running():
+        return False
+    ours = os.pathsep.join([str(root), str(root / "kernels")])
+    local.keeper.start(python_command("infra.prefect.keeper"), root, os.environ | {"PYTHONPATH": ours}, {})
+    return True
+
+
+def stop(root: Path) -> list[str]:
+    """Ends our keeper, worker (with its runs, also those of a worker that was killed) and server.
+
+    Returns the names of those that ran.
+    """
+    local = Local(root)
+    ended = [daemon.name for daemon in (local.keeper, local.worker) if daemon.stop()]
+    for process in engines_of(local.home):
+        end_tree(process)
+    return [*ended, *(["server"] if local.server.stop() else [])]
 
 
 def api(url: str) -> Api:

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +25,15 @@ ORDER = ("teacher", "prompts", "trajectories", "train", "select", "evaluate", "r
 
 
 def toy_pipeline() -> dict[str, object]:
-    """Each stage notes in $RCM_HOME/ran that it ran; prompts fails the first time; train is on Ray."""
+    """Each stage notes in $RCM_HOME/ran that it ran and waits while $RCM_HOME/gate-<stage> exists.
+
+    prompts fails the first time; train is on Ray.
+    """
     stages: dict[str, object] = {}
     for number, name in enumerate(ORDER):
         out = f"runs/{name}"
         commands = [f"mkdir -p {out}", f"echo {name} >> $RCM_HOME/ran", f"echo working on {name}"]
+        commands.append(f'while [ -e "$RCM_HOME/gate-{name}" ]; do sleep 0.1; done')
         if name == "prompts":
             commands.append('if mkdir "$RCM_HOME/failed-once"; then echo first attempt fails; exit 7; fi')
         if name == "evaluate":
@@ -46,7 +51,8 @@ def toy_pipeline() -> dict[str, object]:
     return {"stages": stages, "metrics": ["runs/evaluate/metrics.json"]}
 
 
-TRAIN = '''"""train: counts for some seconds, on Ray, with ten checkpoints."""
+TRAIN = '''"""train: hashes its steps for some seconds, on Ray, with ten checkpoints."""
+import hashlib
 import tempfile
 import time
 from pathlib import Path
@@ -54,24 +60,27 @@ from pathlib import Path
 
 def loop(context, spec):
     folder = context.resume()
-    start = int((folder / "step").read_text()) if folder else 0
+    start, digest = (folder / "step").read_text().split() if folder else (0, "")
+    start = int(start)
     print(f"starts at step {start}")
     for step in range(start, spec["steps"]):
         time.sleep(spec["seconds"])
+        digest = hashlib.sha256(f"{digest} {step}".encode()).hexdigest()
         if (step + 1) % (spec["steps"] // 10) == 0:
             with tempfile.TemporaryDirectory() as checkpoint:
-                (Path(checkpoint) / "step").write_text(str(step + 1))
+                (Path(checkpoint) / "step").write_text(f"{step + 1} {digest}")
                 context.report({}, Path(checkpoint), step + 1)
             print(f"step {step + 1}")
+    Path(spec["student"]).write_text(digest)
 
 
 def run(params, workspace, executor):
-    spec = {"steps": params.train.iterations, "seconds": 6 / params.train.iterations}
-    state = executor.state_root / "train" / "toy"
-    executor.train(loop, spec, state=state, workers=1, threads=1, device="cpu", max_failures=1)
     out = workspace / "runs" / "train"
     out.mkdir(parents=True, exist_ok=True)
-    (out / "out.txt").write_text("train")
+    spec = {"steps": params.train.iterations, "seconds": 6 / params.train.iterations}
+    spec["student"] = str(out / "out.txt")
+    state = executor.state_root / "train" / "toy"
+    executor.train(loop, spec, state=state, workers=1, threads=1, device="cpu", max_failures=1)
 '''
 
 METRICS = """{
@@ -124,11 +133,32 @@ class Toy:
 
     def processes(self) -> list[str]:
         """Command lines of all processes that descend from commands of this project."""
+        return [command for _, command in self._processes()]
+
+    def cut_power(self) -> None:
+        """SIGKILL to all of them at once, until none is left."""
+        while left := [process for process, _ in self._processes()]:
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=1)
+
+    def kill(self, words: str) -> None:
+        """SIGKILL to the process whose command line has ``words``."""
+        (process,) = [process for process, command in self._processes() if words in command]
+        process.kill()
+        process.wait()
+
+    def gate(self, stage: str) -> Path:
+        """While this file exists the stage of a toy does not end."""
+        return self.root / ".rcm" / f"gate-{stage}"
+
+    def _processes(self) -> list[tuple[psutil.Process, str]]:
         found = []
         for process in psutil.process_iter():
             try:
                 if process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(" ".join(process.cmdline()))
+                    found.append((process, " ".join(process.cmdline())))
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
         return found

@@ -1,0 +1,51 @@
+"""The keeper: ``python -m infra.prefect.keeper`` looks every 10 seconds whether server, worker and runs are alive.
+
+A server or worker that is gone is started again; runs whose process is gone are settled (``infra.prefect.settle``).
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+from filelock import Timeout
+
+from infra.prefect.server import Local, api, ensure_server, ensure_worker
+from infra.prefect.settle import Settler
+from rcm_core.errors import InputError
+
+LOOK_SECONDS = 10.0
+
+
+def look(root: Path, settlers: dict[str, Settler]) -> list[str]:
+    """Restart what is gone and settle what it left; a line for each. ``settlers`` holds one settler per server."""
+    with Local(root).starting(0):
+        url, server = ensure_server(root)
+        lines = ["the server was gone: started again"] if server else []
+        lines += settlers.setdefault(url, Settler(root, api(url))).look()
+        if ensure_worker(root, url):
+            lines.append("the worker was gone: started again")
+    return lines
+
+
+def keep(root: Path) -> None:
+    """Look until SIGTERM. What goes wrong in one look is written down and tried again in the next."""
+    settlers: dict[str, Settler] = {}
+    while True:
+        time.sleep(LOOK_SECONDS)
+        try:
+            lines = look(root, settlers)
+        except Timeout:
+            continue  # ``rcm up`` or ``rcm distill`` is at it
+        except (InputError, RuntimeError) as error:
+            lines = [f"error: {error}"]
+        for line in lines:
+            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", flush=True)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep(Path.cwd())

@@ -1,0 +1,148 @@
+"""Settle what dead processes left: runs without a process end, give up their slot, and are continued."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from infra.prefect.api import Api
+from infra.prefect.processes import end_tree, is_engine, of_flow_runs
+from infra.prefect.server import POOL, Local
+from infra.workspace import discard, in_use, run_name, worktrees
+
+DEPLOYMENT = "rcm-distill/rcm-distill"
+CONTINUED = 10
+"""How often a run is continued before a person has to look at it."""
+SILENT_SECONDS = 70
+"""Without a sign of life a run elsewhere counts as dead: two heartbeats (30 s each) are missing. A slot's lease is
+renewed at least 75 seconds before it expires, so the slot is not given to another run before."""
+CANCEL_SECONDS = 45
+"""After this time a run that is to be cancelled is ended here; its worker, asked first, has 30 seconds."""
+GONE = "its process is gone (power cut, kill or restart)"
+
+Processes = Mapping[str, list[psutil.Process]]
+
+
+@dataclass
+class Settler:
+    """Looks at all runs that hold a slot of the pool; one object sees how long they have been silent."""
+
+    root: Path
+    server: Api
+    _signs: dict[str, tuple[str, float]] = field(default_factory=dict)
+
+    def look(self) -> list[str]:
+        """Settle every run that is dead, continue what can be continued; a line for each.
+
+        Raises InputError (UnreachableError) if the server does not answer; silence is then counted anew.
+        """
+        try:
+            return [*self._settle(), *self._continue()]
+        except Exception:
+            self._signs.clear()
+            raise
+
+    def _settle(self) -> Iterator[str]:
+        runs = self.server.unfinished(POOL)
+        self._signs = {k: v for k, v in self._signs.items() if k in {run["id"] for run in runs}}
+        if not runs:
+            return
+        processes = of_flow_runs()
+        for run in runs:
+            # No process while the run was the same before and after looking for one.
+            if self._is_dead(run, processes) and self._unchanged(run):
+                for process in processes.get(run["id"], []):
+                    end_tree(process)
+                yield self._end(run)
+
+    def _is_dead(self, run: Mapping[str, Any], processes: Processes) -> bool:
+        worker, state = run["labels"].get("prefect.worker.name"), run["state"]["type"]
+        if worker != Local(self.root).worker_name:
+            return self._is_silent(run) and (worker is None or state != "PENDING")
+        if any(is_engine(p) for p in processes.get(run["id"], [])):
+            return state == "CANCELLING" and self._seconds(run["id"], run["state"]["id"]) > CANCEL_SECONDS
+        if state == "PENDING" and self._is_starting(run):
+            return self._is_silent(run)
+        return True
+
+    def _is_starting(self, run: Mapping[str, Any]) -> bool:
+        """Whether the worker that took the run still runs."""
+        worker = Local(self.root).worker.running()
+        taken = datetime.fromisoformat(run["state"]["timestamp"]).timestamp()
+        return worker is not None and worker.create_time() < taken
+
+    def _is_silent(self, run: Mapping[str, Any]) -> bool:
+        beat = _last_heartbeat(self.server, run["id"]) if run["start_time"] else ""
+        return self._seconds(run["id"], beat or run["state"]["id"]) > SILENT_SECONDS
+
+    def _seconds(self, run: str, sign: str) -> float:
+        """For how long ``sign`` has been the run's newest, by this process's clock."""
+        if self._signs.get(run, ("", 0.0))[0] != sign:
+            self._signs[run] = (sign, time.monotonic())
+        return time.monotonic() - self._signs[run][1]
+
+    def _unchanged(self, run: Mapping[str, Any]) -> bool:
+        return bool(self.server.run(run["id"])["state"]["id"] == run["state"]["id"])
+
+    def _end(self, run: Mapping[str, Any]) -> str:
+        """End the run in a state that frees its slot; a run that had not begun waits for a worker again."""
+        state = run["state"]["type"]
+        kind = "CANCELLED" if state == "CANCELLING" else "CRASHED"
+        if state == "PENDING" and not run["parameters"].get("in_place"):
+            kind = "SCHEDULED"
+        self.server.set_state(run["id"], kind, GONE)
+        return f"run {run['name']}: {GONE}; it was {state}, now {kind}"
+
+    def _continue(self) -> Iterator[str]:
+        """Continue crashed runs whose worktree is there; remove the worktrees of cancelled ones.
+
+        The newest run that began under a worktree's name decides.
+        """
+        left = set(worktrees(self.root))
+        if not left:
+            return
+        runs = self.server.begun(DEPLOYMENT)
+        newest: dict[str, dict[str, Any]] = {}
+        for run in runs:
+            queued = run["state"]["type"] == "CANCELLED" and not run["start_time"]
+            if not queued and not run["parameters"].get("in_place"):
+                newest.setdefault(run_name(run["parameters"].get("name"), run["name"], run["id"]), run)
+        for name in sorted(left & set(newest)):
+            run = newest[name]
+            if run["state"]["type"] not in ("CRASHED", "CANCELLED") or in_use(self.root, name):
+                continue
+            if run["state"]["type"] == "CANCELLED":
+                discard(self.root, name)
+                yield f"run {name} was cancelled: its worktree is removed"
+                continue
+            tag = next((t for t in run["tags"] if t.startswith("continues:")), f"continues:{run['id']}")
+            if sum(tag in other["tags"] for other in runs) < CONTINUED:
+                _start_again(self.server, run, name, tag)
+                yield f"run {name} is continued from what it had finished"
+
+
+def _start_again(server: Api, run: Mapping[str, Any], name: str, tag: str) -> None:
+    """Start a run with the parameters of ``run`` that takes up its worktree ``name``; one run, however often asked."""
+    body = {
+        "parameters": {**run["parameters"], "name": name},
+        "tags": [tag],
+        "idempotency_key": f"continue-{run['id']}",
+    }
+    server.post(f"/deployments/{run['deployment_id']}/create_flow_run", body)
+
+
+def _last_heartbeat(server: Api, run: str) -> str:
+    """The id of the run's newest heartbeat event, "" if the server has none."""
+    chosen = {
+        "event": {"name": ["prefect.flow-run.heartbeat"]},
+        "resource": {"id": [f"prefect.flow-run.{run}"]},
+        "order": "DESC",
+    }
+    events = server.post("/events/filter", {"filter": chosen, "limit": 1})["events"]
+    return str(events[0]["id"]) if events else ""

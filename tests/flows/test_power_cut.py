@@ -99,7 +99,7 @@ def test_a_server_that_starts_under_load_never_finds_its_database_locked(toy: To
 
 
 def test_after_power_cuts_the_run_is_continued_to_the_same_student(toy: Toy) -> None:
-    """In the first stage, in a training on Ray and in the last stage; ``scripts.engine.power_cut`` has all eight."""
+    """Cut in the first stage, in a training on Ray and in the last stage."""
     up(toy)
     begin(toy, "teacher", "cut", overrides=[f"train.iterations={STEPS}"])
     toy.cut_power()

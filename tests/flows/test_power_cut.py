@@ -131,7 +131,8 @@ def test_after_power_cuts_the_run_is_continued_to_the_same_student(toy: Toy) -> 
 
 def test_server_worker_and_keeper_come_back_and_nothing_is_lost(toy: Toy) -> None:
     """Server and worker are killed in a run; two events come; the run is cancelled then, and both events are served."""
-    up(toy)
+    if not toy.api.healthy():
+        up(toy)
     known = len(toy.api.begun(DEPLOYMENT))
     run = begin(toy, "report", "long", overrides=["report.title=another"])
     for daemon in ("server", "worker"):
@@ -161,7 +162,8 @@ def events(toy: Toy) -> list[dict[str, Any]]:
 
 
 def test_a_dead_run_is_cancelled_as_cancelled_and_a_killed_flow_is_continued(toy: Toy) -> None:
-    up(toy)
+    if not toy.api.healthy():
+        up(toy)
     begin(toy, "select", "killed", overrides=["select.samples=60"])
     toy.kill("-m prefect.engine")
     toy.gate("select").unlink()

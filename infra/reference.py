@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rcm_core.errors import InputError
 from rcm_core.pipeline_files import objects, refuse_changed, require_index, signatures
-from rcm_core.storage import filesystem, sha256_folder
+from rcm_core.storage import filesystem, sha256_folder, unbroken
 
 
 def reference_hash(uri: str, endpoint: str | None) -> str:
@@ -25,7 +25,9 @@ def reference_hash(uri: str, endpoint: str | None) -> str:
         refuse_changed(before, signatures(folder), uri)
         return digest
     system, path = filesystem(uri, endpoint)
-    if not (listed := objects(system, path)):
+    with unbroken(uri):
+        listed = objects(system, path)
+    if not listed:
         raise InputError(f"teacher {uri} is empty; expected a pipeline in the diffusers layout there")
     found = hashlib.sha256()
     for name, facts in listed.items():

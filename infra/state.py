@@ -14,17 +14,32 @@ from rcm_core.errors import InputError
 
 
 def main_root(workspace: Path) -> Path:
-    """The project's root; for a git worktree, the root of the repository that it belongs to."""
-    answer = subprocess.run(
-        ["git", "rev-parse", "--path-format=absolute", "--git-common-dir"],
-        cwd=workspace,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """The project's root; for a git worktree, the root of the repository that it belongs to.
+
+    A submodule is a repository of its own: its git folder lies in the one that holds it, its root does not.
+    """
+    command = [
+        "git",
+        "rev-parse",
+        "--path-format=absolute",
+        "--git-dir",
+        "--git-common-dir",
+        "--show-toplevel",
+    ]
+    answer = subprocess.run(command, cwd=workspace, capture_output=True, text=True, check=False)
     if answer.returncode:
         return workspace.absolute()
-    return Path(answer.stdout.strip()).parent
+    own, common, top = (Path(line) for line in answer.stdout.splitlines())
+    if own == common:
+        return top
+    if common.name == ".git":
+        return common.parent
+    # a worktree of a submodule: the submodule's own checkout is what its git folder names
+    named = subprocess.run(
+        ["git", "config", "--file", str(common / "config"), "core.worktree"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return (common / named.stdout.strip()).resolve() if named.returncode == 0 else common
 
 
 def state_home(workspace: Path) -> Path:

@@ -17,6 +17,7 @@ import yaml
 from infra.state import held, state_home
 from rcm_core.errors import InputError
 
+OURS = {"NAME": "rcm-distill", "EMAIL": "rcm-distill@localhost"}
 REPORT = Path("runs/report/report.html")
 
 
@@ -79,6 +80,11 @@ def opened(root: Path, name: str, in_place: bool) -> Iterator[Workspace]:
         with held(state_home(root) / "locks" / "workspace"):
             yield Workspace(root, root, name)
         return
+    if _git(root, "rev-parse", "--show-superproject-working-tree").strip():
+        raise InputError(
+            f"{root} is a git submodule, and DVC does not find its repository from a worktree of one; clone the project"
+            " by itself, or run it in place (in_place, as `rcm distill` does)"
+        )
     path = state_home(root) / "worktrees" / name
     with held(path):
         _add_worktree(root, path)
@@ -105,8 +111,17 @@ def environment(space: Workspace, extra: Mapping[str, str]) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "DVC_NO_ANALYTICS": "1",
         "RCM_HOME": str(state_home(space.root)),
+        **_identity(space.root),
         **extra,
     }
+
+
+def _identity(root: Path) -> dict[str, str]:
+    """Whose commits `dvc exp save` makes: git's user, or a name of ours where git has none and would refuse."""
+    found = subprocess.run(["git", "var", "GIT_COMMITTER_IDENT"], cwd=root, capture_output=True, check=False)
+    if found.returncode == 0:
+        return {}
+    return {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in OURS.items()}
 
 
 def dvc(space: Workspace, *arguments: str) -> str:
@@ -159,7 +174,9 @@ def _add_worktree(root: Path, path: Path) -> None:
     if local.is_file():
         shutil.copy2(local, path / ".dvc" / "config.local")
     main = Workspace(root, root, "")
-    dvc(Workspace(root, path, ""), "config", "--local", "cache.dir", dvc(main, "cache", "dir").strip())
+    cache = dvc(main, "cache", "dir").strip()
+    # Relative to the file it is in: DVC writes no letter outside ASCII, and the project's place may have some.
+    dvc(Workspace(root, path, ""), "config", "--local", "cache.dir", os.path.relpath(cache, path / ".dvc"))
 
 
 def _git(root: Path, *arguments: str) -> str:

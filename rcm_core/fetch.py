@@ -22,7 +22,7 @@ from filelock import FileLock
 from rcm_core.errors import InputError
 from rcm_core.hashes import cache_root
 from rcm_core.pipeline_files import objects, refuse_changed
-from rcm_core.storage import filesystem, require_space
+from rcm_core.storage import filesystem, require_space, unbroken
 
 RANGE = 32 * 2**20
 """Bytes of one request."""
@@ -74,9 +74,10 @@ def fetch(url: str, endpoint: str | None, otherwise: str) -> Path:
     disk, or cannot be read to the end. What came until then is kept, and the next call continues.
     """
     system, root = filesystem(url, endpoint)
-    if not system.isdir(root):
-        raise InputError(otherwise)
-    listing = _listing(system, root)
+    with unbroken(url):
+        if not system.isdir(root):
+            raise InputError(otherwise)
+        listing = _listing(system, root)
     key = hashlib.sha256(json.dumps([url, endpoint, list(listing.items())]).encode()).hexdigest()[:32]
     place = cache_root() / "fetched" / key
     if place.is_dir():
@@ -86,7 +87,8 @@ def fetch(url: str, endpoint: str | None, otherwise: str) -> Path:
         if not place.is_dir():
             partial = place.with_name(f"{key}.partial")
             _fetch_all(system, root, listing, partial, url)
-            refuse_changed(listing, _listing(system, root), url)
+            with unbroken(url):
+                refuse_changed(listing, _listing(system, root), url)
             (partial / DONE).unlink(missing_ok=True)
             partial.replace(place)
     return place

@@ -23,6 +23,10 @@ from rcm_core.hashes import sha256 as sha256
 from rcm_core.links import place_folder
 from rcm_core.pipeline_files import in_order, pipeline_files, refuse_changed, signatures
 
+ATTEMPTS = 4
+"""Times that botocore (mode standard: exponential backoff) sends a request that fails or is answered with 5xx, 429."""
+READ_ATTEMPTS = 3
+"""Times that s3fs asks again for an answer whose body breaks off, which botocore does not see."""
 CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
 
 
@@ -143,6 +147,29 @@ def require_target(target: str, workspace: Path, key: str) -> None:
         )
 
 
+def _why(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+@contextmanager
+def unbroken(place: str) -> Iterator[None]:
+    """Turn what a storage refuses in the block, after all retries, into InputError; a missing file stays what it is."""
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except PermissionError as error:
+        raise InputError(
+            f"{place} refused access ({_why(error)}); check the permissions, then run it again"
+        ) from error
+    except (OSError, BotoCoreError) as error:
+        raise InputError(
+            f"{place} failed ({_why(error)}); when it answers and has space, run the same command again to continue"
+        ) from error
+
+
 def filesystem(url: str, endpoint: str | None) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec file system of ``url`` and the path in it, after one real request.
 
@@ -158,8 +185,13 @@ def filesystem(url: str, endpoint: str | None) -> tuple[fsspec.AbstractFileSyste
     system = fsspec.filesystem(
         "s3",
         endpoint_url=endpoint,
-        config_kwargs={"connect_timeout": 5, "read_timeout": 60, "retries": {"max_attempts": 2}},
+        config_kwargs={
+            "connect_timeout": 5,
+            "read_timeout": 60,
+            "retries": {"mode": "standard", "total_max_attempts": ATTEMPTS},
+        },
     )
+    system.retries = READ_ATTEMPTS
     path = url.removeprefix("s3://").rstrip("/")
     bucket = path.split("/")[0]
     where = f"s3://{bucket} at {endpoint or 'the default endpoint'}"

@@ -21,7 +21,7 @@ from torch import Tensor
 from rcm_core.errors import InputError
 from rcm_core.formats import read_tensors
 from rcm_core.schemas import ShardFacts, StoreFacts, fit, read
-from rcm_core.storage import atomic, filesystem, sha256, write_json
+from rcm_core.storage import atomic, filesystem, sha256, unbroken, write_json
 
 MANIFEST = "manifest.parquet"
 COLUMNS = ("sample", "prompt", "shard", "row", "sha256")
@@ -65,13 +65,15 @@ def finished(place: Place, name: str) -> dict[str, Any] | None:
     """Facts of shard ``name`` if it is complete and its bytes have the recorded checksum, else None."""
     system, root = place.open()
     facts, path = f"{root}/{name}.json", f"{root}/{name}"
-    if not (system.exists(facts) and system.exists(path)):
-        return None
+    with unbroken(place.url):
+        if not (system.exists(facts) and system.exists(path)):
+            return None
+        text, content = system.cat_file(facts), system.cat_file(path)
     try:
-        known: dict[str, Any] = fit(ShardFacts, system.cat_file(facts).decode(), facts, "it is made again")
+        known: dict[str, Any] = fit(ShardFacts, text.decode(), facts, "it is made again")
     except (InputError, UnicodeDecodeError):
         return None  # what a killed run or a fault of the disk left: the shard is made again
-    return known if hashlib.sha256(system.cat_file(path)).hexdigest() == known["sha256"] else None
+    return known if hashlib.sha256(content).hexdigest() == known["sha256"] else None
 
 
 def write_shard(
@@ -81,13 +83,12 @@ def write_shard(
     payload = save(dict(tensors), metadata={"format": "pt"})
     complete = {**facts, "shard": name, "sha256": hashlib.sha256(payload).hexdigest(), "bytes": len(payload)}
     system, root = place.open()
-    for path, content in (
-        (f"{root}/{name}", payload),
-        (f"{root}/{name}.json", json.dumps(complete).encode()),
-    ):
-        if place.remote:
-            system.pipe_file(path, content)  # an S3 object appears whole or not at all
-        else:
+    contents = {f"{root}/{name}": payload, f"{root}/{name}.json": json.dumps(complete).encode()}
+    for path, content in contents.items():
+        with unbroken(place.url):
+            if place.remote:
+                system.pipe_file(path, content)  # an S3 object appears whole or not at all
+                continue
             with atomic(Path(path)) as temporary:
                 temporary.write_bytes(content)
     return complete
@@ -185,7 +186,8 @@ def downloaded(place: Place, name: str, digest: str, cache: Path) -> Path:
         return path
     system, root = place.open()
     try:
-        content = system.cat_file(f"{root}/{name}")
+        with unbroken(place.url):
+            content = system.cat_file(f"{root}/{name}")
     except FileNotFoundError as error:
         raise InputError(f"shard {place.url}/{name} is missing; {REPAIR_REMOTE}") from error
     _refuse_other(f"{place.url}/{name}", hashlib.sha256(content).hexdigest(), digest, REPAIR_REMOTE)

@@ -27,6 +27,7 @@ from rcm_core.storage import (
     require_space,
     require_target,
     sha256_files,
+    unbroken,
     write_json,
 )
 from rcm_core.teacher_folder import verified_pipeline
@@ -158,13 +159,14 @@ def _copy(out: Path, target: str, endpoint: str | None) -> None:
     The model card is written last, so it marks a whole copy. On a local file system large files are linked.
     """
     system, root = filesystem(target, endpoint)
-    if not system.exists(f"{root}/README.md"):
-        files = pipeline_files(out)
-        for path in [*(p for n, p in files.items() if n != "README.md"), out / "README.md"]:
-            name = f"{root}/{path.relative_to(out).as_posix()}"
-            if "file" in system.protocol:
-                Path(name).unlink(missing_ok=True)
-                place_file(path, Path(name))
-            elif not (system.exists(name) and system.size(name) == path.stat().st_size > SMALL):
-                system.put_file(str(path), name)
+    with unbroken(target):
+        if not system.exists(f"{root}/README.md"):
+            files = pipeline_files(out)
+            for path in [*(p for n, p in files.items() if n != "README.md"), out / "README.md"]:
+                name = f"{root}/{path.relative_to(out).as_posix()}"
+                if "file" in system.protocol:
+                    Path(name).unlink(missing_ok=True)
+                    place_file(path, Path(name))
+                elif not (system.exists(name) and system.size(name) == path.stat().st_size > SMALL):
+                    system.put_file(str(path), name)
     print(f"published {target}", flush=True)

@@ -36,7 +36,7 @@ from rcm_core.sampling import (
     split_jobs,
 )
 from rcm_core.schemas import read_teacher
-from rcm_core.storage import atomic, atomic_folder, require_space, require_target
+from rcm_core.storage import atomic, atomic_folder, require_space, require_target, unbroken
 from rcm_core.teacher_folder import verified_pipeline
 from rcm_core.trajectory_store import (
     MANIFEST,
@@ -259,4 +259,5 @@ def _write(
     write_manifest(out / MANIFEST, shards)
     if section.target is not None:
         system, root = place.open()
-        system.put_file(str(out / MANIFEST), f"{root}/{MANIFEST}")
+        with unbroken(f"s3://{root}"):
+            system.put_file(str(out / MANIFEST), f"{root}/{MANIFEST}")

@@ -84,13 +84,9 @@ def test_a_definition_that_would_not_build_is_seen(
 
 
 def test_the_context_has_the_packages_and_nothing_of_this_machine(context: set[str]) -> None:
-    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
-    for pattern in wheel["include"]:
-        name = pattern.rstrip("*")
-        assert any(
-            f"{name}/__init__.py" in (path, f"kernels/{path}") or path.endswith(f"{name}/__init__.py")
-            for path in context
-        )
+    hatch = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]
+    for package in hatch["build"]["targets"]["wheel"]["packages"]:
+        assert f"{package}/__init__.py" in context
     assert {
         "dvc.yaml",
         "params.yaml",

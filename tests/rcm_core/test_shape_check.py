@@ -43,7 +43,7 @@ def test_the_shape_that_a_pipeline_samples_is_accepted(whole: dict[str, Any], na
         ("sd3", (4, 2, 8, 8), r"returns \[4, 1, 8, 8\]: it makes images, which have one frame"),
         ("sd3", (4, 1, 32, 32), "does not take such states .*pos_embed_max_size"),
         ("longcat", (4, 1, 8, 7), "does not take such states"),
-        ("longcat", (4, 3, 8, 8), "it makes images, which have one frame"),
+        ("longcat", (4, 3, 8, 8), "the network of here does not take such states"),
         ("longcat", (8, 1, 8, 8), "does not take such states"),
         ("sana", (4, 2, 8, 8), "it makes images, which have one frame"),
         ("sana", (4, 1, 4096, 4096), r"makes 16,777,216 tokens of it; expected at most 1,048,576"),

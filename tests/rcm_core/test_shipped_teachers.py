@@ -32,7 +32,9 @@ def section(name: str) -> dict:
 def test_what_is_shipped_is_what_the_record_says_and_the_recipe_made(place: Path, recipe: str) -> None:
     record, made = read_json(place / "record.json", ""), section(recipe)
     assert record["shipped_hash"] == sha256_folder(place / "pipeline")
-    told = {"precision": "float32"} | record["parameters"]["teacher"]  # the records are older than this key
+    told = {"precision": "float32", "variant": None} | record["parameters"][
+        "teacher"
+    ]  # the records are older than these keys
     assert {k: v for k, v in told.items() if k != "mini"} == {k: v for k, v in made.items() if k != "mini"}
     assert told["mini"].items() >= made["mini"].items()  # the rest are defaults
     files = [path for path in place.rglob("*") if path.is_file()]

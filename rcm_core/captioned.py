@@ -18,7 +18,15 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from rcm_core.errors import InputError
-from rcm_core.prompts import TABLES, read_table, text_column
+from rcm_core.prompts import (
+    LARGEST_TEXT,
+    LONGEST,
+    TABLES,
+    clean_text,
+    decode_text,
+    read_table,
+    text_column,
+)
 from rcm_core.trajectory_store import Place, opened
 
 IMAGES = (".jpeg", ".jpg", ".png", ".webp")
@@ -74,7 +82,7 @@ def captions(place: Place, names: Sequence[str], wanted: Wanted) -> dict[str, st
     media = [name for name in names if suffix(name) in suffixes]
     tables = [name for name in names if PurePosixPath(name).parent.name == "" and name in _tables()]
     found = _from_table(place, tables, names) if tables else _from_texts(place, names)
-    found = {name: " ".join(text.split()) for name, text in found.items()}
+    found = {name: clean_text(text, f"{place.url}: the caption of {name}") for name, text in found.items()}
     if bare := [name for name in media if not found.get(name)]:
         raise InputError(
             f"{place.url}: {len(bare)} of {len(media)} {kind}s have no caption, first: {bare[0]}; write it into a .txt"
@@ -99,8 +107,13 @@ def _from_texts(place: Place, names: Sequence[str]) -> dict[str, str]:
             " video of this name, or remove the caption"
         )
     system, root = opened(place)
+    if huge := next((name for name in texts if system.size(f"{root}/{name}") > LARGEST_TEXT), None):
+        raise InputError(
+            f"{place.url}/{huge} is larger than {LARGEST_TEXT:,} bytes; expected a caption of at most"
+            f" {LONGEST:,} characters"
+        )
     contents = system.cat_ranges([f"{root}/{name}" for name in texts], None, None, on_error="raise")
-    written = {name: _utf8(f"{place.url}/{name}", content) for name, content in zip(texts, contents)}
+    written = {name: decode_text(content, f"{place.url}/{name}") for name, content in zip(texts, contents)}
     return {name: written[text] for name, text in owners.items() if text is not None}
 
 
@@ -124,13 +137,6 @@ def _from_table(place: Place, tables: Sequence[str], names: Sequence[str]) -> di
     if twice := [name for name, count in Counter(files).items() if count > 1]:
         raise InputError(f"{where} has {twice[0]} twice; remove one of the rows")
     return dict(zip(files, text_column(frame, where)))
-
-
-def _utf8(where: str, content: bytes) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where} is not UTF-8 text ({error}); save it as UTF-8") from error
 
 
 def header(place: Place, name: str, wanted: Wanted) -> Header:

@@ -26,7 +26,7 @@ class Denoiser(nn.Module):
 
     ``extras`` are protocols.Demands.extras. The embedded inputs are read from the condition by their names; one that
     is absent is 0. InputError if the family has no embedding to add them to. ``compute`` is what the network's weights
-    are in if not the states' type: what goes in is cast to it, but the time.
+    are in if not the states' type: what goes in is cast to it, but for numbers [B] (times, guidance scales).
     """
 
     def __init__(
@@ -52,7 +52,10 @@ class Denoiser(nn.Module):
         inputs, time = self.parameterisation.to_network(x, t)
         if self.compute is not None:
             inputs = inputs.to(self.compute)
-            condition = {name: value.to(self.compute) for name, value in condition.items()}
+            condition = {
+                name: value if value.ndim == 1 else value.to(self.compute)
+                for name, value in condition.items()
+            }
         with self._embedding(condition):
             output = self.family.call(self.network, inputs, time, condition)
         return self.parameterisation.velocity(x, t, output if self.compute is None else output.to(x.dtype))

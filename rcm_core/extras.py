@@ -26,6 +26,12 @@ def waves(value: Tensor) -> Tensor:
     return torch.cat([phase.cos(), phase.sin()], 1)
 
 
+def _features(value: Tensor, weight: Tensor) -> Tensor:
+    """``waves`` of ``value`` for a layer of this weight; the phases have at least float32."""
+    exact = torch.promote_types(weight.dtype, torch.float32)
+    return waves(value.to(exact)).to(weight.dtype)
+
+
 class Embedding(nn.Module):
     """A second scalar input (E49): ``[B]`` to ``[B, width]``, zero for every value at first, and always zero at 0.
 
@@ -40,9 +46,9 @@ class Embedding(nn.Module):
         nn.init.zeros_(self.layers[2].weight)  # type: ignore[arg-type]
 
     def forward(self, value: Tensor) -> Tensor:
-        dtype = self.layers[0].weight.dtype
-        value = value.to(dtype)  # type: ignore[arg-type]
-        difference: Tensor = self.layers(waves(value)) - self.layers(waves(torch.zeros_like(value)))
+        weight: Tensor = self.layers[0].weight  # type: ignore[assignment]
+        features, zeros = (_features(v, weight) for v in (value, torch.zeros_like(value)))
+        difference: Tensor = self.layers(features) - self.layers(zeros)
         return difference
 
 
@@ -56,7 +62,7 @@ class LogVariance(nn.Module):
         nn.init.zeros_(self.layer.bias)
 
     def forward(self, t: Tensor) -> Tensor:
-        value: Tensor = self.layer(waves(t.to(self.layer.weight.dtype)))[:, 0]
+        value: Tensor = self.layer(_features(t, self.layer.weight))[:, 0]
         return value
 
 

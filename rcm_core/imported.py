@@ -94,13 +94,25 @@ def _listed(place: Place) -> dict[str, str]:
         raise InputError(
             f"{KEY}.folder names {place.url}, which is no folder that exists; give one, or s3://bucket/prefix"
         )
+    listed = system.find(root, detail=True, withdirs=True)
+    _refuse_folders(place, [p for p, facts in listed.items() if facts["type"] == "directory" and p != root])
     found = {
         path.removeprefix(root).lstrip("/"): str(facts.get("ETag", ""))
-        for path, facts in system.find(root, detail=True).items()
+        for path, facts in listed.items()
+        if facts["type"] != "directory"
     }
     return {
         name: found[name] for name in sorted(found) if not any(p.startswith(".") for p in name.split("/"))
     }
+
+
+def _refuse_folders(place: Place, folders: Sequence[str]) -> None:
+    """InputError if one of ``folders`` is called as a file that would be imported."""
+    wrong = [path for path in sorted(folders) if captioned.suffix(path) in (*IMAGES, *VIDEOS, ".tar")]
+    if wrong:
+        raise InputError(
+            f"{place.url}: {wrong[0]} is a folder, but is called as a file to be imported; rename or remove it"
+        )
 
 
 def _archives(place: Place, names: Sequence[str]) -> list[str]:

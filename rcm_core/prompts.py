@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -14,58 +17,127 @@ SPLITS = ("train", "validation", "test")
 TABLES = (".csv", ".jsonl", ".parquet")
 COLUMNS = ("prompt", "text", "caption")
 """What the column of the prompts may be called; the first that a table has is read."""
+FEWEST = 2
+"""Prompts that can be trained on: of one alone a student learns nothing that depends on the prompt."""
+LONGEST = 10_000
+"""Characters of a prompt or caption; text encoders take at most 512 tokens."""
+LARGEST_TEXT = 4 * LONGEST + 3
+"""Bytes of such a text in UTF-8, with a byte order mark."""
+BYTE_ORDER_MARK = "\ufeff"
 
 
-def read_prompts(path: Path) -> list[str]:
-    """The prompts of ``path`` (a .csv, .jsonl or .parquet table; else text), stripped, in order; InputError if it is
-    missing, empty or repeats one.
+def read_prompts(path: Path, fewest: int = 1) -> list[str]:
+    """The prompts of ``path`` (a .csv, .jsonl or .parquet table; else text), in order, as ``clean_text`` leaves them.
+
+    InputError if the file is missing, empty or not UTF-8, has fewer than ``fewest`` prompts, repeats one, or has one
+    that ``clean_text`` refuses.
     """
     if not path.is_file():
         raise InputError(
             f"prompt file {path} does not exist; write one prompt per line, or mend prompts: in the params"
         )
-    prompts = [prompt for line in read_lines(path) if (prompt := line.strip())]
+    where = f"prompt file {path}"
+    prompts = [prompt for prompt in read_lines(path) if prompt]
     if not prompts:
-        raise InputError(f"prompt file {path} is empty; write at least one prompt, one per line")
-    twice = (
-        next((p for i, p in enumerate(prompts) if p in prompts[:i]), None)
-        if len(set(prompts)) < len(prompts)
-        else None
-    )
-    if twice is not None:
-        raise InputError(f"prompt file {path} holds {twice!r} twice; remove one")
+        raise InputError(f"{where} is empty; write at least one prompt, one per line")
+    if len(prompts) < fewest:
+        raise InputError(
+            f"{where} has {len(prompts)} prompt, expected at least {fewest} to train on; write more"
+        )
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt in seen:
+            raise InputError(f"{where} holds {prompt!r} twice; remove one")
+        seen.add(prompt)
     return prompts
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a prompt file: of text, or the column of a table (.csv, .jsonl, .parquet)."""
-    if path.suffix in TABLES:
-        where = f"prompt file {path}"
-        return [
-            " ".join(p.split()) for p in text_column(read_table(where, path.suffix, path.read_bytes()), where)
-        ]
+    """The lines of a prompt file, or the column of a table (.csv, .jsonl, .parquet), as ``clean_text`` leaves them."""
+    kind = "row" if path.suffix in TABLES else "line"
+    return [clean_text(text, f"prompt file {path}: {kind} {i}") for i, text in enumerate(_texts(path), 1)]
+
+
+def clean_text(text: str, where: str) -> str:
+    """``text`` without byte order marks and with single spaces for white space of any kind (line and paragraph
+    separators, form feeds, next-line characters).
+
+    InputError, which begins with ``where``, if it has NUL or another control character, half of a surrogate pair, or
+    more than ``LONGEST`` characters.
+    """
+    if len(text) > LONGEST:
+        raise InputError(
+            f"{where} has {len(text):,} characters, expected at most {LONGEST:,}; text encoders read the first few"
+            " hundred words: shorten it"
+        )
+    cleaned = " ".join(text.replace(BYTE_ORDER_MARK, "").split())
+    control = next((c for c in cleaned if unicodedata.category(c) in ("Cc", "Cs")), None)
+    if control is not None:
+        raise InputError(
+            f"{where} has the control character U+{ord(control):04X}; save the file as UTF-8 text without it"
+        )
+    return cleaned
+
+
+def decode_text(content: bytes, where: str) -> str:
+    """UTF-8 text, with or without a byte order mark; InputError, which begins with ``where``, if it is none."""
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"prompt file {path} is not UTF-8 text ({error}); save it as UTF-8") from error
+        raise InputError(f"{where} is not UTF-8 text ({error}); save it as UTF-8") from error
+
+
+def text_lines(content: bytes, where: str) -> list[str]:
+    """Lines of UTF-8 text: they end with a line feed, a carriage return or both, and with nothing else."""
+    return re.split("\r\n|\n|\r", decode_text(content, where))
+
+
+def _texts(path: Path) -> list[str]:
+    where, content = f"prompt file {path}", path.read_bytes()
+    if path.suffix in TABLES:
+        return text_column(read_table(where, path.suffix, content), where)
+    return text_lines(content, where)
 
 
 def read_table(where: str, suffix: str, content: bytes) -> pd.DataFrame:
     """The table in the bytes of a file with one of the suffixes ``TABLES``; InputError, which begins with ``where``, if
     it is none.
     """
-    stream = io.BytesIO(content)
+    text = None if suffix == ".parquet" else decode_text(content, where)
+    if suffix == ".csv":
+        return _csv(str(text), where)
     try:
-        if suffix == ".csv":
-            return pd.read_csv(stream, dtype=str, keep_default_na=False)
-        if suffix == ".jsonl":
-            return pd.read_json(stream, lines=True, dtype=False)
-        return pd.read_parquet(stream)
+        if text is not None:
+            return pd.read_json(io.StringIO(text), lines=True, dtype=False)
+        return pd.read_parquet(io.BytesIO(content))
     except (ValueError, OSError) as error:
         reason = str(error).split("\n", 1)[0]
         raise InputError(
             f"{where} is not a {suffix} table ({reason}); save it as UTF-8 text or Parquet"
         ) from error
+
+
+def _csv(content: str, where: str) -> pd.DataFrame:
+    """InputError unless every row has as many fields as the first, which names the columns."""
+    rows = csv.reader(io.StringIO(content, newline=""), strict=True)
+    try:
+        lines = [(rows.line_num, row) for row in rows if row]
+    except csv.Error as error:
+        raise InputError(
+            f"{where} is not a .csv table (line {rows.line_num}: {error}); mend that line"
+        ) from error
+    if not lines:
+        raise InputError(f"{where} is not a .csv table (it is empty); begin it with the names of its columns")
+    (_, names), *rest = lines
+    if len(set(names)) < len(names):
+        raise InputError(f"{where} has two columns of one name; rename or remove one")
+    for number, row in rest:
+        if len(row) != len(names):
+            raise InputError(
+                f"{where}: line {number} has {len(row)} fields, expected {len(names)} as in the first line; put texts"
+                " with commas into double quotes"
+            )
+    return pd.DataFrame([row for _, row in rest], columns=names, dtype=str)
 
 
 def text_column(frame: pd.DataFrame, where: str) -> list[str]:

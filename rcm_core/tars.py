@@ -8,8 +8,10 @@ takes as latents, t5_text_embeddings and prompts. Its published set has latents 
 from __future__ import annotations
 
 import io
+import math
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
@@ -17,10 +19,15 @@ import torch
 from torch import Tensor
 
 from rcm_core.errors import InputError
+from rcm_core.prompts import LARGEST_TEXT, LONGEST, clean_text, decode_text
 from rcm_core.protocols import Condition
 from rcm_core.trajectory_store import Place, opened
 
 LATENT, TEXT, PROMPT = "latent.pt", "embed.pt", "prompt.txt"
+SPARE = 2**20
+"""Bytes of a file beside those of its one tensor, at most."""
+TENSORS = (".pt", ".pth", ".npy", ".safetensors")
+"""Endings of members that belong to a sample; others that belong to none (a readme) are left alone."""
 Span = tuple[int, int]
 """First byte and the one behind the last."""
 
@@ -43,32 +50,68 @@ def members(place: Place, tar: str) -> list[Member]:
     where = f"{place.url}/{tar}"
     system, root = opened(place)
     parts: dict[str, dict[str, Any]] = {}
+    others: list[str] = []
     try:
         with system.open(f"{root}/{tar}", "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
             for entry in archive:
-                folder, _, name = entry.name.rpartition("/")
-                key, _, part = name.partition(".")
-                if entry.isfile() and part in (LATENT, TEXT, PROMPT):
-                    found: Any = (entry.offset_data, entry.offset_data + entry.size)
-                    if part == PROMPT:
-                        found = archive.extractfile(entry).read().decode()  # type: ignore[union-attr]
-                    parts.setdefault(f"{folder}/{key}".lstrip("/"), {})[part] = found
-    except (tarfile.TarError, UnicodeDecodeError) as error:
+                key, part = _split(entry.name)
+                if entry.isdir() or PurePosixPath(entry.name).name.startswith("."):
+                    continue
+                if part is None:
+                    others += [entry.name] if entry.name.endswith(TENSORS) else []
+                    continue
+                if part in parts.setdefault(key, {}):
+                    raise InputError(f"{where} holds {entry.name} twice; remove one of them")
+                parts[key][part] = _content(archive, entry, part, where)
+    except (tarfile.TarError, EOFError) as error:
         raise InputError(f"{where} is no whole tar of samples ({error}); fetch it again") from error
+    _refuse_missing(parts, others, where)
+    return [
+        Member(tar, key, there[PROMPT], there[LATENT], there.get(TEXT))
+        for key, there in sorted(parts.items())
+    ]
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    """Key, which may have dots, and part of a member; None: it is none of ours."""
+    for part in (LATENT, TEXT, PROMPT):
+        if name.endswith(f".{part}"):
+            return name.removesuffix(f".{part}").removeprefix("./").lstrip("/"), part
+    return name, None
+
+
+def _content(archive: tarfile.TarFile, entry: tarfile.TarInfo, part: str, where: str) -> Any:
+    """A prompt's text; of tensors, where they lie."""
+    if not entry.isreg() or entry.issparse():
+        raise InputError(f"{where}: {entry.name} is a link or has holes; write it as a plain file")
+    if part != PROMPT:
+        return entry.offset_data, entry.offset_data + entry.size
+    if entry.size > LARGEST_TEXT:
+        raise InputError(
+            f"{where}: {entry.name} has {entry.size:,} bytes; expected a prompt of at most {LONGEST:,} characters"
+        )
+    named = f"{where}: {entry.name}"
+    content = archive.extractfile(entry).read()  # type: ignore[union-attr]
+    return clean_text(decode_text(content, named), named)
+
+
+def _refuse_missing(parts: Mapping[str, Mapping[str, Any]], others: Sequence[str], where: str) -> None:
+    """InputError unless every sample is whole and the ``others`` belong to samples."""
+    expected = f"expected {LATENT}, {PROMPT} and maybe {TEXT} of every sample"
     for key, there in sorted(parts.items()):
         for part in (LATENT, PROMPT):
             if not there.get(part):
-                raise InputError(
-                    f"{where}: sample {key} has no {part}; expected {LATENT}, {PROMPT} and maybe {TEXT} of every sample"
-                )
+                raise InputError(f"{where}: sample {key} has no {part}; {expected}")
     if not parts:
         raise InputError(
             f"{where} holds no samples; expected members called <key>.{LATENT} and <key>.{PROMPT}"
         )
-    return [
-        Member(tar, key, " ".join(there[PROMPT].split()), there[LATENT], there.get(TEXT))
-        for key, there in sorted(parts.items())
-    ]
+    for name in others:
+        # other parts of a sample are left alone: its key is what stands before one of the dots
+        stem = name.removeprefix("./").lstrip("/")
+        dots = [i for i, letter in enumerate(stem) if letter == "."]
+        if not any(stem[:i] in parts for i in dots):
+            raise InputError(f"{where}: {name} belongs to no sample; {expected}, or remove it")
 
 
 def latents(place: Place, member: Member, shape: tuple[int, ...]) -> Tensor:
@@ -76,9 +119,13 @@ def latents(place: Place, member: Member, shape: tuple[int, ...]) -> Tensor:
     the teacher's.
     """
     where = f"{place.url}/{member.tar}: {member.key}.{LATENT}"
+    most = SPARE + 8 * math.prod(shape)
+    if member.latent[1] - member.latent[0] > most:
+        raise InputError(f"{where} is larger than {most:,} bytes; expected one tensor {list(shape)}")
     value = _loaded(place, member, member.latent, where)
     if not isinstance(value, Tensor):
         raise InputError(f"{where} holds a {type(value).__name__}; expected a tensor {list(shape)}")
+    _refuse_numbers(value, where)
     if value.ndim == 3 and shape[1] == 1:
         value = value[:, None]
     if tuple(value.shape) != shape:
@@ -99,6 +146,11 @@ def condition(place: Place, member: Member, like: Condition) -> Condition:
     value = _loaded(place, member, member.text, where)
     if isinstance(value, Tensor) and len(like) == 1:
         value = {next(iter(like)): value}
+    values = value.values() if isinstance(value, Mapping) else [value]
+    if strange := [type(v).__name__ for v in values if not isinstance(v, Tensor)]:
+        raise InputError(f"{where} holds a {strange[0]}; expected tensors")
+    for tensor in values:
+        _refuse_numbers(tensor, where, whole=True)  # as masks are
     expected = {name: list(tensor.shape[1:]) for name, tensor in like.items()}
     found = {k: list(v.shape) for k, v in value.items()} if isinstance(value, Mapping) else "a tensor"
     if found != expected:
@@ -107,6 +159,16 @@ def condition(place: Place, member: Member, like: Condition) -> Condition:
             " prompts are encoded"
         )
     return {name: value[name][None].to(tensor.dtype) for name, tensor in like.items()}
+
+
+def _refuse_numbers(value: Tensor, where: str, whole: bool = False) -> None:
+    """InputError unless these are floating-point numbers (or ``whole`` ones) in a dense tensor that has values."""
+    known = value.is_floating_point() or (whole and not value.is_complex())
+    if not known or value.layout != torch.strided or value.is_meta:
+        raise InputError(
+            f"{where} is a tensor of {str(value.dtype).removeprefix('torch.')} ({value.layout}, {value.device});"
+            " expected floating-point numbers; save it as float32, float16 or bfloat16"
+        )
 
 
 def _loaded(place: Place, member: Member, span: Span, where: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from rcm_core.config import Params
-from rcm_core.prompts import SPLITS, read_prompts, refuse_overlap
+from rcm_core.prompts import FEWEST, SPLITS, read_prompts, refuse_overlap
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.registry import find
@@ -20,7 +20,10 @@ STAGE = "prompts"
 def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: ARG001 - nothing to distribute
     """Checks the prompt files and writes one table and the hash of every split."""
     files = {split: str(getattr(params.prompts, split)) for split in SPLITS}
-    splits = {split: read_prompts(workspace / name) for split, name in files.items()}
+    splits = {
+        split: read_prompts(workspace / name, FEWEST if split == "train" else 1)
+        for split, name in files.items()
+    }
     refuse_overlap(splits)
     data = find("data", params.teacher.data)
     rows = [

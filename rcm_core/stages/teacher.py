@@ -18,7 +18,7 @@ from rcm_core.evaluation.judge import Judge, judge_for
 from rcm_core.fetch import remember
 from rcm_core.links import place_folder
 from rcm_core.pipeline_files import refuse_changed, signatures
-from rcm_core.prompts import cycle, read_prompts
+from rcm_core.prompts import FEWEST, cycle, read_prompts
 from rcm_core.protocols import Executor, Family
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.registry import find
@@ -37,9 +37,8 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     """Write what is known of the teacher, and its pipeline if it is trained here; InputError if it misses its gate."""
     section = params.teacher
     parameters = dump(teacher=section)
-    train, validation = (
-        read_prompts(workspace / name) for name in (params.prompts.train, params.prompts.validation)
-    )
+    train = read_prompts(workspace / params.prompts.train, FEWEST)
+    validation = read_prompts(workspace / params.prompts.validation)
     inputs = hash_inputs(workspace, [params.prompts.train, params.prompts.validation])
     out = workspace / "runs" / STAGE
     with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device) as extra:

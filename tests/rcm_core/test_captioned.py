@@ -89,12 +89,37 @@ def test_what_does_not_belong_together_is_one_sentence(tmp_path: Path) -> None:
             "file_name,label\n0.png,a\n",
             r"has the columns file_name, label; call the one with the texts prompt or text",
         ),
-        ("", r"metadata\.csv is not a \.csv table \(No columns"),
+        ("file_name,text\n0.png,a red, big cat\n", r"line 2 has 3 fields, expected 2"),
+        ("", r"metadata\.csv is not a \.csv table \(it is empty\)"),
     ):
         table.write_text(content)
         with pytest.raises(InputError, match=said) as caught:
             read(tmp_path)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a\x00b", r"the caption of 0\.png has the control character U\+0000"),
+        (b"a" * 10_001, r"the caption of 0\.png has 10,001 characters, expected at most 10,000"),
+        (
+            b"a" * 100_000,
+            r"0\.txt is larger than 40,003 bytes; expected a caption of at most 10,000 characters",
+        ),
+    ],
+)
+def test_a_caption_that_is_no_prompt_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    others.picture(tmp_path / "0.png", 20, 20)
+    (tmp_path / "0.txt").write_bytes(content)
+    with pytest.raises(InputError, match=said):
+        read(tmp_path)
+
+
+def test_marks_and_separators_are_no_part_of_a_caption(tmp_path: Path) -> None:
+    others.picture(tmp_path / "0.png", 20, 20)
+    (tmp_path / "0.txt").write_bytes("\ufeffa\u2028seven\x0c\x85\n".encode())
+    assert read(tmp_path) == {"0.png": "a seven"}
 
 
 def test_the_kind_of_file_is_what_the_teacher_makes(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
 from rcm_core.errors import InputError
 from rcm_core.prompts import by_label, cycle, load_split, read_prompts, refuse_overlap
@@ -16,6 +17,45 @@ def test_lines_are_stripped_and_keep_their_order(tmp_path: Path) -> None:
     path = tmp_path / "train.txt"
     path.write_text("  the digit 7 \n\n\tzwölf Äpfel\r\nthe digit 3", encoding="utf-8")
     assert read_prompts(path) == ["the digit 7", "zwölf Äpfel", "the digit 3"]
+
+
+def test_marks_and_separators_of_other_programs_are_no_part_of_a_prompt(tmp_path: Path) -> None:
+    """A line ends where an editor ends it, and nowhere else."""
+    odd = "\ufeffa\u2028red\u2029seven\r\na\x85blue\x0c six\ra\x0bgreen\x1cfive\n\ufeffa four\n"
+    expected = ["a red seven", "a blue six", "a green five", "a four"]
+    (tmp_path / "a.txt").write_bytes(odd.encode())
+    assert read_prompts(tmp_path / "a.txt") == expected
+    table = pd.DataFrame({"prompt": ["a\u2028red seven", "a\x85blue six"]})
+    for kind in ("csv", "jsonl"):
+        content = table.to_csv(index=False) if kind == "csv" else table.to_json(orient="records", lines=True)
+        (tmp_path / f"a.{kind}").write_bytes(b"\xef\xbb\xbf" + content.encode())
+        assert read_prompts(tmp_path / f"a.{kind}") == expected[:2]
+
+
+def test_repeated_prompts_are_found_in_linear_time(tmp_path: Path) -> None:
+    """A minute and more if every prompt were compared with all before it."""
+    path = tmp_path / "train.txt"
+    lines = [f"prompt number {i}" for i in range(100_000)]
+    path.write_text("\n".join([*lines, lines[-1]]))
+    with pytest.raises(InputError, match="holds 'prompt number 99999' twice"):
+        read_prompts(path)
+
+
+def test_one_prompt_is_too_few_to_train_on(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("the digit 7\n")
+    assert read_prompts(tmp_path / "train.txt") == ["the digit 7"]
+    with pytest.raises(InputError, match="has 1 prompt, expected at least 2 to train on"):
+        read_prompts(tmp_path / "train.txt", 2)
+
+
+def test_what_the_pipelines_clean_is_in_none_of_our_own_prompts() -> None:
+    """So that cleaning changes no number of the embedded teachers."""
+    files = sorted((Path(__file__).parents[2] / "data/prompts").rglob("*.txt"))
+    assert len(files) >= 12
+    for path in files:
+        prompts = read_prompts(path)
+        assert prompts == [line for line in path.read_text().splitlines() if line]
+        assert [prompt_clean(prompt) for prompt in prompts] == prompts
 
 
 @pytest.mark.parametrize("column", ["prompt", "text", "caption"])
@@ -43,15 +83,19 @@ def test_a_column_of_a_table_is_a_list_of_prompts(tmp_path: Path, kind: str, col
         ),
         ("a.csv", b"prompt\n\n", "is empty"),
         ("a.csv", b"prompt\nseven\nseven\n", "holds 'seven' twice"),
-        ("a.csv", b"prompt\n\xff\n", r"is not a \.csv table"),
+        ("a.csv", b"prompt\n\xff\n", "is not UTF-8 text"),
         ("a.jsonl", b'{"prompt": "seven"}\n{"prompt": ', r"is not a \.jsonl table"),
         ("a.jsonl", b'{"prompt": 7}\n', r"has 7 in the column prompt; expected texts"),
+        ("a.csv", b"prompt,id\na cat, a dog,1\n", "line 2 has 3 fields, expected 2 .*double quotes"),
+        ("a.csv", b"id,prompt\n1\n", "line 2 has 1 fields, expected 2"),
+        ("a.csv", b"prompt,prompt\na,b\n", "has two columns of one name"),
+        ("a.csv", b'prompt\n"a\n', r"is not a \.csv table \(line 2"),
         ("a.parquet", b"PAR1", r"is not a \.parquet table"),
     ],
 )
 def test_a_table_that_will_not_do_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=rf"prompt file {tmp_path / name} {said}") as caught:
+    with pytest.raises(InputError, match=rf"prompt file {tmp_path / name}:? {said}") as caught:
         read_prompts(tmp_path / name)
     assert "\n" not in str(caught.value)
 
@@ -63,6 +107,9 @@ def test_a_table_that_will_not_do_is_named(tmp_path: Path, name: str, content: b
         (b"", "is empty; write at least one prompt"),
         (b" \n\t\n", "is empty"),
         (b"the digit 7\nthe digit 3\n the digit 7\n", "holds 'the digit 7' twice; remove one"),
+        (b"seven\n\nthe digit \x00", r"line 3 has the control character U\+0000; save"),
+        (b"seven\n" + 10_001 * b"a", r"line 2 has 10,001 characters, expected at most 10,000"),
+        ("the digit 7".encode("utf-16"), "is not UTF-8"),
         (b"the digit \xff", "is not UTF-8 text .*save it as UTF-8"),
     ],
 )
@@ -70,7 +117,7 @@ def test_a_file_that_will_not_do_is_named(tmp_path: Path, content: bytes | None,
     path = tmp_path / "train.txt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match=rf"prompt file {path} {said}") as caught:
+    with pytest.raises(InputError, match=rf"prompt file {path}:? {said}") as caught:
         read_prompts(path)
     assert "\n" not in str(caught.value)
 

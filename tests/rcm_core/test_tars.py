@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 
 import others
@@ -38,6 +40,72 @@ def test_samples_are_found_where_they_lie(tmp_path: Path) -> None:
         assert torch.equal(x0[0], torch.randn(SHAPE, generator=rng).bfloat16().float())
         text = condition(place, member, LIKE)["text"]
         assert torch.equal(text[0], torch.randn(TEXT, generator=rng).bfloat16().float())
+
+
+def test_keys_may_have_dots(tmp_path: Path) -> None:
+    content = {name.replace("000000004", "img.v1.2"): v for name, v in others.sample(4, SHAPE, TEXT).items()}
+    found = only(tmp_path, content | {"img.v1.2.json": b"{}", "img.v1.2.image.pt": b"", "._img.pt": b""})
+    assert (found.key, found.prompt) == ("img.v1.2", "prompt number 4")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("b.latents.pt", b"", r"b\.latents\.pt belongs to no sample; expected latent\.pt, prompt\.txt"),
+        ("000000000.prompt.txt", b"\xef\xbb\xbf \n", r"sample 000000000 has no prompt\.txt"),
+        ("000000000.prompt.txt", b"a\x00b", r"000000000\.prompt\.txt has the control character U\+0000"),
+        (
+            "000000000.prompt.txt",
+            40_010 * b"a",
+            r"prompt\.txt has 40,010 bytes; expected a prompt of at most",
+        ),
+        ("000000000.prompt.txt", b"\xff", r"prompt\.txt is not UTF-8 text"),
+    ],
+)
+def test_nothing_of_a_tar_is_lost_in_silence(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        only(tmp_path, others.sample(0, SHAPE, TEXT) | {name: content})
+
+
+def test_a_member_twice_and_a_link_are_refused(tmp_path: Path) -> None:
+    others.tar(tmp_path / "a.tar", others.sample(0, SHAPE, TEXT))
+    with tarfile.open(tmp_path / "a.tar", "a") as archive:
+        archive.addfile(tarfile.TarInfo("000000000.embed.pt"), io.BytesIO(b""))
+    with pytest.raises(InputError, match=r"a\.tar holds 000000000\.embed\.pt twice; remove one"):
+        members(Place(str(tmp_path)), "a.tar")
+    others.tar(tmp_path / "b.tar", others.sample(0, SHAPE, None))
+    with tarfile.open(tmp_path / "b.tar", "a") as archive:
+        link = tarfile.TarInfo("1.latent.pt")
+        link.type, link.linkname = tarfile.SYMTYPE, "000000000.latent.pt"
+        archive.addfile(link)
+    with pytest.raises(InputError, match=r"1\.latent\.pt is a link or has holes"):
+        members(Place(str(tmp_path)), "b.tar")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (torch.zeros(SHAPE, dtype=torch.complex64), "is a tensor of complex64"),
+        (torch.zeros(SHAPE, dtype=torch.int64), r"is a tensor of int64 .*expected floating-point numbers"),
+        (torch.zeros(SHAPE, dtype=torch.bool), "is a tensor of bool"),
+        (torch.zeros(SHAPE, device="meta"), "is a tensor of float32 .*meta"),
+        (torch.zeros(SHAPE).to_sparse(), "sparse"),
+        (torch.zeros(8, *SHAPE, 300), "is larger than"),
+    ],
+)
+def test_latents_that_are_no_numbers_of_a_network_are_refused(
+    tmp_path: Path, value: torch.Tensor, said: str
+) -> None:
+    content = others.sample(0, SHAPE, None) | {"000000000.latent.pt": others.stored(value)}
+    with pytest.raises(InputError, match=said):
+        latents(Place(str(tmp_path)), only(tmp_path, content), SHAPE)
+
+
+def test_embeddings_that_are_no_tensors_are_refused(tmp_path: Path) -> None:
+    for value in ({"text": 0}, {"text": torch.zeros(TEXT, dtype=torch.complex64)}):
+        content = others.sample(0, SHAPE, TEXT) | {"000000000.embed.pt": others.stored(value)}
+        with pytest.raises(InputError, match=r"embed\.pt (holds a int|is a tensor of complex64)"):
+            condition(Place(str(tmp_path)), only(tmp_path, content), LIKE)
 
 
 def test_latents_of_an_image_may_lack_their_one_frame(tmp_path: Path) -> None:

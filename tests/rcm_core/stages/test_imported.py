@@ -271,6 +271,9 @@ def test_what_is_wrong_with_a_folder_is_said_before_a_network_is_loaded(unread: 
     refused(unread, mine, r"source\.folder names .*mine, which is no folder that exists; give one, or s3://")
     refused(unread, "ftp://host/x", r"expected a folder or s3://bucket/prefix, got ftp://")
     mine.mkdir()
+    (mine / "x.png").mkdir()
+    refused(unread, mine, r"x\.png is a folder, but is called as a file to be imported; rename or remove it")
+    (mine / "x.png").rmdir()
     (mine / "notes.md").write_text("about")
     refused(
         unread,

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rcm_core.config import Gate, Params
+from rcm_core.config import Params
 from rcm_core.errors import InputError
+from rcm_core.mini_settings import Gate
 from rcm_core.roles import LearningRates, Limits, Updates
 from rcm_core.section import check
 from rcm_core.sharing import samples_per_rank

@@ -48,6 +48,13 @@ def check_pipeline(layout: Layout, folder: Path) -> dict[str, Any]:
     Checked: entries of model_index.json; that every file can be read; that the network has exactly the tensors of its
     config.json; text encoders, their classes, widths and tokenizers; the VAE; the scheduler. No weight is read.
     """
+    config = check_parts(layout, folder)
+    _check_scheduler(folder)
+    return config
+
+
+def check_parts(layout: Layout, folder: Path) -> dict[str, Any]:
+    """``check_pipeline`` without the scheduler: what a student shares with its teacher, and its network."""
     config = network_config(layout, folder)
     index = read_part(folder, "model_index.json")
     lacking = [part for part in layout.parts if not (folder / part).is_dir()]
@@ -65,7 +72,6 @@ def check_pipeline(layout: Layout, folder: Path) -> dict[str, Any]:
             if (folder / encoder.part).is_dir():
                 _check_encoder(folder, encoder, config)
         empty_vae(layout, folder)
-    _check_scheduler(folder)
     return config
 
 

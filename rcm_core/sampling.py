@@ -15,6 +15,7 @@ from rcm_core.denoiser import Denoiser, lower
 from rcm_core.device import refuse_precision, resolve_device
 from rcm_core.errors import InputError
 from rcm_core.guidance import Guided, calls_per_step
+from rcm_core.pipeline_check import check_parts
 from rcm_core.protocols import Codec, Condition, Family
 from rcm_core.registry import find
 from rcm_core.rng import generator
@@ -228,5 +229,6 @@ def pipeline_job(folder: Path, prompts: list[str], steps: int, seed: int, device
     config = folder / "scheduler/scheduler_config.json"
     sampler = read_sampler(read_json(config, "publish"), config, "publish")
     sampler.angles(steps)
+    check_parts(find("models", facts["family"]).LAYOUT, folder)
     network, ids = str(folder / "transformer"), tuple(range(len(prompts)))
     return Job(teacher, tuple(prompts), ids, seed, steps, network, sampler, device)

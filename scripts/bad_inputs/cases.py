@@ -1,0 +1,193 @@
+"""All mutilated inputs of a project."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from scripts.bad_inputs.damage import (
+    CURVE_DAMAGES,
+    TENSOR_DAMAGES,
+    json_damages,
+    key_damages,
+    manifest_damages,
+    table_damages,
+)
+from scripts.bad_inputs.params import TEXTS, VALUES
+from scripts.bad_inputs.project import Case
+
+SAMPLE = ("sample", "--prompt", "a seven", "--model", "student")
+JSON: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "runs/teacher/teacher.json": (("run", "trajectories"), ("hash", "shape", "family", "steps", "solver")),
+    "runs/trajectories/store.json": (("run", "train"), ("location",)),
+    "runs/select/selection.json": (("run", "publish"), ("choice", "sampler", "steps", "candidates")),
+    "runs/evaluate/quality.json": (("run", "publish"), ("protocol", "teacher")),
+    "runs/evaluate/metrics.json": (("run", "report"), ("protocol", "teacher")),
+    "runs/evaluate/samples/prompts.json": (("run", "report"), ()),
+    "runs/train/health.json": (("run", "report"), ("iterations", "spikes", "readings", "step_downs")),
+    "runs/train/record.json": (("run", "report"), ("parameters", "inputs", "seconds")),
+    "runs/evaluate/record.json": (("run", "report"), ("inputs",)),
+    "student/student.json": ((*SAMPLE, "--out", "o.png"), ("family", "shape")),
+    "student/scheduler/scheduler_config.json": ((*SAMPLE, "--out", "o.png"), ("kind", "times")),
+}
+TENSORS = {
+    "runs/trajectories/negative.safetensors": ("run", "train"),
+    "runs/trajectories/shards/shard_00001.safetensors": ("run", "train"),
+    "runs/evaluate/samples/teacher.safetensors": ("run", "report"),
+    "student/transformer/diffusion_pytorch_model.safetensors": (*SAMPLE, "--out", "o.png"),
+}
+
+
+def cases(root: Path) -> Iterator[Case]:
+    """Every input, those of files first."""
+    yield from _files(root)
+    yield from _params(root)
+    yield from _samples(root)
+    yield from _conversions(root)
+
+
+def _files(root: Path) -> Iterator[Case]:
+    for place, (command, keys) in JSON.items():
+        content = (root / place).read_bytes()
+        other = b'{"stage": "other"}'
+        damages = json_damages(content, other) | key_damages(content, keys)
+        yield Case(place, "missing", command, place)
+        for what, damage in damages.items():
+            yield Case(place, what, command, place, damage)
+    for place, command, column in (
+        ("runs/prompts/prompts.parquet", ("run", "trajectories"), "prompt"),
+        ("runs/trajectories/manifest.parquet", ("run", "train"), "prompt"),
+    ):
+        yield Case(place, "missing", command, place)
+        for what, damage in table_damages((root / place).read_bytes(), column).items():
+            yield Case(place, what, command, place, damage)
+    place = "runs/trajectories/manifest.parquet"
+    for what, damage in manifest_damages((root / place).read_bytes()).items():
+        yield Case(place, what, ("run", "train"), place, damage)
+    for place, command in TENSORS.items():
+        yield Case(place, "missing", command, place)
+        for what, damage in TENSOR_DAMAGES.items():
+            yield Case(place, what, command, place, damage)
+    place = "runs/train/curves.csv"
+    for what, damage in CURVE_DAMAGES.items():
+        yield Case(place, what, ("run", "report"), place, damage)
+
+
+def _params(root: Path) -> Iterator[Case]:
+    values = yaml.safe_load((root / "params.yaml").read_text())
+    (root / "bad").mkdir()
+    for number, (what, text) in enumerate(TEXTS.items()):
+        name = f"bad/text{number}.yaml"
+        (root / name).write_bytes(text)
+        yield Case("params.yaml", what, ("run", "prompts", "--params", name))
+    count = 0
+    for key, found in VALUES.items():
+        for value in found:
+            name = f"bad/value{count}.yaml"
+            (root / name).write_text(yaml.safe_dump(_with(values, key.split("."), value)))
+            yield Case("params.yaml", f"{key} = {str(value)[:60]}", ("run", "prompts", "--params", name))
+            count += 1
+    for what, key, value, stage in (
+        ("report.prompts beyond the samples", "report.prompts", 1000, "report"),
+        ("evaluate.diversity_prompts beyond the prompts", "evaluate.diversity_prompts", 1000, "evaluate"),
+        ("publish.target is a file", "publish.target", "params.yaml", "publish"),
+        ("publish.target below a file", "publish.target", "params.yaml/students", "publish"),
+        ("publish.target is empty", "publish.target", "", "publish"),
+        ("publish.target is too long", "publish.target", "x" * 300, "publish"),
+        ("trajectories.target is a file", "trajectories.target", "params.yaml", "trajectories"),
+        ("trajectories.target is too long", "trajectories.target", "x" * 300, "trajectories"),
+    ):
+        name = f"bad/value{count}.yaml"
+        (root / name).write_text(yaml.safe_dump(_with(values, key.split("."), value)))
+        yield Case("params.yaml", what, ("run", stage, "--params", name))
+        count += 1
+    yield Case("params.yaml", "missing", ("run", "prompts", "--params", "none.yaml"))
+    yield Case("params.yaml", "a folder", ("run", "prompts", "--params", "bad"))
+    yield Case("rcm run", "unknown stage", ("run", "trian"))
+
+
+def _samples(root: Path) -> Iterator[Case]:
+    (root / "folder.png").mkdir()
+    (root / "mixed").mkdir()
+    for name in ("mine.png", "file", "mixed/notes.txt"):
+        (root / name).write_bytes(b"mine")
+    outs = (
+        "folder.png",
+        "file",
+        "mine.png",
+        "mixed",
+        "file/o.png",
+        "x" * 300 + ".png",
+        "o.jpg",
+        "o.mp4",
+        "a/" + "y" * 300,
+    )
+    for out in outs:
+        yield Case("rcm sample", f"--out {out[:40]}", (*SAMPLE, "--out", out))
+    texts = {
+        "UTF-16.txt": "a seven\n".encode("utf-16"), "latin.txt": "sept é\n".encode("latin-1"), "empty.txt": b"",
+        "parquet.txt": (root / "runs/prompts/prompts.parquet").read_bytes(), "blank.txt": b"\n \n",
+        "bad.parquet": b"PAR1", "bad.csv": b"a,b\n1,2\n", "bad.jsonl": b"{",
+    }  # fmt: skip
+    for name, content in texts.items():
+        (root / name).write_bytes(content)
+    for name in (*texts, "none.txt", "mixed"):
+        given = ("sample", "--model", "student", "--out", "o.png", "--prompts-file", name)
+        yield Case("rcm sample", f"--prompts-file {name}", given)
+    for what, more in {
+        "empty --prompt": ("--prompt", ""), "--steps 0": ("--steps", "0"), "--steps 9": ("--steps", "9"),
+        "--steps x": ("--steps", "x"), "--seed -1": ("--seed", "-1"), "--seed huge": ("--seed", str(10**30)),
+        "--batch 0": ("--batch", "0"), "--what": ("--what",), "--model none": ("--model", "none"),
+        "--model a file": ("--model", "params.yaml"), "--model empty": ("--model", "bad"),
+    }.items():  # fmt: skip
+        yield Case("rcm sample", what, (*SAMPLE, "--out", "o.png", *more))
+    place = "student/transformer/diffusion_pytorch_model.safetensors"
+    nan = {name: value * float("nan") for name, value in load_file(root / place).items()}
+    save_file(nan, root / "nan.safetensors", metadata={"format": "pt"})
+    content = (root / "nan.safetensors").read_bytes()
+    yield Case("rcm sample", "weights are NaN", (*SAMPLE, "--out", "o.png"), place, lambda _: content)
+    for place in (
+        "student/tokenizer/tokenizer.json", "student/text_encoder/config.json",
+        "student/text_encoder/model.safetensors", "student/vae/config.json", "student/transformer/config.json", "student/model_index.json",
+    ):  # fmt: skip
+        yield Case("rcm sample", f"{place} is missing", (*SAMPLE, "--out", "o.png"), place)
+        yield Case(
+            "rcm sample", f"{place} is rubbish", (*SAMPLE, "--out", "o.png"), place, lambda _: b"{rubbish"
+        )
+
+
+def _conversions(root: Path) -> Iterator[Case]:
+    like, weights = "student", load_file(root / "student/transformer/diffusion_pytorch_model.safetensors")
+    given: dict[str, Any] = {
+        "nan": {k: v * float("nan") for k, v in weights.items()},
+        "int8": {k: v.to(torch.int8) for k, v in weights.items()},
+        "none": {"a": torch.zeros(1)},
+        "half": dict(list(weights.items())[: len(weights) // 2]),
+        "shapes": {k: v[None] for k, v in weights.items()},
+    }
+    for name, tensors in given.items():
+        save_file({k: v.contiguous() for k, v in tensors.items()}, root / f"{name}.safetensors")
+        yield Case("rcm convert", name, ("convert", f"{name}.safetensors", "--like", like, "--out", "new"))
+    torch.save({k: v.to("meta") for k, v in weights.items()}, root / "meta.pth")
+    (root / "rubbish.pth").write_bytes(b"rubbish")
+    (root / "empty.pth").write_bytes(b"")
+    (root / "rubbish.safetensors").write_bytes(b"rubbish")
+    for name in ("meta.pth", "rubbish.pth", "empty.pth", "rubbish.safetensors", "none.pth", "bad"):
+        yield Case("rcm convert", name, ("convert", name, "--like", like, "--out", "new"))
+    good = f"{like}/transformer/diffusion_pytorch_model.safetensors"
+    for out in (f"{like}/new", "file", "file/new", "z" * 300, like):
+        yield Case("rcm convert", f"--out {out[:40]}", ("convert", good, "--like", like, "--out", out))
+    yield Case("rcm convert", "--like none", ("convert", good, "--like", "none", "--out", "new"))
+    yield Case(
+        "rcm convert", "--weights x", ("convert", good, "--like", like, "--out", "new", "--weights", "x")
+    )
+
+
+def _with(values: Any, keys: list[str], value: Any) -> Any:
+    first, *rest = keys
+    return {**values, first: _with(values[first], rest, value) if rest else value}

@@ -1,0 +1,119 @@
+"""A tiny project in which all stages have run, and the commands on it, in this process."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra import cli
+from infra.local import LocalExecutor
+from rcm_core import sampling
+from tests.support.tiny import prepare, run_all, tiny_values
+
+SECONDS = 120
+SIGNALS = (signal.SIGALRM, signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One mutilated input: what it is, the change of a file or setting, the command that reads it."""
+
+    where: str
+    what: str
+    command: tuple[str, ...]
+    place: str | None = None
+    """The file that is changed."""
+    damage: Callable[[bytes], bytes] | None = None
+    """What becomes of its bytes; None: it is removed."""
+
+
+class Hang(Exception):  # noqa: N818 - what happened
+    """The command did not end."""
+
+
+class Project:
+    """The project in ``root``."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def make(self) -> None:
+        """Run all stages, and keep what a student is."""
+        run_all(self.root, prepare(self.root, tiny_values()), LocalExecutor(self.root))
+        shutil.copytree(self.root / "runs/publish/pipeline", self.root / "student")
+
+    def run(self, case: Case) -> dict[str, Any]:
+        """What the command said of the input, whose file is as before afterwards."""
+        with self._changed(case):
+            status, said = self._call(case.command)
+        last = said.strip().splitlines()[-1] if said.strip() else ""
+        errors = [line for line in said.splitlines() if line.startswith("error: ")]
+        refused = status == 2 and len(errors) == 1 and last == errors[0] and "Traceback" not in said
+        return {
+            "where": case.where,
+            "what": case.what,
+            "command": " ".join(part[:80] for part in case.command),
+            "status": status,
+            "last_line": last.replace(str(self.root), ".")[:300],
+            "refused": refused,
+        }
+
+    def _call(self, command: tuple[str, ...]) -> tuple[int | str, str]:
+        said = io.StringIO()
+        before, folder = sys.argv, Path.cwd()
+        sampling.network_of.cache_clear()
+        sampling.codec_of.cache_clear()
+        os.chdir(self.root)
+        os.environ["RCM_EXECUTOR"] = "local"
+        sys.argv = ["rcm", *command]
+        status: int | str = 0
+        handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        signal.signal(signal.SIGALRM, _hang)
+        signal.alarm(SECONDS)
+        try:
+            with redirect_stderr(said), redirect_stdout(io.StringIO()):
+                try:
+                    cli.main()
+                except SystemExit as end:
+                    status = end.code if isinstance(end.code, int) else int(end.code is not None)
+                except Hang:
+                    status = "hang"
+                except Exception:  # what is measured: an error that no command turned into a sentence
+                    status = "traceback"
+                    traceback.print_exc()
+        finally:
+            signal.alarm(0)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            sys.argv = before
+            os.chdir(folder)
+        return status, said.getvalue()
+
+    @contextmanager
+    def _changed(self, case: Case) -> Iterator[None]:
+        if case.place is None:
+            yield
+            return
+        path = self.root / case.place
+        content = path.read_bytes()
+        path.unlink()  # files may be linked
+        if case.damage is not None:
+            path.write_bytes(case.damage(content))
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            path.write_bytes(content)
+
+
+def _hang(*_: Any) -> None:
+    raise Hang

@@ -153,7 +153,8 @@ def _samples(root: Path) -> Iterator[Case]:
     yield Case("rcm sample", "weights are NaN", (*SAMPLE, "--out", "o.png"), place, lambda _: content)
     for place in (
         "student/tokenizer/tokenizer.json", "student/text_encoder/config.json",
-        "student/text_encoder/model.safetensors", "student/vae/config.json", "student/transformer/config.json", "student/model_index.json",
+        "student/text_encoder/model.safetensors",
+        "student/vae/config.json", "student/transformer/config.json", "student/model_index.json",
     ):  # fmt: skip
         yield Case("rcm sample", f"{place} is missing", (*SAMPLE, "--out", "o.png"), place)
         yield Case(

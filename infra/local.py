@@ -18,6 +18,7 @@ from infra.notice import LEFT, notice
 from infra.state import held, state_root
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
+from rcm_core.links import place_file
 from rcm_core.protocols import Item, Result, TrainContext
 
 KEPT = 2
@@ -48,7 +49,9 @@ class LocalContext:
             return
         folder = self.state / f"step_{step:08d}"
         unfinished = folder.with_name(f".{folder.name}")
-        shutil.copytree(checkpoint, unfinished, dirs_exist_ok=True)
+        for path in checkpoint.rglob("*"):
+            if path.is_file():
+                place_file(path, unfinished / path.relative_to(checkpoint))
         self._together()
         if self.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)

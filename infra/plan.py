@@ -13,6 +13,7 @@ from rcm_core.config import Params
 from rcm_core.errors import InputError
 from rcm_core.plan.choose import SHARE, Choice, Search, attempts, choose, workers_needed
 from rcm_core.plan.cost import Cost, training_cost, trajectories_cost
+from rcm_core.plan.disk import Written, disk_use
 from rcm_core.plan.estimate import Estimate, estimate
 from rcm_core.plan.gpus import GIB, Gpu, gpu_of
 from rcm_core.plan.model import model_of, published
@@ -61,6 +62,7 @@ def plan(root: Path, params: Params, name: str, utilisation: float, search: bool
     console = Console()
     _print_memory(asked.estimate, params, name, gpu)
     _print_costs(asked.estimate, params, gpu, utilisation)
+    _print_disk(disk_use(model, params))
     if found.best is not None:
         console.print(
             f"the cheapest way that fits: {' '.join(found.best.overrides)}", soft_wrap=True, highlight=False
@@ -120,6 +122,14 @@ def _print_costs(found: Estimate, params: Params, gpu: Gpu, utilisation: float) 
     rows = [[w, f"{c.operations:.2e}", f"{c.hours:.3g}", f"{c.gpu_hours:.3g}"] for w, c in costs.items()]
     title = f"time at {utilisation:.0%} of the peak rate"
     print_table(("", "operations", "hours", "GPU-hours"), rows, title=title, right=True)
+
+
+def _print_disk(written: Sequence[Written]) -> None:
+    rows = [
+        [w.what, str(w.number), f"{w.each / 1e9:.3g}", f"{w.total / 1e9:.3g}"] for w in written if w.number
+    ]
+    rows.append(["all", "", "", f"{sum(w.total for w in written) / 1e9:.3g}"])
+    print_table(("", "number", "GB each", "GB"), rows, title="disk", right=True, bold_last=True)
 
 
 def _number(size: float) -> str:

@@ -27,6 +27,7 @@ def place_file(source: Path, target: Path) -> None:
     Symlinks are followed. A hard link shares its bytes for good: neither file may be written in place afterwards.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
     real = Path(os.path.realpath(source))
     if real.stat().st_size <= SMALL or not (_reflink(real, target) or _hard_link(real, target)):
         shutil.copyfile(real, target)

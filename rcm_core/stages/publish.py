@@ -165,7 +165,6 @@ def _copy(out: Path, target: str, endpoint: str | None) -> None:
             for path in [*(p for n, p in files.items() if n != "README.md"), out / "README.md"]:
                 name = f"{root}/{path.relative_to(out).as_posix()}"
                 if "file" in system.protocol:
-                    Path(name).unlink(missing_ok=True)
                     place_file(path, Path(name))
                 elif not (system.exists(name) and system.size(name) == path.stat().st_size > SMALL):
                     system.put_file(str(path), name)

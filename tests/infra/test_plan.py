@@ -43,6 +43,7 @@ def test_what_does_not_fit_is_refused_and_what_is_said_to_fit_does(
     shown = capsys.readouterr().out
     assert "student: backward" in shown
     assert "GPU-hours" in shown
+    assert all(f"{stage}: " in shown for stage in ("teacher", "trajectories", "train"))
     said = dict(part.split("=") for part in str(refused.value).split("would fit with ")[1].split())
     train: dict[str, Any] = params.train.model_dump(mode="json")
     for name, value in said.items():

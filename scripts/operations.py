@@ -1,0 +1,169 @@
+"""DVC under a whole tiny line, for real: ``python scripts/operations.py`` writes docs/results/operations.json.
+
+A clone of this repository runs the eight stages; ``dvc push`` to an S3 server (moto), ``dvc pull`` into a second clone
+at a path with spaces and letters outside ASCII, where ``dvc repro`` computes nothing; a stage on a full disk. Some
+minutes on two cores; everything is in a temporary folder that is removed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import boto3
+import requests
+from moto.server import ThreadedMotoServer
+
+ROOT = Path(__file__).parent.parent
+OUT = ROOT / "docs/results/operations.json"
+TINY = [
+    "teacher.steps=4",
+    "teacher.gate=null",
+    "teacher.mini.layers=2",
+    "teacher.mini.heads=2",
+    "teacher.mini.head_dim=16",
+    "teacher.mini.ffn_dim=64",
+    "teacher.mini.text_dim=32",
+    "teacher.mini.steps=12",
+    "teacher.mini.batch=16",
+    "teacher.mini.checkpoint_every=4",
+    "teacher.mini.threads=1",
+    "trajectories.samples=40",
+    "trajectories.shard_size=16",
+    "train.iterations=12",
+    "train.batch=8",
+    "train.candidate_every=6",
+    "train.checkpoint_every=4",
+    "train.log_every=4",
+    "train.threads=1",
+    "train.health.probe_every=3",
+    "train.health.probe_samples=8",
+    "method.warmup=4",
+    "select.samples=80",
+    "select.bootstrap=5",
+    "evaluate.samples=80",
+    "evaluate.diversity_prompts=4",
+    "evaluate.diversity_samples=5",
+    "evaluate.timing_samples=4",
+    "evaluate.bootstrap=5",
+]
+BUCKET = "operations"
+
+
+class Machine:
+    """Commands in one temporary folder."""
+
+    def __init__(self, folder: Path, endpoint: str) -> None:
+        python = Path(sys.executable).parent
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RCM_", "PREFECT_", "GIT_", "RAY_"))}
+        self.env = kept | {
+            "PATH": f"{python}{os.pathsep}{os.environ['PATH']}", "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1", "RCM_EXECUTOR": "local",
+            "RCM_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1",
+            "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@example.org", "GIT_COMMITTER_NAME": "a",
+            "GIT_COMMITTER_EMAIL": "a@example.org", "DVC_SITE_CACHE_DIR": str(folder / "site"),
+        }  # fmt: skip
+        self.endpoint = endpoint
+
+    def run(
+        self, project: Path, *command: str, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        paths = os.pathsep.join([str(project), str(project / "kernels")])
+        full = self.env | {"PYTHONPATH": paths} | dict(env or {})
+        return subprocess.run(command, cwd=project, env=full, capture_output=True, text=True, check=False)
+
+    def must(self, project: Path, *command: str) -> str:
+        answer = self.run(project, *command)
+        if answer.returncode:
+            raise SystemExit(f"{' '.join(command)}: {answer.stdout[-1500:]}{answer.stderr[-1500:]}")
+        return answer.stdout + answer.stderr
+
+
+def clone(machine: Machine, source: Path, place: Path) -> Path:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    machine.must(source, "git", "clone", "-q", str(source), str(place))
+    machine.must(place, "dvc", "remote", "add", "--local", "-d", "s3", f"s3://{BUCKET}/store")
+    machine.must(place, "dvc", "remote", "modify", "--local", "s3", "endpointurl", machine.endpoint)
+    return place
+
+
+def sync(machine: Machine, first: Path, folder: Path) -> dict[str, Any]:
+    """Push, pull into a second clone, and reproduce there."""
+    began = time.monotonic()
+    machine.must(first, sys.executable, "-m", "infra.params", *TINY)
+    machine.must(first, "dvc", "repro")
+    line = time.monotonic() - began
+    machine.must(first, "git", "add", "-A")
+    machine.must(first, "git", "commit", "-qm", "a tiny run")
+    machine.must(first, "dvc", "push")
+    second = clone(machine, first, folder / "a second cl\u00f6ne")
+    machine.must(second, "dvc", "pull")
+    said = machine.must(second, "dvc", "repro")
+    status = machine.must(second, "git", "status", "--porcelain")
+    return {
+        "line_seconds": round(line, 1),
+        "stages_run_in_the_second_clone": said.count("Running stage"),
+        "stages_skipped_there": said.count("didn't change, skipping"),
+        "changed_files_there": len(status.splitlines()),
+    }
+
+
+def full_disk(machine: Machine, first: Path, folder: Path) -> dict[str, Any]:
+    """The trajectories stage with its live state on a file system of 64 KiB, and again with room; needs root."""
+    small = folder / "small"
+    small.mkdir()
+    mounted = machine.run(first, "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small))
+    if mounted.returncode:
+        return {"skipped": "a tmpfs needs root"}
+    try:
+        command = (sys.executable, "-m", "infra.launch", "trajectories")
+        answer = machine.run(first, *command, env={"RCM_HOME": str(small)})
+        again = machine.run(first, *command)
+    finally:
+        machine.must(first, "umount", str(small))
+    errors = [line for line in answer.stderr.splitlines() if line.startswith("error: ")]
+    return {
+        "status": answer.returncode,
+        "sentence": errors[-1].replace(str(folder), "...") if errors else answer.stderr[-300:],
+        "traceback": "Traceback" in answer.stderr,
+        "again": again.returncode,
+    }
+
+
+def main() -> int:
+    """Run all and write what came of it."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    requests.post(f"{endpoint}/moto-api/reset", timeout=10).raise_for_status()
+    try:
+        with tempfile.TemporaryDirectory(prefix="rcm-operations-") as name:
+            folder = Path(name)
+            machine = Machine(folder, endpoint)
+            key = {
+                "aws_access_key_id": "testing",
+                "aws_secret_access_key": "testing",
+                "region_name": "us-east-1",
+            }
+            boto3.client("s3", endpoint_url=endpoint, **key).create_bucket(Bucket=BUCKET)
+            first = clone(machine, ROOT, folder / "first")
+            found = {"sync": sync(machine, first, folder)}
+            print(found, flush=True)
+            found["full_disk"] = full_disk(machine, first, folder)
+    finally:
+        server.stop()
+    OUT.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
+    print(OUT.read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -57,7 +57,11 @@ def test_sections_are_frozen(values: dict[str, Any]) -> None:
         ("select.steps", [], "select.steps = .*at least 1 item"),
         ("teacher.guidance", 0.5, "teacher.guidance = 0.5: input should be greater than or equal to 1"),
         ("teacher.shape", [1, 8, 8], "key 'teacher.shape.3' is missing"),
-        ("teacher.solver", "heun", "teacher.solver = 'heun': input should be 'euler' or 'unipc'"),
+        (
+            "teacher.solver",
+            "heun",
+            "teacher.solver = 'heun': input should be 'euler', 'unipc' or 'dpmsolver\\+\\+'",
+        ),
         ("teacher.mini.head_dim", 9, "teacher.mini.head_dim = 9: input should be a multiple of 2"),
         ("evaluate.device", "gpu", "evaluate.device = 'gpu': input should be 'auto', 'cpu' or 'cuda'"),
         ("train", 3, "train = 3: input should be an object"),

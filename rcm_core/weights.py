@@ -41,13 +41,13 @@ class Target:
         """A copy of the tensor ``name`` as the network is to have it."""
         if self.mapped:
             return value
-        layer = name.removesuffix(".weight")
+        layer, own = name.removesuffix(".weight"), False
         if layer in self.lora:
             down, up = self.lora[layer]
-            value = value.to(torch.float32, copy=True).add_(up @ down)
+            value, own = torch.addmm(value.float(), up, down), True
         exact = not parameter or (self.exact is not None and name.startswith(f"{self.exact}."))
         dtype = torch.float32 if exact else self.dtype
-        return value.to(self.device, dtype if value.is_floating_point() else value.dtype, copy=True)
+        return value.to(self.device, dtype if value.is_floating_point() else value.dtype, copy=not own)
 
 
 _target: ContextVar[Target] = ContextVar("target", default=Target())  # noqa: B039 - it is frozen

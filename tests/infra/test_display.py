@@ -103,9 +103,9 @@ def test_what_a_run_takes_is_said_from_the_last_one_or_from_what_was_measured(tm
         folder = tmp_path / "runs" / stage
         folder.mkdir(parents=True)
         (folder / "record.json").write_text(
-            json.dumps({"seconds": 10.0, "parameters": {"train": {"iterations": 10, "batch": 8}}})
+            json.dumps({"seconds": 10.0, "parameters": {"train": {"iterations": 140, "batch": 8}}})
         )
-    last = expected(tmp_path, ["train.iterations=30", "train.batch=8"], None)
+    last = expected(tmp_path, ["train.iterations=420", "train.batch=8"], None)
     assert last.seconds["train"] == pytest.approx(36)
     assert "as long as the last run here" in last.sentence()
     (tmp_path / "runs/train/record.json").write_text("{")

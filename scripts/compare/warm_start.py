@@ -22,6 +22,7 @@ from typing import Any
 from infra.params import compose
 from rcm_core.config import Params
 from rcm_core.storage import read_json, write_json
+from rcm_core.teacher_folder import pipeline_of
 from rcm_core.training.distill import build_method
 from scripts.compare.measure import machine
 from scripts.compare.one import do_stages, unwind_when_told
@@ -146,11 +147,11 @@ class Bench:
             "warm": [],
         }
         student = self.student(seed)
-        found["moved"] = change(self.old / "runs/teacher/pipeline", student)
+        found["moved"] = change(pipeline_of(self.old), student)
         found["untouched"] = score_of(student, self.params, self.new)
         earlier = {
             "student": str(student),
-            "teacher": str(self.old / "runs/teacher/pipeline"),
+            "teacher": str(pipeline_of(self.old)),
             "endpoint": None,
         }
         base = self._composed(self.root / "refined/pipeline", study.warm(self.params))
@@ -188,7 +189,7 @@ def study_results(study: Study, home: Home, start: Start, seeds: Sequence[int]) 
             "run": study.run,
             "refined": study.refined,
             "rate": study.rate,
-            "change": change(bench.old / "runs/teacher/pipeline", bench.new / "runs/teacher/pipeline"),
+            "change": change(pipeline_of(bench.old), pipeline_of(bench.new)),
             "metric": bench.params.select.metric,
             "samples": study.samples,
             "warm": study.warm(bench.params),

@@ -17,6 +17,7 @@ from rcm_core.evaluation.validation import scale_of, score_job, validation_job
 from rcm_core.prompts import read_prompts
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.storage import atomic_folder, read_json, write_json
+from rcm_core.teacher_folder import pipeline_of
 from rcm_core.training import pretrain
 from scripts.compare.space import digest, executor_in
 
@@ -27,7 +28,7 @@ def refine(params: Params, steps: int, seed: int, old: Path, folder: Path) -> No
     """``folder/pipeline``: the teacher of the workspace ``old``, trained further on other batches and noise; once."""
     facts = read_json(old / "runs/teacher/teacher.json", "teacher")
     key = {"key": digest([facts["hash"], steps, seed])}
-    done, state, pipeline = folder / "done.json", folder / "state", old / "runs/teacher/pipeline"
+    done, state, pipeline = folder / "done.json", folder / "state", pipeline_of(old)
     if done.is_file() and json.loads(done.read_text()) == key:
         return
     mini = params.teacher.mini

@@ -96,8 +96,9 @@ def test_resumed_is_uninterrupted(tmp_path: Path) -> None:
     try:
         ema = PowerEMA(whole, (0.1,))
         with checkpoint.alone_if_one():
+            progress = {"step": 4, "student_updates": 4, "updates": {"s": 4}}
             checkpoint.save(
-                tmp_path / "c", checkpoint.gather({"s": whole}, {"s": optimiser}, ema), {}, 0, None
+                tmp_path / "c", checkpoint.gather({"s": whole}, {"s": optimiser}, ema), progress, 0, None
             )
         train(whole, optimiser, 4, 4)
         again = network()

@@ -20,7 +20,7 @@ from rcm_core.training.parallel import average_gradients
 from rcm_core.training.sequence import Ulysses
 
 FAMILIES = ["cosmos", "longcat", "sd3", "wan"]
-SHAPES = {"wan": (2, 3, 4, 8), "cosmos": (4, 2, 4, 8), "sd3": (4, 1, 8, 8), "longcat": (4, 1, 8, 8)}
+SHAPES = {"wan": (2, 3, 4, 8), "cosmos": (4, 2, 4, 8), "sd3": (4, 1, 8, 8), "longcat": (16, 1, 8, 8)}
 
 
 def loaded(folder: Path) -> Denoiser:

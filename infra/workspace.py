@@ -175,8 +175,8 @@ def _add_worktree(root: Path, path: Path) -> None:
         shutil.copy2(local, path / ".dvc" / "config.local")
     main = Workspace(root, root, "")
     cache = dvc(main, "cache", "dir").strip()
-    # Relative to the file it is in: DVC writes no letter outside ASCII, and the project's place may have some.
-    dvc(Workspace(root, path, ""), "config", "--local", "cache.dir", os.path.relpath(cache, path / ".dvc"))
+    # Relative to the folder of the command: DVC writes no letter outside ASCII, and the project's place may have some.
+    dvc(Workspace(root, path, ""), "config", "--local", "cache.dir", os.path.relpath(cache, path))
 
 
 def _git(root: Path, *arguments: str) -> str:

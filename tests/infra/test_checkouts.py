@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from infra.state import main_root, state_home
-from infra.workspace import dvc, finish, opened
+from infra.workspace import Workspace, dvc, finish, opened
 from rcm_core.errors import InputError
 
 STAGE = {"cmd": "mkdir -p runs && echo made > runs/out.txt", "outs": ["runs/out.txt"]}
@@ -64,6 +64,8 @@ def test_a_run_in_a_worktree_ends_as_an_experiment(origin: Path, tmp_path: Path)
     assert git(project, "worktree", "list").count("\n") == 0
     assert git(project, "status", "--porcelain") == ""
     assert [p.name for p in (project / ".rcm/worktrees").iterdir() if p.is_dir()] == []
+    dvc(Workspace(project, project, ""), "exp", "apply", "run-1")  # from the project's own cache
+    assert (project / "runs/out.txt").read_text() == "made\n"
 
 
 def test_a_submodule_keeps_its_own_state_and_runs_in_place_alone(origin: Path, tmp_path: Path) -> None:

@@ -33,10 +33,10 @@ from rcm_core.storage import sha256, sha256_folder
 pytestmark = [pytest.mark.system, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 SETTINGS = {
-    "train.iterations": 32,
+    "train.iterations": 96,
     "train.checkpoint_every": 4,
-    "train.candidate_every": 16,
-    "train.log_every": 8,
+    "train.candidate_every": 48,
+    "train.log_every": 24,
     "train.device": "cpu",
 }
 
@@ -167,7 +167,7 @@ def signal_a_worker(run: Run, rank_count: int, number: int = signal.SIGKILL) -> 
 
 def resumptions(said: str) -> list[int]:
     """At which steps it went on."""
-    return [int(step) for step in re.findall(r"resumed at step (\d+) of 32", said)]
+    return [int(step) for step in re.findall(r"resumed at step (\d+) of 96", said)]
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +306,7 @@ def test_two_ranks_are_one_rank_with_two_accumulation_steps(
         ours, theirs = load_file(two_ranks / path), load_file(accumulated / path)
         flat = [torch.cat([w[n].flatten() for n in sorted(start)]) for w in (ours, theirs, start)]
         moved, apart = (flat[0] - flat[2]).norm(), (flat[0] - flat[1]).norm()
-        # gradients are summed in another order: float32 rounding, which 32 steps of Adam, whose steps do not
+        # gradients are summed in another order: float32 rounding, which 96 steps of Adam, whose steps do not
         # shrink with the gradient, may multiply (5e-6 was seen)
         assert moved > 0
         assert apart / moved < 1e-4

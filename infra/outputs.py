@@ -1,4 +1,4 @@
-"""Where a command writes: refused before any work if it cannot, or if something of the user's is there."""
+"""Check where a command writes before any work: the place must be writable and hold no file of the user's."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ REMEDIES = {
     errno.EIO: "check the disk",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
-"""What to do about the errors of the operating system that are not ours."""
+"""Advice for errors of the operating system, by errno."""
 
 
 class InputError(ValueError):

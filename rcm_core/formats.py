@@ -198,5 +198,5 @@ def _kind(value: Any) -> str:
 
 
 def _line(error: BaseException) -> str:
-    """What ``error`` says, in one line of readable length."""
+    """Return the message of ``error`` as one line of at most 300 characters."""
     return " ".join(str(error).split())[:300]

@@ -69,7 +69,7 @@ def _place(path: Path) -> Path:
 
 
 def _read(place: Path) -> dict[str, Entry]:
-    """Entries that can be read; a damaged file holds none and is written anew."""
+    """Entries that can be read; a damaged file holds none and is overwritten."""
     try:
         found = json.loads(place.read_text())
     except (OSError, ValueError):

@@ -157,7 +157,7 @@ def check_tensors(layout: Layout, folder: Path) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """What ``error`` says, in one line."""
+    """Return the class and message of ``error`` as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 

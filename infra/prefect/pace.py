@@ -1,4 +1,4 @@
-"""How long a run of the eight stages takes and how much of it is left: from earlier runs, corrected as it goes."""
+"""Estimate the time of a run of the eight stages, and the time left, from earlier runs and finished stages."""
 
 from __future__ import annotations
 

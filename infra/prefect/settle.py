@@ -40,7 +40,7 @@ class Settler:
     def look(self) -> list[str]:
         """Settle every run that is dead, continue what can be continued; a line for each.
 
-        Raises InputError (UnreachableError) if the server does not answer; silence is then counted anew.
+        Raises InputError (UnreachableError) if the server does not answer; all silences are then counted from zero.
         """
         try:
             return [*self._settle(), *self._continue()]

@@ -1,20 +1,28 @@
-"""Which source files a module's behaviour depends on: its static import closure inside the project."""
+"""Hash of the code that a module's behaviour depends on: of all that it imports inside the project, in normal form.
+
+The hash holds no path of a project module: an import counts by the content of the imported module and the imported
+name. So a module that moves (or an import under another local name) changes nothing, while an import of the same name
+from another module does. Module paths inside strings ("rcm_core.pixels" in a pipeline's model_index.json) are data, and
+count. Two modules merged into one, or one split in two, are other code.
+"""
 
 from __future__ import annotations
 
-import ast
 import hashlib
 from collections.abc import Mapping
 from functools import cache
-from importlib.util import find_spec
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
-ROOTS = ("rcm_core", "rcm_kernels")
+from rcm_core.normal_form import EMPTY, ROOTS, Source, Target, digest, normal_form
+
+DATA = ".json"
+"""Suffix of the data files that lie beside a package's modules and count like code."""
 
 
 @cache
 def source_of(module: str) -> Path | None:
-    """The file of ``module``, or None if there is no such module; nothing of it is imported."""
+    """Return the file of ``module``, or None if there is no such module; nothing of it is imported."""
     root, *names = module.split(".")
     spec = find_spec(root)
     if spec is None or spec.origin is None:
@@ -25,39 +33,34 @@ def source_of(module: str) -> Path | None:
 
 
 @cache
-def tree_of(module: str) -> ast.Module | None:
-    """The parsed file of ``module``."""
+def form_of(module: str) -> Source | None:
+    """Return the normal form of ``module``'s file, or None if there is no such module."""
     path = source_of(module)
-    return ast.parse(path.read_text()) if path else None
+    return normal_form(path.read_text(encoding="utf-8")) if path else None
 
 
 def imports_of(module: str, choices: Mapping[str, str]) -> set[str]:
-    """Project modules that ``module`` imports anywhere in its file, with their packages, and what it finds.
+    """Return the project modules that ``module`` imports anywhere in its file or looks up, with their packages.
 
-    ``find("methods", ...)`` (rcm_core/registry.py) counts as an import of ``choices["methods"]``.
+    ``find("methods", ...)`` counts as an import of ``choices["methods"]``.
     """
-    tree = tree_of(module)
-    names: set[str] = set()
-    for node in ast.walk(tree) if tree else ():
-        match node:
-            case ast.Import():
-                names.update(alias.name for alias in node.names)
-            case ast.ImportFrom(module=str(package), level=0):
-                names.update([package, *(f"{package}.{alias.name}" for alias in node.names)])
-            case ast.Call(func=ast.Name(id="find"), args=[ast.Constant(value=str(kind)), *_]):
-                names.add(f"rcm_core.{kind}.{choices[kind]}")
+    form = form_of(module)
+    if form is None:
+        return set()
+    names = {resolve_name(name, _package(module)) for name in form.modules}
+    names |= {f"rcm_core.{kind}.{choices[kind]}" for kind in form.kinds}
     ours = {name for name in names if name.split(".")[0] in ROOTS}
     return {whole for name in ours for whole in with_packages(name) if source_of(whole) is not None}
 
 
 def with_packages(module: str) -> list[str]:
-    """``module`` and the packages above it, which are imported with it."""
+    """Return ``module`` and the packages above it, which are imported with it."""
     parts = module.split(".")
     return [".".join(parts[: i + 1]) for i in range(len(parts))]
 
 
 def closure(module: str, choices: Mapping[str, str]) -> dict[str, Path]:
-    """``module`` and all project modules it can reach, with their files, when ``choices`` are made."""
+    """Return ``module`` and all project modules it can reach, with their files, when ``choices`` are made."""
     reached: dict[str, Path] = {}
     queue = with_packages(module) if source_of(module) else []
     while queue:
@@ -69,9 +72,51 @@ def closure(module: str, choices: Mapping[str, str]) -> dict[str, Path]:
     return reached
 
 
+def code_hashes(module: str, choices: Mapping[str, str]) -> dict[str, str]:
+    """Return the content hash of each module in the closure of ``module``, and of its packages' data files.
+
+    A key is a module's name or, for a data file, its package's and the file's name. Modules without a statement, such
+    as a package's empty ``__init__``, are left out.
+    """
+    found = {}
+    for name, path in closure(module, choices).items():
+        form = form_of(name)
+        if form and (form.targets or form.body != EMPTY):
+            found[name] = content_of(name, form)
+        if path.name == "__init__.py":
+            for file in path.parent.glob(f"*{DATA}"):
+                found[f"{name}/{file.name}"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return dict(sorted(found.items()))
+
+
 def code_hash(module: str, choices: Mapping[str, str]) -> str:
-    """Hex digest of all files in the closure of ``module``."""
-    digest = hashlib.sha256()
-    for name, path in sorted(closure(module, choices).items()):
-        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
+    """Return the hex digest of the contents in the closure of ``module``, wherever they lie."""
+    return digest(*sorted(code_hashes(module, choices).values()))
+
+
+@cache
+def content_of(module: str, form: Source) -> str:
+    """Return the hash of ``module``, whose normal form is ``form``, and of what exactly it imports from the project."""
+    targets = [_identity(module, target) for target in form.targets]
+    return digest(form.body, *targets[: form.used], "", *sorted(targets[form.used :]))
+
+
+def _identity(module: str, target: Target) -> str:
+    """Digest of what ``module`` imports, without a path: the other module's content, its own imports by name alone."""
+    owner, name = _resolved(module, target)
+    form = form_of(owner)
+    if form is None:
+        return digest(owner, name)
+    return digest(form.body, *sorted(_resolved(owner, t)[1] for t in form.targets), "", name)
+
+
+def _resolved(module: str, target: Target) -> Target:
+    """``target`` with an absolute path; a name that is a module by itself is said as one."""
+    place, name = resolve_name(target[0], _package(module)), target[1]
+    return (f"{place}.{name}", "") if name and source_of(f"{place}.{name}") else (place, name)
+
+
+def _package(module: str) -> str:
+    """The package that relative imports in ``module`` start from."""
+    path = source_of(module)
+    return module if path and path.name == "__init__.py" else module.rpartition(".")[0]

@@ -6,7 +6,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType, UnionType
 
-from rcm_core.errors import InputError
+from rcm_core.errors import InputError, named_line
 from rcm_core.protocols import Family, Tokens
 from rcm_core.registry import family_of
 
@@ -30,8 +30,7 @@ def family_at(place: Path, pipeline: Path | None) -> tuple[Family, Path]:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the user's code may raise anything, and end
-        reason = " ".join(str(error).split())  # one sentence, whatever it raised
-        raise InputError(f"{place} cannot be imported: {type(error).__name__}: {reason}") from error
+        raise InputError(f"{place} cannot be imported: {named_line(error)}; mend it") from error
     names = [*Family.__annotations__, *(n for n in vars(Family) if not n.startswith("_"))]
     missing = sorted(name for name in names if not hasattr(module, name))
     if missing:

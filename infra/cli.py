@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from rcm_core.errors import BAD_INPUT, InputError, sentence_of
+from rcm_core.errors import InputError, exit_for_bad_input
 
 app = typer.Typer(
     help="Distils a slow diffusion model into a student that samples in 1-4 steps.",
@@ -126,7 +126,7 @@ def sample(
 
     refuse_place(out)
     refuse_others(out, force)
-    prompts = _prompts(prompt or [], prompts_file)
+    prompts = collect_prompts(prompt or [], prompts_file)
     if not model.is_dir():
         raise InputError(
             f"{model} does not exist; make it with `rcm distill`, or name a student with --model"
@@ -237,33 +237,28 @@ def main() -> None:
     """Exit status 2 with one sentence for bad input; an interrupt unwinds everything that was started."""
     signal.signal(signal.SIGTERM, _interrupted)
     signal.signal(signal.SIGINT, _interrupted)
-    try:
-        status = app(standalone_mode=False)
-    except TyperException as error:  # of the command line itself; without a command: the help
-        print(f"error: {' '.join(error.format_message().split())}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
-    except (InputError, OSError) as error:
-        sentence = sentence_of(error)
-        if sentence is None:
-            raise
-        print(f"error: {sentence}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+    with exit_for_bad_input():
+        try:
+            status = app(standalone_mode=False)
+        except TyperException as error:  # of the command line itself; without a command: the help
+            raise InputError(error.format_message()) from error
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _prompts(given: list[str], file: Path | None) -> list[str]:
-    prompts = [prompt.strip() for prompt in given]
+def collect_prompts(given: list[str], file: Path | None) -> list[str]:
+    """Return the prompts of --prompt, then those of --prompts-file, cleaned as the stages clean theirs."""
+    from rcm_core.prompts import COLUMNS, clean_text, read_lines
+
+    prompts = [clean_text(prompt, "--prompt") for prompt in given]
     if "" in prompts:
         raise InputError("--prompt is empty; say what to draw, as in --prompt 'a handwritten seven'")
     if file is not None:
-        from rcm_core.prompts import COLUMNS, read_lines
-
         if not file.is_file():
             raise InputError(
                 f"--prompts-file {file} does not exist; expected text with a prompt per line, or a table with a column"
                 f" {COLUMNS[0]}"
             )
-        prompts += [line.strip() for line in read_lines(file) if line.strip()]
+        prompts += [line for line in read_lines(file) if line]
     if not prompts:
         raise InputError("no prompt; give --prompt 'a handwritten seven' or --prompts-file")
     return prompts

@@ -14,7 +14,7 @@ from typing import Any
 
 from infra.lifeline import Lifeline, connect
 from infra.state import held, state_home, state_root
-from rcm_core.errors import BAD_INPUT, InputError, nearest, sentence_of
+from rcm_core.errors import InputError, exit_for_bad_input, nearest
 from rcm_core.params import load_params
 from rcm_core.protocols import Item, Result, TrainContext
 from rcm_core.registry import available
@@ -130,8 +130,8 @@ def _lock(stage: str, workspace: Path) -> Path:
     return state_home(workspace) / "locks" / f"{workspace.name}-{stage}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 2 for bad input (one sentence on stderr), 130 or 143 when interrupted."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one stage. Exit status: 0, 2 for bad input (one sentence on stderr), 130 or 143 when interrupted."""
     parser = argparse.ArgumentParser(prog="python -m infra.launch", description=__doc__)
     parser.add_argument("stage")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
@@ -139,15 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     signal.signal(signal.SIGTERM, _interrupted)
     signal.signal(signal.SIGINT, _interrupted)
-    try:
+    with exit_for_bad_input():
         run_stage(options.stage, options.params, Path.cwd())
-    except (InputError, OSError) as error:
-        sentence = sentence_of(error)
-        if sentence is None:
-            raise
-        print(f"error: {sentence}", file=sys.stderr)
-        return BAD_INPUT
-    return 0
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
@@ -157,4 +150,4 @@ def _interrupted(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rcm_core.config import Params
-from rcm_core.errors import BAD_INPUT, InputError, nearest, sentence_of
+from rcm_core.errors import InputError, exit_for_bad_input, nearest, one_line
 from rcm_core.params import load_params
 
 PLACE = "params.yaml"
@@ -39,8 +39,9 @@ def composed(workspace: Path, overrides: Sequence[str]) -> Iterator[tuple[Path, 
         try:
             compose_and_dump(place, str(conf), None, "config", str(workspace), list(overrides))
         except (HydraException, OmegaConfBaseException) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"overrides {' '.join(overrides)!r} do not fit conf/: {reason}") from error
+            raise InputError(
+                f"overrides {' '.join(overrides)!r} do not fit conf/: {one_line(error, 1000)}"
+            ) from error
         yield place, load_params(place)
 
 
@@ -74,11 +75,5 @@ def _check_groups(conf: Path, overrides: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with exit_for_bad_input():
         compose(Path.cwd(), sys.argv[1:])
-    except (InputError, OSError) as problem:
-        sentence = sentence_of(problem)
-        if sentence is None:
-            raise
-        print(f"error: {sentence}", file=sys.stderr)
-        sys.exit(BAD_INPUT)

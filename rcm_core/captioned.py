@@ -17,7 +17,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-from rcm_core.errors import InputError
+from rcm_core.errors import InputError, one_line
 from rcm_core.prompts import (
     LARGEST_TEXT,
     LONGEST,
@@ -186,7 +186,7 @@ def _short(there: int, wanted: Wanted) -> str | None:
 
 
 def _unread(error: Exception) -> str:
-    return f"cannot be read ({' '.join(str(error).split())[:120]}); replace or remove it"
+    return f"cannot be read ({one_line(error, 120)}); replace or remove it"
 
 
 def pixels(place: Place, name: str, wanted: Wanted) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rcm_core.denoiser import Denoiser
+from rcm_core.errors import named_line
 from rcm_core.guidance import Guided
 from rcm_core.jvp import flash_jvp, jvp
 from rcm_core.layout import read_part
@@ -79,7 +80,7 @@ def _run(name: str, check: Check, subject: Subject) -> Finding:
     except (
         Exception
     ) as error:  # a user's adapter may raise anything, and the other checks still say something
-        return Finding(name, False, f"{type(error).__name__}: {' '.join(str(error).split())}")
+        return Finding(name, False, named_line(error))
 
 
 def _round_trip(subject: Subject) -> str:

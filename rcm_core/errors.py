@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from shutil import Error as CopyError
 
@@ -40,10 +42,34 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
+def one_line(error: BaseException, most: int = 300) -> str:
+    """The message of ``error`` as one line of at most ``most`` characters; its class if it has no message."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def named_line(error: BaseException, most: int = 300) -> str:
+    """The class and message of ``error`` as one line of at most ``most`` characters after the class."""
+    name, line = type(error).__name__, one_line(error, most)
+    return name if line == name else f"{name}: {line}"
+
+
+@contextmanager
+def exit_for_bad_input() -> Iterator[None]:
+    """Turn bad input inside the block into one sentence on stderr and exit status 2; other errors are raised."""
+    try:
+        yield
+    except (InputError, OSError) as error:
+        sentence = sentence_of(error)
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        sys.exit(BAD_INPUT)
+
+
 def sentence_of(error: InputError | OSError) -> str | None:
     """The one line that a command prints for ``error``; None for an error that is not the user's, which is raised."""
     if isinstance(error, InputError):
-        return " ".join(str(error).split())
+        return one_line(error, sys.maxsize)
     number, path, reason = error.errno, error.filename, error.strerror
     if isinstance(error, CopyError):  # of shutil.copytree: (source, target, reason) of each file
         first = error.args[0][0] if isinstance(error.args[0], list) else (None, None, str(error))

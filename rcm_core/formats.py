@@ -1,4 +1,4 @@
-"""Strict readers of text, JSON, YAML, CSV and safetensors files.
+"""Strict readers of text, JSON, JSON lines, YAML, CSV, Parquet and safetensors files.
 
 Each raises InputError with one sentence: the file, the damage, and ``remedy``, which says what to do. Nothing is
 repaired and nothing is guessed.
@@ -7,15 +7,18 @@ repaired and nothing is guessed.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pandas as pd
 import yaml
 
-from rcm_core.errors import InputError
+from rcm_core.errors import InputError, one_line
 
 MOST_BYTES = 256 * 2**20
 """A text file of more bytes is not read: none that is written here comes near."""
@@ -50,11 +53,15 @@ def read_text(path: Path, remedy: str, most: int = MOST_BYTES) -> str:
 
 
 def parse_json(text: str, where: str, remedy: str) -> Any:
-    """The JSON value in ``text``. Repeated keys, numbers that are not finite and deep nesting are refused."""
+    """The JSON value in ``text``. Repeated keys, numbers that are not finite, halves of surrogate pairs and deep
+    nesting are refused.
+    """
     try:
         value = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse_number, parse_float=_finite)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else _line(error)
+        reason = "nested too deeply" if isinstance(error, RecursionError) else one_line(error)
         raise InputError(f"{where} is not JSON ({reason}); {remedy}") from error
     if _depth(value) > MOST_DEPTH:
         raise InputError(f"{where} has lists and objects nested more than {MOST_DEPTH} deep; {remedy}")
@@ -67,6 +74,41 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path} holds {_kind(value)}; expected a JSON object: {remedy}")
     return value
+
+
+def text_lines(text: str) -> list[str]:
+    """Lines of ``text``: they end with a line feed, a carriage return or both, and with nothing else."""
+    return re.split("\r\n|\n|\r", text)
+
+
+def parse_json_lines(text: str, where: str, remedy: str) -> pd.DataFrame:
+    """The table in ``text``, a JSON object per line; keys that a line lacks are missing values. Blank lines are
+    skipped.
+    """
+    rows = []
+    for number, line in enumerate(text_lines(text), 1):
+        if not line.strip():
+            continue
+        value = parse_json(line, f"{where}: line {number}", remedy)
+        if not isinstance(value, dict):
+            raise InputError(f"{where}: line {number} holds {_kind(value)}; expected a JSON object: {remedy}")
+        rows.append(value)
+    return pd.DataFrame(rows, dtype=object)
+
+
+def parse_parquet(content: bytes, where: str, remedy: str) -> pd.DataFrame:
+    """The table in the bytes of a Parquet file."""
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_table
+
+    try:
+        read_table(io.BytesIO(content)).validate(full=True)  # texts are UTF-8
+        frame = pd.read_parquet(io.BytesIO(content))
+    except (ValueError, OSError, ArrowException) as error:
+        raise InputError(f"{where} is not a Parquet table ({one_line(error)}); {remedy}") from error
+    if not frame.columns.is_unique:
+        raise InputError(f"{where} has two columns of one name; {remedy}")
+    return frame
 
 
 def read_yaml(path: Path, remedy: str) -> Any:
@@ -82,7 +124,7 @@ def read_yaml(path: Path, remedy: str) -> Any:
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
         if isinstance(error, InputError):
             raise
-        reason = "nested too deeply" if isinstance(error, RecursionError) else _line(error)
+        reason = "nested too deeply" if isinstance(error, RecursionError) else one_line(error)
         raise InputError(f"{path} is not YAML: {reason}; {remedy}") from error
     finally:
         loader.dispose()
@@ -102,7 +144,7 @@ def read_csv(path: Path, columns: tuple[str, ...], remedy: str) -> list[dict[str
     except (csv.Error, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path} is not a table of numbers ({_line(error)}); {remedy}") from error
+        raise InputError(f"{path} is not a table of numbers ({one_line(error)}); {remedy}") from error
     if any(column not in row for row in rows for column in columns):
         raise InputError(f"{path} has a row without {', '.join(columns)}; {remedy}")
     return rows
@@ -118,7 +160,7 @@ def read_tensors(path: Path, remedy: str) -> dict[str, Any]:
     try:
         tensors: dict[str, Any] = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is not a safetensors file ({_line(error)}); {remedy}") from error
+        raise InputError(f"{path} is not a safetensors file ({one_line(error)}); {remedy}") from error
     return tensors
 
 
@@ -195,8 +237,3 @@ def _kind(value: Any) -> str:
     return {list: "a list", str: "a text", bool: "a truth value", type(None): "null"}.get(
         type(value), "a number"
     )
-
-
-def _line(error: BaseException) -> str:
-    """Return the message of ``error`` as one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300]

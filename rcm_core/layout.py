@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from rcm_core.errors import InputError
+from rcm_core.errors import InputError, named_line
 from rcm_core.headers import FLOATS, NETWORK, read_headers, refuse_dtypes, weight_files
 from rcm_core.headers import read_part as read_part
 from rcm_core.weights import fill
@@ -99,7 +99,7 @@ def meta_network(network_class: str, config: Mapping[str, Any]) -> nn.Module:
             network: nn.Module = kind.from_config(dict(config))
     except FAILURES as error:
         raise InputError(
-            f"the configuration of the {network_class} builds no network ({one_line(error)}); correct"
+            f"the configuration of the {network_class} builds no network ({named_line(error)}); correct"
             " transformer/config.json, or export the teacher again"
         ) from error
     refuse_dropout(network, config)
@@ -154,11 +154,6 @@ def check_tensors(layout: Layout, folder: Path) -> None:
             f"{folder / 'transformer'} differs from its config.json in {len(wrong)} tensors, first: {first} is"
             f" {found.get(first, 'missing')}, expected {expected.get(first, 'absent')}; export the teacher again"
         )
-
-
-def one_line(error: BaseException) -> str:
-    """Return the class and message of ``error`` as one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def empty_transformer(layout: Layout, folder: Path) -> nn.Module:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from rcm_core.bars import without_bars
-from rcm_core.errors import InputError
+from rcm_core.errors import InputError, named_line
 from rcm_core.headers import (
     ENCODER,
     FLOATS,
@@ -32,7 +32,6 @@ from rcm_core.layout import (
     Layout,
     check_tensors,
     network_config,
-    one_line,
     refuse_config,
     vae_name,
 )
@@ -180,7 +179,7 @@ def _check_tokenizer(place: Path, vocabulary: int) -> None:
         count, padding = len(tokenizer), tokenizer.pad_token_id
     except Exception as error:  # the tokenizers library raises Exception itself
         raise InputError(
-            f"{place} holds no tokenizer ({one_line(error)}); fetch the teacher again"
+            f"{place} holds no tokenizer ({named_line(error)}); fetch the teacher again"
         ) from error
     if count > vocabulary:
         raise InputError(
@@ -226,7 +225,9 @@ def _said_of(place: Path) -> Iterator[None]:
     except FAILURES as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{place} cannot be loaded ({one_line(error)}); fetch the teacher again") from error
+        raise InputError(
+            f"{place} cannot be loaded ({named_line(error)}); fetch the teacher again"
+        ) from error
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from rcm_core.errors import InputError
+from rcm_core.formats import parse_json_lines, parse_parquet, text_lines
 
 SPLITS = ("train", "validation", "test")
 TABLES = (".csv", ".jsonl", ".parquet")
@@ -24,6 +24,8 @@ LONGEST = 10_000
 LARGEST_TEXT = 4 * LONGEST + 3
 """Bytes of such a text in UTF-8, with a byte order mark."""
 BYTE_ORDER_MARK = "\ufeff"
+REFUSED = {"Cc": "the control character", "Cs": "half of a surrogate pair,"}
+"""Unicode categories that no text has."""
 
 
 def read_prompts(path: Path, fewest: int = 1) -> list[str]:
@@ -71,11 +73,12 @@ def clean_text(text: str, where: str) -> str:
             " hundred words: shorten it"
         )
     cleaned = " ".join(text.replace(BYTE_ORDER_MARK, "").split())
-    control = next((c for c in cleaned if unicodedata.category(c) in ("Cc", "Cs")), None)
-    if control is not None:
-        raise InputError(
-            f"{where} has the control character U+{ord(control):04X}; save the file as UTF-8 text without it"
-        )
+    for character in cleaned:
+        if unicodedata.category(character) in REFUSED:
+            raise InputError(
+                f"{where} has {REFUSED[unicodedata.category(character)]} U+{ord(character):04X}; write it as UTF-8 text"
+                " without it"
+            )
     return cleaned
 
 
@@ -87,34 +90,21 @@ def decode_text(content: bytes, where: str) -> str:
         raise InputError(f"{where} is not UTF-8 text ({error}); save it as UTF-8") from error
 
 
-def text_lines(content: bytes, where: str) -> list[str]:
-    """Lines of UTF-8 text: they end with a line feed, a carriage return or both, and with nothing else."""
-    return re.split("\r\n|\n|\r", decode_text(content, where))
-
-
 def _texts(path: Path) -> list[str]:
     where, content = f"prompt file {path}", path.read_bytes()
     if path.suffix in TABLES:
         return text_column(read_table(where, path.suffix, content), where)
-    return text_lines(content, where)
+    return text_lines(decode_text(content, where))
 
 
 def read_table(where: str, suffix: str, content: bytes) -> pd.DataFrame:
     """The table in the bytes of a file with one of the suffixes ``TABLES``; InputError, which begins with ``where``, if
     it is none.
     """
-    text = None if suffix == ".parquet" else decode_text(content, where)
-    if suffix == ".csv":
-        return _csv(str(text), where)
-    try:
-        if text is not None:
-            return pd.read_json(io.StringIO(text), lines=True, dtype=False)
-        return pd.read_parquet(io.BytesIO(content))
-    except (ValueError, OSError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise InputError(
-            f"{where} is not a {suffix} table ({reason}); save it as UTF-8 text or Parquet"
-        ) from error
+    if suffix == ".parquet":
+        return parse_parquet(content, where, "save it as Parquet with texts in UTF-8")
+    text = decode_text(content, where)
+    return _csv(text, where) if suffix == ".csv" else parse_json_lines(text, where, "mend that line")
 
 
 def _csv(content: str, where: str) -> pd.DataFrame:
@@ -150,7 +140,7 @@ def text_column(frame: pd.DataFrame, where: str) -> list[str]:
             f"{where} has the columns {', '.join(map(str, frame.columns))}; call the one with the texts"
             f" {' or '.join(COLUMNS)}"
         )
-    values = ["" if pd.isna(value) else value for value in frame[column].tolist()]
+    values = frame[column].astype(object).where(frame[column].notna(), "").tolist()
     other = next((value for value in values if not isinstance(value, str)), None)
     if other is not None:
         raise InputError(f"{where} has {other!r} in the column {column}; expected texts")
@@ -177,12 +167,7 @@ def load_split(workspace: Path, split: str) -> list[str]:
     if not path.is_file():
         raise InputError(f"{path} does not exist; make it with `dvc repro prompts`")
     remedy = "`dvc repro prompts` makes it again"
-    try:
-        frame = pd.read_parquet(path)
-    except (ValueError, OSError) as error:
-        raise InputError(
-            f"{path} is not a Parquet table ({' '.join(str(error).split())}); {remedy}"
-        ) from error
+    frame = parse_parquet(path.read_bytes(), str(path), remedy)
     if lacking := sorted({"split", "prompt"} - set(frame.columns)):
         raise InputError(f"{path} lacks the column {lacking[0]}; {remedy}")
     found = frame.loc[frame["split"] == split, "prompt"].tolist()

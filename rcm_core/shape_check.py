@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from rcm_core.demands import refuse_frames
-from rcm_core.errors import InputError
+from rcm_core.errors import InputError, named_line
 from rcm_core.latents import pixel_shape
-from rcm_core.layout import FAILURES, meta_network, one_line, read_part
+from rcm_core.layout import FAILURES, meta_network, read_part
 from rcm_core.protocols import Family
 
 MOST_TOKENS = 2**20
@@ -42,7 +42,7 @@ def check_shape(family: Family, config: Mapping[str, Any], shape: Sequence[int],
             output = family.call(network, x, torch.empty(1), given)
     except FAILURES as error:
         raise InputError(
-            f"{said} does not take such states ({one_line(error)}); set teacher.shape to the channels, frames, height"
+            f"{said} does not take such states ({named_line(error)}); set teacher.shape to the channels, frames, height"
             " and width of its latents"
         ) from error
     if output.shape != x.shape:
@@ -100,7 +100,7 @@ def _decoded(name: str, config: Mapping[str, Any], shape: Sequence[int], said: s
             pixels: Tensor = vae.decode(latents, return_dict=False)[0]
     except FAILURES as error:
         raise InputError(
-            f"{said} does not decode it ({one_line(error)}); set teacher.shape to what the pipeline samples"
+            f"{said} does not decode it ({named_line(error)}); set teacher.shape to what the pipeline samples"
         ) from error
     return [*pixels.shape[1:]] if video else [pixels.shape[1], 1, *pixels.shape[2:]]
 

@@ -16,7 +16,7 @@ from typing import Any
 import fsspec
 from safetensors import SafetensorError
 
-from rcm_core.errors import InputError
+from rcm_core.errors import InputError, one_line
 from rcm_core.formats import parse_json, read_text
 from rcm_core.hashes import kept_sha256
 from rcm_core.hashes import sha256 as sha256
@@ -147,10 +147,6 @@ def require_target(target: str, workspace: Path, key: str) -> None:
         )
 
 
-def _why(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 @contextmanager
 def unbroken(place: str) -> Iterator[None]:
     """Turn what a storage refuses in the block, after all retries, into InputError; a missing file stays what it is."""
@@ -162,11 +158,11 @@ def unbroken(place: str) -> Iterator[None]:
         raise
     except PermissionError as error:
         raise InputError(
-            f"{place} refused access ({_why(error)}); check the permissions, then run it again"
+            f"{place} refused access ({one_line(error)}); check the permissions, then run it again"
         ) from error
     except (OSError, BotoCoreError) as error:
         raise InputError(
-            f"{place} failed ({_why(error)}); when it answers and has space, run the same command again to continue"
+            f"{place} failed ({one_line(error)}); when it answers and has space, run the same command again to continue"
         ) from error
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from rcm_core.errors import InputError
-from rcm_core.formats import read_tensors
+from rcm_core.formats import parse_parquet, read_tensors
 from rcm_core.schemas import ShardFacts, StoreFacts, fit, read
 from rcm_core.storage import atomic, filesystem, sha256, unbroken, write_json
 
@@ -131,12 +131,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
     """What ``write_manifest`` wrote; InputError if it is missing or damaged, or names what no manifest names."""
     if not path.is_file():
         raise InputError(f"{path} is missing; {REPAIR}")
-    try:
-        frame = pd.read_parquet(path)
-    except (ValueError, OSError) as error:
-        raise InputError(
-            f"{path} is not a Parquet table ({' '.join(str(error).split())}); {REPAIR}"
-        ) from error
+    frame = parse_parquet(path.read_bytes(), str(path), REPAIR)
     if flaw := _flaw(frame):
         raise InputError(f"{path} {flaw}; {REPAIR}")
     return frame

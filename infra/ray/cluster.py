@@ -22,6 +22,7 @@ import psutil
 
 from infra.lifeline import CLUSTER, NO_RAY
 from infra.prefect.processes import end_tree
+from rcm_core.errors import named_line
 
 
 @contextmanager
@@ -71,7 +72,7 @@ def keep(workspace: Path) -> None:
                 try:
                     answer = address = address or _start(workspace)
                 except Exception as error:
-                    answer = NO_RAY + " ".join(f"{type(error).__name__}: {error}".split())
+                    answer = NO_RAY + named_line(error)
                     for left in psutil.Process().children():  # the keeper has no others
                         end_tree(left)
                 with suppress(OSError):  # it may be gone by now

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor
 
-from rcm_core.errors import InputError
+from rcm_core.errors import InputError, one_line
 from rcm_core.formats import read_text
 from rcm_core.schemas import Progress, fit
 from rcm_core.storage import write_json
@@ -96,7 +96,7 @@ def load(
         with alone_if_one():
             state_dict_loader.load(state, checkpoint_id=folder, no_dist=dist.get_world_size() == 1)
     except DAMAGED as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise InputError(f"checkpoint {folder} cannot be read ({reason}); {remedy}") from error
     for role, net in nets.items():
         set_model_state_dict(net, state["nets"][role])

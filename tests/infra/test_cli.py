@@ -12,10 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from infra.cli import collect_prompts
 from infra.pictures import contact_sheet, save_each, save_samples
 from infra.prefect.local import complaint
 from infra.summary import cell
 from rcm_core.errors import InputError
+from rcm_core.prompts import read_prompts
 
 
 def rcm(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -42,6 +44,11 @@ def test_help_imports_nothing_heavy() -> None:
             "--prompts-file none.txt does not exist",
         ),
         (["sample", "--out", "a.png", "--prompt", "a seven"], "runs/publish/pipeline does not exist"),
+        (
+            ["sample", "--out", "a.png", "--prompt", "a \udcff"],
+            "--prompt has half of a surrogate pair, U+DCFF",
+        ),
+        (["sample", "--out", "a.png", "--prompt", "a\x07b"], "--prompt has the control character U+0007"),
         (["tune-times"], "params.yaml does not exist"),
         (["run", "trian"], "unknown stage 'trian' (did you mean 'train'?)"),
     ],
@@ -53,6 +60,16 @@ def test_bad_input_is_one_sentence_and_status_2(tmp_path: Path, arguments: list[
     assert sentence in answer.stderr
     assert answer.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_prompts_of_rcm_sample_are_cleaned_as_those_of_the_stages(tmp_path: Path) -> None:
+    """The same text has the same embedding wherever it was typed."""
+    odd = "\ufeff a\u2028red\x0cseven\x85 "
+    (tmp_path / "a.txt").write_text(f"{odd}\n\n a  blue\tsix\n", encoding="utf-8")
+    assert collect_prompts([odd], tmp_path / "a.txt") == ["a red seven", "a red seven", "a blue six"]
+    assert read_prompts(tmp_path / "a.txt") == ["a red seven", "a blue six"]
+    with pytest.raises(InputError, match="--prompt is empty"):
+        collect_prompts(["\ufeff\u2028"], None)
 
 
 def test_doctor_names_versions_devices_and_remedies() -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
 from rcm_core.errors import InputError
-from rcm_core.prompts import by_label, cycle, load_split, read_prompts, refuse_overlap
+from rcm_core.formats import parse_json_lines
+from rcm_core.prompts import by_label, clean_text, cycle, load_split, read_prompts, refuse_overlap
 
 
 def test_lines_are_stripped_and_keep_their_order(tmp_path: Path) -> None:
@@ -84,13 +89,18 @@ def test_a_column_of_a_table_is_a_list_of_prompts(tmp_path: Path, kind: str, col
         ("a.csv", b"prompt\n\n", "is empty"),
         ("a.csv", b"prompt\nseven\nseven\n", "holds 'seven' twice"),
         ("a.csv", b"prompt\n\xff\n", "is not UTF-8 text"),
-        ("a.jsonl", b'{"prompt": "seven"}\n{"prompt": ', r"is not a \.jsonl table"),
+        ("a.jsonl", b'{"prompt": "seven"}\n{"prompt": ', "line 2 is not JSON .*mend that line"),
+        ("a.jsonl", b'{"prompt": "seven"}\n["six"]', "line 2 holds a list; expected a JSON object"),
+        ("a.jsonl", b'{"prompt": "seven", "prompt": "six"}\n', "line 1 is not JSON .*stands there twice"),
+        ("a.jsonl", b'{"prompt": "\\ud800"}\n', "line 1 is not JSON .*surrogates not allowed"),
+        ("a.jsonl", b'{"\\udfff": 1, "prompt": "seven"}\n', "line 1 is not JSON .*surrogates not allowed"),
+        ("a.csv", b"prompt\n\xed\xa0\x80\n", "is not UTF-8 text"),
         ("a.jsonl", b'{"prompt": 7}\n', r"has 7 in the column prompt; expected texts"),
         ("a.csv", b"prompt,id\na cat, a dog,1\n", "line 2 has 3 fields, expected 2 .*double quotes"),
         ("a.csv", b"id,prompt\n1\n", "line 2 has 1 fields, expected 2"),
         ("a.csv", b"prompt,prompt\na,b\n", "has two columns of one name"),
         ("a.csv", b'prompt\n"a\n', r"is not a \.csv table \(line 2"),
-        ("a.parquet", b"PAR1", r"is not a \.parquet table"),
+        ("a.parquet", b"PAR1", "is not a Parquet table"),
     ],
 )
 def test_a_table_that_will_not_do_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
@@ -100,6 +110,37 @@ def test_a_table_that_will_not_do_is_named(tmp_path: Path, name: str, content: b
     assert "\n" not in str(caught.value)
 
 
+def parquet_texts(*texts: bytes) -> pa.Array:
+    """A column of texts, whose bytes need not be UTF-8."""
+    return pa.Array.from_buffers(pa.string(), len(texts), pa.array(texts, pa.binary()).buffers())
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"prompt": parquet_texts(b"\xed\xa0\x80", b"seven")}, "is not a Parquet table .*Invalid UTF8"),
+        ({"id": parquet_texts(b"\xff", b"a"), "prompt": ["a", "b"]}, "is not a Parquet table .*Invalid UTF8"),
+        ({"prompt": [["a", "b"], ["c", "d"]]}, "has array.* in the column prompt; expected texts"),
+        ({"prompt": [b"a", b"b"]}, "has b'a' in the column prompt; expected texts"),
+    ],
+)
+def test_texts_of_a_parquet_table_are_texts(tmp_path: Path, columns: dict[str, Any], said: str) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=said):
+        read_prompts(tmp_path / "a.parquet")
+
+
+def test_halves_of_surrogate_pairs_are_no_text() -> None:
+    """What a shell hands over for bytes that are not UTF-8, too; a whole pair in JSON is one character."""
+    with pytest.raises(
+        InputError, match=r"--prompt has half of a surrogate pair, U\+D800; write it as UTF-8"
+    ):
+        clean_text("a \ud800", "--prompt")
+    with pytest.raises(InputError, match=r"U\+DCFF"):
+        clean_text(os.fsdecode(b"sept \xff"), "--prompt")
+    assert parse_json_lines('{"prompt": "\\ud83d\\ude00"}', "", "")["prompt"].tolist() == ["\U0001f600"]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -107,7 +148,7 @@ def test_a_table_that_will_not_do_is_named(tmp_path: Path, name: str, content: b
         (b"", "is empty; write at least one prompt"),
         (b" \n\t\n", "is empty"),
         (b"the digit 7\nthe digit 3\n the digit 7\n", "holds 'the digit 7' twice; remove one"),
-        (b"seven\n\nthe digit \x00", r"line 3 has the control character U\+0000; save"),
+        (b"seven\n\nthe digit \x00", r"line 3 has the control character U\+0000; write it"),
         (b"seven\n" + 10_001 * b"a", r"line 2 has 10,001 characters, expected at most 10,000"),
         ("the digit 7".encode("utf-16"), "is not UTF-8"),
         (b"the digit \xff", "is not UTF-8 text .*save it as UTF-8"),

@@ -13,12 +13,14 @@ import math
 import re
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import pandas as pd
 import yaml
 
 from rcm_core.errors import InputError, one_line
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_BYTES = 256 * 2**20
 """A text file of more bytes is not read: none that is written here comes near."""
@@ -85,6 +87,8 @@ def parse_json_lines(text: str, where: str, remedy: str) -> pd.DataFrame:
     """The table in ``text``, a JSON object per line; keys that a line lacks are missing values. Blank lines are
     skipped.
     """
+    import pandas as pd
+
     rows = []
     for number, line in enumerate(text_lines(text), 1):
         if not line.strip():
@@ -98,6 +102,7 @@ def parse_json_lines(text: str, where: str, remedy: str) -> pd.DataFrame:
 
 def parse_parquet(content: bytes, where: str, remedy: str) -> pd.DataFrame:
     """The table in the bytes of a Parquet file."""
+    import pandas as pd
     from pyarrow import ArrowException
     from pyarrow.parquet import read_table
 

@@ -7,11 +7,13 @@ import io
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from rcm_core.errors import InputError
 from rcm_core.formats import parse_json_lines, parse_parquet, text_lines
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SPLITS = ("train", "validation", "test")
 TABLES = (".csv", ".jsonl", ".parquet")
@@ -109,6 +111,8 @@ def read_table(where: str, suffix: str, content: bytes) -> pd.DataFrame:
 
 def _csv(content: str, where: str) -> pd.DataFrame:
     """InputError unless every row has as many fields as the first, which names the columns."""
+    import pandas as pd
+
     rows = csv.reader(io.StringIO(content, newline=""), strict=True)
     try:
         lines = [(rows.line_num, row) for row in rows if row]
@@ -134,6 +138,7 @@ def text_column(frame: pd.DataFrame, where: str) -> list[str]:
     """The prompts of a table; what is missing is an empty text. InputError, which begins with ``where``, if no column
     is called as ``COLUMNS`` are, or it holds something else.
     """
+
     column = next((name for name in COLUMNS if name in frame.columns), None)
     if column is None:
         raise InputError(
@@ -163,6 +168,7 @@ def refuse_overlap(splits: dict[str, list[str]]) -> None:
 
 def load_split(workspace: Path, split: str) -> list[str]:
     """Prompts of ``split`` in file order, from the outputs of the prompts stage."""
+
     path = workspace / "runs/prompts/prompts.parquet"
     if not path.is_file():
         raise InputError(f"{path} does not exist; make it with `dvc repro prompts`")

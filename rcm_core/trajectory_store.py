@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
-import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -22,6 +21,9 @@ from rcm_core.errors import InputError
 from rcm_core.formats import parse_parquet, read_tensors
 from rcm_core.schemas import ShardFacts, StoreFacts, fit, read
 from rcm_core.storage import atomic, filesystem, sha256, unbroken, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MANIFEST = "manifest.parquet"
 COLUMNS = ("sample", "prompt", "shard", "row", "sha256")
@@ -109,6 +111,8 @@ def write_manifest(path: Path, shards: list[dict[str, Any]]) -> pd.DataFrame:
     """One row per sample, in the order of sample ids: id, prompt, shard, row in it, the shard's checksum; of imported
     ones the file too.
     """
+    import pandas as pd
+
     rows = [
         {"sample": sample, "prompt": prompt, "shard": s["shard"], "row": row, "sha256": s["sha256"]}
         | ({"file": s["files"][row]} if "files" in s else {})
@@ -129,6 +133,7 @@ def write_store(folder: Path, location: str, endpoint: str | None, real: bool = 
 
 def read_manifest(path: Path) -> pd.DataFrame:
     """What ``write_manifest`` wrote; InputError if it is missing or damaged, or names what no manifest names."""
+
     if not path.is_file():
         raise InputError(f"{path} is missing; {REPAIR}")
     frame = parse_parquet(path.read_bytes(), str(path), REPAIR)
@@ -139,6 +144,8 @@ def read_manifest(path: Path) -> pd.DataFrame:
 
 def _flaw(frame: pd.DataFrame) -> str | None:
     """What is wrong with a manifest."""
+    import pandas as pd
+
     if lacking := sorted({*COLUMNS} - set(frame.columns)):
         return f"lacks the column {lacking[0]}"
     if frame.empty:

@@ -60,10 +60,13 @@ def why_not_triton(device: str, dtype: torch.dtype, width: int) -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def triton_interprets() -> bool | None:
-    """Whether kernels run in Triton's interpreter; None without Triton."""
+    """Return whether kernels run in Triton's interpreter; None without Triton."""
     return _triton_interprets()
+
+
+# torch.compiler.assume_constant_result sets this too, but imports torch._dynamo (0.6 s) first.
+triton_interprets._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache

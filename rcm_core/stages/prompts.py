@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import pandas as pd
-
 from rcm_core.config import Params
 from rcm_core.prompts import FEWEST, SPLITS, read_prompts, refuse_overlap
 from rcm_core.protocols import Executor
@@ -32,6 +30,8 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
         for prompt in prompts
     ]
     inputs = hash_inputs(workspace, list(files.values()))
+    import pandas as pd  # not needed to refuse bad input
+
     with recorded(STAGE, workspace, dump(prompts=params.prompts), inputs, None, "cpu"):
         out = workspace / "runs" / STAGE
         with atomic(out / "prompts.parquet") as temporary:

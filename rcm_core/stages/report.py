@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from rcm_core.config import Params
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.schemas import read_selection
 from rcm_core.storage import atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STAGE = "report"
 INPUTS = [
@@ -26,9 +27,9 @@ INPUTS = [
 
 def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: ARG001 - nothing to distribute
     """Renders the page and the series that `dvc plots` shows."""
-    from rcm_core.evaluation.report import render
-
     inputs = hash_inputs(workspace, INPUTS)
+    from rcm_core.evaluation.report import render  # matplotlib is not needed to refuse bad input
+
     with recorded(STAGE, workspace, dump(report=params.report), inputs, None, "cpu"):
         page = render(workspace / "runs", params.report.title, params.report.prompts)
         with atomic(workspace / "runs" / STAGE / "report.html") as temporary:
@@ -40,5 +41,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
 
 def quality_of(selection: dict[str, Any]) -> pd.DataFrame:
     """One row per candidate, for `dvc plots`: training step, EMA length, mean score and its interval."""
+    import pandas as pd
+
     rows = [{"step": c["step"], "ema": c["ema"], **c["score"]} for c in selection["candidates"]]
     return pd.DataFrame(rows).rename(columns={"value": "score"}).sort_values(["ema", "step"])

@@ -26,7 +26,6 @@ from rcm_core.sampling import Job, Teacher, sample_pixels, split_jobs
 from rcm_core.shape_check import check_teacher_shape
 from rcm_core.storage import atomic_folder, sha256_folder, write_json
 from rcm_core.teacher_folder import TRAINED, given_pipeline
-from rcm_core.training import pretrain
 from rcm_core.usage import peak_memory
 
 STAGE = "teacher"
@@ -70,6 +69,8 @@ def _family(section: TeacherSection) -> Family:
 
 
 def _train_mini(section: TeacherSection, prompts: list[str], state: Path, executor: Executor) -> None:
+    from rcm_core.training import pretrain
+
     settings, pipeline = section.mini, state / "pipeline"
     if settings is None:
         raise InputError(

@@ -23,7 +23,7 @@ from rcm_core.sizes import (
 )  # fmt: skip
 from rcm_core.storage import atomic, atomic_folder, require_space, write_json
 from rcm_core.teacher_folder import pipeline_of, verified_pipeline
-from rcm_core.training import distill, warm
+from rcm_core.training import warm
 from rcm_core.training.log import Curves
 from rcm_core.usage import peak_memory
 
@@ -47,6 +47,8 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device) as extra:
         state = live_state(executor.state_root, STAGE, fingerprint(STAGE, params, parameters, inputs))
         require_space(state, _size(params, workspace))
+        from rcm_core.training import distill  # torch.distributed is not needed to refuse bad input
+
         spec = {
             "params": params.model_dump(mode="json"),
             "workspace": str(workspace),

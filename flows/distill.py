@@ -9,7 +9,7 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
 from flows.artifacts import publish_results, set_progress, start_progress
-from flows.tasks import run_stage
+from flows.tasks import RETRY_DELAYS, run_stage
 from infra.params import compose, load, teacher_overrides
 from infra.prefect.pace import STAGES
 from infra.ray.cluster import shared_cluster
@@ -39,13 +39,15 @@ def rcm_distill(
         changes = [*(overrides or []), *teacher_overrides(space.path, teacher, endpoint)]
         params = compose(space.path, changes) if changes else load(space.path)
         plain = environment(space, {})
+        # Somebody who waits at a terminal is told soon; an unattended run waits for a day until a storage answers.
+        attempt = run_stage.with_options(retries=len(RETRY_DELAYS)) if in_place else run_stage
         progress = start_progress("progress", run)
         with shared_cluster(space.path, plain) as cluster:
             for number, stage in enumerate(STAGES):
                 set_progress(progress, number, len(STAGES), stage)
                 # A teacher that others may change is looked at every time; DVC sees the hash that comes out.
                 again = stage == "teacher" and params.teacher.source != "mini"
-                run_stage(stage, space, plain | cluster, force=again)
+                attempt(stage, space, plain | cluster, force=again)
         set_progress(progress, len(STAGES), len(STAGES), "done")
         publish_results(space.path, space.report)
         finish(space)

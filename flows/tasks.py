@@ -15,12 +15,18 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, State
 
 from infra.workspace import Workspace
-from rcm_core.errors import InputError
+from rcm_core.errors import BAD_INPUT, OUTAGE, InputError, OutageError
 
 GRACE_SECONDS = 20
 RETRY_DELAYS = (5.0, 30.0)
-BAD_INPUT = "exited with 2"
-"""How DVC reports the exit status that ``infra.launch`` gives to bad input."""
+"""Seconds before a stage that failed is tried again."""
+OUTAGE_DELAYS = (*RETRY_DELAYS, 60.0, 120.0, 300.0)
+"""The same while a storage does not answer; the last one is repeated."""
+OUTAGE_RETRIES = 288
+"""How often an unattended run tries then: a day."""
+EXITED = re.compile(r"exited with (\d+)")
+"""How DVC reports the exit status of ``infra.launch``."""
+REFUSALS = {BAD_INPUT: InputError, OUTAGE: OutageError}
 
 SKIPPED = re.compile(r"^Stage '.*' (didn't change, skipping|is cached - skipping run)")
 HINTS = re.compile(
@@ -31,43 +37,46 @@ HINTS = re.compile(
 
 
 def worth_retrying(task: Any, task_run: Any, state: State[Any]) -> bool:  # noqa: ARG001
-    """Bad input fails the same way again."""
-    return not isinstance(state.result(raise_on_failure=False), InputError)
+    """Bad input fails the same way again. An outage passes, all else may pass soon."""
+    failure = state.result(raise_on_failure=False)
+    if isinstance(failure, OutageError):
+        return True
+    return not isinstance(failure, InputError) and int(task_run.run_count) <= len(RETRY_DELAYS)
 
 
 @task(
     task_run_name="{stage}",
-    retries=len(RETRY_DELAYS),
-    retry_delay_seconds=list(RETRY_DELAYS),
+    retries=OUTAGE_RETRIES,
+    retry_delay_seconds=list(OUTAGE_DELAYS),
     retry_condition_fn=worth_retrying,
     cache_policy=NO_CACHE,
 )
 def run_stage(stage: str, space: Workspace, env: Mapping[str, str], force: bool = False) -> State[None]:
     """Brings ``stage`` up to date; the state is named Skipped if DVC had nothing to do.
 
-    Raises InputError with the stage's own sentence for bad input, RuntimeError for any other failure.
+    Raises InputError with the stage's own sentence for bad input, OutageError with it if a storage does not answer,
+    RuntimeError for any other failure.
     """
     logger = get_run_logger()
-    skipped, complaint = False, ""
+    skipped, complaint, exited = False, "", 0
 
     def note(line: str) -> None:
-        nonlocal skipped, complaint
+        nonlocal skipped, complaint, exited
         if HINTS.fullmatch(line):
             return
         skipped = skipped or bool(SKIPPED.match(line))
         if line.startswith("error: "):
             complaint = line.removeprefix("error: ")
-        elif BAD_INPUT in line:
-            complaint = complaint or line
+        elif found := EXITED.search(line):
+            complaint, exited = complaint or line, int(found[1])
         logger.info("%s", line)
 
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage, *(["--force"] if force else [])]
-    lines: list[str] = []
-    status = stream(command, space, env, lambda line: (lines.append(line), note(line))[1])
+    status = stream(command, space, env, note)
     if status == 0:
         return Completed(name="Skipped") if skipped else Completed()
-    if complaint and any(BAD_INPUT in line for line in lines):
-        raise InputError(complaint)
+    if exited in REFUSALS:
+        raise REFUSALS[exited](complaint)
     raise RuntimeError(f"stage {stage} failed (status {status}); its last lines are above")
 
 

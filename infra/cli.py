@@ -41,9 +41,8 @@ def distill(
     root = project_root()
     outcome = run(root, overrides or [], teacher)
     if outcome.state != "COMPLETED":
-        sentence = complaint(outcome.message)
-        if sentence:
-            raise InputError(sentence)
+        if found := complaint(outcome.message):
+            raise found
         print(f"error: the run ended as {outcome.state}: {outcome.message} ({outcome.page})", file=sys.stderr)
         raise typer.Exit(1)
     show(root, outcome.page)
@@ -234,7 +233,7 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """Exit status 2 with one sentence for bad input; an interrupt unwinds everything that was started."""
+    """Exit status 2 with one sentence for bad input, 75 for an outage; an interrupt unwinds everything that was started."""
     signal.signal(signal.SIGTERM, _interrupted)
     signal.signal(signal.SIGINT, _interrupted)
     with exit_for_bad_input():

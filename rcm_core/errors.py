@@ -13,6 +13,8 @@ from shutil import Error as CopyError
 
 BAD_INPUT = 2
 """Exit status for bad input."""
+OUTAGE = 75
+"""Exit status if a storage did not answer: EX_TEMPFAIL of sysexits.h."""
 REMEDIES = {
     errno.ENOSPC: "free some space, or choose another place",
     errno.EDQUOT: "free some space, or choose another place",
@@ -36,6 +38,10 @@ class InputError(ValueError):
     """Bad input. The command line prints its message alone and exits with status 2."""
 
 
+class OutageError(InputError):
+    """A storage that does not answer now. The same command may succeed later, so flows try it again; exit status 75."""
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the nearest of ``names``, or an empty string."""
     match = get_close_matches(name, list(names), n=1, cutoff=0.5)
@@ -55,7 +61,10 @@ def named_line(error: BaseException, most: int = 300) -> str:
 
 @contextmanager
 def exit_for_bad_input() -> Iterator[None]:
-    """Turn bad input inside the block into one sentence on stderr and exit status 2; other errors are raised."""
+    """Turn bad input inside the block into one sentence on stderr and exit status 2; other errors are raised.
+
+    An OutageError ends with exit status 75.
+    """
     try:
         yield
     except (InputError, OSError) as error:
@@ -63,7 +72,7 @@ def exit_for_bad_input() -> Iterator[None]:
         if sentence is None:
             raise
         print(f"error: {sentence}", file=sys.stderr, flush=True)
-        sys.exit(BAD_INPUT)
+        sys.exit(OUTAGE if isinstance(error, OutageError) else BAD_INPUT)
 
 
 def sentence_of(error: InputError | OSError) -> str | None:

@@ -22,7 +22,7 @@ from filelock import FileLock
 from rcm_core.errors import InputError
 from rcm_core.hashes import cache_root
 from rcm_core.pipeline_files import objects, refuse_changed
-from rcm_core.storage import filesystem, require_space, unbroken
+from rcm_core.storage import failure, filesystem, require_space, storage_errors, unbroken
 
 RANGE = 32 * 2**20
 """Bytes of one request."""
@@ -71,7 +71,7 @@ def fetch(url: str, endpoint: str | None, otherwise: str) -> Path:
     """The files of the pipeline (``pipeline_files``) below ``url`` in the cache; fetched if they are not there.
 
     Raises InputError(``otherwise``) if there is no such prefix; InputError if it changes meanwhile, does not fit on the
-    disk, or cannot be read to the end. What came until then is kept, and the next call continues.
+    disk; OutageError if it cannot be read to the end. What came until then is kept, and the next call continues.
     """
     system, root = filesystem(url, endpoint)
     with unbroken(url):
@@ -125,8 +125,6 @@ def _fetch_all(
     system: fsspec.AbstractFileSystem, root: str, listing: Listing, folder: Path, url: str
 ) -> None:
     """Every file of ``listing`` in ``folder``, which may have a part of them."""
-    from botocore.exceptions import BotoCoreError
-
     folder.mkdir(parents=True, exist_ok=True)
     done = set((folder / DONE).read_text().splitlines()) if (folder / DONE).exists() else set()
     ranges = [part for name, (size, _) in listing.items() for part in _ranges(name, size)]
@@ -154,10 +152,11 @@ def _fetch_all(
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-    except (OSError, BotoCoreError) as error:
-        raise InputError(
+    except storage_errors() as error:
+        raise failure(
             f"{url} could not be read to the end ({error}); {(total - left) / 1e9:.2f} of"
-            f" {total / 1e9:.2f} GB are kept: run the stage again to continue"
+            f" {total / 1e9:.2f} GB are kept: run the stage again to continue",
+            error,
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from typing import Any
 import fsspec
 from safetensors import SafetensorError
 
-from rcm_core.errors import InputError, one_line
+from rcm_core.errors import REMEDIES, InputError, OutageError, one_line
 from rcm_core.formats import parse_json, read_text
 from rcm_core.hashes import kept_sha256
 from rcm_core.hashes import sha256 as sha256
@@ -27,6 +28,8 @@ ATTEMPTS = 4
 """Times that botocore (mode standard: exponential backoff) sends a request that fails or is answered with 5xx, 429."""
 READ_ATTEMPTS = 3
 """Times that s3fs asks again for an answer whose body breaks off, which botocore does not see."""
+LASTING = {*REMEDIES, errno.EINVAL, errno.ENOSYS, errno.EMSGSIZE} - {errno.EIO}
+"""Numbers of errors that the same request would meet again at any time."""
 CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
 
 
@@ -147,11 +150,32 @@ def require_target(target: str, workspace: Path, key: str) -> None:
         )
 
 
+def storage_errors() -> tuple[type[Exception], ...]:
+    """What S3 and file systems raise."""
+    from botocore.exceptions import BotoCoreError
+    from s3fs.core import S3_RETRYABLE_ERRORS
+
+    return OSError, BotoCoreError, *S3_RETRYABLE_ERRORS
+
+
+def failure(sentence: str, error: BaseException) -> InputError:
+    """``sentence`` as the error to raise for what a storage raised: OutageError if it may pass by itself."""
+    from botocore.exceptions import ConnectionError as NoConnection
+    from botocore.exceptions import FlexibleChecksumError, IncompleteReadError
+    from s3fs.core import S3_RETRYABLE_ERRORS
+
+    damaged = FlexibleChecksumError, IncompleteReadError
+    lasting = isinstance(error, OSError) and error.errno in LASTING
+    passing = isinstance(error, (OSError, NoConnection, *damaged, *S3_RETRYABLE_ERRORS))
+    return OutageError(sentence) if passing and not lasting else InputError(sentence)
+
+
 @contextmanager
 def unbroken(place: str) -> Iterator[None]:
-    """Turn what a storage refuses in the block, after all retries, into InputError; a missing file stays what it is."""
-    from botocore.exceptions import BotoCoreError
+    """Turn what a storage refuses in the block, after all retries, into InputError; a missing file stays what it is.
 
+    The InputError is an OutageError if the storage may answer later.
+    """
     try:
         yield
     except FileNotFoundError:
@@ -160,23 +184,25 @@ def unbroken(place: str) -> Iterator[None]:
         raise InputError(
             f"{place} refused access ({one_line(error)}); check the permissions, then run it again"
         ) from error
-    except (OSError, BotoCoreError) as error:
-        raise InputError(
-            f"{place} failed ({one_line(error)}); when it answers and has space, run the same command again to continue"
+    except storage_errors() as error:
+        raise failure(
+            f"{place} failed ({one_line(error)}); when it answers and has space, run the same command again to continue",
+            error,
         ) from error
 
 
 def filesystem(url: str, endpoint: str | None) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec file system of ``url`` and the path in it, after one real request.
 
-    Credentials come from the environment (AWS_ACCESS_KEY_ID, ...). InputError if it cannot be reached or refuses us.
+    Credentials come from the environment (AWS_ACCESS_KEY_ID, ...). OutageError if it cannot be reached, InputError if
+    it refuses us.
     """
     scheme = url.split("://")[0] if "://" in url else None
     if scheme not in (None, "s3"):
         raise InputError(f"{url}: expected a folder or s3://bucket/prefix, got {scheme}://")
     if scheme is None:
         return fsspec.filesystem("file"), str(Path(url).absolute())
-    from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCredentialsError
+    from botocore.exceptions import NoCredentialsError, PartialCredentialsError
 
     system = fsspec.filesystem(
         "s3",
@@ -199,8 +225,11 @@ def filesystem(url: str, endpoint: str | None) -> tuple[fsspec.AbstractFileSyste
         raise InputError(f"{where} needs credentials and there are none; {CREDENTIALS}") from error
     except FileNotFoundError as error:
         raise InputError(f"bucket {where} does not exist; create it or name another") from error
-    except (OSError, BotoCoreError) as error:
-        raise InputError(f"{where} cannot be reached ({error}); check the endpoint") from error
+    except storage_errors() as error:
+        raise failure(
+            f"{where} cannot be reached ({one_line(error)}); check the endpoint, or wait until it answers",
+            error,
+        ) from error
     return system, path
 
 

@@ -17,6 +17,7 @@ from infra.prefect.display import display
 from infra.prefect.pace import Pace, expected
 from infra.prefect.server import Local, api, deploy, ensure_keeper, ensure_server, ensure_worker
 from infra.prefect.settle import DEPLOYMENT, Settler
+from rcm_core.errors import InputError, OutageError
 
 POLL_SECONDS = 2.0
 """Every look costs the server some CPU, which a training on the same machine lacks."""
@@ -144,10 +145,12 @@ def cancel(server: Api, identity: str) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def complaint(message: str) -> str | None:
-    """The sentence of an InputError in a state's message, if that is what ended the run."""
-    _, found, sentence = message.partition("InputError: ")
-    return sentence.strip() if found else None
+def complaint(message: str) -> InputError | None:
+    """The InputError or OutageError that a state's message names, if one ended the run."""
+    found = re.search(r"(Input|Outage)Error: (.*)", message, re.DOTALL)
+    if found is None:
+        return None
+    return (InputError if found[1] == "Input" else OutageError)(found[2].strip())
 
 
 def _skip_missed(server: Api) -> None:

@@ -17,6 +17,7 @@ from infra.state import held, state_root
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.protocols import Item, Result, TrainContext
+from rcm_core.storage import storage_errors, unbroken
 
 LOST_WORKERS = 3
 KEPT = 2
@@ -91,6 +92,8 @@ class RayExecutor:
         state = state.absolute()
         state.mkdir(parents=True, exist_ok=True)
         log = state / "log.txt"
+        storage = self.checkpoints.place(state)
+        place = self.checkpoints.name(state)
         trainer = TorchTrainer(
             run_rank,
             train_loop_config={
@@ -99,6 +102,7 @@ class RayExecutor:
                 "threads": threads,
                 "workspace": str(self.workspace),
                 "log": str(log),
+                "place": place,
             },
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
             scaling_config=ScalingConfig(
@@ -109,14 +113,14 @@ class RayExecutor:
             ),
             run_config=RunConfig(
                 name=state.name,
-                **self.checkpoints.place(state),
+                **storage,
                 failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=1),
                 checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
                 callbacks=[Failures(log), Listener()],
             ),
         )
         with held(state):
-            _fit(trainer, log)
+            _fit(trainer, log, place)
 
     def _gpus(self, device: str) -> int:
         """GPUs per task or rank; a cluster's GPUs count even if this process sees none."""
@@ -163,7 +167,7 @@ def _result(reference: Any, label: str) -> Any:
         ) from error
 
 
-def _fit(trainer: Any, log: Path) -> None:
+def _fit(trainer: Any, log: Path, place: str) -> None:
     """``trainer.fit()`` with the run's log on our output.
 
     It runs beside the main thread because Ray would otherwise take over SIGINT and leave it changed.
@@ -187,7 +191,7 @@ def _fit(trainer: Any, log: Path) -> None:
         while not done.wait(0.1):
             _forward(lines)
         _forward(lines)
-    _raise(ended[0])
+    _raise(ended[0], place)
 
 
 def _forward(lines: Any) -> None:
@@ -197,16 +201,18 @@ def _forward(lines: Any) -> None:
         sys.stdout.flush()
 
 
-def _raise(failure: BaseException | None) -> None:
-    """The loop's own exception where there is one, else what Ray says."""
+def _raise(failure: BaseException | None, place: str) -> None:
+    """The loop's own exception where there is one, else what Ray says; what storing checkpoints at ``place`` met."""
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
     from infra.ray.training import original, summary
 
     if failure is None:
         return
-    if isinstance(failure, ControllerError) and isinstance(failure.controller_failure, InputError):
-        raise failure.controller_failure from failure
+    cause = failure.controller_failure if isinstance(failure, ControllerError) else failure
+    if isinstance(cause, (InputError, *storage_errors())):
+        with unbroken(place):
+            raise cause from failure
     if isinstance(failure, WorkerGroupError):
         ranks = sorted(failure.worker_failures.items())
         lost = "; ".join(f"rank {rank}: {summary(error)}" for rank, error in ranks)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from rcm_core.storage import filesystem
+from rcm_core.storage import filesystem, storage_errors
 
 
 class Checkpoints:
@@ -26,9 +26,22 @@ class Checkpoints:
         self._remote[state] = system, f"{root}/{state.name}"
         return {"storage_path": root, "storage_filesystem": PyFileSystem(FSSpecHandler(system))}
 
+    def name(self, state: Path) -> str:
+        """Where the checkpoints of ``state`` are, for a sentence."""
+        return f"s3://{self._remote[state][1]}" if state in self._remote else str(state)
+
     def drop(self) -> None:
-        """Removes what lies in S3 of trainings whose live state is gone, for their outs are complete."""
+        """Remove what lies in S3 of trainings whose live state is gone, because their outs are complete.
+
+        The outs stay complete if S3 does not answer, so that is a line and no error.
+        """
         for state in [s for s in self._remote if not s.exists()]:
             system, place = self._remote.pop(state)
-            if system.exists(place):
-                system.rm(place, recursive=True)
+            try:
+                if system.exists(place):
+                    system.rm(place, recursive=True)
+            except storage_errors() as error:
+                print(
+                    f"s3://{place} could not be removed ({error}); the training needs it no more, remove it",
+                    flush=True,
+                )

@@ -18,6 +18,7 @@ from rcm_kernels.plain import fastest_attention
 
 from infra.notice import listen
 from rcm_core.errors import InputError
+from rcm_core.storage import unbroken
 
 TOLD = threading.Event()
 """Set when this worker's process was given SIGTERM."""
@@ -37,22 +38,24 @@ class Listener(WorkerCallback):
 class RayContext:
     """One rank of a Ray Train worker group, as ``rcm_core.protocols.TrainContext``."""
 
-    def __init__(self, opened: ExitStack) -> None:
+    def __init__(self, opened: ExitStack, place: str) -> None:
         context = ray.train.get_context()
         self.rank = context.get_world_rank()
         self.world = context.get_world_size()
-        self._opened = opened
+        self._opened, self._place = opened, place
 
     def resume(self) -> Path | None:
         checkpoint = ray.train.get_checkpoint()
-        return None if checkpoint is None else Path(self._opened.enter_context(checkpoint.as_directory()))
+        with unbroken(self._place):
+            return None if checkpoint is None else Path(self._opened.enter_context(checkpoint.as_directory()))
 
     def report(self, scalars: Mapping[str, float], checkpoint: Path | None, step: int) -> None:
-        ray.train.report(
-            dict(scalars),
-            checkpoint=None if checkpoint is None else Checkpoint.from_directory(checkpoint),
-            checkpoint_dir_name=None if checkpoint is None else f"step_{step:08d}",
-        )
+        with unbroken(self._place):
+            ray.train.report(
+                dict(scalars),
+                checkpoint=None if checkpoint is None else Checkpoint.from_directory(checkpoint),
+                checkpoint_dir_name=None if checkpoint is None else f"step_{step:08d}",
+            )
 
     def leaving(self) -> bool:
         return TOLD.is_set()
@@ -67,7 +70,7 @@ def run_rank(job: dict[str, Any]) -> None:
     os.chdir(job["workspace"])
     torch.set_num_threads(job["threads"])
     with ExitStack() as opened:
-        context = RayContext(opened)
+        context = RayContext(opened, job["place"])
         if context.rank == 0:
             log = opened.enter_context(Path(job["log"]).open("a", buffering=1))
             opened.enter_context(redirect_stdout(log))
@@ -76,7 +79,9 @@ def run_rank(job: dict[str, Any]) -> None:
 
 
 class Failures(UserCallback):
-    """Ray restarts lost workers; bad input would fail the same way again, so it ends the run at once."""
+    """Ray restarts lost workers. Bad input and an outage end the run at once: the first would fail again, and the
+    flow waits until the second is over.
+    """
 
     def __init__(self, log: Path) -> None:
         self.log = log

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from prefect.client.schemas import TaskRun
 from prefect.states import Failed
 
-from flows.tasks import HINTS, SKIPPED, stream, worth_retrying
+from flows.tasks import HINTS, OUTAGE_DELAYS, OUTAGE_RETRIES, SKIPPED, run_stage, stream, worth_retrying
 from infra.workspace import Workspace
-from rcm_core.errors import InputError
+from rcm_core.errors import InputError, OutageError
 
 FAMILY = """
 import subprocess, sys
@@ -46,9 +47,26 @@ def test_cancelled_it_takes_its_children_along(tmp_path: Path) -> None:
     assert left == []
 
 
-@pytest.mark.parametrize(("failure", "again"), [(InputError("no"), False), (RuntimeError("lost"), True)])
-def test_only_what_may_pass_is_tried_again(failure: Exception, again: bool) -> None:
-    assert worth_retrying(None, None, Failed(data=failure)) is again
+@pytest.mark.parametrize(
+    ("failure", "attempts", "again"),
+    [
+        (InputError("no"), 1, False),
+        (RuntimeError("lost"), 2, True),
+        (RuntimeError("lost"), 3, False),
+        (OutageError("away"), 3, True),
+    ],
+)
+def test_only_what_may_pass_is_tried_again(failure: Exception, attempts: int, again: bool) -> None:
+    assert (
+        worth_retrying(None, TaskRun(task_key="", dynamic_key="", run_count=attempts), Failed(data=failure))
+        is again
+    )
+
+
+def test_an_unattended_run_waits_for_a_storage_for_a_day() -> None:
+    waits = [OUTAGE_DELAYS[min(n, len(OUTAGE_DELAYS) - 1)] for n in range(OUTAGE_RETRIES)]
+    assert run_stage.retries == OUTAGE_RETRIES
+    assert sum(waits) > 23 * 3600
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,12 @@ from infra.cli import collect_prompts
 from infra.pictures import contact_sheet, save_each, save_samples
 from infra.prefect.local import complaint
 from infra.summary import cell
+<<<<<<< HEAD
 from rcm_core.errors import InputError
 from rcm_core.prompts import read_prompts
+=======
+from rcm_core.errors import InputError, OutageError
+>>>>>>> f7f5305 (An S3 that does not answer is an OutageError: one sentence, exit status 75, and the flow waits for it)
 
 
 def rcm(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -148,7 +152,10 @@ def test_a_contact_sheet_is_nearly_square() -> None:
 
 def test_the_sentence_of_bad_input_is_found_in_a_state_s_message() -> None:
     message = "Flow run encountered an exception: InputError: no shard 3; make it again"
-    assert complaint(message) == "no shard 3; make it again"
+    found = complaint(message)
+    assert (type(found), str(found)) == (InputError, "no shard 3; make it again")
+    found = complaint("Task run encountered unexpected exception: OutageError: s3://bucket does not answer")
+    assert (type(found), str(found)) == (OutageError, "s3://bucket does not answer")
     assert complaint("RuntimeError: broken") is None
 
 

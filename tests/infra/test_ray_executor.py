@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from faulty_proxy import Fault, faulty_proxy
 from object_store import BUCKET, CREDENTIALS, authorise, object_store
 from workspaces import PATIENCE
 
 from infra.lifeline import CLUSTER, Lifeline
 from infra.ray.cluster import shared_cluster
 from infra.ray.executor import RayExecutor
-from rcm_core.errors import InputError
+from rcm_core.errors import InputError, OutageError
 from rcm_core.storage import filesystem
 
 pytestmark = [
@@ -120,6 +121,35 @@ def test_checkpoints_may_lie_in_s3_until_the_state_is_gone(
         executor.checkpoints.drop()
         system.invalidate_cache()
         assert not system.exists(f"{root}/state")
+
+
+def test_checkpoints_survive_a_bad_day_of_s3(
+    executor: RayExecutor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What passes is not noticed; an outage ends the training at once with OutageError, and the next one goes on."""
+    authorise(monkeypatch)
+    state, spec = tmp_path / "state", {"steps": 17, "out": str(tmp_path / "sum")}
+    with object_store() as endpoint, faulty_proxy(endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        monkeypatch.setenv("RCM_CHECKPOINTS", f"s3://{BUCKET}/live")
+
+        def outage(fault: Fault) -> str:
+            proxy.faults[:] = [Fault(503, "PUT", times=2), Fault("reset", "PUT", times=1, after=2), fault]
+            with pytest.raises(OutageError) as ended:
+                train(executor, "count", spec, state)
+            assert f"s3://{BUCKET}/live" in str(ended.value)
+            return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("from step"))
+
+        assert outage(Fault(503, "PUT", "step_00000010", times=-1)).startswith("from step 0 on")
+        assert outage(Fault("reset", "PUT", "step_00000015", times=-1)).startswith("from step 5 on")
+        assert outage(Fault("reset", "GET", "step_00000010", times=-1)).startswith("from step 10 on")
+        proxy.faults.clear()
+        train(executor, "count", spec, state)
+        assert "from step 10 on 2 ranks" in capsys.readouterr().out
+    assert (tmp_path / "sum").read_text() == str(2 * sum(range(1, 18)))
 
 
 def test_bad_input_in_training_is_raised_as_it_is_and_not_tried_again(

@@ -12,7 +12,7 @@ from faulty_proxy import Fault, Proxy, faulty_proxy
 from object_store import BUCKET, authorise, object_store
 
 from rcm_core import fetch as fetching
-from rcm_core.errors import InputError
+from rcm_core.errors import InputError, OutageError
 from rcm_core.stages import publish
 from rcm_core.trajectory_store import Place, finished, write_shard
 
@@ -73,7 +73,13 @@ def test_a_teacher_is_fetched_in_spite_of_faults_that_pass(
 
 @pytest.mark.parametrize(
     ("kind", "path"),
-    [(503, "a.safetensors"), (403, "list-type"), ("reset", "list-type"), ("short", "a.safetensors")],
+    [
+        (503, "a.safetensors"),
+        (403, "list-type"),
+        ("reset", "list-type"),
+        ("short", "a.safetensors"),
+        ("cut", "a.safetensors"),
+    ],
 )
 def test_a_teacher_that_cannot_be_read_is_one_sentence_and_fetched_the_next_time(
     stored: str, proxy: Proxy, kind: int | str, path: str, tmp_path: Path
@@ -81,6 +87,7 @@ def test_a_teacher_that_cannot_be_read_is_one_sentence_and_fetched_the_next_time
     proxy.faults.append(Fault(kind, path=path, times=-1))
     with pytest.raises(InputError) as refused:
         fetching.fetch(stored, proxy.url, "no pipeline")
+    assert isinstance(refused.value, OutageError) is (kind != 403)
     assert "\n" not in str(refused.value)
     assert BUCKET in str(refused.value)
     places = [p for p in (tmp_path / "cache").rglob("*") if p.is_file() and not p.name.endswith(".lock")]
@@ -98,12 +105,32 @@ def test_shards_are_written_in_spite_of_faults_that_pass(proxy: Proxy, tmp_path:
     assert finished(place, "shard_00000.safetensors") == facts
 
 
+def test_a_fetch_that_broke_off_reads_no_range_again(
+    stored: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "RANGE", 2**14)
+    monkeypatch.setattr(fetching, "READERS", 1)
+    size = len(CONTENT["transformer/a.safetensors"])
+    ranges = -(-size // 2**14)
+    proxy.faults.append(Fault(503, path="a.safetensors", times=-1, after=5))
+    with pytest.raises(OutageError, match="are kept"):
+        fetching.fetch(stored, proxy.url, "no pipeline")
+    proxy.faults[:] = [Fault("delay", path="a.safetensors", times=-1, seconds=0)]
+    proxy.done.clear()
+    assert contents(fetching.fetch(stored, proxy.url, "no pipeline")) == CONTENT
+    assert len(proxy.done) == ranges - 5
+    proxy.done.clear()
+    assert contents(fetching.fetch(stored, proxy.url, "no pipeline")) == CONTENT
+    assert proxy.done == []
+
+
 def half_done(work: Callable[[], object], proxy: Proxy, fault: Fault) -> str:
     """Runs ``work`` under ``fault``; the sentence that it ends with."""
     proxy.faults.append(fault)
     with pytest.raises(InputError) as refused:
         work()
     proxy.faults.clear()
+    assert isinstance(refused.value, OutageError) is (fault.kind != 403)
     assert "\n" not in str(refused.value)
     return str(refused.value)
 

@@ -233,7 +233,7 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """Exit status 2 with one sentence for bad input, 75 for an outage; an interrupt unwinds everything that was started."""
+    """One sentence and status 2 for bad input, 75 for an outage; an interrupt unwinds everything that was started."""
     signal.signal(signal.SIGTERM, _interrupted)
     signal.signal(signal.SIGINT, _interrupted)
     with exit_for_bad_input():

@@ -131,7 +131,7 @@ def _lock(stage: str, workspace: Path) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one stage. Exit status: 0, 2 for bad input (one sentence on stderr), 75 for an outage, 130 or 143 when interrupted."""
+    """Run one stage. Exit status: 0; with one sentence 2 for bad input, 75 for an outage; 130 or 143 if interrupted."""
     parser = argparse.ArgumentParser(prog="python -m infra.launch", description=__doc__)
     parser.add_argument("stage")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))

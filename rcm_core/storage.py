@@ -186,7 +186,7 @@ def unbroken(place: str) -> Iterator[None]:
         ) from error
     except storage_errors() as error:
         raise failure(
-            f"{place} failed ({one_line(error)}); when it answers and has space, run the same command again to continue",
+            f"{place} failed ({one_line(error)}); when it answers and has space, run the command again to continue",
             error,
         ) from error
 

@@ -1,6 +1,7 @@
 """The keeper: ``python -m infra.prefect.keeper`` looks every 10 seconds whether server, worker and runs are alive.
 
-A server or worker that is gone is started again; runs whose process is gone are settled (``infra.prefect.settle``).
+A server or worker that is gone is started again; runs whose process is gone are settled (``infra.prefect.settle``);
+storms of events become one run (``infra.prefect.storms``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from filelock import Timeout
 
 from infra.prefect.server import Local, api, ensure_server, ensure_worker
 from infra.prefect.settle import Settler
+from infra.prefect.storms import coalesce
 from rcm_core.errors import InputError
 
 LOOK_SECONDS = 10.0
@@ -25,6 +27,7 @@ def look(root: Path, settlers: dict[str, Settler]) -> list[str]:
         url, server = ensure_server(root)
         lines = ["the server was gone: started again"] if server else []
         lines += settlers.setdefault(url, Settler(root, api(url))).look()
+        lines += coalesce(api(url))
         if ensure_worker(root, url):
             lines.append("the worker was gone: started again")
     return lines

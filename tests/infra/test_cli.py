@@ -16,12 +16,8 @@ from infra.cli import collect_prompts
 from infra.pictures import contact_sheet, save_each, save_samples
 from infra.prefect.local import complaint
 from infra.summary import cell
-<<<<<<< HEAD
-from rcm_core.errors import InputError
-from rcm_core.prompts import read_prompts
-=======
 from rcm_core.errors import InputError, OutageError
->>>>>>> f7f5305 (An S3 that does not answer is an OutageError: one sentence, exit status 75, and the flow waits for it)
+from rcm_core.prompts import read_prompts
 
 
 def rcm(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

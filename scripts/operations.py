@@ -1,8 +1,10 @@
-"""DVC under a whole tiny line, for real: ``python scripts/operations.py`` writes docs/results/operations.json.
+"""DVC under a whole tiny line, for real: ``python -m scripts.operations`` writes docs/results/operations.json.
 
 A clone of this repository runs the eight stages; ``dvc push`` to an S3 server (moto), ``dvc pull`` into a second clone
-at a path with spaces and letters outside ASCII, where ``dvc repro`` computes nothing; a stage on a full disk. Some
-minutes on two cores; everything is in a temporary folder that is removed.
+at a path with spaces and letters outside ASCII, where ``dvc repro`` computes nothing; a stage on a full disk; two queued experiments side by side; a read-only project and a second user
+(``scripts.operations_users``); S3 faults and a storm of events behind a real server, worker and Ray
+(``scripts.operations_served``). ``python -m scripts.operations sync storm`` runs these sections alone and keeps what is
+known of the others. Everything is in a temporary folder that is removed.
 """
 
 from __future__ import annotations
@@ -13,13 +15,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import boto3
 import requests
+import yaml
 from moto.server import ThreadedMotoServer
+
+from rcm_core.storage import sha256_folder
+from scripts.operations_served import SERVED
+from scripts.operations_users import USERS
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "docs/results/operations.json"
@@ -94,21 +102,27 @@ def clone(machine: Machine, source: Path, place: Path) -> Path:
     return place
 
 
-def sync(machine: Machine, first: Path, folder: Path) -> dict[str, Any]:
-    """Push, pull into a second clone, and reproduce there."""
+def run_line(machine: Machine, first: Path) -> float:
+    """Run all stages, commit what dvc.lock says; the seconds that the stages took."""
     began = time.monotonic()
     machine.must(first, sys.executable, "-m", "infra.params", *TINY)
     machine.must(first, "dvc", "repro")
     line = time.monotonic() - began
     machine.must(first, "git", "add", "-A")
     machine.must(first, "git", "commit", "-qm", "a tiny run")
+    return round(line, 1)
+
+
+def sync(machine: Machine, first: Path, folder: Path) -> dict[str, Any]:
+    """Push, pull into a second clone, and reproduce there."""
     machine.must(first, "dvc", "push")
     second = clone(machine, first, folder / "a second cl\u00f6ne")
     machine.must(second, "dvc", "pull")
     said = machine.must(second, "dvc", "repro")
     status = machine.must(second, "git", "status", "--porcelain")
     return {
-        "line_seconds": round(line, 1),
+        "cache_type": machine.must(first, "dvc", "config", "cache.type").strip(),
+        "hard_links_there": sum(p.stat().st_nlink > 1 for p in (second / "runs").rglob("*") if p.is_file()),
         "stages_run_in_the_second_clone": said.count("Running stage"),
         "stages_skipped_there": said.count("didn't change, skipping"),
         "changed_files_there": len(status.splitlines()),
@@ -137,8 +151,36 @@ def full_disk(machine: Machine, first: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def main() -> int:
-    """Run all and write what came of it."""
+def experiments(machine: Machine, first: Path, folder: Path) -> dict[str, Any]:  # noqa: ARG001
+    """Two experiments, queued and run side by side; they differ in the seed of the training alone."""
+    asked = {f"seed-{seed}": f"train.seed={seed}" for seed in (1, 2)}
+    tiny = [argument for override in TINY for argument in ("-S", override)]
+    for name, override in asked.items():
+        machine.must(first, "dvc", "exp", "run", "--queue", "--name", name, *tiny, "-S", override)
+    machine.must(first, "dvc", "exp", "run", "--run-all", "-j", "2")
+    listed = machine.must(first, "dvc", "exp", "list", "--name-only").split()
+    params, students = {}, set()
+    for name in asked:
+        machine.must(first, "dvc", "exp", "apply", name)
+        params[name] = yaml.safe_load((first / "params.yaml").read_text())
+        students.add(sha256_folder(first / "runs/publish/pipeline/transformer"))
+        params[name]["train"].pop("seed")
+    machine.must(first, "git", "checkout", "-q", ".")
+    machine.must(first, "dvc", "checkout")
+    return {
+        "finished": sorted(set(asked) & set(listed)),
+        "params_differ_otherwise": params["seed-1"] != params["seed-2"],
+        "students": len(students),
+        "left_in_the_queue": machine.must(first, "dvc", "queue", "status").count("Queued"),
+    }
+
+
+DVC = {"sync": sync, "full_disk": full_disk, "experiments": experiments}
+"""Sections that need a clone with a line that has run."""
+
+
+def on_a_clone(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Run the sections ``names`` of ``DVC``; name and result of each."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -155,13 +197,26 @@ def main() -> int:
             }
             boto3.client("s3", endpoint_url=endpoint, **key).create_bucket(Bucket=BUCKET)
             first = clone(machine, ROOT, folder / "first")
-            found = {"sync": sync(machine, first, folder)}
-            print(found, flush=True)
-            found["full_disk"] = full_disk(machine, first, folder)
+            line = run_line(machine, first)
+            for section in names:
+                found = DVC[section](machine, first, folder)
+                yield section, found | ({"line_seconds": line} if section == "sync" else {})
     finally:
         server.stop()
-    OUT.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
-    print(OUT.read_text())
+
+
+def main() -> int:
+    """Run the sections that the command line names, or all, and write what came of each."""
+    known = json.loads(OUT.read_text()) if OUT.is_file() else {}
+    asked = sys.argv[1:] or [*DVC, *USERS, *SERVED]
+    if unknown := set(asked) - {*DVC, *USERS, *SERVED}:
+        raise SystemExit(f"unknown sections {sorted(unknown)}; there are {[*DVC, *USERS, *SERVED]}")
+    others = ((n, {**USERS, **SERVED}[n]()) for n in asked if n not in DVC)
+    chosen = [n for n in asked if n in DVC]
+    for name, found in chain(on_a_clone(chosen) if chosen else (), others):
+        known[name] = found
+        OUT.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
+        print(name, json.dumps(found, indent=2, sort_keys=True), flush=True)
     return 0
 
 

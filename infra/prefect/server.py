@@ -94,7 +94,8 @@ def ensure_server(root: Path) -> tuple[str, bool]:
     """The API's address, and whether the server was started for it.
 
     ``PREFECT_API_URL`` if set, else 127.0.0.1 at ``RCM_PREFECT_PORT`` (4200). InputError if the former does
-    not answer or the latter belongs to something that is not Prefect.
+    not answer or the latter is taken: by another user's or project's server, whose deployments ours would replace, or by
+    something else.
     """
     given = os.environ.get("PREFECT_API_URL")
     if given:
@@ -105,15 +106,20 @@ def ensure_server(root: Path) -> tuple[str, bool]:
         return given, False
     local = Local(root)
     url = local.server.facts().get("url") or f"http://127.0.0.1:{_port()}/api"
-    if Api(url).healthy():
-        return url, False
-    port = int(url.rpartition(":")[2].removesuffix("/api"))
-    if _taken(port) and not local.server.running():
+    port, running = int(url.rpartition(":")[2].removesuffix("/api")), local.server.running()
+    if not running and Api(url).healthy():
+        raise InputError(
+            f"port {port} is taken by the Prefect server of another user or project; set {PORT} to a free port,"
+            f" or PREFECT_API_URL to {url} to use that server"
+        )
+    if not running and _taken(port):
         raise InputError(
             f"port {port} is taken by something that is not a Prefect server; end that,"
             f" or set {PORT} to a free port"
         )
-    if not local.server.running():
+    if running and Api(url).healthy():
+        return url, False
+    if not running:
         arguments = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
         # The plugin has SQLite transactions lock before they read (flows.prefect_plugin).
         env = local.environment(url) | {"PREFECT_PLUGINS_ENABLED": "true"}

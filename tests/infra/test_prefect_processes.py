@@ -6,6 +6,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import psutil
@@ -88,6 +90,36 @@ def test_a_taken_port_is_named_with_the_setting_that_moves_it(
         web.kill()
         web.wait()
     assert known_api_url(home) is None
+
+
+class Healthy(BaseHTTPRequestHandler):
+    """Answers as a Prefect server does that somebody else has started."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"true")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+
+def test_another_s_server_is_not_used_unasked(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with HTTPServer(("127.0.0.1", 0), Healthy) as other:
+        port = other.server_address[1]
+        monkeypatch.setenv("RCM_PREFECT_PORT", str(port))
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        try:
+            with pytest.raises(
+                InputError, match=f"port {port} is taken by the Prefect server of another user"
+            ):
+                ensure_server(home)
+            monkeypatch.setenv("PREFECT_API_URL", url := f"http://127.0.0.1:{port}/api")
+            assert ensure_server(home) == (url, False)
+        finally:
+            other.shutdown()
+            thread.join()
 
 
 def _listens(port: int) -> bool:

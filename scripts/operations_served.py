@@ -1,0 +1,165 @@
+"""A real server, worker, keeper, Ray, DVC and S3 (moto) under faults: S3 on bad days, and a storm of events."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infra.prefect.api import FINAL
+from infra.workspace import worktrees
+from tests.support.projects import Toy, free_port, make_toy
+
+DEPLOYMENT = "rcm-distill/rcm-distill"
+WATCH = "watch-teacher/watch-teacher"
+STORM = 20
+EMIT = """
+import sys
+from prefect.events import emit_event
+for number in range(int(sys.argv[1])):
+    emit_event("teacher.updated", {"prefect.resource.id": "rcm.teacher.mine"}, payload={"uri": sys.argv[2], "endpoint": ""})
+"""
+
+
+@dataclass(frozen=True)
+class Served(Toy):
+    """A project whose commands have ``extra`` in their environment."""
+
+    extra: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def env(self) -> dict[str, str]:
+        return super().env | self.extra
+
+
+@contextmanager
+def restarted(toy: Toy) -> Iterator[Toy]:
+    """The project with server, worker and keeper up."""
+    answer = toy.rcm("up")
+    if answer.returncode:
+        raise SystemExit(answer.stdout + answer.stderr)
+    try:
+        yield toy
+    finally:
+        toy.rcm("stop")
+
+
+def until(what: str, condition: Callable[[], Any], seconds: float = 3600) -> Any:
+    """Wait until ``condition``."""
+    limit = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > limit:
+            raise SystemExit(f"not within {seconds} seconds: {what}")
+        time.sleep(0.5)
+    return found
+
+
+def size(path: Path) -> float:
+    """MiB on disk below ``path``."""
+    return round(sum(p.lstat().st_blocks * 512 for p in path.rglob("*") if not p.is_dir()) / 2**20, 1)
+
+
+def resources(toy: Toy) -> dict[str, float]:
+    """Memory of server, worker and keeper, and disk, in MiB; number of worktrees and of processes."""
+    found: dict[str, float] = {".rcm": size(toy.root / ".rcm"), "/tmp/ray": size(Path("/tmp/ray"))}
+    for process, command in toy._processes():
+        for name in ("server", "worker", "keeper"):
+            if f"prefect {name} start" in command or f"prefect.{name}" in command:
+                found[f"{name} memory"] = round(process.memory_info().rss / 2**20, 1)
+    return found | {"worktrees": len(worktrees(toy.root)), "processes": len(toy.processes())}
+
+
+def runs(toy: Toy) -> list[dict[str, Any]]:
+    """Runs of the deployment that its schedule did not ask for, oldest first."""
+    found = [run for run in toy.api.begun(DEPLOYMENT) if not run["auto_scheduled"]]
+    return sorted(found, key=lambda run: str(run["created"]))
+
+
+def settled(toy: Toy) -> list[str]:
+    """States of all runs, once all have ended."""
+    until("all runs end", lambda: all(run["state"]["type"] in FINAL for run in runs(toy)))
+    return [run["state"]["type"] for run in runs(toy)]
+
+
+def left(toy: Toy) -> dict[str, Any]:
+    """What is still there when every run has ended."""
+    until(
+        "processes of runs end",
+        lambda: not any("prefect.engine" in p or "ray" in p for p in toy.processes()),
+        120,
+    )
+    hidden = [p for p in (toy.root / ".rcm").rglob(".*") if p.name.startswith(".step_")]
+    return {
+        "slots": toy.api.deployment(DEPLOYMENT)["global_concurrency_limit"]["active_slots"],
+        "worktrees": worktrees(toy.root),
+        "owners_of_locks": [p.name for p in (toy.root / ".rcm").rglob("*.owner")],
+        "temporary_files": [p.name for p in hidden],
+        "live_state": sorted(p.name for p in toy.root.glob(".rcm/state/*/*") if p.is_dir()),
+    }
+
+
+def emit(toy: Toy, number: int, uri: str = "mini") -> None:
+    """``number`` events in a row, within a second."""
+    answer = toy.run("python", "-c", EMIT, str(number), uri)
+    if answer.returncode:
+        raise SystemExit(answer.stderr)
+
+
+def storm() -> dict[str, Any]:
+    """Twenty events in a row, two in a second, one in a run, and a teacher that becomes A, B, A."""
+    with tempfile.TemporaryDirectory(prefix="rcm-storm-") as name:
+        toy = Toy(make_toy(Path(name) / "project"), free_port(), uuid.uuid4().hex)
+        with restarted(toy):
+            before = resources(toy)
+            emit(toy, STORM)
+            until("all events are noticed", lambda: len(runs(toy)) >= STORM)
+            states = settled(toy)
+            found: dict[str, Any] = {
+                "events": STORM,
+                "before": before,
+                "after": resources(toy),
+                **counted(states),
+            }
+            known = len(runs(toy))
+            toy.gate("report").touch()
+            toy.api.start(DEPLOYMENT, {"overrides": ["report.title=another"]})
+            until("report", lambda: toy.ran()[-1] == "report")
+            emit(toy, 1)
+            until("the event is noticed", lambda: len(runs(toy)) == known + 2)
+            waited = runs(toy)[-1]["state"]["type"]
+            toy.gate("report").unlink()
+            found["event_in_a_run"] = {"meanwhile": waited, "states": settled(toy)[known:]}
+            found["a_b_a"] = returning(toy, Path(name) / "teacher")
+            found["left"] = left(toy)
+    return found | {"processes_after_stop": len(toy.processes())}
+
+
+def counted(states: list[str]) -> dict[str, int]:
+    """How many runs ended in each state."""
+    return {f"runs {state.lower()}": states.count(state) for state in sorted(set(states))}
+
+
+def returning(toy: Toy, teacher: Path) -> list[str]:
+    """A teacher with contents A, A, B, A is looked at after each; states of the runs that follow."""
+    teacher.mkdir()
+    (teacher / "model_index.json").write_text("{}")
+    known = len(runs(toy))
+    for number, content in enumerate("aaba"):
+        (teacher / "weights").write_text(content * (number + 1) if content == "b" else content)
+        state = "CANCELLED"
+        while state == "CANCELLED":  # a look of its schedule was not over
+            look = toy.api.start(WATCH, {"teacher": str(teacher)})["id"]
+            until("the look ends", lambda: toy.api.run(look)["state"]["type"] in FINAL)
+            state = toy.api.run(look)["state"]["type"]
+        expected = known + (1, 1, 2, 3)[number]
+        until("its run", lambda: len(runs(toy)) >= expected)
+        settled(toy)
+    return settled(toy)[known:]
+
+
+SERVED = {"storm": storm}

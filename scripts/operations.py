@@ -1,10 +1,10 @@
 """DVC under a whole tiny line, for real: ``python -m scripts.operations`` writes docs/results/operations.json.
 
 A clone of this repository runs the eight stages; ``dvc push`` to an S3 server (moto), ``dvc pull`` into a second clone
-at a path with spaces and letters outside ASCII, where ``dvc repro`` computes nothing; a stage on a full disk; two queued experiments side by side; a read-only project and a second user
-(``scripts.operations_users``); S3 faults and a storm of events behind a real server, worker and Ray
-(``scripts.operations_served``). ``python -m scripts.operations sync storm`` runs these sections alone and keeps what is
-known of the others. Everything is in a temporary folder that is removed.
+at a path with spaces and letters outside ASCII, where ``dvc repro`` computes nothing; a stage on a full disk; two
+queued experiments side by side; a read-only project and a second user (``scripts.operations_users``); S3 faults and a
+storm of events behind a real server, worker and Ray (``scripts.operations_served``). With names of sections
+(``sync storm``) these alone run and the results of the others are kept. All is in a temporary folder that is removed.
 """
 
 from __future__ import annotations
@@ -26,42 +26,13 @@ import yaml
 from moto.server import ThreadedMotoServer
 
 from rcm_core.storage import sha256_folder
+from scripts.operations_s3 import S3
 from scripts.operations_served import SERVED
+from scripts.operations_tiny import TINY
 from scripts.operations_users import USERS
 
 ROOT = Path(__file__).parent.parent
 OUT = ROOT / "docs/results/operations.json"
-TINY = [
-    "teacher.steps=4",
-    "teacher.gate=null",
-    "teacher.mini.layers=2",
-    "teacher.mini.heads=2",
-    "teacher.mini.head_dim=16",
-    "teacher.mini.ffn_dim=64",
-    "teacher.mini.text_dim=32",
-    "teacher.mini.steps=12",
-    "teacher.mini.batch=16",
-    "teacher.mini.checkpoint_every=4",
-    "teacher.mini.threads=1",
-    "trajectories.samples=40",
-    "trajectories.shard_size=16",
-    "train.iterations=12",
-    "train.batch=8",
-    "train.candidate_every=6",
-    "train.checkpoint_every=4",
-    "train.log_every=4",
-    "train.threads=1",
-    "train.health.probe_every=3",
-    "train.health.probe_samples=8",
-    "method.warmup=4",
-    "select.samples=80",
-    "select.bootstrap=5",
-    "evaluate.samples=80",
-    "evaluate.diversity_prompts=4",
-    "evaluate.diversity_samples=5",
-    "evaluate.timing_samples=4",
-    "evaluate.bootstrap=5",
-]
 BUCKET = "operations"
 
 
@@ -208,10 +179,10 @@ def on_a_clone(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
 def main() -> int:
     """Run the sections that the command line names, or all, and write what came of each."""
     known = json.loads(OUT.read_text()) if OUT.is_file() else {}
-    asked = sys.argv[1:] or [*DVC, *USERS, *SERVED]
-    if unknown := set(asked) - {*DVC, *USERS, *SERVED}:
-        raise SystemExit(f"unknown sections {sorted(unknown)}; there are {[*DVC, *USERS, *SERVED]}")
-    others = ((n, {**USERS, **SERVED}[n]()) for n in asked if n not in DVC)
+    asked = sys.argv[1:] or [*DVC, *USERS, *SERVED, *S3]
+    if unknown := set(asked) - {*DVC, *USERS, *SERVED, *S3}:
+        raise SystemExit(f"unknown sections {sorted(unknown)}; there are {[*DVC, *USERS, *SERVED, *S3]}")
+    others = ((n, {**USERS, **SERVED, **S3}[n]()) for n in asked if n not in DVC)
     chosen = [n for n in asked if n in DVC]
     for name, found in chain(on_a_clone(chosen) if chosen else (), others):
         known[name] = found

@@ -21,8 +21,9 @@ STORM = 20
 EMIT = """
 import sys
 from prefect.events import emit_event
+payload = {"uri": "mini", "endpoint": ""}
 for number in range(int(sys.argv[1])):
-    emit_event("teacher.updated", {"prefect.resource.id": "rcm.teacher.mine"}, payload={"uri": sys.argv[2], "endpoint": ""})
+    emit_event("teacher.updated", {"prefect.resource.id": "rcm.teacher.mine"}, payload=payload)
 """
 
 
@@ -103,9 +104,9 @@ def left(toy: Toy) -> dict[str, Any]:
     }
 
 
-def emit(toy: Toy, number: int, uri: str = "mini") -> None:
+def emit(toy: Toy, number: int) -> None:
     """``number`` events in a row, within a second."""
-    answer = toy.run("python", "-c", EMIT, str(number), uri)
+    answer = toy.run("python", "-c", EMIT, str(number))
     if answer.returncode:
         raise SystemExit(answer.stderr)
 
@@ -149,17 +150,24 @@ def returning(toy: Toy, teacher: Path) -> list[str]:
     teacher.mkdir()
     (teacher / "model_index.json").write_text("{}")
     known = len(runs(toy))
-    for number, content in enumerate("aaba"):
-        (teacher / "weights").write_text(content * (number + 1) if content == "b" else content)
-        state = "CANCELLED"
-        while state == "CANCELLED":  # a look of its schedule was not over
-            look = toy.api.start(WATCH, {"teacher": str(teacher)})["id"]
-            until("the look ends", lambda: toy.api.run(look)["state"]["type"] in FINAL)
-            state = toy.api.run(look)["state"]["type"]
-        expected = known + (1, 1, 2, 3)[number]
-        until("its run", lambda: len(runs(toy)) >= expected)
+    for content, more in (("a", 1), ("a", 1), ("b", 2), ("a", 3)):
+        (teacher / "weights").write_text(content)
+        while looked(toy, teacher) == "CANCELLED":  # a look of the schedule was not over
+            pass
+        wait_for_runs(toy, known + more)
         settled(toy)
     return settled(toy)[known:]
+
+
+def wait_for_runs(toy: Toy, number: int) -> None:
+    until(f"{number} runs", lambda: len(runs(toy)) >= number)
+
+
+def looked(toy: Toy, teacher: Path) -> str:
+    """The last state of a look at ``teacher``."""
+    look = toy.api.start(WATCH, {"teacher": str(teacher)})["id"]
+    until("the look ends", lambda: toy.api.run(look)["state"]["type"] in FINAL)
+    return str(toy.api.run(look)["state"]["type"])
 
 
 SERVED = {"storm": storm}

@@ -94,8 +94,8 @@ def ensure_server(root: Path) -> tuple[str, bool]:
     """The API's address, and whether the server was started for it.
 
     ``PREFECT_API_URL`` if set, else 127.0.0.1 at ``RCM_PREFECT_PORT`` (4200). InputError if the former does
-    not answer or the latter is taken: by another user's or project's server, whose deployments ours would replace, or by
-    something else.
+    not answer or the latter is taken: by the server of another user or project, whose deployments ours would replace,
+    or by something else.
     """
     given = os.environ.get("PREFECT_API_URL")
     if given:

@@ -92,8 +92,7 @@ class RayExecutor:
         state = state.absolute()
         state.mkdir(parents=True, exist_ok=True)
         log = state / "log.txt"
-        storage = self.checkpoints.place(state)
-        place = self.checkpoints.name(state)
+        place, storage = self.checkpoints.place(state)
         trainer = TorchTrainer(
             run_rank,
             train_loop_config={
@@ -120,7 +119,7 @@ class RayExecutor:
             ),
         )
         with held(state):
-            _fit(trainer, log, place)
+            _fit(trainer, log, place.name)
 
     def _gpus(self, device: str) -> int:
         """GPUs per task or rank; a cluster's GPUs count even if this process sees none."""

@@ -3,32 +3,58 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from rcm_core.storage import filesystem, storage_errors
+
+if TYPE_CHECKING:
+    from ray.train import Checkpoint
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the checkpoints of one training are."""
+
+    name: str
+    """The folder or ``s3://`` prefix, for a sentence."""
+    root: str = ""
+    """Path in ``system``."""
+    system: Any = None
+    """The file system of fsspec; None: Ray copies to the folder itself."""
+
+    def upload(self, checkpoint: Checkpoint, folder: str) -> Checkpoint:
+        """Copy ``checkpoint`` to ``folder`` on S3; raises what S3 raises.
+
+        Ray by itself uses pyarrow's copy_files, which says nothing of a file that S3 refused when it was closed: a
+        checkpoint without that file would count as whole.
+        """
+        from ray.train import Checkpoint
+
+        source, target = Path(checkpoint.path), f"{self.root}/{folder}"
+        for path in sorted(p for p in source.rglob("*") if p.is_file()):
+            self.system.put_file(str(path), f"{target}/{path.relative_to(source).as_posix()}")
+        return Checkpoint(target, PyFileSystem(FSSpecHandler(self.system)))
 
 
 class Checkpoints:
     """Of the trainings of one executor; ``RCM_CHECKPOINTS`` is ``s3://bucket/prefix``, or not set."""
 
     def __init__(self) -> None:
-        self._remote: dict[Path, tuple[Any, str]] = {}
+        self._remote: dict[Path, Place] = {}
 
-    def place(self, state: Path) -> dict[str, Any]:
-        """Arguments of Ray's RunConfig: ``state`` itself, or the folder of its name below ``RCM_CHECKPOINTS``."""
+    def place(self, state: Path) -> tuple[Place, dict[str, Any]]:
+        """``state``, or the folder of its name below ``RCM_CHECKPOINTS``; and the arguments of Ray's RunConfig."""
         url = os.environ.get("RCM_CHECKPOINTS")
         if not url:
-            return {"storage_path": str(state.parent)}
+            return Place(str(state)), {"storage_path": str(state.parent)}
         system, root = filesystem(url, os.environ.get("AWS_ENDPOINT_URL"))
-        self._remote[state] = system, f"{root}/{state.name}"
-        return {"storage_path": root, "storage_filesystem": PyFileSystem(FSSpecHandler(system))}
-
-    def name(self, state: Path) -> str:
-        """Where the checkpoints of ``state`` are, for a sentence."""
-        return f"s3://{self._remote[state][1]}" if state in self._remote else str(state)
+        place = Place(f"{url.rstrip('/')}/{state.name}", f"{root}/{state.name}", system)
+        self._remote[state] = place
+        return place, {"storage_path": root, "storage_filesystem": PyFileSystem(FSSpecHandler(system))}
 
     def drop(self) -> None:
         """Remove what lies in S3 of trainings whose live state is gone, because their outs are complete.
@@ -36,12 +62,12 @@ class Checkpoints:
         The outs stay complete if S3 does not answer, so that is a line and no error.
         """
         for state in [s for s in self._remote if not s.exists()]:
-            system, place = self._remote.pop(state)
+            place = self._remote.pop(state)
             try:
-                if system.exists(place):
-                    system.rm(place, recursive=True)
+                if place.system.exists(place.root):
+                    place.system.rm(place.root, recursive=True)
             except storage_errors() as error:
                 print(
-                    f"s3://{place} could not be removed ({error}); the training needs it no more, remove it",
+                    f"{place.name} could not be removed ({error}); no training needs it, remove it",
                     flush=True,
                 )

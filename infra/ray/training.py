@@ -17,6 +17,7 @@ from ray.train.v2._internal.execution.callback import WorkerCallback
 from rcm_kernels.plain import fastest_attention
 
 from infra.notice import listen
+from infra.ray.storage import Place
 from rcm_core.errors import InputError
 from rcm_core.storage import unbroken
 
@@ -38,7 +39,7 @@ class Listener(WorkerCallback):
 class RayContext:
     """One rank of a Ray Train worker group, as ``rcm_core.protocols.TrainContext``."""
 
-    def __init__(self, opened: ExitStack, place: str) -> None:
+    def __init__(self, opened: ExitStack, place: Place) -> None:
         context = ray.train.get_context()
         self.rank = context.get_world_rank()
         self.world = context.get_world_size()
@@ -46,15 +47,16 @@ class RayContext:
 
     def resume(self) -> Path | None:
         checkpoint = ray.train.get_checkpoint()
-        with unbroken(self._place):
+        with unbroken(self._place.name):
             return None if checkpoint is None else Path(self._opened.enter_context(checkpoint.as_directory()))
 
     def report(self, scalars: Mapping[str, float], checkpoint: Path | None, step: int) -> None:
-        with unbroken(self._place):
+        with unbroken(self._place.name):
             ray.train.report(
                 dict(scalars),
                 checkpoint=None if checkpoint is None else Checkpoint.from_directory(checkpoint),
                 checkpoint_dir_name=None if checkpoint is None else f"step_{step:08d}",
+                checkpoint_upload_fn=None if self._place.system is None else self._place.upload,
             )
 
     def leaving(self) -> bool:

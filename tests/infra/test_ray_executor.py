@@ -137,7 +137,7 @@ def test_checkpoints_survive_a_bad_day_of_s3(
         monkeypatch.setenv("RCM_CHECKPOINTS", f"s3://{BUCKET}/live")
 
         def outage(fault: Fault) -> str:
-            proxy.faults[:] = [Fault(503, "PUT", times=2), Fault("reset", "PUT", times=1, after=2), fault]
+            proxy.faults[:] = [Fault(503, "PUT", "step_00000005", times=2), fault]
             with pytest.raises(OutageError) as ended:
                 train(executor, "count", spec, state)
             assert f"s3://{BUCKET}/live" in str(ended.value)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,12 +62,17 @@ def second_user(folder: Path) -> Iterator[tuple[Callable[..., subprocess.Complet
         for path in [home, *home.rglob("*")]:
             os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
 
+        as_user = [
+            "setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups",
+            "--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search",
+        ]  # fmt: skip
+
         def run(*command: str, **more: str) -> subprocess.CompletedProcess[str]:
-            env: Mapping[str, str] = toy.env | {"HOME": str(home), "USER": USER} | more
+            """May read everything (Python lies in a home that is closed to others) and write what is its own."""
+            env = toy.env | {"HOME": str(home), "USER": USER} | more
             return subprocess.run(
-                command, cwd=toy.root, env=env, user=USER, group=user.pw_gid, extra_groups=[],
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
+                [*as_user, *command], cwd=toy.root, env=env, capture_output=True, text=True, check=False
+            )
 
         yield run, toy
         run(sys.executable, "-m", "infra.cli", "stop")

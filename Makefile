@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 # What pip would do on one core. Packages carry files that are no Python of today: they are left as they are.
 COMPILE := $(BIN)/python -m compileall -qq -j 0
 
-.PHONY: distill promises test check compare compare-mini compare-scenes compare-memory compare-mixture compare-balance \
+.PHONY: distill promises test test-all check compare compare-mini compare-scenes compare-memory compare-mixture compare-balance \
 	compare-page warm-start bench-gpu tune-gpu stop clean
 
 distill: $(VENV)/.installed
@@ -18,8 +18,15 @@ promises: distill
 
 # Three at once on two cores: tests of servers and clusters wait for them. One thread each: of more, threads that share a
 # core spend its time in waiting for each other.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 10
+
 test: $(VENV)/.installed-dev
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@echo "running the tests, without those marked slow (make test-all runs them too)"
+	@$(TESTS) -m "not slow"
+
+test-all: $(VENV)/.installed-dev
+	@echo "running all tests"
+	@$(TESTS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

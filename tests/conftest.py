@@ -9,12 +9,20 @@ from typing import Any
 
 import interpreted  # noqa: F401 - before anything imports triton
 import pytest
+from filelock import FileLock
+from progress import FileProgress
 from tiny import prepare, run_all, tiny_values
 
 from infra.local import LocalExecutor
 
 LONG = ("system", "flows", "golden", "infra", "scripts")
 """Folders of long files."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name each file when its first test starts, where several processes run the tests (`make test`)."""
+    if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(FileProgress())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,10 +32,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The user's cache, for this process and those that it starts: none of the user's own."""
+    """The user's cache, for this process and those that it starts: none of the user's own.
+
+    And the place where ``families.build`` keeps what it has built.
+    """
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("RCM_CACHE", str(folder))
+        patch.setenv("RCM_TEST_PIPELINES", str(tmp_path_factory.mktemp("pipelines")))
         yield folder
 
 
@@ -38,10 +50,21 @@ def values() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace in which all eight stages have run in this process; to be read, not changed."""
-    folder = tmp_path_factory.mktemp("tiny")
-    run_all(folder, prepare(folder, tiny_values()), LocalExecutor(folder))
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A workspace in which all eight stages have run, once for all of pytest's workers; to be read, not changed."""
+    if worker_id == "master":
+        return _run_once(tmp_path_factory.mktemp("tiny"))
+    shared = tmp_path_factory.getbasetemp().parent / "tiny"
+    with FileLock(shared.with_suffix(".lock")):
+        return _run_once(shared)
+
+
+def _run_once(folder: Path) -> Path:
+    whole = folder.with_suffix(".whole")
+    if not whole.exists():
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that failed half-way
+        run_all(folder, prepare(folder, tiny_values()), LocalExecutor(folder))
+        whole.touch()
     return folder
 
 

@@ -23,7 +23,7 @@ from infra.local import LocalExecutor
 from rcm_core.stages import train
 from rcm_core.storage import sha256_folder
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 SETTINGS = {"train.iterations": 60, "train.checkpoint_every": 4, "train.candidate_every": 30}
 DISTILL = [sys.executable, "-u", "-m", "infra.cli", "distill"]

@@ -23,6 +23,8 @@ from rcm_core.models import wan
 from rcm_core.params import load_params
 from rcm_core.stages import train, trajectories
 
+pytestmark = pytest.mark.slow
+
 PRESETS = {name: preset(name) for name in EMBEDDED}
 TINY = {
     "warmup": 2, "blocks": [0, 1], "gan_blocks": [1], "rollout_steps": 3, "route_steps": 4, "pairs": 3,

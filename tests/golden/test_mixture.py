@@ -169,7 +169,13 @@ def test_before(diffusion_model):
     assert energy_distance(samples(diffusion_model, 2000), REAL) > 0.5
 
 
-@pytest.mark.parametrize("name", EMBEDDED)
+FIRST = "rcm"
+"""The method that is also tried without the slow tests."""
+
+
+@pytest.mark.parametrize(
+    "name", [FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in EMBEDDED if name != FIRST)]
+)
 def test_one_step_samples_become_the_data_and_no_mode_is_lost(diffusion_model, routes, name):
     student = distil(build(name), diffusion_model, routes, FEWER.get(name, ITERATIONS))
     kind = preset(name)["sampler"]["kind"]

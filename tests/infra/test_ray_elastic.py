@@ -24,6 +24,7 @@ from rcm_core.training import distill
 
 pytestmark = [
     pytest.mark.system,
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
 ]

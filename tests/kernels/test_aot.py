@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(triton_interprets() is None, reason="Triton exists on Linux only")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_shipped_configurations_fit_sm_90() -> None:
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}

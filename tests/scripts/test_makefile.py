@@ -75,3 +75,11 @@ def test_tests_come_after_what_they_need_and_compute_with_one_thread(noted: Note
     assert again.returncode == 0
     assert noted.asked()[-1] == tests
     assert len(noted.asked()) == len(installed) + 4  # nothing is installed twice
+
+
+def test_the_slow_tests_are_in_test_all_alone_and_ci_runs_that(noted: Noted) -> None:
+    both = [noted.make(target) for target in ("test", "test-all")]
+    assert [ended.returncode for ended in both] == [0, 0]
+    some, every = (line for line in noted.asked() if " -m pytest " in line)
+    assert some == f"{every} -m not slow"
+    assert "make test-all\n" in (ROOT / ".ci/run").read_text()

@@ -30,7 +30,11 @@ from infra.ray.cluster import shared_cluster
 from rcm_core.stages import train
 from rcm_core.storage import sha256, sha256_folder
 
-pytestmark = [pytest.mark.system, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
 
 SETTINGS = {
     "train.iterations": 96,

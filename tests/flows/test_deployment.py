@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from workspaces import PATIENCE
+from workspaces import wait_for
 
 from infra.prefect.api import FINAL
 from infra.prefect.local import DEPLOYMENT, complaint
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 ORDER = ["teacher", "prompts", "trajectories", "train", "select", "evaluate", "report", "publish"]
 WATCH = "watch-teacher/watch-teacher"
@@ -29,11 +28,13 @@ def served(toy: Any) -> Iterator[Any]:
 
 def finished(toy: Any, identity: str) -> dict[str, Any]:
     """The run, once it has ended."""
-    limit = time.monotonic() + PATIENCE
-    while (run := toy.api.run(identity))["state"]["type"] not in FINAL:
-        assert time.monotonic() < limit, run["state"]
-        time.sleep(0.3)
-    return run
+
+    def ended() -> dict[str, Any] | None:
+        run = toy.api.run(identity)
+        return run if run["state"]["type"] in FINAL else None
+
+    found: dict[str, Any] = wait_for(f"end of run {identity}", ended, every=0.3)
+    return found
 
 
 def runs(toy: Any) -> list[dict[str, Any]]:
@@ -110,10 +111,7 @@ def test_a_new_teacher_starts_a_run_once(served: Any, tmp_path: Any) -> None:
     known = {run["id"] for run in runs(served)}
     before = served.ran()
     watched(served, str(tmp_path))
-    limit = time.monotonic() + PATIENCE
-    while not (new := [run for run in runs(served) if run["id"] not in known]):
-        assert time.monotonic() < limit
-        time.sleep(0.3)
+    new = wait_for("run", lambda: [run for run in runs(served) if run["id"] not in known], every=0.3)
     run = finished(served, new[0]["id"])
     assert run["state"]["type"] == "COMPLETED"
     assert run["parameters"]["teacher"] == str(tmp_path)

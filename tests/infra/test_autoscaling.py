@@ -8,14 +8,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from projects import free_port
-from workspaces import PATIENCE
+from workspaces import PATIENCE, wait_for
 
 from infra.prefect.processes import end_tree
 from infra.ray.capacity import LARGEST, capacity
@@ -24,6 +23,7 @@ from rcm_core.errors import InputError
 
 pytestmark = [
     pytest.mark.system,
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
 ]
 
@@ -98,15 +98,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     ]
     command += ["--autoscaling-config", str(folder / "cluster.json"), "--num-cpus", "1", "--num-gpus", "0"]
     command += ["--object-store-memory", str(100 * 2**20), "--include-dashboard", "false"]
+    text = folder / "log"
     with (
-        (folder / "log").open("w") as log,
+        text.open("w") as log,
         subprocess.Popen(command, env=env, stdout=log, stderr=log) as process,
     ):
         try:
-            limit = time.monotonic() + PATIENCE
-            while "block forever" not in (folder / "log").read_text():
-                assert process.poll() is None and time.monotonic() < limit, (folder / "log").read_text()  # noqa: PT018
-                time.sleep(0.2)
+            wait_for("Ray", lambda: "block forever" in text.read_text(), text, process, every=0.2)
             yield address
         finally:
             if process.poll() is None:
@@ -144,10 +142,7 @@ def test_a_stage_brings_the_gpu_that_it_needs_and_it_goes_when_idle(
     assert "GPU" not in ray.cluster_resources()
     # on a machine with another project's modules, the workspace's are imported
     assert list(executor.map(gpu, [1, 2], "both", device="cuda")) == [("0", "the workspace")] * 2
-    limit = time.monotonic() + PATIENCE
-    while "GPU" in ray.cluster_resources():
-        assert time.monotonic() < limit
-        time.sleep(0.5)
+    wait_for("machine that leaves", lambda: "GPU" not in ray.cluster_resources(), every=0.5)
 
 
 @pytest.mark.parametrize("text", ["64", "GPU=many", "CPU=8;GPU=1", "TPU=4"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from workspaces import wait_for
 
 from infra.prefect.processes import Daemon
 from infra.prefect.server import ensure_server, known_api_url
@@ -33,8 +34,7 @@ def daemon(tmp_path: Path) -> Daemon:
 def started(daemon: Daemon) -> tuple[subprocess.Popen[bytes], int]:
     """Starts a parent with a child in another session; the parent, the child's process number."""
     process = daemon.start([sys.executable, "-u", "-c", PARENT], daemon.folder, os.environ, {"url": "x"})
-    while not daemon.log.read_text().endswith("\n"):
-        assert process.poll() is None
+    wait_for("number of the child", lambda: daemon.log.read_text().endswith("\n"), daemon.log, process)
     return process, int(daemon.log.read_text())
 
 
@@ -82,8 +82,7 @@ def test_a_taken_port_is_named_with_the_setting_that_moves_it(
         )
         web = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
     try:
-        while not _listens(port):
-            assert web.poll() is None
+        wait_for("web server", lambda: _listens(port), process=web)
         with pytest.raises(InputError, match=f"port {port} is taken .* set RCM_PREFECT_PORT to a free port"):
             ensure_server(home)
     finally:

@@ -7,14 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from faulty_proxy import Fault, faulty_proxy
 from object_store import BUCKET, CREDENTIALS, authorise, object_store
-from workspaces import PATIENCE
+from workspaces import wait_for
 
 from infra.lifeline import CLUSTER, Lifeline
 from infra.ray.cluster import shared_cluster
@@ -199,10 +198,7 @@ executor.train(toys.hangs, spec, state=Path({str(state)!r}), workers=2, threads=
         cwd=toys,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(toys), str(ROOT), str(ROOT / "kernels")])},
     )
-    limit = time.monotonic() + PATIENCE
-    while not ready.exists():
-        assert driver.poll() is None
-        assert time.monotonic() < limit
+    wait_for("checkpoint", ready.exists, process=driver)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     train(executor, "count", {"steps": 12, "out": str(tmp_path / "sum")}, state)

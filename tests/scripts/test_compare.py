@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -13,6 +12,7 @@ from statistics import fmean
 import pytest
 from PIL import Image
 from tiny_plan import TINY
+from workspaces import wait_for
 
 from rcm_core.errors import InputError
 from rcm_core.params import load_params
@@ -240,8 +240,7 @@ def test_processes_at_once_come_to_the_same_and_end_with_the_command(place: Plac
         began.append(path.parent.name)
         if path.parent.name == "kd-0-6":
             in_subprocess(job, path)
-        while not RUNNING:
-            time.sleep(0.01)
+        wait_for("the other run", lambda: RUNNING)
         raise KeyboardInterrupt
 
     runner = Runner(TINY, home, stopped, jobs=2)

@@ -65,14 +65,22 @@ def launch(workspace: Path, stage: str, env: Mapping[str, str]) -> subprocess.Co
 
 
 def wait_for(
-    what: str, condition: Callable[[], Any], log: Path, process: subprocess.Popen[Any] | None = None
+    what: str,
+    condition: Callable[[], Any],
+    log: Path | None = None,
+    process: subprocess.Popen[Any] | None = None,
+    every: float = 0.02,
 ) -> Any:
-    """The first true value of ``condition``; fails if ``process`` ends before, or patience does."""
+    """Return the first true value of ``condition``, tried ``every`` so many seconds.
+
+    AssertionError, with the end of ``log``, if ``process`` ends before it is true, or after ``PATIENCE``.
+    """
     deadline = time.monotonic() + PATIENCE
     while not (found := condition()):
-        assert process is None or process.poll() is None, f"ended before {what}: {log.read_text()[-3000:]}"
-        assert time.monotonic() < deadline, f"no {what} after {PATIENCE} s: {log.read_text()[-3000:]}"
-        time.sleep(0.02)
+        said = f": {log.read_text()[-3000:]}" if log and log.is_file() else ""
+        assert process is None or process.poll() is None, f"the process ended before {what}{said}"
+        assert time.monotonic() < deadline, f"no {what} after {PATIENCE} s{said}"
+        time.sleep(every)
     return found
 
 

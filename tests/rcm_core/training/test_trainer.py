@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 import torch.distributed as dist
 from loops import SETTINGS, Pull, equal, healthy, trainer, weights
 from torch import Tensor
-from workspaces import PATIENCE
+from workspaces import wait_for
 
 from infra.local import LocalContext
 from rcm_core.errors import InputError
@@ -166,9 +165,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(folder: Path, tmp_path: 
 
     class Slow(LocalContext):
         def report(self, scalars: Mapping[str, float], checkpoint: Path | None, step: int) -> None:
-            deadline = time.monotonic() + PATIENCE
-            while made.step <= step < 6 and time.monotonic() < deadline:
-                time.sleep(0.01)
+            wait_for("next step", lambda: made.step > step or step >= 6)
             seen.append((step, made.step))
             super().report(scalars, checkpoint, step)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,12 @@ def trained(folder: Path, how: ParallelSection, rank: int, world: int, accumulat
     return found
 
 
+@cache
+def alone(folder: Path, parts: int) -> dict[str, Tensor]:
+    """``trained`` on one rank, a batch in ``parts``."""
+    return trained(folder, section(), 0, 1, parts)
+
+
 # name -> (ranks, accumulation steps, how); the parts of a batch are as many as ranks x accumulation / context
 SPREADS = {
     "sharded": (2, 1, section()),
@@ -146,7 +153,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_loss_tangent_and_weights_are_those_of_one_rank(name: str, family: str, place: Path) -> None:
     ranks, accumulate, how = SPREADS[name]
     parts = ranks * accumulate // how.context
-    expected = trained(place / family, section(), 0, 1, parts)
+    expected = alone(place / family, parts)
     found: dict[str, Tensor] = torch.load(place / f"{family} {name}.pt")
     assert found.keys() == expected.keys()
     moved = loaded(place / family).state_dict()
@@ -164,7 +171,7 @@ def test_loss_tangent_and_weights_are_those_of_one_rank(name: str, family: str, 
 
 @pytest.mark.parametrize("family", SHAPES)
 def test_in_bfloat16_the_weights_stay_float32_and_the_loss_is_near(family: str, place: Path) -> None:
-    expected = trained(place / family, section(), 0, 1, 2)
+    expected = alone(place / family, 2)
     found: dict[str, Tensor] = torch.load(place / f"{family} low.pt")
     assert found.keys() == expected.keys()
     weights = {what: value for what, value in found.items() if what.startswith("weights")}

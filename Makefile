@@ -33,7 +33,6 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python scripts/dvc_deps.py --check
 	$(BIN)/python scripts/check_links.py
 	$(BIN)/python -m pip check
 

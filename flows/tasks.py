@@ -27,12 +27,14 @@ OUTAGE_RETRIES = 288
 EXITED = re.compile(r"exited with (\d+)")
 """How DVC reports the exit status of ``infra.launch``."""
 REFUSALS = {BAD_INPUT: InputError, OUTAGE: OutageError}
+CODE = "code"
+"""DVC's stage that writes what every other depends on of the code; each task runs it first."""
 
 SKIPPED = re.compile(r"^Stage '.*' (didn't change, skipping|is cached - skipping run)")
 HINTS = re.compile(
     r"|To track the changes with git, run:|\tgit add .*|To enable auto staging, run:"
     r"|\tdvc config core.autostage true|Use `dvc push` .*|Data and pipelines are up to date\."
-    r"|(Generating|Updating) lock file 'dvc.lock'"
+    r"|(Generating|Updating) lock file 'dvc.lock'|Running stage 'code':|> python -m infra\.code_hashes"
 )
 
 
@@ -71,7 +73,8 @@ def run_stage(stage: str, space: Workspace, env: Mapping[str, str], force: bool 
             complaint, exited = complaint or line, int(found[1])
         logger.info("%s", line)
 
-    command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage, *(["--force"] if force else [])]
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", CODE, stage]
+    command += ["--force"] if force else []
     status = stream(command, space, env, note)
     if status == 0:
         return Completed(name="Skipped") if skipped else Completed()

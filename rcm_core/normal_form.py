@@ -17,6 +17,8 @@ from typing import Any
 ROOTS = ("rcm_core", "rcm_kernels")
 IGNORED = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
 """Fields of syntax trees that say nothing, or nothing that the place in the tree does not say."""
+SILENT = (ast.expr_context, ast.operator, ast.Constant, ast.Attribute, ast.keyword)
+"""Kinds of nodes that neither bind a name nor import or look up anything."""
 
 Target = tuple[str, str]
 """A project module and the name that is imported from it ("" for the module itself)."""
@@ -41,8 +43,9 @@ class Source:
 def normal_form(text: str) -> Source:
     """Return the normal form of a Python file; SyntaxError if it is none."""
     tree = ast.parse(text)
-    imports = [name for node in ast.walk(tree) for name in _imported(node)]
-    writer = _Writer(_movable(tree, imports))
+    nodes = [node for node in ast.walk(tree) if not isinstance(node, SILENT)]
+    imports = [name for node in nodes for name in _imported(node)]
+    writer = _Writer(_movable(nodes, imports))
     writer.statements(tree.body)
     outside = sorted(
         {f"{i.module} {i.name} {i.bound}" for i in imports if i.bound in writer.movable and not i.ours}
@@ -54,7 +57,7 @@ def normal_form(text: str) -> Source:
         targets=(*used, *rest),
         used=len(used),
         modules=frozenset(m for i in imports for m in (i.module, f"{i.module}.{i.name}")),
-        kinds=frozenset(kind for node in ast.walk(tree) for kind in _kind(node)),
+        kinds=frozenset(kind for node in nodes for kind in _kind(node)),
     )
 
 
@@ -92,7 +95,7 @@ def _kind(node: ast.AST) -> Iterator[str]:
             yield kind
 
 
-def _movable(tree: ast.AST, imports: list[_Import]) -> Mapping[str, _Import]:
+def _movable(nodes: list[ast.AST], imports: list[_Import]) -> Mapping[str, _Import]:
     """Imports that mean the same wherever they stand in the file: nothing else binds their name in it.
 
     ``import rcm_core.x`` is none: its uses spell the path out.
@@ -101,7 +104,7 @@ def _movable(tree: ast.AST, imports: list[_Import]) -> Mapping[str, _Import]:
     for i in imports:
         plain = i.name == "" and i.bound != i.module and i.module.startswith(f"{i.bound}.")
         meanings.setdefault(i.bound, set()).add((i.bound, "") if plain else i.target)
-    others = {"*", *ROOTS, *(name for node in ast.walk(tree) for name in _bindings(node))}
+    others = {"*", *ROOTS, *(name for node in nodes for name in _bindings(node))}
     single = {name for name, found in meanings.items() if len(found) == 1} - others
     return {i.bound: i for i in imports if i.bound in single}
 

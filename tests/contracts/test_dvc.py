@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,15 +16,16 @@ import pytest
 import yaml
 from workspaces import PATIENCE
 
+from infra.code_hashes import write_hashes
 from infra.params import compose
-from rcm_core.closure import closure
 from rcm_core.config import Params
 from rcm_core.errors import InputError
 from rcm_core.registry import available
 
 ROOT = Path(__file__).parents[2]
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-STAGES: dict[str, dict[str, Any]] = PIPELINE["stages"]
+CODE: dict[str, Any] = PIPELINE["stages"]["code"]
+STAGES: dict[str, dict[str, Any]] = {k: v for k, v in PIPELINE["stages"].items() if k != "code"}
 LINE = ("teacher", "prompts", "trajectories", "train", "select", "evaluate", "report", "publish")
 
 
@@ -44,36 +45,18 @@ def filled(text: str, params: dict[str, Any]) -> str:
     return re.sub(r"\$\{([\w.]+)\}", value, text)
 
 
-def test_code_dependencies_are_the_imports(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["dvc_deps.py", "--check"])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "scripts/dvc_deps.py"), run_name="__main__")
-    assert capsys.readouterr().out == ""
-    assert ended.value.code == 0
-
-
-@pytest.mark.parametrize(
-    "chosen",
-    [
-        {"methods": "dmd2", "models": "sana", "data": "scenes"},
-        {"methods": "meanflow", "models": "longcat", "data": "open"},
-        {"methods": "sana_sprint", "models": "cosmos", "data": "scenes_video"},
-    ],
-)
-def test_all_that_a_choice_imports_is_a_dependency(chosen: dict[str, str]) -> None:
-    """Not what it imports by itself alone: the terms of its loss too."""
-    names = {"method.name": "methods", "teacher.family": "models", "teacher.data": "data"}
-    for stage in LINE:
-        deps = {
-            re.sub(r"\$\{([\w.]+)\}", lambda match: chosen[names[match[1]]], dep)
-            for dep in STAGES[stage]["deps"]
-            if not dep.startswith("${prompts.")
-        }
-        files = {p.relative_to(ROOT) for p in closure(f"rcm_core.stages.{stage}", chosen).values()}
-        code = {str(p) for p in files if p.name != "__init__.py"}
-        assert {name for name in code if not deps & {name, *map(str, Path(name).parents)}} == set()
+def test_every_stage_depends_on_code_through_its_own_file_alone(tiny_run: Path) -> None:
+    write_hashes(tiny_run)
+    written = {path.relative_to(tiny_run).as_posix() for path in (tiny_run / "runs/code").iterdir()}
+    shutil.rmtree(tiny_run / "runs/code")
+    assert {name for out in CODE["outs"] for name in out} == written - {"runs/code/modules.json"}
+    assert {str(options) for out in CODE["outs"] for options in out.values()} == {
+        "{'cache': False, 'persist': True}"
+    }
+    for name, stage in STAGES.items():
+        assert [d for d in stage["deps"] if d.startswith(("runs/code", "rcm_core", "kernels"))] == [
+            f"runs/code/{name}.json"
+        ]
 
 
 def test_a_stage_is_a_file_a_section_an_entry_and_a_record() -> None:
@@ -83,7 +66,6 @@ def test_a_stage_is_a_file_a_section_an_entry_and_a_record() -> None:
     for name, stage in STAGES.items():
         assert stage["cmd"] == f"python -m infra.launch {name}"
         assert name in stage["params"]
-        assert f"rcm_core/stages/{name}.py" in stage["deps"]
         assert f"runs/{name}/record.json" in outs(name)
         source = (ROOT / f"rcm_core/stages/{name}.py").read_text()
         assert f'STAGE = "{name}"' in source
@@ -192,4 +174,4 @@ def test_dvc_reads_it() -> None:
     command = [sys.executable, "-m", "dvc", "stage", "list", "--name-only"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert ended.stderr == ""
-    assert ended.stdout.split() == list(LINE)
+    assert ended.stdout.split() == ["code", *LINE]

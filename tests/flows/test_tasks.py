@@ -81,5 +81,7 @@ def test_dvc_s_skipping_is_noticed(line: str) -> None:
 def test_dvc_s_advice_is_left_out_and_nothing_else() -> None:
     assert HINTS.fullmatch("Use `dvc push` to send your updates to remote storage.")
     assert HINTS.fullmatch("")
+    assert HINTS.fullmatch("Running stage 'code':")
+    assert HINTS.fullmatch("> python -m infra.code_hashes")
     assert not HINTS.fullmatch("Running stage 'train':")
     assert not HINTS.fullmatch("ERROR: failed to reproduce 'train'")

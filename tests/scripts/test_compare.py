@@ -19,8 +19,10 @@ from rcm_core.params import load_params
 from scripts.compare import balance, mixture
 from scripts.compare.page import write
 from scripts.compare.plan import BUDGETS, TIME, UPDATES, Variant
+from scripts.compare.rekey import proven, rekey
 from scripts.compare.runner import RUNNING, Job, Runner, in_process, in_subprocess
 from scripts.compare.space import Home
+from scripts.compare.tiny_rows import digests
 from scripts.compare.warm_start import Study, study_results
 
 RUNS = [(budget, variant.name) for budget in BUDGETS for variant in TINY.variants]
@@ -105,6 +107,46 @@ def test_what_is_missing_or_was_made_otherwise_is_made_again(place: Place) -> No
     asked = started(place, plan)
     assert asked[:2] == ["kd-0-6", "calibration"]
     assert all(job.startswith("kd-0-") for job in asked[2:])
+
+
+def test_results_whose_code_only_reads_otherwise_get_the_keys_of_today(place: Place, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(place.home.results, results)
+    made = {path: path.read_text() for path in results.rglob("*.json")}
+    for path, text in made.items():
+        if "-0" in path.stem:
+            path.write_text(json.dumps(json.loads(text) | {"key": "of other code", "params": "others"}))
+    place_of_costs = results / "mini/calibration.json"
+    costs = json.loads(place_of_costs.read_text())
+    costs["entries"]["kd"]["key"] = "of other code"
+    place_of_costs.write_text(json.dumps(costs))
+    assert rekey(TINY, Home(tmp_path / "work", results), ["kd"]) == 3
+    for path, text in made.items():
+        ours = path.stem == "kd-0" or "-0" not in path.stem
+        assert (json.loads(path.read_text()) == json.loads(text)) is ours, path
+    assert rekey(TINY, Home(tmp_path / "work", results), ["kd"]) == 0
+
+
+def test_a_proof_names_the_rows_that_differ(place: Place, tmp_path: Path) -> None:
+    run = place.home.run(TINY, "kd", 0, place.result(UPDATES, "kd")["iterations"])
+    row = dict(digests(run / "runs"))
+    kinds = (
+        "train/candidates/",
+        "select/transformer/",
+        "evaluate/samples/",
+        "curves loss",
+        "selection.json",
+        "quality.json",
+    )
+    assert all(any(key.startswith(kind) for key in row) for kind in kinds)
+    changed = next(iter(row))
+    rows = {"kd": row, "rcm": row, "gone": row}
+    (tmp_path / "then.json").write_text(json.dumps(rows))
+    now = {"kd": {**row, "a new number": "1"}, "rcm": {**row, changed: "other"}}
+    (tmp_path / "now.json").write_text(json.dumps(now))
+    equal, different = proven(tmp_path / "then.json", tmp_path / "now.json")
+    assert equal == ["kd"]
+    assert different == {"rcm": [changed], "gone": list(row)}
 
 
 def test_a_run_that_cannot_be_trained_does_not_stop_the_others(place: Place, tmp_path: Path) -> None:

@@ -27,9 +27,10 @@ ORDER = ("teacher", "prompts", "trajectories", "train", "select", "evaluate", "r
 def toy_pipeline() -> dict[str, object]:
     """Each stage notes in $RCM_HOME/ran that it ran and waits while $RCM_HOME/gate-<stage> exists.
 
-    prompts fails the first time; train is on Ray.
+    The stage ``code`` is the real one; prompts fails the first time; train is on Ray.
     """
-    stages: dict[str, object] = {}
+    pipeline = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
+    stages: dict[str, object] = {"code": pipeline["stages"]["code"]}
     for number, name in enumerate(ORDER):
         out = f"runs/{name}"
         commands = [f"mkdir -p {out}", f"echo {name} >> $RCM_HOME/ran", f"echo working on {name}"]
@@ -44,7 +45,7 @@ def toy_pipeline() -> dict[str, object]:
         if name == "report":
             commands.append(f"echo '<html>' > {out}/report.html")
         commands.append(f"echo {name} > {out}/out.txt")
-        before = [f"runs/{ORDER[number - 1]}"] if number else []
+        before = [f"runs/code/{name}.json", *([f"runs/{ORDER[number - 1]}"] if number else [])]
         stages[name] = {"cmd": commands, "deps": before, "params": [name], "outs": [out]}
     stages["train"]["cmd"].append("python -m infra.launch train")  # type: ignore[index]
     stages["evaluate"]["deps"].append("metrics.json")  # type: ignore[index]

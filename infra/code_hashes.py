@@ -1,0 +1,77 @@
+"""The dependency of each stage on code: ``python -m infra.code_hashes`` (the stage ``code`` of dvc.yaml).
+
+Writes ``runs/code/<stage>.json``: the hashes of all modules that the stage imports with the method, family and
+benchmark in params.yaml. It has no names, so a module that only moves reruns nothing. ``runs/code/modules.json``, on
+which nothing depends, says which module has which hash. Imports neither the stages nor PyTorch: it runs at the start of
+every ``dvc repro``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from rcm_core.closure import code_hashes, source_of
+from rcm_core.errors import BAD_INPUT, InputError, sentence_of
+from rcm_core.formats import read_yaml
+from rcm_core.storage import json_text, write_json
+
+CHOICES = {"methods": "method.name", "models": "teacher.family", "data": "teacher.data"}
+"""Registry folders, and the key of params.yaml that chooses in each."""
+FOLDER, MODULES = Path("runs/code"), "modules.json"
+REMEDY = "compose it again with `python -m infra.params`"
+
+
+def write_hashes(workspace: Path) -> None:
+    """Write the hashes of all stages in ``workspace``; files that would not change are left alone.
+
+    Raises InputError for a params.yaml without the three choices, or a module that is no Python.
+    """
+    choices = {kind: _choice(workspace / "params.yaml", key) for kind, key in CHOICES.items()}
+    modules: dict[str, str] = {}
+    for stage in _stages():
+        try:
+            hashes = code_hashes(f"rcm_core.stages.{stage}", choices)
+        except SyntaxError as error:
+            raise InputError(f"{error.filename}, line {error.lineno}: {error.msg}; correct it") from error
+        modules |= hashes
+        _write(workspace / FOLDER / f"{stage}.json", sorted(hashes.values()))
+    _write(workspace / FOLDER / MODULES, modules)
+
+
+def _choice(params: Path, key: str) -> str:
+    section, name = key.split(".")
+    values = read_yaml(params, REMEDY)
+    value = values.get(section, {}).get(name) if isinstance(values, dict) else None
+    if not isinstance(value, str):
+        raise InputError(f"{params.name} has {key} = {value!r}, expected a name; {REMEDY}")
+    return value
+
+
+def _stages() -> list[str]:
+    package = source_of("rcm_core.stages")
+    assert package is not None
+    return sorted(path.stem for path in package.parent.glob("[a-z]*.py"))
+
+
+def _write(path: Path, value: Any) -> None:
+    if not path.is_file() or path.read_text() != json_text(value):
+        write_json(path, value)
+
+
+def main() -> int:
+    """Return the exit status: 0, or 2 with one sentence for bad input."""
+    try:
+        write_hashes(Path.cwd())
+    except (InputError, OSError) as error:
+        sentence = sentence_of(error)
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,12 +8,11 @@ every ``dvc repro``.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from rcm_core.closure import code_hashes, source_of
-from rcm_core.errors import BAD_INPUT, InputError, sentence_of
+from rcm_core.errors import InputError, exit_for_bad_input
 from rcm_core.formats import read_yaml
 from rcm_core.storage import json_text, write_json
 
@@ -60,18 +59,6 @@ def _write(path: Path, value: Any) -> None:
         write_json(path, value)
 
 
-def main() -> int:
-    """Return the exit status: 0, or 2 with one sentence for bad input."""
-    try:
-        write_hashes(Path.cwd())
-    except (InputError, OSError) as error:
-        sentence = sentence_of(error)
-        if sentence is None:
-            raise
-        print(f"error: {sentence}", file=sys.stderr)
-        return BAD_INPUT
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    with exit_for_bad_input():
+        write_hashes(Path.cwd())

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rcm_core.config import Params
-from rcm_core.errors import BAD_INPUT, InputError
+from rcm_core.errors import exit_for_bad_input
 from rcm_core.storage import write_json
 from rcm_core.training.distill import build_method
 from scripts.compare.calibrate import known_entries
@@ -116,15 +116,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="also take the protocol of teacher.json: the same but for the rounding of the judge's weights",
     )
     options = parser.parse_args(arguments)
-    try:
+    with exit_for_bad_input():
         plan = plan_of(options.teacher)
         equal, different = proven(*options.proof) if options.proof else (options.only.split(","), {})
         for name in equal:
             plan.variant(name)
         changed = rekey(plan, Home.usual(), equal, options.same_protocol)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
     print(f"{', '.join(equal) or 'no run'}: {changed} files have new keys")
     for name, left in different.items():
         print(f"{name}: {len(left)} numbers differ, the first in {left[0]}; its results stay as they are")

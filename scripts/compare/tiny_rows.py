@@ -30,6 +30,8 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Settings of a small run; those that a method does not have are left out."""
+RATE_WARMUP = 2
+"""Longest warm-up of a learning rate: as in the presets, it ends before the tangent's does."""
 SHARED = ("teacher", "prompts", "trajectories")
 OWN = ("train", "select", "evaluate")
 
@@ -65,8 +67,16 @@ def prepared(space: Path, plan: Any, variant: Any) -> Path:
     values = yaml.safe_load((space / "params.yaml").read_text())
     for section, settings in SMALL.items():
         values[section] |= {key: value for key, value in settings.items() if key in values[section]}
+    values["train"]["lr_warmup"] = shortened(values["train"]["lr_warmup"])
     (space / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     return space
+
+
+def shortened(warmup: Any) -> Any:
+    """A learning rate's warm-up in small, for all roles or by role."""
+    if isinstance(warmup, dict):
+        return {role: shortened(updates) for role, updates in warmup.items()}
+    return min(warmup, RATE_WARMUP)
 
 
 def run(stage: str, space: Path) -> None:

@@ -167,7 +167,10 @@ class TrainSection(Section):
     clip: Limits
     """Largest gradient norm of each role's network, one for all or one for each; null: no clipping."""
     lr_warmup: Updates
-    """Updates of each role's optimiser over which its learning rate rises, one number for all or one for each."""
+    """Updates of each role's optimiser over which its learning rate rises, one number for all or one for each.
+
+    A training with fewer updates ends on the way up.
+    """
     lr_decay: bool
     """Cosine to zero over the run."""
     lr_decay_from: Count | None
@@ -181,13 +184,15 @@ class TrainSection(Section):
     ema_lengths: Lengths
     """Relative lengths of the power-function EMA profiles."""
     candidate_every: Count
-    """Iterations between candidate checkpoints (every EMA length is one candidate)."""
+    """Iterations between candidate checkpoints (every EMA length is one candidate); at most ``iterations``."""
     candidate_precision: Literal["float32", "bfloat16"] | None
     """Dtype of candidates on disk; null: teacher.precision. The time embedding is always float32."""
     keep_candidates: Count | None
     """Newest steps whose candidates stay, each with all EMA lengths; null: all steps."""
     checkpoint_every: Count
+    """Iterations between checkpoints; the last iteration always has one."""
     log_every: Count
+    """Iterations between log lines; the last iteration always has one."""
     tangent: Literal["exact", "semi", "discrete"]
     tangent_fallback: bool
     """Step down exact -> semi -> discrete when too many samples are not finite, or the tangent norm keeps spiking."""

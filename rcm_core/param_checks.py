@@ -19,16 +19,8 @@ STATES = 8
 
 def refuse_contradictions(params: Params, where: str) -> None:
     """InputError if an interval or a count is larger than what it divides, or too small for the metric."""
-    train, evaluate, select, mini = params.train, params.evaluate, params.select, params.teacher.mini
-    for key, value in (
-        ("train.candidate_every", train.candidate_every),
-        ("train.lr_decay_from", train.lr_decay_from),
-        ("method.warmup", params.method.get("warmup")),
-    ):
-        if isinstance(value, int) and value > train.iterations:
-            raise InputError(
-                f"{where}: {key} = {value} is beyond train.iterations = {train.iterations}; lower it, or train longer"
-            )
+    evaluate, select, mini = params.evaluate, params.select, params.teacher.mini
+    _refuse_short(params, where)
     selected = FEWEST if select.metric == "accuracy" else select.samples
     for key, value in (("select.samples", selected), ("evaluate.samples", evaluate.samples)):
         if value < FEWEST:
@@ -58,6 +50,37 @@ def refuse_contradictions(params: Params, where: str) -> None:
             f"{where}: teacher.shape = {list(params.teacher.shape)} has sides that teacher.mini.patch = {mini.patch}"
             " does not divide; change one of them"
         )
+
+
+def _refuse_short(params: Params, where: str) -> None:
+    """InputError if the training ends before a setting takes effect; it names all of them and a value for each.
+
+    Checkpoints, log lines and probes are left alone: those of the last iteration are always made. A warm-up that ends
+    with the training is named beside others, but is no error alone.
+    """
+    train, method = params.train, params.method
+    latest = {  # the last iteration, counted from 1, that such a setting may name
+        "train.candidate_every": (train.candidate_every, train.iterations),
+        "train.lr_decay_from": (train.lr_decay_from, train.iterations),
+        "method.warmup": (method.get("warmup"), train.iterations - 1),
+        "method.calm_start": (method.get("calm_start"), train.iterations - 1),
+        "method.stage_every": (method.get("stage_every"), train.iterations),
+    }
+    late = {key: found for key, (found, most) in latest.items() if isinstance(found, int) and found > most}
+    if any(found > train.iterations for found in late.values()):
+        named = ", ".join(f"{key} = {found}" for key, found in late.items())
+        fitting = " ".join(f"-S {key}={_fitting(key, train.iterations)}" for key in late)
+        raise InputError(
+            f"{where}: train.iterations = {train.iterations} ends before {named} can take effect; train longer, or also"
+            f" give {fitting}"
+        )
+
+
+def _fitting(key: str, iterations: int) -> int:
+    """A value of ``key`` for a training of ``iterations``: candidates at its end, warm-ups over a fifth of it."""
+    if key == "train.candidate_every":
+        return iterations
+    return max(iterations // 5, int(key != "method.warmup"))
 
 
 def refuse_oversized(params: Params, where: str) -> None:

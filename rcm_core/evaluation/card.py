@@ -17,6 +17,11 @@ CALLS = {
     "sana": "use_resolution_binning=False",
 }
 """Families whose diffusers pipelines take our times: what their call takes besides."""
+OTHERS = {
+    "cosmos": "diffusers' pipelines of Cosmos-Predict2 give times as EDM's sigma, which is infinite at this student's"
+    " first time, so none of them can sample it; use this command:",
+}
+"""Families whose diffusers pipelines do not take our times: why, before the command that samples them."""
 ABSENT = {"sd3": ("text_encoder_3", "tokenizer_3"), "longcat": ("text_processor",)}
 """Parts that a pipeline may lack though diffusers asks for them unless it is told that they are None. Which of them a
 student lacks is ``facts["absent"]``; all of them if the facts do not say.
@@ -88,10 +93,10 @@ Protocol `{quality["protocol"]["hash"][:12]}`: {quality["protocol"]["description
 
 
 def _in_diffusers(facts: dict[str, Any], pixels: tuple[int, ...], steps: int) -> str:
-    """How the pipeline is called; nothing if this family's does not take our times."""
+    """How the pipeline is called; why not, if this family's does not take our times."""
     family = facts["family"]
     if family not in CALLS:
-        return ""
+        return f"\n{OTHERS[family]}\n" if family in OTHERS else ""
     _, frames, height, width = pixels
     rest = CALLS[family].format(frames=frames, length=facts["text_length"])
     given = ", ".join(filter(None, (f"height={height}, width={width}", rest)))

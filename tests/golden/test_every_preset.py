@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 PRESETS = {name: preset(name) for name in EMBEDDED}
 TINY = {
     "warmup": 2, "blocks": [0, 1], "gan_blocks": [1], "rollout_steps": 3, "route_steps": 4, "pairs": 3,
-    "weighting": "adaptive_prior",
+    "weighting": "adaptive_prior", "stage_every": 4,
 }  # fmt: skip
 ITERATIONS = 4
 

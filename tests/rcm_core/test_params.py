@@ -17,6 +17,13 @@ from rcm_core.sharing import worlds
 from rcm_core.training.distill import settings_of
 
 
+def preset_method(name: str) -> dict[str, Any]:
+    """Changes that make the tiny values those of a preset's method."""
+    own = preset(name)
+    rates = own["train"]["lr"]
+    return {"method": own["method"], "sampler": own["sampler"], "train.lr": rates}
+
+
 def load(folder: Path, values: dict[str, Any]) -> Any:
     path = folder / "params.yaml"
     path.write_text(yaml.safe_dump(values))
@@ -151,6 +158,52 @@ def test_a_method_with_steps_of_its_own_is_sampled_by_them(tmp_path: Path, value
         match=r"the method simulates by 'euler', but sampler\.kind = 'renoise': .* to euler$",
     ):
         load(tmp_path, values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"train.candidate_every": 13},
+            r"train\.iterations = 12 ends before train\.candidate_every = 13 can take effect; train longer, or"
+            r" also give -S train\.candidate_every=12$",
+        ),
+        (
+            {"train.lr_decay": False, "train.lr_decay_from": 13},
+            r"lr_decay_from = 13 .* -S train\.lr_decay_from=2$",
+        ),
+        ({"method.warmup": 13}, r"method\.warmup = 13 .* -S method\.warmup=2$"),
+        ({"train.candidate_every": 13, "method.warmup": 12}, r"every=12 -S method\.warmup=2$"),
+        (
+            {"train.candidate_every": 140, "method.warmup": 100},
+            r"before train\.candidate_every = 140, method\.warmup = 100 can .*"
+            r" -S train\.candidate_every=12 -S method\.warmup=2$",
+        ),
+        (preset_method("ect"), r"method\.stage_every = 75 .* -S method\.stage_every=2$"),
+        (preset_method("tbcm") | {"method.calm_start": 13, "method.warmup": 2}, r"-S method\.calm_start=2$"),
+    ],
+)
+def test_a_training_that_ends_before_a_setting_takes_effect_is_told_what_else_to_set(
+    tmp_path: Path, values: dict[str, Any], changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        load(tmp_path, change(copy.deepcopy(values), changes))
+    overrides = str(caught.value).split(" also give ")[1].replace("-S ", "").split()
+    fitting = {key: int(value) for key, _, value in (override.partition("=") for override in overrides)}
+    assert load(tmp_path, change(copy.deepcopy(values), changes | fitting))
+
+
+def test_what_the_last_iteration_does_anyway_may_be_further_apart(
+    tmp_path: Path, values: dict[str, Any]
+) -> None:
+    """Checkpoints, log lines, probes; warm-ups may end with the training, that of the rate later."""
+    late = {
+        "method.warmup": 12,
+        "train.checkpoint_every": 100,
+        "train.log_every": 100,
+        "train.health.probe_every": 100,
+    }
+    assert load(tmp_path, change(values, late | {"train.lr_warmup": 100}))
 
 
 def test_a_loss_that_mixes_samples_sees_two_at_once(tmp_path: Path, values: dict[str, Any]) -> None:

@@ -103,6 +103,7 @@ def test_what_the_card_says_runs_as_written(
     snippet = textwrap.dedent("\n".join(lines)).strip()
     if family == "cosmos":  # counts in sigma, infinite at the first of our times
         assert not snippet
+        assert "EDM's sigma, which is infinite at this student's" in use.split("`rcm sample")[0]
         return
     assert ("text_encoder_3=None, tokenizer_3=None" in snippet) == (family == "sd3 without T5")
     made = []

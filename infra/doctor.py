@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -119,6 +120,7 @@ def _services(root: Path) -> Iterator[Finding]:
         yield Finding("prefect server", f"{url}, {workers} worker(s) in {POOL}", "" if workers else "rcm up")
     else:
         yield Finding("prefect server", f"{url} does not answer" if url else "not running", "rcm up")
+    yield _keeper(root)
     yield _ray()
     initialised = (root / ".dvc").is_dir()
     yield Finding(
@@ -128,6 +130,15 @@ def _services(root: Path) -> Iterator[Finding]:
         needed=True,
     )
     yield Finding("live state", str(state_home(root)))
+
+
+def _keeper(root: Path) -> Finding:
+    """Whether the keeper runs, and since when; without it a dead server, worker or run waits for `rcm up`."""
+    process = Local(root).keeper.running()
+    if process is None:
+        return Finding("keeper", "not running", "rcm up")
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(process.create_time()))
+    return Finding("keeper", f"running since {since} (process {process.pid})")
 
 
 def _ray() -> Finding:

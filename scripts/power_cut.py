@@ -239,6 +239,7 @@ def free_port() -> int:
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # servers end then, too
     key, place = code(), RESULTS / f"{NAME}.json"
     root = state_home(ROOT) / NAME / key / "project"
     project = Project(root, free_port(), uuid4().hex)

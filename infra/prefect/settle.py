@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -18,12 +18,12 @@ from infra.workspace import discard, in_use, run_name, worktrees
 
 DEPLOYMENT = "rcm-distill/rcm-distill"
 CONTINUED = 10
-"""How often a run is continued before a person has to look at it."""
+"""A run is continued at most this often; then a person has to look at it."""
 SILENT_SECONDS = 70
-"""Without a sign of life a run elsewhere counts as dead: two heartbeats (30 s each) are missing. A slot's lease is
-renewed at least 75 seconds before it expires, so the slot is not given to another run before."""
+"""A run on another machine is dead after this time without a heartbeat: two are missing, 30 s each. Its slot is taken
+until then: a lease is renewed at least 75 seconds before it expires."""
 CANCEL_SECONDS = 45
-"""After this time a run that is to be cancelled is ended here; its worker, asked first, has 30 seconds."""
+"""A cancelling run is ended here after this time; its worker is asked first and has 30 seconds."""
 GONE = "its process is gone (power cut, kill or restart)"
 
 Processes = Mapping[str, list[psutil.Process]]
@@ -35,6 +35,7 @@ class Settler:
 
     root: Path
     server: Api
+    clock: Callable[[], float] = time.monotonic
     _signs: dict[str, tuple[str, float]] = field(default_factory=dict)
 
     def look(self) -> list[str]:
@@ -64,7 +65,7 @@ class Settler:
     def _is_dead(self, run: Mapping[str, Any], processes: Processes) -> bool:
         worker, state = run["labels"].get("prefect.worker.name"), run["state"]["type"]
         if worker != Local(self.root).worker_name:
-            return self._is_silent(run) and (worker is None or state != "PENDING")
+            return self._is_silent(run) and (run["start_time"] is not None or not self._is_online(worker))
         if any(is_engine(p) for p in processes.get(run["id"], [])):
             return state == "CANCELLING" and self._seconds(run["id"], run["state"]["id"]) > CANCEL_SECONDS
         if state == "PENDING" and self._is_starting(run):
@@ -77,15 +78,22 @@ class Settler:
         taken = datetime.fromisoformat(run["state"]["timestamp"]).timestamp()
         return worker is not None and worker.create_time() < taken
 
+    def _is_online(self, worker: str | None) -> bool:
+        return any(w["name"] == worker for w in self.server.online_workers(POOL))
+
     def _is_silent(self, run: Mapping[str, Any]) -> bool:
-        beat = _last_heartbeat(self.server, run["id"]) if run["start_time"] else ""
-        return self._seconds(run["id"], beat or run["state"]["id"]) > SILENT_SECONDS
+        """Whether the last sign of life is too old: a heartbeat, or the last state of a run that has not begun.
+
+        A run that has begun and never sent a heartbeat has none switched on; it is not judged.
+        """
+        sign = _last_heartbeat(self.server, run["id"]) if run["start_time"] else run["state"]["id"]
+        return bool(sign) and self._seconds(run["id"], sign) > SILENT_SECONDS
 
     def _seconds(self, run: str, sign: str) -> float:
         """For how long ``sign`` has been the run's newest, by this process's clock."""
         if self._signs.get(run, ("", 0.0))[0] != sign:
-            self._signs[run] = (sign, time.monotonic())
-        return time.monotonic() - self._signs[run][1]
+            self._signs[run] = (sign, self.clock())
+        return self.clock() - self._signs[run][1]
 
     def _unchanged(self, run: Mapping[str, Any]) -> bool:
         return bool(self.server.run(run["id"])["state"]["id"] == run["state"]["id"])

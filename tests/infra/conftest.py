@@ -1,12 +1,19 @@
-"""Loops and functions that Ray's workers can import, in a workspace of their own."""
+"""Loops and functions that Ray's workers can import, in a workspace of their own; a Prefect server."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+from projects import free_port
+
+from infra.prefect.processes import end_tree
+from infra.prefect.server import Local, api
 
 TOYS = '''
 """Written by tests/infra/conftest.py."""
@@ -102,3 +109,24 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield folder
     sys.path.remove(str(folder))
     sys.modules.pop("toys", None)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server that has nothing."""
+    home, port = tmp_path_factory.mktemp("server"), free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    env = Local(home).environment(url) | {"PREFECT_HOME": str(home)}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
+    with (
+        (home / "log").open("w") as log,
+        subprocess.Popen(command, env=env, stdout=log, stderr=log) as process,
+    ):
+        try:
+            while not api(url).healthy():
+                assert process.poll() is None, (home / "log").read_text()
+                time.sleep(0.2)
+            yield url
+        finally:
+            if process.poll() is None:
+                end_tree(psutil.Process(process.pid))

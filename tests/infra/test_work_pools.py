@@ -6,40 +6,14 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from manifests import ROOT
-from projects import free_port
 
-from infra.prefect.processes import end_tree
 from infra.prefect.server import Local, api
 
 pytestmark = pytest.mark.system
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server that has nothing."""
-    home, port = tmp_path_factory.mktemp("pools"), free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    env = Local(home).environment(url) | {"PREFECT_HOME": str(home)}
-    command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
-    with (
-        (home / "log").open("w") as log,
-        subprocess.Popen(command, env=env, stdout=log, stderr=log) as process,
-    ):
-        try:
-            while not api(url).healthy():
-                assert process.poll() is None, (home / "log").read_text()
-                time.sleep(0.2)
-            yield url
-        finally:
-            if process.poll() is None:
-                end_tree(psutil.Process(process.pid))
 
 
 def prefect(server: str, home: Path, *arguments: str) -> str:

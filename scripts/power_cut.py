@@ -115,9 +115,9 @@ class Project:
 
     def forget(self, stages: tuple[str, ...]) -> None:
         """Remove ``stages`` from DVC's run cache, so that the next run computes them."""
-        for entry in self.root.glob(".dvc/cache/runs/*/*/*"):
-            if yaml.safe_load(entry.read_text())["cmd"].split()[-1] in stages:
-                entry.unlink()
+        for key in self.root.glob(".dvc/cache/runs/*/*"):
+            if yaml.safe_load(next(key.iterdir()).read_text())["cmd"].split()[-1] in stages:
+                shutil.rmtree(key)
 
     def outputs(self, name: str) -> dict[str, str]:
         """Content hash of every output of the run ``name``, from dvc.lock of its experiment."""
@@ -244,6 +244,7 @@ def main() -> int:
     root = state_home(ROOT) / NAME / key / "project"
     project = Project(root, free_port(), uuid4().hex)
     found = read_json(place, "") if place.is_file() else {}
+    found = {k: v for k, v in found.items() if k not in ("machine", "versions")}
     if found.get("code") != key or not root.exists():
         shutil.rmtree(state_home(ROOT) / NAME, ignore_errors=True)
         found = {"code": key, "limit_seconds": LIMIT_SECONDS, "stages": {}}
@@ -255,12 +256,13 @@ def main() -> int:
             project.api.start(DEPLOYMENT, {"name": "whole"})
             run = completed(project, "whole", dead="")
             found["uninterrupted"] = {"state": run["state"]["type"], "seconds": seconds(run)}
+            write_result(NAME, found)
         expected = {k: v for k, v in project.outputs("whole").items() if not k.endswith("record.json")}
         for stage in [s for s in STAGES if s not in found["stages"]]:
             row = cut(project, stage, expected)
             print(stage, row, flush=True)
             found["stages"][stage] = row
-            write_result(NAME, {k: v for k, v in found.items() if k not in ("machine", "versions")})
+            write_result(NAME, found)
     finally:
         project.rcm("stop")
         project.cut_power()

@@ -3,7 +3,8 @@
 A clone of this repository with small numbers runs the real line: Prefect's server, worker and keeper, Ray, DVC. For
 each stage an unattended run is started that computes this stage and those after it. While the stage runs, SIGKILL ends
 the server, worker, keeper, flow, Ray and stage at once. Then ``rcm up`` is typed; the run that continues the dead one
-must complete within 120 seconds, with the outputs of a run that nobody interrupted. Exit status 1 if one does not.
+must complete with the outputs of a run that nobody interrupted, within 120 seconds. If that run takes longer by itself
+(on a busy machine), its time is the limit. Exit status 1 if one run does not.
 
 Started again, the script continues after the stages that are in the result, as long as the code is the same.
 About 20 minutes on two cores.
@@ -48,11 +49,12 @@ MARK = "RCM_POWER_CUT"
 LIMIT_SECONDS = 120
 PATIENCE_SECONDS = 900
 KEPT = {
-    "teacher": "teacher-*/step_*/progress.json",
-    "trajectories": "trajectories-*/shards/*.safetensors",
-    "train": "train-*/step_*/progress.json",
+    "teacher": (2, "teacher-*/step_*/progress.json"),
+    "trajectories": (1, "trajectories-*/shards/*.safetensors"),
+    "train": (2, "train-*/step_*/progress.json"),
 }
-"""Checkpoints and shards below the live state; the power is cut when the stage has written one of them."""
+"""Checkpoints or shards that the stage has written below the live state before the power is cut. Ray may not have noted
+the newest checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Project:
 
     def kept(self, stage: str) -> list[Path]:
         """Checkpoints or shards that the unfinished stage has written."""
-        return sorted(self.root.glob(f".rcm/state/{KEPT[stage]}")) if stage in KEPT else []
+        return sorted(self.root.glob(f".rcm/state/{KEPT[stage][1]}")) if stage in KEPT else []
 
     def forget(self, stages: tuple[str, ...]) -> None:
         """Remove ``stages`` from DVC's run cache, so that the next run computes them."""
@@ -182,7 +184,7 @@ def arrive(project: Project, name: str, stage: str) -> None:
     owner = project.owner(name, stage)
 
     def working() -> bool:
-        return owner.exists() and (stage not in KEPT or bool(project.kept(stage)))
+        return owner.exists() and (stage not in KEPT or len(project.kept(stage)) >= KEPT[stage][0])
 
     until(f"{stage} of {name}", working, 0.005)
     with suppress(FileNotFoundError, IndexError, ProcessLookupError):
@@ -227,10 +229,10 @@ def cut(project: Project, stage: str, expected: dict[str, str]) -> dict[str, Any
     }
 
 
-def is_right(row: dict[str, Any]) -> bool:
+def is_right(row: dict[str, Any], limit: float) -> bool:
     clean = not row["slots_taken"] and not row["worktrees_left"] and row["killed_inside_the_stage"]
     ended = row["dead_run"] == "CRASHED" and row["next_run"] == "COMPLETED"
-    return bool(clean and ended and row["equal_student"] and row["next_run_seconds"] <= LIMIT_SECONDS)
+    return bool(clean and ended and row["equal_student"] and row["next_run_seconds"] <= limit)
 
 
 def free_port() -> int:
@@ -266,7 +268,8 @@ def main() -> int:
     finally:
         project.rcm("stop")
         project.cut_power()
-    return 0 if all(is_right(row) for row in found["stages"].values()) else 1
+    limit = max(LIMIT_SECONDS, found["uninterrupted"]["seconds"])
+    return 0 if all(is_right(row, limit) for row in found["stages"].values()) else 1
 
 
 if __name__ == "__main__":

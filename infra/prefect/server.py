@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 
@@ -20,6 +21,9 @@ from rcm_core.errors import InputError
 
 POOL = "rcm-pool"
 PORT = "RCM_PREFECT_PORT"
+DATABASE = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
+"""Prefect's variable for the server's database, and its older name."""
+POSTGRES_PORT = 5432
 START_SECONDS = 180
 POLL_SECONDS = 0.2
 
@@ -95,7 +99,7 @@ def ensure_server(root: Path) -> tuple[str, bool]:
 
     ``PREFECT_API_URL`` if set, else 127.0.0.1 at ``RCM_PREFECT_PORT`` (4200). InputError if the former does
     not answer or the latter is taken: by the server of another user or project, whose deployments ours would replace,
-    or by something else.
+    or by something else. InputError, too, if the server's database does not answer.
     """
     given = os.environ.get("PREFECT_API_URL")
     if given:
@@ -120,6 +124,7 @@ def ensure_server(root: Path) -> tuple[str, bool]:
     if running and Api(url).healthy():
         return url, False
     if not running:
+        _require_database()
         arguments = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
         # The plugin has SQLite transactions lock before they read (flows.prefect_plugin).
         env = local.environment(url) | {"PREFECT_PLUGINS_ENABLED": "true"}
@@ -186,6 +191,21 @@ def _port() -> int:
     if not text.isdigit() or not 0 < int(text) < 65536:
         raise InputError(f"{PORT} = {text!r}: expected a port number, 1 to 65535")
     return int(text)
+
+
+def _require_database() -> None:
+    """InputError if nothing answers at the host and port of the database that the environment names."""
+    for name in DATABASE:
+        url = urlsplit(os.environ.get(name, ""))
+        if url.hostname is None:  # not set, or SQLite
+            continue
+        try:
+            socket.create_connection((url.hostname, url.port or POSTGRES_PORT), timeout=10).close()
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{name}: no database answers at {url.netloc.rpartition('@')[2]} ({error}); start it, or unset {name}"
+                " to use SQLite"
+            ) from error
 
 
 def _taken(port: int) -> bool:

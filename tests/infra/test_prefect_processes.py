@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from projects import free_port
 from workspaces import wait_for
 
 from infra.prefect.processes import Daemon
@@ -140,3 +141,16 @@ def test_a_named_server_that_does_not_answer_is_refused(home: Path, monkeypatch:
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     with pytest.raises(InputError, match="no Prefect server answers there"):
         ensure_server(home)
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1:1", "127.0.0.1:none"])
+def test_a_database_that_does_not_answer_is_named_without_its_password(
+    home: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv("RCM_PREFECT_PORT", str(free_port()))
+    name = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
+    monkeypatch.setenv(name, f"postgresql+asyncpg://prefect:secret@{place}/prefect")
+    with pytest.raises(InputError, match=f"^{name}: no database answers at {place} .* unset {name}") as error:
+        ensure_server(home)
+    assert "secret" not in str(error.value)
+    assert known_api_url(home) is None

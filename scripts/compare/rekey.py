@@ -44,7 +44,7 @@ def proven(then: Path, now: Path) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def rekey(plan: Plan, home: Home, names: Sequence[str], same_protocol: bool = False) -> int:
-    """Write today's keys into the results of ``names`` and into their costs; returns how many files changed.
+    """Write today's keys into the results of ``names`` and into their costs; returns how many keys are new.
 
     ``same_protocol``: they also get the protocol of the teacher's own row, from which theirs may differ by the rounding
     of another machine in the judge's weights.
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in equal:
             plan.variant(name)
         changed = rekey(plan, Home.usual(), equal, options.same_protocol)
-    print(f"{', '.join(equal) or 'no run'}: {changed} files have new keys")
+    print(f"{', '.join(equal) or 'no run'}: {changed} keys are new")
     for name, left in different.items():
         print(f"{name}: {len(left)} numbers differ, the first in {left[0]}; its results stay as they are")
     return DIFFERENT if different else 0

@@ -20,16 +20,17 @@ UNABLE = {
 """What file systems answer that cannot share, or do not share these two files."""
 
 
-def place_file(source: Path, target: Path) -> None:
+def place_file(source: Path, target: Path, ours: bool = True) -> None:
     """``target`` becomes a file with the bytes of ``source`` that survives the removal of ``source``.
 
     A reflink where the file system has them, else a hard link, else (another file system, a small file) a copy.
-    Symlinks are followed. A hard link shares its bytes for good: neither file may be written in place afterwards.
+    Symlinks are followed. A hard link shares its bytes and its mode for good: neither file may be written in place
+    afterwards, and DVC makes both read-only. So a file of the user (``ours`` is False) is never linked.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     real = Path(os.path.realpath(source))
-    if real.stat().st_size <= SMALL or not (_reflink(real, target) or _hard_link(real, target)):
+    if real.stat().st_size <= SMALL or not (_reflink(real, target) or (ours and _hard_link(real, target))):
         shutil.copyfile(real, target)
 
 

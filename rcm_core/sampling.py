@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rcm_core.denoiser import Denoiser, lower
 from rcm_core.device import refuse_precision, resolve_device
 from rcm_core.errors import InputError
 from rcm_core.guidance import Guided, calls_per_step
+from rcm_core.kept import Kept, state_of
 from rcm_core.pipeline_check import check_parts
 from rcm_core.protocols import Codec, Condition, Family
 from rcm_core.registry import find
@@ -30,6 +31,7 @@ from rcm_core.weights import LORA, Target, is_lora, loading, read_lora
 
 NEGATIVE = "negative"
 """Folder of the kept negative prompts: a family may encode them otherwise than prompts."""
+KEPT = Kept()
 ONE_STEP = Sampler("renoise", ((NOISE_ANGLE,),))
 
 
@@ -98,15 +100,21 @@ def split_jobs(whole: Job, size: int | None) -> list[Job]:
     return [replace(whole, prompts=whole.prompts[i : i + size], ids=whole.ids[i : i + size]) for i in starts]
 
 
-@lru_cache(maxsize=2)
 def network_of(
     folder: str, family: str, transformer: str | None, device: str, precision: str = "float32"
 ) -> Denoiser:
     """The denoiser of a pipeline folder, with the network of the folder ``transformer`` instead if given.
 
     If that folder has a LoRA alone, the network is the pipeline's with the LoRA added. It is loaded straight to
-    ``device`` in the dtype it computes in, and kept for the process's next jobs.
+    ``device`` in the dtype it computes in. The process keeps it until it needs another: one student and one teacher.
     """
+    places = (Path(folder) / "transformer", *(() if transformer is None else (Path(transformer),)))
+    key = folder, family, transformer, device, precision, tuple(state_of(place) for place in places)
+    load = partial(_load_network, folder, family, transformer, device, precision)
+    return KEPT.get("teacher" if transformer is None else "student", key, load)
+
+
+def _load_network(folder: str, family: str, transformer: str | None, device: str, precision: str) -> Denoiser:
     module: Family = find("models", family)  # type: ignore[assignment]
     where = resolve_device(device)
     refuse_precision(precision, where)
@@ -125,11 +133,14 @@ def network_of(
     return denoiser.to(where).requires_grad_(False)
 
 
-@lru_cache(maxsize=2)
 def codec_of(folder: str, family: str, device: str = "cpu") -> Codec:
-    """The text encoder and VAE of a pipeline folder, on ``device``; what they give is on the CPU."""
-    codec: Codec = find("models", family).load_codec(Path(folder)).to(resolve_device(device))
-    return codec
+    """The text encoder and VAE of a pipeline folder, on ``device``; what they give is on the CPU. One is kept."""
+
+    def load() -> Codec:
+        codec: Codec = find("models", family).load_codec(Path(folder)).to(resolve_device(device))
+        return codec
+
+    return KEPT.get("codec", (folder, family, device, state_of(Path(folder))), load)
 
 
 def noise(seed: int, ids: tuple[int, ...], draws: int, shape: tuple[int, ...]) -> Tensor:

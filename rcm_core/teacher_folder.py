@@ -7,6 +7,7 @@ prefix that is kept in the user's cache under its content hash.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,11 @@ def verified_pipeline(workspace: Path) -> Path:
             f" {facts['hash']}; restore that teacher, or take the new one with `dvc repro --force teacher`"
         )
     return folder
+
+
+def is_ours(facts: Mapping[str, Any]) -> bool:
+    """Whether the teacher of teacher.json's ``facts`` lies in files that we wrote: trained here, or fetched from S3."""
+    return facts["source"] == TRAINED or "://" in facts["source"]
 
 
 def given_pipeline(source: str, endpoint: str | None, workspace: Path, variant: str | None = None) -> Path:

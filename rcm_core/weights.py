@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -36,6 +36,8 @@ class Target:
     """Low-rank matrices (down, up) to be added, by the name of the layer."""
     mapped: bool = False
     """Weights are views of the files, in the files' dtypes, to be read once and dropped; nothing else applies."""
+    send: Callable[[str, Tensor], None] | None = None
+    """Is given every weight as a view of its file, for the time of the call, and the network gets none."""
 
     def place(self, name: str, value: Tensor, parameter: bool) -> Tensor:
         """A copy of the tensor ``name`` as the network is to have it."""
@@ -71,6 +73,9 @@ def fill(network: nn.Module, files: Sequence[Path]) -> nn.Module:
     """``network``, with its parameters on the meta device, filled from ``files``, whose names must be its own."""
     target = _target.get()
     for name, value in _tensors(files, target.mapped):
+        if target.send is not None:
+            target.send(name, value)
+            continue
         place, _, leaf = name.rpartition(".")
         owner = network.get_submodule(place)
         old = owner._parameters.get(leaf)
@@ -79,7 +84,7 @@ def fill(network: nn.Module, files: Sequence[Path]) -> nn.Module:
             owner._buffers[leaf] = new
         else:
             owner._parameters[leaf] = nn.Parameter(new, requires_grad=old.requires_grad)
-    for owner in network.modules() if not target.mapped else ():
+    for owner in network.modules() if not (target.mapped or target.send) else ():
         owner._buffers = {k: b if b is None else b.to(target.device) for k, b in owner._buffers.items()}
     return network
 

@@ -32,7 +32,8 @@ class Written(NamedTuple):
 def disk_use(model: Model, params: Params) -> list[Written]:
     """What each stage writes, where files can be linked. Samples of evaluate, and reports, are small and not in it.
 
-    A given teacher is not copied, and select and publish link what they choose; a LoRA is merged by publish.
+    A given teacher is not copied, and select links what it chooses; a LoRA is merged by publish. What a student shares
+    with a given teacher beside the network is copied once by publish, where there are no reflinks, and is not in it.
     """
     section, precision = params.train, params.teacher.precision
     shapes = [tuple(value.shape) for value in model.on_meta().state_dict().values()]

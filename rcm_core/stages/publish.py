@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rcm_core.config import Params
 from rcm_core.evaluation.card import ABSENT, model_card
 from rcm_core.latents import pixel_shape
 from rcm_core.layout import read_part
-from rcm_core.links import SMALL, place_file, shares
+from rcm_core.links import place_file, shares
 from rcm_core.loaded_files import loaded_files
 from rcm_core.pipeline_files import pipeline_files
 from rcm_core.protocols import Executor, Family
@@ -30,7 +31,8 @@ from rcm_core.storage import (
     unbroken,
     write_json,
 )
-from rcm_core.teacher_folder import verified_pipeline
+from rcm_core.teacher_folder import is_ours, verified_pipeline
+from rcm_core.uploads import Earlier
 from rcm_core.weights import LORA, Target, is_lora, loading, read_lora, write_network
 
 STAGE = "publish"
@@ -60,7 +62,8 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
         quality = read(workspace / "runs/evaluate/quality.json", Quality, "evaluate")
         facts = _facts(params, workspace, selection)
         with atomic_folder(out) as folder:
-            placed = _place(folder, source, workspace / "runs/select/transformer")
+            ours = is_ours(read_teacher(workspace))
+            placed = _place(folder, source, ours, workspace / "runs/select/transformer")
             if is_lora(folder / "transformer"):
                 _merge(folder / "transformer", source, params, workspace)
             _write_scheduler(folder, sampler)
@@ -74,21 +77,24 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
             target = params.publish.target.rstrip("/")
             place = target if "://" in target else str(workspace / target)
             extra["published"] = f"{place}/{params.publish.name}/{facts['version']}"
-            _copy(out, extra["published"], params.publish.endpoint)
+            _copy(out, extra["published"], params.publish.endpoint, placed)
 
 
-def _place(folder: Path, teacher: Path, transformer: Path) -> dict[str, Path]:
+def _place(folder: Path, teacher: Path, ours: bool, transformer: Path) -> dict[str, Path]:
     """What the student shares with its teacher, and its network, in ``folder``: large files are linked, not copied.
 
-    Returns the originals of the files by their names in ``folder``, whose hashes are kept.
+    ``ours`` says whether the teacher's files may be hard links. Returns the originals of the files by their names in
+    ``folder``, whose hashes are kept.
     """
     files = pipeline_files(teacher)
     shared = loaded_files(list(files), read_part(teacher, "model_index.json"))
     found = {name: files[name] for name in shared if name.split("/")[0] not in ("transformer", "scheduler")}
     found |= {f"transformer/{name}": path for name, path in pipeline_files(transformer).items()}
-    require_space(folder.parent, sum(p.stat().st_size for p in found.values() if not shares(p, folder)))
+    linked = {name for name in found if ours or name.startswith("transformer/")}
+    copied = (path for name, path in found.items() if name not in linked or not shares(path, folder))
+    require_space(folder.parent, sum(path.stat().st_size for path in copied))
     for name, path in found.items():
-        place_file(path, folder / name)
+        place_file(path, folder / name, name in linked)
     del found["model_index.json"]  # which is written anew
     return found
 
@@ -153,19 +159,20 @@ def _write_scheduler(folder: Path, sampler: Sampler) -> None:
     write_json(folder / "model_index.json", index)
 
 
-def _copy(out: Path, target: str, endpoint: str | None) -> None:
+def _copy(out: Path, target: str, endpoint: str | None, originals: Mapping[str, Path]) -> None:
     """Copy ``out`` to ``target``, each byte once: a version that is there is left alone, and so are files of it.
 
-    The model card is written last, so it marks a whole copy. On a local file system large files are linked.
+    The model card is written last, so it marks a whole copy. On a local file system large files are linked; S3 copies
+    what an earlier version of the student has. ``originals`` have the bytes of the files of these names.
     """
     system, root = filesystem(target, endpoint)
     with unbroken(target):
         if not system.exists(f"{root}/README.md"):
             files = pipeline_files(out)
-            for path in [*(p for n, p in files.items() if n != "README.md"), out / "README.md"]:
-                name = f"{root}/{path.relative_to(out).as_posix()}"
+            earlier = Earlier(system, root)
+            for name in [*(n for n in files if n != "README.md"), "README.md"]:
                 if "file" in system.protocol:
-                    place_file(path, Path(name))
-                elif not (system.exists(name) and system.size(name) == path.stat().st_size > SMALL):
-                    system.put_file(str(path), name)
+                    place_file(files[name], Path(root) / name)
+                else:
+                    earlier.upload(files[name], f"{root}/{name}", originals.get(name, files[name]))
     print(f"published {target}", flush=True)

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
@@ -31,8 +30,8 @@ from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.device import refuse_precision
 from rcm_core.protocols import Family
 from rcm_core.sharing import divide_workers
+from rcm_core.training.sending import fill_from_first_rank
 from rcm_core.training.sequence import Ulysses
-from rcm_core.weights import Target, loading
 
 SAVED = (
     "mm", "addmm", "bmm", "_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention",
@@ -95,13 +94,7 @@ class Spread:
         self.apply(denoiser.requires_grad_(not frozen), away)
         home = torch.device("cpu") if away else device
         denoiser.network._apply(lambda t: torch.empty_like(t, device=home) if t.is_meta else t)  # type: ignore[no-untyped-call]
-        whole: dict[str, Any] = {}
-        if dist.get_rank() == 0:
-            # views of the files: sent tensor by tensor, no network is ever whole in the first rank's memory
-            with loading(Target(mapped=True)):
-                whole = dict(weights) if weights is not None else family.load_network(folder).state_dict()
-        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=True)
-        set_model_state_dict(denoiser.network, whole, options=options)
+        fill_from_first_rank(denoiser.network, folder, family, device, weights)
         if not away:
             return denoiser.to(device)
         for module in denoiser.modules():  # has no extras, and its weights stay where they are

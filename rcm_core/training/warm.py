@@ -8,6 +8,7 @@ Fine-tuned models differ from their origin by steps that add up (task arithmetic
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,7 +62,28 @@ def resolve(section: WarmStart, family: str, workspace: Path, cache: Path) -> Or
     return Origin(student, teacher, hashes)
 
 
-def initial_weights(family: Family, student: Path, old: Path, new: Path) -> dict[str, Tensor]:
+class Moved(Mapping[str, Tensor]):
+    """begin + (after - before), each tensor computed when it is asked for: no network of them is ever whole."""
+
+    def __init__(
+        self, begin: Mapping[str, Tensor], before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+    ) -> None:
+        self.begin, self.before, self.after = begin, before, after
+
+    def __getitem__(self, name: str) -> Tensor:
+        value = self.after[name]
+        if not value.is_floating_point():
+            return value
+        return self.begin[name].float() + (value.float() - self.before[name].float())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.after)
+
+    def __len__(self) -> int:
+        return len(self.after)
+
+
+def initial_weights(family: Family, student: Path, old: Path, new: Path) -> Mapping[str, Tensor]:
     """The new student's first weights; exactly the old student's if the teachers are equal.
 
     InputError names the setting or the tensor in which the three networks differ.
@@ -78,12 +100,7 @@ def initial_weights(family: Family, student: Path, old: Path, new: Path) -> dict
                 f"{KEY}: {name} is {shapes[0]} in the student, {shapes[1]} in its teacher and {shapes[2]} in the new"
                 " teacher; a warm start needs one architecture: set train.warm_start to null"
             )
-    return {
-        name: begin[name].float() + (value.float() - before[name].float())
-        if value.is_floating_point()
-        else value
-        for name, value in after.items()
-    }
+    return Moved(begin, before, after)
 
 
 def _refuse_other_config(network_class: str, folder: Path, new: Path) -> None:

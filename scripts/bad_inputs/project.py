@@ -70,8 +70,8 @@ class Project:
     def _call(self, command: tuple[str, ...]) -> tuple[int | str, str]:
         said = io.StringIO()
         before, folder = sys.argv, Path.cwd()
-        sampling.network_of.cache_clear()
-        sampling.codec_of.cache_clear()
+        for kind in ("teacher", "student", "codec"):
+            sampling.KEPT.forget(kind)
         os.chdir(self.root)
         os.environ["RCM_EXECUTOR"] = "local"
         sys.argv = ["rcm", *command]

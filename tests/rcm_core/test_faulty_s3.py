@@ -162,7 +162,7 @@ def test_a_student_is_published_whole_or_its_card_is_missing(
     target = f"s3://{BUCKET}/{tmp_path.name}"
 
     def copy() -> None:
-        publish._copy(out, target, proxy.url)
+        publish._copy(out, target, proxy.url, {})
 
     said = half_done(copy, proxy, Fault(kind, "PUT", "a.safetensors", times=-1))
     assert target in said

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
+from families import build
 
+from infra.local import LocalExecutor
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
+from rcm_core.models import wan
 from rcm_core.rng import address, generator
 from rcm_core.samplers.few_step import Sampler
-from rcm_core.sampling import Job, Teacher, noise, read_sampler, split_jobs
+from rcm_core.sampling import Job, Teacher, noise, read_sampler, sample, split_jobs
 
 SHAPE = (1, 2, 3, 4)
 
@@ -65,6 +72,36 @@ def test_a_recorded_sampler_is_read_or_its_file_is_named() -> None:
             InputError, match=r"selection\.json has no sampler, .*; `dvc repro select` makes it"
         ):
             read_sampler(found, place, "select")
+
+
+def test_a_process_keeps_one_teacher_and_one_student_and_loads_what_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape, loaded, held = build("wan", tmp_path / "teacher"), [], []
+    for name in "ab":
+        shutil.copytree(tmp_path / "teacher/transformer", tmp_path / name / "transformer")
+    load, networks = wan.load_network, WeakSet[torch.nn.Module]()
+
+    def counting(folder: Path) -> torch.nn.Module:
+        held.append(len(networks))
+        loaded.append(folder.name)
+        network = load(folder)
+        networks.add(network)
+        return network
+
+    monkeypatch.setattr(wan, "load_network", counting)
+    teacher = Teacher(str(tmp_path / "teacher"), "wan", tuple(shape), 2.0, 2, 3.0, "euler", "")
+    whole = Job(teacher, ("the digit 7",), (0,), 0, 1)
+    students = [replace(whole, network=str(tmp_path / name / "transformer")) for name in "ab"]
+    jobs = [whole, students[0], students[0], whole, students[1], students[1], whole]
+    list(LocalExecutor(tmp_path).map(sample, jobs, "jobs"))
+    assert loaded == ["teacher", "a", "b"]
+    assert held == [0, 1, 1]
+    path = next((tmp_path / "b/transformer").glob("*.safetensors"))
+    os.utime(path, ns=(0, 0))  # as another file in its place
+    sample(students[1])
+    assert loaded[3:] == ["b"]
+    assert held[3:] == [1]
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:

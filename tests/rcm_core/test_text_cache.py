@@ -10,7 +10,7 @@ from families import BUILDERS, PROMPTS, build
 
 from rcm_core import text_cache
 from rcm_core.registry import find
-from rcm_core.sampling import Teacher, codec_of, conditions
+from rcm_core.sampling import KEPT, Teacher, codec_of, conditions
 from rcm_core.text_cache import encoded, texts_of
 
 
@@ -53,7 +53,7 @@ def test_who_finds_all_prompts_loads_no_text_encoder(tmp_path: Path) -> None:
         str(tmp_path / "pipeline"), "cosmos", shape, 2.0, 2, 1.0, "euler", "", texts=str(tmp_path / "texts")
     )
     before = conditions(teacher, ("the digit 7", "three", "the digit 7"), torch.device("cpu"))
-    codec_of.cache_clear()
+    KEPT.forget("codec")
     after = conditions(teacher, ("the digit 7", "three", "the digit 7"), torch.device("cpu"))
     assert torch.equal(before["text"], after["text"])
     assert "encoder" not in vars(codec_of(teacher.folder, teacher.family, "cpu"))

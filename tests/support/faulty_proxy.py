@@ -42,6 +42,8 @@ class Proxy:
     url: str
     faults: list[Fault] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
+    uploaded: int = 0
+    """Bytes of the bodies that clients have sent."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def next(self, method: str, path: str) -> Fault | None:
@@ -68,6 +70,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _any(self) -> None:
         body = self._body()
+        with self.proxy.lock:
+            self.proxy.uploaded += len(body)
         fault = self.proxy.next(self.command, self.path)
         if fault is None:
             self._answer(*self._ask(body))

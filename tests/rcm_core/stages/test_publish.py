@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from dvc.repo import Repo
 from object_store import BUCKET, authorise, object_store
 from workspaces import configure
 
 from infra.local import LocalExecutor
 from rcm_core.errors import InputError
 from rcm_core.evaluation.card import settings_table
+from rcm_core.links import SMALL
 from rcm_core.sampling import noise, sample_pipeline
 from rcm_core.stages import publish
 from rcm_core.storage import filesystem, read_json, sha256_folder
+from rcm_core.teacher_folder import is_ours
 
 
 def run(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -144,6 +147,43 @@ def test_a_target_on_s3_is_whole_or_says_why(workspace: Path, monkeypatch: pytes
         assert len(system.find(root)) == len([p for p in out.rglob("*") if p.is_file()])
         with pytest.raises(InputError, match=r"bucket s3://nowhere at .* does not exist"):
             run(workspace, {"target": "s3://nowhere/shelf", "endpoint": endpoint})
+
+
+@pytest.mark.filterwarnings("ignore:_NoneStep.value:DeprecationWarning")  # DVC's own
+def test_the_files_of_a_given_teacher_stay_as_they_are_under_dvc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC makes what it caches read-only, through hard links too."""
+    teacher, project = tmp_path / "given", tmp_path / "project"
+    large = teacher / "text_encoder/model.safetensors"
+    network = project / "runs/select/transformer/diffusion_pytorch_model.safetensors"
+    for path in (large, network):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"a" * (SMALL + 1))
+    (teacher / "model_index.json").write_text(json.dumps({"text_encoder": ["transformers", "T5"]}))
+    modes = {path: path.stat().st_mode for path in (large, large.parent, teacher / "model_index.json")}
+    out = project / "runs/publish/pipeline"
+    publish._place(out, teacher, is_ours({"source": str(teacher)}), network.parent)
+    monkeypatch.chdir(project)
+    with Repo.init(str(project), no_scm=True) as repo, repo.config.edit() as config:
+        config["cache"]["type"] = "hardlink,reflink,symlink,copy"
+    with Repo(str(project)) as repo:
+        repo.add(str(out))
+    published = out / "text_encoder/model.safetensors"
+    assert not published.stat().st_mode & 0o222
+    assert {path: path.stat().st_mode for path in modes} == modes
+    assert large.stat().st_nlink == 1
+    assert published.read_bytes() == large.read_bytes()
+
+
+def test_only_files_that_we_wrote_are_ours() -> None:
+    for source, expected in (
+        ("mini", True),
+        ("s3://bucket/a", True),
+        ("/models/wan", False),
+        ("given", False),
+    ):
+        assert is_ours({"source": source}) is expected
 
 
 def test_what_is_published_before_is_kept_when_the_disk_is_full(

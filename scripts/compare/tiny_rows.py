@@ -93,7 +93,7 @@ def digests(runs: Path) -> Iterator[tuple[str, str]]:
                 text = f"{tensor.dtype} {tensor.shape}".encode() + tensor.tobytes()
                 yield f"{name} {key}", hashlib.sha256(text).hexdigest()
     for file in sorted(runs.glob("train/curves.csv")):
-        rows = list(csv.DictReader(file.open()))
+        rows = list(csv.DictReader(file.read_text().splitlines()))
         for column in rows[0]:
             yield f"curves {column}", json.dumps([row[column] for row in rows])
     for file in sorted([*runs.glob("select/selection.json"), *runs.glob("evaluate/quality.json")]):

@@ -12,7 +12,7 @@ from typing import Any
 from infra.local import numbers_of
 from infra.ray.capacity import capacity
 from infra.ray.connection import connect, start_local
-from infra.ray.storage import Checkpoints
+from infra.ray.storage import Checkpoints, Place
 from infra.state import held, state_root
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
@@ -119,7 +119,7 @@ class RayExecutor:
             ),
         )
         with held(state):
-            _fit(trainer, log, place.name)
+            _fit(trainer, log, place)
 
     def _gpus(self, device: str) -> int:
         """GPUs per task or rank; a cluster's GPUs count even if this process sees none."""
@@ -166,7 +166,7 @@ def _result(reference: Any, label: str) -> Any:
         ) from error
 
 
-def _fit(trainer: Any, log: Path, place: str) -> None:
+def _fit(trainer: Any, log: Path, place: Place) -> None:
     """``trainer.fit()`` with the run's log on our output.
 
     It runs beside the main thread because Ray would otherwise take over SIGINT and leave it changed.
@@ -200,8 +200,9 @@ def _forward(lines: Any) -> None:
         sys.stdout.flush()
 
 
-def _raise(failure: BaseException | None, place: str) -> None:
+def _raise(failure: BaseException | None, place: Place) -> None:
     """The loop's own exception where there is one, else what Ray says; what storing checkpoints at ``place`` met."""
+    from ray.exceptions import RayActorError
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
     from infra.ray.training import original, summary
@@ -210,8 +211,11 @@ def _raise(failure: BaseException | None, place: str) -> None:
         return
     cause = failure.controller_failure if isinstance(failure, ControllerError) else failure
     if isinstance(cause, (InputError, *storage_errors())):
-        with unbroken(place):
+        with unbroken(place.name):
             raise cause from failure
+    if isinstance(failure, RayActorError) and place.system is not None:
+        with unbroken(place.name):  # of a controller that could not begin Ray says only that it died
+            place.ask()
     if isinstance(failure, WorkerGroupError):
         ranks = sorted(failure.worker_failures.items())
         lost = "; ".join(f"rank {rank}: {summary(error)}" for rank, error in ranks)

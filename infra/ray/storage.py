@@ -39,6 +39,13 @@ class Place:
             self.system.put_file(str(path), f"{target}/{path.relative_to(source).as_posix()}")
         return Checkpoint(target, PyFileSystem(FSSpecHandler(self.system)))
 
+    def ask(self) -> None:
+        """Look at each checkpoint, as Ray's controller does when it begins; raises what S3 raises."""
+        self.system.invalidate_cache()
+        if self.system.exists(self.root):
+            for folder in self.system.ls(self.root, refresh=True):
+                self.system.ls(folder, refresh=True)
+
 
 class Checkpoints:
     """Of the trainings of one executor; ``RCM_CHECKPOINTS`` is ``s3://bucket/prefix``, or not set."""

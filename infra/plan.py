@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from infra.params import composed
+from infra.state import state_home
 from infra.tables import print_table
 from rcm_core.config import Params
 from rcm_core.errors import InputError
@@ -17,6 +28,11 @@ from rcm_core.plan.disk import Written, disk_use
 from rcm_core.plan.estimate import Estimate, estimate
 from rcm_core.plan.gpus import GIB, Gpu, gpu_of
 from rcm_core.plan.model import model_of, published
+from rcm_core.plan.rehearsal import Rehearsal
+from rcm_core.plan.rehearsals import Rehearsals, Run, Task
+
+PROCESSES = 2
+"""That rehearse: a layout has at most two rehearsals, and which layout is next depends on them."""
 
 
 def planned(root: Path, overrides: Sequence[str], teacher: str | None, gpus: int | None) -> Params:
@@ -54,10 +70,11 @@ def _teacher(root: Path, teacher: str | None, overrides: Sequence[str]) -> list[
 def plan(root: Path, params: Params, name: str, utilisation: float, search: bool) -> None:
     """Prints the plan of ``params`` on GPUs called ``name``; InputError, after the table, if it does not fit."""
     gpu, model = gpu_of(name), model_of(params.teacher, root)
-    progress = Console(stderr=True)
-    with progress.status("rehearsing the training") as status:
-        attempt = attempts(model, lambda what: status.update(f"rehearsing {what}"))
-        asked = attempt(params) or Choice(params, estimate(model, params))  # which says why it is refused
+    with run_in_processes() as run, progress() as tell:
+        rehearsals = Rehearsals(tell, state_home(root) / "plan", run)
+        attempt = attempts(model, rehearsals)
+        # if the layout is refused, the second estimate says why
+        asked = attempt(params) or Choice(params, estimate(model, params, rehearsals=rehearsals))
         found = choose(params, gpu, attempt) if search or not asked.fits(gpu) else Search(None, None)
     console = Console()
     _print_memory(asked.estimate, params, name, gpu)
@@ -70,6 +87,54 @@ def plan(root: Path, params: Params, name: str, utilisation: float, search: bool
         console.print(f"it needs {_gib(found.best.estimate.peak)} of each GPU", highlight=False)
     if not asked.fits(gpu):
         raise InputError(_refusal(asked, found, name, gpu))
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """Yield what shows the layout being rehearsed on stderr: in place on a terminal, elsewhere a line for each."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status("rehearsing the training") as status:
+            yield lambda what: status.update(f"rehearsing {what}")
+    else:
+        yield lambda what: print(f"rehearsing {what}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def run_in_processes() -> Iterator[Run]:
+    """Yield ``map`` over processes that end with this one; ``map`` itself where there is one core."""
+    if len(os.sched_getaffinity(0)) == 1:
+        yield map
+        return
+    # a fork has everything imported; elsewhere than on Linux it is unsafe beside the system's threads
+    context = get_context("fork" if sys.platform == "linux" else "spawn")
+    with ProcessPoolExecutor(PROCESSES, context, _begin) as pool:
+        pool.submit(os.getpid).result()  # all are started before this process has threads
+
+        def run(rehearse: Callable[[Task], Rehearsal], tasks: Sequence[Task]) -> Iterator[Rehearsal]:
+            try:
+                yield from pool.map(rehearse, tasks)
+            except BrokenProcessPool as error:
+                raise InputError(
+                    "a process that rehearsed was killed, most often for lack of memory; free some memory"
+                    " and start `rcm plan` again: it continues with what is rehearsed"
+                ) from error
+
+        yield run
+
+
+def _begin() -> None:
+    """Prepare a process that rehearses."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def _refusal(asked: Choice, found: Search, name: str, gpu: Gpu) -> str:

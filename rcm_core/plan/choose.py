@@ -8,9 +8,10 @@ from typing import NamedTuple
 from rcm_core.config import Params
 from rcm_core.demands import offloadable
 from rcm_core.errors import InputError
-from rcm_core.plan.estimate import Estimate, estimate
+from rcm_core.plan.estimate import Estimate, estimate, overrides
 from rcm_core.plan.gpus import Gpu
 from rcm_core.plan.model import Model
+from rcm_core.plan.rehearsals import Rehearsals
 from rcm_core.training.distill import build_method
 
 SHARE = 0.92
@@ -82,33 +83,20 @@ def _laid_over(params: Params, gpu: Gpu, attempt: Attempt) -> Search:
     return Search(None, least)
 
 
-def attempts(model: Model, tell: Callable[[str], None]) -> Attempt:
-    """Tries each way once, by rehearsal; ``tell`` hears of it before, for it takes its time."""
+def attempts(model: Model, rehearsals: Rehearsals) -> Attempt:
+    """Return what tries a way by rehearsal, each once."""
     known: dict[str, Choice | None] = {}
 
     def attempt(params: Params) -> Choice | None:
         key = params.train.model_dump_json()
         if key not in known:
-            tell(" ".join(overrides(params)))
             try:
-                known[key] = Choice(params, estimate(model, params))
+                known[key] = Choice(params, estimate(model, params, rehearsals=rehearsals))
             except InputError:
                 known[key] = None
         return known[key]
 
     return attempt
-
-
-def overrides(params: Params) -> list[str]:
-    """What lays ``params`` over GPUs as they say."""
-    train = params.train
-    names = ("context", "replicas", "checkpointing")
-    return [
-        f"train.workers={train.workers}",
-        f"train.accumulate={train.accumulate}",
-        *(f"train.parallel.{name}={getattr(train.parallel, name)}" for name in names),
-        f"train.parallel.offload=[{','.join(train.parallel.offload)}]",
-    ]
 
 
 def workers_needed(choice: Choice, gpu: Gpu) -> int | None:

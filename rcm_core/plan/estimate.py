@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 from rcm_core.config import Params
 from rcm_core.demands import refuse_split
+from rcm_core.layout import meta_network
 from rcm_core.plan.calls import Kind, kinds
 from rcm_core.plan.ledger import Peak, Phase
 from rcm_core.plan.model import Model
-from rcm_core.plan.rehearsal import PARTS, Rehearsal, Take, rehearse
+from rcm_core.plan.rehearsal import PARTS, Rehearsal, Take
+from rcm_core.plan.rehearsals import Rehearsals, task_of
+from rcm_core.protocols import Family
 from rcm_core.sharing import samples_per_rank
 from rcm_core.training.distill import build_method
 
@@ -48,10 +53,13 @@ class Estimate(NamedTuple):
         return self.phases[self.top].alive
 
 
-def estimate(model: Model, params: Params, fused: bool = True) -> Estimate:
-    """Of the training that ``params`` describe, with all its ranks; ``fused``: with the GPU's attention.
+def estimate(
+    model: Model, params: Params, fused: bool = True, rehearsals: Rehearsals | None = None
+) -> Estimate:
+    """Estimate the training that ``params`` describe, with all its ranks.
 
-    InputError for what the training would refuse.
+    ``fused``: with the GPU's attention. ``rehearsals``: what is known already; without them all is rehearsed here.
+    Raise InputError for what the training would refuse.
     """
     train = params.train
     method = build_method(params.method, train.tangent)
@@ -59,12 +67,14 @@ def estimate(model: Model, params: Params, fused: bool = True) -> Estimate:
     size = samples_per_rank(
         train.batch, train.workers // train.parallel.context, train.accumulate, "train.batch"
     )
-    alike = kinds(method, train.iterations, size, params.teacher.guidance, params.teacher.steps)
+    teacher, own = params.teacher, json.dumps(params.method, sort_keys=True)
+    alike = _kinds(own, train.tangent, train.iterations, size, teacher.guidance, teacher.steps)
     depths = _depths(model, method.demands.heads)
-    found = [rehearse(model.cut(n), params, alike, fused) for n in depths]
+    tasks = [task_of(model.cut(n), params, alike, fused) for n in depths]
+    found = (rehearsals or Rehearsals()).results(tasks, " ".join(overrides(params)))
     whole = found[0] if len(found) == 1 else carried_on(found[0], found[1], model.blocks - depths[1])
     return Estimate(
-        model.parameters(),
+        _size(model)[1],
         {name: float(size) for name, size in whole.held.items()},
         _highest(whole.takes),
         sum(
@@ -86,10 +96,36 @@ def _depths(model: Model, heads: Sequence[int]) -> tuple[int, ...]:
 
 
 def _size(model: Model) -> tuple[int, int]:
-    """Blocks and parameters."""
-    network = model.on_meta()
-    blocks = [m for m in network.modules() if type(m).__name__ in model.family.blocks]
+    """Count blocks and parameters."""
+    return _counts(model.family, json.dumps(dict(model.config), sort_keys=True))
+
+
+@cache
+def _counts(family: Family, config: str) -> tuple[int, int]:
+    """As ``_size``; a search asks for the same networks again and again."""
+    network = meta_network(family.network_class, json.loads(config))
+    blocks = [m for m in network.modules() if type(m).__name__ in family.blocks]
     return len(blocks), sum(p.numel() for p in network.parameters())
+
+
+@cache
+def _kinds(
+    method: str, tangent: str, iterations: int, size: int, guidance: float, points: int
+) -> tuple[Kind, ...]:
+    """``kinds`` of the method whose keys are the JSON ``method``."""
+    return tuple(kinds(build_method(json.loads(method), tangent), iterations, size, guidance, points))
+
+
+def overrides(params: Params) -> list[str]:
+    """Return the overrides that lay ``params`` over their GPUs."""
+    train = params.train
+    names = ("context", "replicas", "checkpointing")
+    return [
+        f"train.workers={train.workers}",
+        f"train.accumulate={train.accumulate}",
+        *(f"train.parallel.{name}={getattr(train.parallel, name)}" for name in names),
+        f"train.parallel.offload=[{','.join(train.parallel.offload)}]",
+    ]
 
 
 def carried_on(few: Rehearsal, more: Rehearsal, further: int) -> Rehearsal:

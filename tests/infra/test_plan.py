@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,14 +17,22 @@ from presets import preset
 from tiny import ROOT, tiny_values
 
 from infra.cli import app
-from infra.plan import plan, planned
+from infra.plan import plan, planned, progress, run_in_processes
 from rcm_core.config import Params
 from rcm_core.errors import InputError
 from rcm_core.plan.choose import SHARE, attempts, choose
 from rcm_core.plan.estimate import estimate
 from rcm_core.plan.gpus import GPUS, Gpu
 from rcm_core.plan.model import Model, model_of
+from rcm_core.plan.rehearsals import Rehearsals
 from rcm_core.section import check
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where rehearsals are kept."""
+    monkeypatch.setenv("RCM_HOME", str(tmp_path / "home"))
+    return tmp_path / "home/plan"
 
 
 @pytest.fixture
@@ -57,7 +70,7 @@ def test_what_does_not_fit_is_refused_and_what_is_said_to_fit_does(
 def test_what_fits_without_further_ado_is_left_as_it_is(asked: tuple[Model, Params]) -> None:
     model, params = asked
     tried: list[str] = []
-    best = choose(params, GPUS["h200"], attempts(model, tried.append)).best
+    best = choose(params, GPUS["h200"], attempts(model, Rehearsals(tried.append))).best
     assert best is not None
     assert best.params == params
     assert len(tried) == len(set(tried)) == 2  # the lightest way, which says whether to go on, and this one
@@ -83,7 +96,7 @@ def test_networks_go_to_the_machines_memory_where_nothing_else_helps(asked: tupl
     values["teacher"]["mini"] |= {"ffn_dim": 4096}  # weights, not activations
     values["train"] |= {"batch": 1, "lr": {"student": 1e-4, "fake": 1e-4}}
     params = check(Params, values, "params.yaml")
-    attempt = attempts(model_of(params.teacher, ROOT), lambda _: None)
+    attempt = attempts(model_of(params.teacher, ROOT), Rehearsals())
     least = choose(params, Gpu(1, 1e12, 1e12), attempt).least
     assert least is not None
     assert least.params.train.parallel.offload == ("teacher", "fake")
@@ -95,6 +108,73 @@ def test_networks_go_to_the_machines_memory_where_nothing_else_helps(asked: tupl
     weights = here.estimate.held["weights: student"]
     saved = here.estimate.peak - least.estimate.peak
     assert saved >= 3 * weights  # of teacher, fake score and its two moments; another pass is the highest now
+
+
+def test_results_of_other_processes_and_from_disk_are_those_of_a_rehearsal(
+    asked: tuple[Model, Params], home: Path
+) -> None:
+    here = repr(estimate(*asked))  # which shows every bit
+    told: list[str] = []
+    with run_in_processes() as run:
+        assert repr(estimate(*asked, rehearsals=Rehearsals(told.append, home, run))) == here
+        assert len(told) == 1
+        assert repr(estimate(*asked, rehearsals=Rehearsals(told.append, home, run))) == here
+        assert len(told) == 1
+        (file,) = home.iterdir()  # of a network with few blocks, all of them in one rehearsal
+        content = file.read_bytes()
+        file.write_bytes(content.replace(b"0", b"1", 1))
+        assert repr(estimate(*asked, rehearsals=Rehearsals(told.append, home, run))) == here
+    assert len(told) == 2
+    assert file.read_bytes() == content
+
+
+def test_a_folder_that_cannot_be_written_is_reported_and_the_plan_is_made(
+    asked: tuple[Model, Params], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    told: list[str] = []
+    assert estimate(*asked, rehearsals=Rehearsals(told.append, tmp_path / "file/plan")).peak > 0
+    assert "cannot be written" in told[1]
+
+
+def test_progress_is_a_line_for_each_layout_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with progress() as tell:
+        tell("train.workers=2")
+        assert capsys.readouterr().err == "rehearsing train.workers=2\n"
+
+
+def _die(task: Any) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_rehearsal_is_one_sentence() -> None:
+    task: Any = None
+    with (
+        pytest.raises(InputError, match="a process that rehearsed was killed"),
+        run_in_processes() as run,
+    ):
+        list(run(_die, [task, task]))
+
+
+def _wait_in_processes(ready: Connection) -> None:
+    with run_in_processes():
+        ready.send(None)
+        signal.pause()
+
+
+def test_processes_end_with_a_killed_command() -> None:
+    alive, held = os.pipe()  # every process below holds the second end
+    here, there = get_context("fork").Pipe()
+    command = get_context("fork").Process(target=_wait_in_processes, args=(there,))
+    command.start()
+    os.close(held)
+    here.recv()
+    command.kill()
+    assert os.read(alive, 1) == b""  # all of them have ended
+    os.close(alive)
+    command.join()
 
 
 BAD = [

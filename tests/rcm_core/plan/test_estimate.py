@@ -15,6 +15,7 @@ from rcm_core.plan.calls import kinds
 from rcm_core.plan.estimate import carried_on
 from rcm_core.plan.model import Model, model_of, published
 from rcm_core.plan.rehearsal import Rehearsal, rehearse
+from rcm_core.plan.rehearsals import task_of
 from rcm_core.section import check
 from rcm_core.training.distill import build_method
 from scripts.plan_against_measured import CASES, Case, measure, predict
@@ -91,6 +92,39 @@ def test_few_blocks_carried_on_are_the_whole_network(parallel: dict[str, Any]) -
         assert [p.flops for p in mine.phases] == [p.flops for p in own.phases]
         # a pass is highest near its begin or its end, which are carried on
         assert [max(p.peaks).alive for p in mine.phases] == [max(p.peaks).alive for p in own.phases]
+
+
+def test_parts_of_a_batch_are_rehearsed_once_for_any_number_of_them() -> None:
+    values = tiny_values()
+    values["method"] = preset("scm")["method"]
+    four, eight = (params_of(values, batch=2 * n, accumulate=n) for n in (4, 8))
+    model = model_of(four.teacher, ROOT)
+    task = task_of(model, eight, [], True)
+    assert task.params.train.batch == 4
+    assert task.key == task_of(model, four, [], True).key
+    assert rehearsed(model, task.params, 1) == rehearsed(model, eight, 1)
+
+
+def test_the_name_of_a_rehearsal_has_all_it_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = tiny_values()
+    params = params_of(values)
+    model = model_of(params.teacher, ROOT)
+    alike = kinds(build_method(params.method, params.train.tangent), 1, 8, 1.5, 4)
+    keys = {
+        task_of(model, params, alike, True).key,
+        task_of(model, params, [], True).key,
+        task_of(model, params, alike, False).key,
+        task_of(model.cut(1), params, alike, True).key,
+        task_of(model._replace(shape=(1, 1, 16, 8)), params, alike, True).key,
+        task_of(model._replace(text=3), params, alike, True).key,
+        task_of(model, params_of(values, workers=2), alike, True).key,
+        task_of(model, params_of(values, checkpointing="blocks"), alike, True).key,
+    }
+    monkeypatch.setattr("rcm_core.plan.rehearsals.version", lambda name: f"another {name}")
+    keys.add(task_of(model, params, alike, True).key)
+    monkeypatch.setattr("rcm_core.plan.rehearsals._code", lambda choices: "other code")
+    keys.add(task_of(model, params, alike, True).key)
+    assert len(keys) == 10
 
 
 def test_operations_of_a_velocity_are_those_of_its_layers() -> None:

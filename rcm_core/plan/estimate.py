@@ -15,7 +15,6 @@ from rcm_core.plan.ledger import Peak, Phase
 from rcm_core.plan.model import Model
 from rcm_core.plan.rehearsal import PARTS, Rehearsal, Take
 from rcm_core.plan.rehearsals import Rehearsals, task_of
-from rcm_core.protocols import Family
 from rcm_core.sharing import samples_per_rank
 from rcm_core.training.distill import build_method
 
@@ -97,14 +96,15 @@ def _depths(model: Model, heads: Sequence[int]) -> tuple[int, ...]:
 
 def _size(model: Model) -> tuple[int, int]:
     """Count blocks and parameters."""
-    return _counts(model.family, json.dumps(dict(model.config), sort_keys=True))
+    family = model.family
+    return _counts(family.network_class, tuple(family.blocks), json.dumps(dict(model.config), sort_keys=True))
 
 
 @cache
-def _counts(family: Family, config: str) -> tuple[int, int]:
+def _counts(network_class: str, kinds_of_blocks: tuple[str, ...], config: str) -> tuple[int, int]:
     """As ``_size``; a search asks for the same networks again and again."""
-    network = meta_network(family.network_class, json.loads(config))
-    blocks = [m for m in network.modules() if type(m).__name__ in family.blocks]
+    network = meta_network(network_class, json.loads(config))
+    blocks = [m for m in network.modules() if type(m).__name__ in kinds_of_blocks]
     return len(blocks), sum(p.numel() for p in network.parameters())
 
 

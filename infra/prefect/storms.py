@@ -15,15 +15,19 @@ def coalesce(server: Api) -> Iterator[str]:
     """Cancel each waiting run that an event asked for if a later one with the same parameters waits; a line for each.
 
     A run looks at its teacher when it begins, so the newest one sees what all of their events announced. Runs that
-    have begun, and runs that a person or a schedule asked for, are left alone.
+    have begun, and runs that a person or a schedule asked for, are left alone. While no run holds the deployment's slot
+    the oldest is about to begin, and nothing is cancelled.
     """
     kept: set[str] = set()
-    waiting = [run for run in server.begun(DEPLOYMENT) if run["state"]["type"] == "SCHEDULED"]
+    runs = server.begun(DEPLOYMENT)
+    if not any(run["state"]["type"] in ("PENDING", "RUNNING") for run in runs):
+        return
+    waiting = [run for run in runs if run["state"]["type"] == "SCHEDULED"]
     for run in sorted(waiting, key=lambda run: str(run["created"]), reverse=True):
         if (run["created_by"] or {}).get("type") != "AUTOMATION":
             continue
         asked = json.dumps(run["parameters"], sort_keys=True)
-        if asked in kept:
+        if asked in kept and server.run(run["id"])["state"]["type"] == "SCHEDULED":
             server.set_state(run["id"], "CANCELLED", SUPERSEDED)
             yield f"run {run['name']}: {SUPERSEDED}"
         kept.add(asked)

@@ -42,32 +42,32 @@ compare: $(VENV)/.installed
 	@$(MAKE) --keep-going compare-mini compare-scenes compare-mixture compare-balance warm-start compare-memory
 
 compare-mini compare-scenes: compare-%: $(VENV)/.installed
-	@$(BIN)/python -m scripts.compare --teacher $*; status=$$?; $(BIN)/python -m scripts.compare.page; exit $$status
+	@$(BIN)/python -m experiments.comparison --teacher $*; status=$$?; $(BIN)/python -m experiments.comparison.page; exit $$status
 
 warm-start: $(VENV)/.installed
-	@$(BIN)/python -m scripts.compare.warm_start
-	@$(BIN)/python -m scripts.compare.page
+	@$(BIN)/python -m experiments.comparison.studies.warm_start
+	@$(BIN)/python -m experiments.comparison.page
 
 compare-memory: $(VENV)/.installed
-	@$(BIN)/python -m scripts.compare.memory
-	@$(BIN)/python -m scripts.compare.page
+	@$(BIN)/python -m experiments.comparison.studies.memory
+	@$(BIN)/python -m experiments.comparison.page
 
 compare-mixture: $(VENV)/.installed
-	@$(BIN)/python -m scripts.compare.mixture
-	@$(BIN)/python -m scripts.compare.page
+	@$(BIN)/python -m experiments.comparison.studies.mixture
+	@$(BIN)/python -m experiments.comparison.page
 
 compare-balance: $(VENV)/.installed
-	@$(BIN)/python -m scripts.compare.balance
-	@$(BIN)/python -m scripts.compare.page
+	@$(BIN)/python -m experiments.comparison.studies.balance
+	@$(BIN)/python -m experiments.comparison.page
 
 compare-page: $(VENV)/.installed
-	@$(BIN)/python -m scripts.compare.page
+	@$(BIN)/python -m experiments.comparison.page
 
 bench-gpu: $(VENV)/.installed-dev
-	@$(BIN)/python kernels/bench/gpu.py
+	@$(BIN)/python -m experiments.kernels.gpu
 
 tune-gpu: $(VENV)/.installed-dev
-	@$(BIN)/python kernels/bench/tune.py
+	@$(BIN)/python -m experiments.kernels.tune
 
 stop: $(VENV)/.installed
 	@$(BIN)/rcm stop

@@ -15,7 +15,7 @@ from tiny import prepare, run_all, tiny_values
 
 from infra.local import LocalExecutor
 
-LONG = ("system", "flows", "golden", "infra", "scripts")
+LONG = ("system", "flows", "golden", "infra", "experiments", "scripts")
 """Folders of long files."""
 
 

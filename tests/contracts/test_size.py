@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PLACES = ("rcm_core", "infra", "flows", "scripts", "kernels")
+PLACES = ("rcm_core", "infra", "flows", "experiments", "scripts", "kernels")
 FILE, FUNCTION, CLASS, ARGUMENTS = 250, 60, 120, 7
 KERNEL_FILE, KERNEL_FUNCTION = 500, 150
 ALLOWED: dict[str, str] = {"infra/cli.py::sample": "every option of a command is an argument"}

@@ -1,6 +1,6 @@
 """Everything killed at once in a run, which is continued; server, worker, keeper or flow killed; and cancelling then.
 
-``python -m scripts.power_cut`` cuts the power in each of the eight real stages.
+``python -m experiments.power_cut`` cuts the power in each of the eight real stages.
 """
 
 from __future__ import annotations

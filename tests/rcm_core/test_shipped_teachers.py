@@ -10,11 +10,11 @@ import yaml
 from safetensors.torch import load_file
 from tiny import ROOT
 
+from experiments.comparison.plan import PLANS
 from rcm_core.evaluation.judge import judge_for
 from rcm_core.prompts import cycle, read_prompts
 from rcm_core.sampling import Job, Teacher, sample_pixels
 from rcm_core.storage import read_json, sha256_folder
-from scripts.compare.plan import PLANS
 
 SCENES, MINI = (ROOT / "data" / name / "teacher" for name in ("scenes", "mini"))
 WEIGHTS = "pipeline/transformer/diffusion_pytorch_model.safetensors"

@@ -54,10 +54,11 @@ def test_one_failed_part_of_the_comparison_does_not_stop_the_others(noted: Noted
     ended = noted.make("compare")
     assert ended.returncode == 2
     assert "compare-mini" in ended.stderr
-    said = [line for line in noted.asked() if "-m scripts" in line]
+    said = [line for line in noted.asked() if "-m experiments" in line]
     parts = ("--teacher mini", "--teacher scenes", "mixture", "balance", "warm_start", "memory")
     assert [p for p in parts if not any(line.endswith(p) for line in said)] == []
-    assert said[1] == "all: -m scripts.compare.page"  # what there is of the part that failed is written down
+    # what there is of the part that failed is written down
+    assert said[1] == "all: -m experiments.comparison.page"
 
 
 def test_tests_come_after_what_they_need_and_compute_with_one_thread(noted: Noted) -> None:

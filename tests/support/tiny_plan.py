@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.compare.plan import Plan, Variant
+from experiments.comparison.plan import Plan, Variant
 
 OVERRIDES = (
     "teacher.steps=4", "teacher.gate=null", "teacher.mini.layers=2", "teacher.mini.heads=2",

@@ -1,6 +1,6 @@
 """Tile sizes that ship: chosen by architecture, head dimension, dtype and what moves; no timing at run time.
 
-``tuned.json`` overrides a rule where a measurement on that architecture found better (kernels/bench/tune.py).
+``tuned.json`` overrides a rule where a measurement on that architecture found better (experiments/kernels/tune.py).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _architecture(device: torch.device) -> int:
 
 
 def forward_config(case: Case) -> Config:
-    """For ``forward_kernel``: tuned, else the largest tile that spills nothing on sm_90 (kernels/bench/aot.py)."""
+    """For ``forward_kernel``: tuned, else the largest tile that spills nothing on sm_90 (experiments.kernels.aot)."""
     if case.arch == 0:
         return INTERPRETER
     return tuned("forward", case) or (_described_forward(case) if case.described else _forward(case))

@@ -10,6 +10,7 @@ from presets import preset
 from tiny import ROOT, tiny_values
 from torch import nn
 
+from experiments.engine.plan_accuracy import CASES, Case, measure, predict
 from rcm_core.config import Params
 from rcm_core.plan.calls import kinds
 from rcm_core.plan.estimate import carried_on
@@ -18,7 +19,6 @@ from rcm_core.plan.rehearsal import Rehearsal, rehearse
 from rcm_core.plan.rehearsals import task_of
 from rcm_core.section import check
 from rcm_core.training.distill import build_method
-from scripts.plan_against_measured import CASES, Case, measure, predict
 
 
 def params_of(values: dict[str, Any], **train: Any) -> Params:

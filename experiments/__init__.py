@@ -1,0 +1,1 @@
+"""Measurements that the documentation reports. They import all packages; no package imports them."""

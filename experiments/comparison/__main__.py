@@ -1,0 +1,69 @@
+"""The comparison:
+``python -m experiments.comparison [--teacher mini] [--only scm,rcm] [--seeds 0] [--budget updates]``.
+
+Results go to docs/results/compare/<teacher>/<budget>/<run>-<seed>.json; the work is kept in .rcm/compare. Started
+again it goes on where it was; a run whose parameters, teacher, data and code are those of its result is skipped.
+Every run works on one thread, so on so many cores several at once are done sooner than each on all cores.
+``python -m experiments.comparison.page`` writes docs/results.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from experiments.comparison.plan import BUDGETS, PLANS, chosen, plan_of, seeds_of
+from experiments.comparison.run_case import unwind_when_told
+from experiments.comparison.runner import Runner, state
+from experiments.comparison.workspaces import Home
+from infra.state import held
+from rcm_core.errors import InputError
+
+BAD_INPUT, FAILED = 2, 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0, 1 if a run failed, 2 for bad input."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.comparison", description=__doc__)
+    parser.add_argument("--teacher", action="append", help=f"one of {', '.join(PLANS)}; default: all")
+    parser.add_argument("--only", default="", help="runs by name, with commas between; default: all")
+    parser.add_argument("--seeds", default="", help="as in 0,1; default: the plan's")
+    parser.add_argument("--budget", choices=[*BUDGETS, "both"], default="both")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once; default: 2")
+    parser.add_argument("--list", action="store_true", help="say what is there and what is to do, do nothing")
+    options = parser.parse_args(arguments)
+    try:
+        return _run(options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.jobs < 1:
+        raise InputError(f"--jobs {options.jobs}: expected how many runs are done at once, 1 or more")
+    home = Home.usual()
+    budgets = BUDGETS if options.budget == "both" else (options.budget,)
+    failed: list[str] = []
+    for teacher in options.teacher or PLANS:
+        plan = plan_of(teacher)
+        variants = chosen(plan, [name for name in options.only.split(",") if name])
+        if not any(budget in variant.budgets for variant in variants for budget in budgets):
+            raise InputError(
+                f"{options.only} is not planned at equal {options.budget}; leave --budget out, or take another run"
+            )
+        seeds = seeds_of(options.seeds) or plan.seeds
+        if options.list:
+            print("\n".join(state(plan, home, variants, seeds, budgets)))
+            continue
+        runner = Runner(plan, home, jobs=options.jobs)
+        with held(home.work / "running"):  # two at a time would measure each other
+            runner.run(variants, seeds, budgets)
+        failed += runner.failed
+    print("".join(f"failed: {line}\n" for line in failed), end="")
+    return FAILED if failed else 0
+
+
+if __name__ == "__main__":
+    unwind_when_told()
+    sys.exit(main())

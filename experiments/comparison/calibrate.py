@@ -1,0 +1,154 @@
+"""Seconds per iteration of every variant, measured in turn in one process: what the budget "time" is made of.
+
+``python -m experiments.comparison.calibrate CALIBRATION.json``
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from experiments.comparison.measurements import machine
+from infra.local import LocalExecutor
+from rcm_core.config import Params
+from rcm_core.params import load_params
+from rcm_core.protocols import TrainContext
+from rcm_core.storage import read_json, write_json
+from rcm_core.training import distill
+from rcm_core.training.trainer import Trainer
+
+ROUNDS = 6
+CHUNK = 12
+"""Iterations in turn: a whole number of every method's cycles."""
+FEWEST = 4
+
+
+class Cost(NamedTuple):
+    """Seconds per iteration before and after the method's warm-up of ``warmup`` iterations."""
+
+    warmup: int
+    warm: float
+    steady: float
+
+    def seconds(self, iterations: int) -> float:
+        """Of a training of so many iterations."""
+        early = min(iterations, self.warmup)
+        return early * self.warm + (iterations - early) * self.steady
+
+    def iterations(self, seconds: float) -> int:
+        """The most iterations that fit into ``seconds``."""
+        early = self.warmup * self.warm
+        if seconds <= early:
+            return max(FEWEST, int(seconds / self.warm))
+        return max(FEWEST, self.warmup + int((seconds - early) / self.steady))
+
+
+class Calibration(NamedTuple):
+    """What to measure: workspaces by name, the anchor's among them; ``place`` gets what was found."""
+
+    anchor: str
+    workspaces: dict[str, str]
+    keys: dict[str, str]
+    place: str
+    rounds: int = ROUNDS
+
+
+@dataclass
+class Contestant:
+    """A variant's trainer, and what its iterations took."""
+
+    trainer: Trainer
+    warmup: int
+    warm: list[float] = field(default_factory=list)
+    steady: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.early: Iterator[int] = count(0)
+        self.late: Iterator[int] = count(self.warmup)
+
+    def turn(self, timed: bool) -> None:
+        """A chunk of iterations after the warm-up, and one before it if there is one."""
+        late = self._chunk(self.late)
+        early = self._chunk(self.early) if self.warmup else late
+        if timed:
+            self.steady.append(late)
+            self.warm.append(early)
+
+    def _chunk(self, steps: Iterator[int]) -> float:
+        """Of one thread, which computes all the time: the seconds that an idle machine would take."""
+        began = time.process_time()
+        for _ in range(CHUNK):
+            self.trainer.train_step(next(steps))
+        return (time.process_time() - began) / CHUNK
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(self.warmup, fmean(self.warm), fmean(self.steady))
+
+
+def measure(context: TrainContext, spec: dict[str, Any]) -> None:
+    """All contestants in turn, so that a machine that slows down slows all of them; a loop for an executor."""
+    contestants = {name: _contestant(context, Path(place)) for name, place in spec["workspaces"].items()}
+    for each in contestants.values():
+        each.turn(timed=False)
+    for number in range(spec["rounds"]):
+        for each in contestants.values():
+            each.turn(timed=True)
+        print(f"calibration: round {number + 1} of {spec['rounds']}", flush=True)
+    spec["found"] = {name: each.cost for name, each in contestants.items()}
+
+
+def _contestant(context: TrainContext, workspace: Path) -> Contestant:
+    params: Params = load_params(workspace / "params.yaml")
+    state = workspace / "calibration"
+    spec = {
+        "params": params.model_dump(mode="json"),
+        "workspace": str(workspace),
+        "state": str(state),
+        "cache": str(state / "cache"),
+    }
+    return Contestant(distill.assemble(context, spec), int(params.method.get("warmup", 0)))
+
+
+def calibrate(job: Calibration) -> None:
+    """Measures and adds to ``job.place``: with every variant's cost the anchor's of the same session."""
+    first = load_params(Path(job.workspaces[job.anchor]) / "params.yaml").train
+    spec: dict[str, Any] = {"workspaces": job.workspaces, "rounds": job.rounds}
+    with tempfile.TemporaryDirectory() as folder:
+        LocalExecutor(Path(folder)).train(
+            measure, spec, state=Path(folder) / "calibration", workers=1, threads=first.threads,
+            device=first.device,
+        )  # fmt: skip
+    found: dict[str, Cost] = spec["found"]
+    place = Path(job.place)
+    known = known_entries(place)
+    for name, cost in found.items():
+        known[name] = {
+            "key": job.keys[name],
+            "cost": cost._asdict(),
+            "anchor": found[job.anchor]._asdict(),
+            "rounds": job.rounds,
+        }
+    write_json(place, {"anchor": job.anchor, "entries": known, "machine": machine()})
+
+
+def known_entries(place: Path) -> dict[str, Any]:
+    """What was measured before, by name."""
+    return dict(read_json(place, "compare")["entries"]) if place.is_file() else {}
+
+
+def affordable(entry: dict[str, Any], anchor_iterations: int) -> int:
+    """Iterations of a variant in the time that the anchor needs for ``anchor_iterations``."""
+    return Cost(**entry["cost"]).iterations(Cost(**entry["anchor"]).seconds(anchor_iterations))
+
+
+if __name__ == "__main__":
+    calibrate(Calibration(**json.loads(Path(sys.argv[1]).read_text())))

@@ -1,0 +1,82 @@
+"""Which method to use, derived from the tables by rules that the page states."""
+
+from __future__ import annotations
+
+from experiments.comparison.page.claims import ACCURACY, gain
+from experiments.comparison.page.results import LOWER_IS_BETTER, Group, Results
+from experiments.comparison.page.tables import BUDGET_WORDS, MIB, cell, measured, percent
+from experiments.comparison.plan import UPDATES
+
+RULE = (
+    "A method counts among the best by a number if no other preset is better by it with 95 % confidence, over the mean"
+    " of all step counts; everywhere means on every teacher and in every budget."
+)
+SUPERLATIVES = {
+    "frechet_teacher": "lowest Frechet distance to the teacher's samples",
+    "frechet": "lowest Frechet distance to real images",
+    ACCURACY: "highest accuracy",
+    "diversity": "most diverse",
+}
+
+
+def presets(group: Group) -> list[str]:
+    """Methods as they are shipped; ablations answer questions and are not for use."""
+    return [name for name, runs in group.runs.items() if not runs[0]["words"]]
+
+
+def best(group: Group, metric: str) -> str:
+    """The preset with the best mean of ``metric``."""
+    sign = 1 if metric in LOWER_IS_BETTER else -1
+    return min(presets(group), key=lambda name: sign * group.interval(name, metric).value)
+
+
+def among_best(group: Group, metric: str) -> list[str]:
+    """The presets that no other one beats with 95 % confidence."""
+    names = presets(group)
+    return [n for n in names if not any(gain(group, m, n, metric).low > 0 for m in names if m != n)]
+
+
+def recommended(results: Results) -> list[str]:
+    """Among the best by the distance to the teacher and by accuracy, in every group."""
+    good = [set(among_best(g, "frechet_teacher")) & set(among_best(g, g.accuracy)) for g in results.groups]
+    return [name for name in presets(results.groups[0]) if all(name in names for names in good)]
+
+
+def advice(results: Results) -> str:
+    """Markdown: the recommendation, and per teacher and budget what is best by what."""
+    if not results.groups:
+        return "Nothing has been run yet: `make compare`."
+    names = recommended(results)
+    head = (
+        f"Among the best by Frechet distance to the teacher and by accuracy everywhere: {_listed(names)}."
+        if names
+        else "No method is among the best by both Frechet distance to the teacher and accuracy everywhere; see below"
+        " which wins where."
+    )
+    return "\n".join([head, RULE, "", *(line for group in results.groups for line in _lines(group))])
+
+
+def _lines(group: Group) -> list[str]:
+    lines = [f"- `{group.teacher}`, {BUDGET_WORDS[group.budget]}:"]
+    for metric, words in SUPERLATIVES.items():
+        name = group.accuracy if metric == ACCURACY else metric
+        first = best(group, name)
+        ties = [n for n in among_best(group, name) if n != first]
+        unit = " %" if percent(name) else ""
+        line = f"  - {words} `{first}` ({cell(group.interval(first, name), name)}{unit})"
+        lines.append(
+            line + (f"; not told apart from it: {_listed(ties)}" if ties else "; it beats all others")
+        )
+    small = min(presets(group), key=lambda n: group.measured(n, "memory_bytes").value)
+    lines.append(
+        f"  - least memory `{small}` ({measured(group.measured(small, 'memory_bytes'), 0, MIB)} MiB)"
+    )
+    if group.budget == UPDATES:
+        in_turn = [name for name in presets(group) if name in group.costs]
+        fast = min(in_turn or presets(group), key=group.seconds)
+        lines.append(f"  - quickest to train `{fast}` ({group.seconds(fast):.0f} s)")
+    return lines
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

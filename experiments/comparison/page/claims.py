@@ -1,0 +1,195 @@
+"""Published claims, and by which rule each shows here or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any, Literal, NamedTuple
+
+from experiments.comparison.page.intervals import Interval, difference
+from experiments.comparison.page.results import LOWER_IS_BETTER, Group
+
+Verdict = Literal["shows", "does not show", "undecided", "not run"]
+ACCURACY = "accuracy"
+"""Stands for the benchmark's headline accuracy."""
+DISTANCE = "distance"
+"""Stands for the Frechet distance to each of the two references."""
+REFERENCES = {"frechet_teacher": "to the teacher's samples", "frechet": "to real images"}
+WORDS = {metric: f"Frechet distance {words}" for metric, words in REFERENCES.items()}
+
+
+@dataclass(frozen=True)
+class Part:
+    """``ours`` is better than ``theirs`` by ``metric``, or no worse by more than ``margin`` (``share`` of theirs), or
+    not told apart from what is no worse (``within`` the interval).
+    """
+
+    ours: str
+    theirs: str
+    metric: str
+    margin: float = 0.0
+    share: float = 0.0
+    within: bool = False
+    steps: int | None = None
+    """Of the student; None: the mean over all step counts."""
+
+    @property
+    def words(self) -> str:
+        metric = WORDS.get(self.metric, self.metric)
+        if self.steps is not None:
+            metric = f"{self.steps}-step {metric}"
+        if self.within:
+            return f"{metric} of {self.ours} no worse than {self.theirs}'s within the interval"
+        if self.share:
+            return f"{metric} of {self.ours} no worse than {self.theirs}'s by {self.share:.0%} of it"
+        if self.margin:
+            return f"{metric} of {self.ours} no worse than {self.theirs}'s by {self.margin:g}"
+        return f"{metric} of {self.ours} better than {self.theirs}'s"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What was published, and what must hold for it to show here."""
+
+    name: str
+    words: str
+    source: str
+    parts: tuple[Part, ...]
+
+
+class Finding(NamedTuple):
+    """A part on one teacher with one budget: how much better ours is (the margin included), and the verdict."""
+
+    part: Part
+    gain: Interval | None
+    verdict: Verdict
+
+
+CLAIMS = (
+    Claim(
+        "rcm-terms",
+        "rCM's two terms together are no worse than either alone at one step, and more diverse than matching alone",
+        "arXiv 2510.08431",
+        (
+            Part("rcm", "scm", DISTANCE, within=True, steps=1),
+            Part("rcm", "scm-3e-4", DISTANCE, within=True, steps=1),
+            Part("rcm", "dmd2", DISTANCE, within=True, steps=1),
+            Part("rcm", "dmd2-3e-4", DISTANCE, within=True, steps=1),
+            Part("rcm", "dmd2", "diversity", steps=1),
+            Part("rcm", "dmd2-3e-4", "diversity", steps=1),
+        ),
+    ),
+    Claim(
+        "rcm-dmd2",
+        "rCM matches DMD2 in quality and is more diverse",
+        "arXiv 2510.08431",
+        (
+            Part("rcm", "dmd2", DISTANCE, share=0.1),
+            Part("rcm", "dmd2", ACCURACY, margin=0.02),
+            Part("rcm", "dmd2", "diversity"),
+        ),
+    ),
+    Claim(
+        "scm-detail",
+        "sCM alone loses detail, which rCM's distribution matching restores",
+        "arXiv 2510.08431",
+        (Part("rcm", "scm", DISTANCE), Part("rcm", "scm", "precision")),
+    ),
+    Claim(
+        "cdm-dmd2",
+        "CDM beats DMD2, and needs no GAN for it",
+        "arXiv 2605.06376",
+        (
+            Part("cdm", "dmd2", DISTANCE),
+            Part("cdm", "dmd2", ACCURACY, margin=0.02),
+            Part("cdm", "dmd2-gan", DISTANCE),
+        ),
+    ),
+    Claim(
+        "two-time-scale",
+        "DMD2's two-time-scale rule matters: several fake-score updates per student update beat one",
+        "arXiv 2405.14867",
+        (Part("dmd2", "dmd2-1", DISTANCE), Part("dmd2-5", "dmd2-1", DISTANCE)),
+    ),
+    Claim(
+        "sana-sprint",
+        "SANA-Sprint's sCM with an adversarial loss beats either alone",
+        "arXiv 2503.09641",
+        (
+            Part("sana_sprint", "ladd", DISTANCE),
+            Part("sana_sprint", "sana_scm", DISTANCE),
+        ),
+    ),
+)
+MEMORY = Claim(
+    "tbcm-memory",
+    "TBCM needs less memory and time per step than sCM that encodes images in the loop",
+    "arXiv 2511.20410",
+    (),
+)
+
+
+def findings(claim: Claim, group: Group) -> list[Finding]:
+    """Every part of ``claim`` in this group; what asks for the distance, for both references."""
+    parts = [
+        replace(part, metric=metric)
+        for part in claim.parts
+        for metric in (REFERENCES if part.metric == DISTANCE else [part.metric])
+    ]
+    return [_finding(part, group) for part in parts]
+
+
+def verdict(found: Sequence[Finding], reference: str | None = None) -> Verdict:
+    """Of the claim: it shows if every part that was run does, and does not if one does not. With ``reference`` the
+    distance to the other one is not asked.
+    """
+    asked = [f for f in found if reference in (None, f.part.metric) or f.part.metric not in REFERENCES]
+    run = [f.verdict for f in asked if f.verdict != "not run"]
+    if not run:
+        return "not run"
+    if "does not show" in run:
+        return "does not show"
+    return "undecided" if "undecided" in run else "shows"
+
+
+def stated(found: Sequence[Finding]) -> str:
+    """The verdict in words: by each reference where they differ, and whether a training's chance is in it."""
+    asked = [reference for reference in REFERENCES if any(f.part.metric == reference for f in found)]
+    by = {REFERENCES[reference]: verdict(found, reference) for reference in asked}
+    text = ", ".join(f"{each} by the distance {words}" for words, each in by.items())
+    if len(set(by.values())) <= 1:
+        text = verdict(found)
+    return text + (" (one seed)" if any(f.gain.seeds == 1 for f in found if f.gain) else "")
+
+
+def memory_verdict(memory: dict[str, Any] | None) -> Verdict:
+    """Both shares below 1, and that of memory at most what is promised."""
+    if memory is None:
+        return "not run"
+    shares = memory["tbcm_of_scm_vae"][memory["decides"]]
+    return "shows" if shares["tensors"] <= memory["allowed"] and shares["seconds"] < 1 else "does not show"
+
+
+def gain(group: Group, ours: str, theirs: str, metric: str, steps: int | None = None) -> Interval:
+    """By how much ``ours`` is better at ``steps`` (None: over the mean of all step counts); positive is better for
+    every metric.
+    """
+    found = difference(group.values(ours, metric, steps), group.values(theirs, metric, steps))
+    if metric not in LOWER_IS_BETTER:
+        return found
+    return Interval(-found.value, -found.high, -found.low, found.seeds)
+
+
+def _finding(part: Part, group: Group) -> Finding:
+    if part.ours not in group.runs or part.theirs not in group.runs:
+        return Finding(part, None, "not run")
+    metric = group.accuracy if part.metric == ACCURACY else part.metric
+    found = gain(group, part.ours, part.theirs, metric, part.steps)
+    margin = part.margin
+    if part.share:
+        margin = part.share * fmean(v["value"] for v in group.values(part.theirs, metric, part.steps))
+    moved = Interval(found.value + margin, found.low + margin, found.high + margin, found.seeds)
+    if moved.low > 0 or (part.within and moved.high >= 0):
+        return Finding(part, moved, "shows")
+    return Finding(part, moved, "does not show" if moved.high < 0 else "undecided")

@@ -1,0 +1,131 @@
+"""What the page is made of: the JSON of docs/results, by teacher, budget and method."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from experiments.comparison.calibrate import Cost, known_entries
+from experiments.comparison.page.intervals import Interval, bounded, mean_over_seeds, over_steps
+from experiments.comparison.plan import BUDGETS, PLANS
+from experiments.comparison.workspaces import FORMAT
+from rcm_core.evaluation.statistics import Estimate
+
+LOWER_IS_BETTER = ("frechet", "frechet_teacher")
+QUALITY = ("frechet", "frechet_teacher", "accuracy", "precision", "recall", "diversity")
+
+
+@dataclass(frozen=True)
+class Group:
+    """All methods on one teacher with one budget; runs by method, seed by seed."""
+
+    teacher: str
+    budget: str
+    runs: dict[str, list[dict[str, Any]]]
+    reference: dict[str, Any]
+    """The teacher's own rows."""
+    folder: Path
+    costs: dict[str, Cost] = field(default_factory=dict)
+    """What an iteration takes, of those methods that were measured in turn."""
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    """Runs that have no result: name, seed, why."""
+
+    def values(self, name: str, metric: str, steps: int | None = None) -> list[Estimate]:
+        """One number per seed: at ``steps``, or the mean over all step counts."""
+        rows = [run["rows"] for run in self.runs[name]]
+        return [over_steps(r, metric) if steps is None else r[f"student_{steps}"][metric] for r in rows]
+
+    def interval(self, name: str, metric: str, steps: int | None = None) -> Interval:
+        return bounded(mean_over_seeds(self.values(name, metric, steps)), metric)
+
+    @property
+    def steps(self) -> list[int]:
+        """Step counts that were evaluated."""
+        first = next(iter(self.runs.values()))[0]["rows"]
+        return sorted(int(name.removeprefix("student_")) for name in first)
+
+    @property
+    def metrics(self) -> list[str]:
+        """Of the tables: those of every benchmark, then the accuracies by category if there are any."""
+        row = next(iter(next(iter(self.runs.values()))[0]["rows"].values()))
+        return [*QUALITY, *sorted(k for k in row if k.startswith("accuracy_"))]
+
+    @property
+    def accuracy(self) -> str:
+        """The benchmark's headline accuracy: the mean over categories if it has some."""
+        return "accuracy_mean" if "accuracy_mean" in self.metrics else "accuracy"
+
+    def seconds(self, name: str) -> float:
+        """Of a training: as measured in turn, or else of the runs themselves, whatever else the machine did."""
+        if name in self.costs:
+            return self.costs[name].seconds(self.runs[name][0]["iterations"])
+        return self.measured(name, "seconds").value
+
+    def measured(self, name: str, key: str) -> Interval:
+        """What ``key`` of the training took: the mean over seeds, and by Student's t how well it is known."""
+        found = [float(run["training"][key]) for run in self.runs[name]]
+        return mean_over_seeds([{"value": f, "low": f, "high": f, "n": 1} for f in found]).within(
+            0.0, math.inf
+        )
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that there is."""
+
+    groups: list[Group] = field(default_factory=list)
+    warm_starts: list[dict[str, Any]] = field(default_factory=list)
+    memory: dict[str, Any] | None = None
+    mixture: dict[str, Any] | None = None
+    balance: dict[str, Any] | None = None
+
+    def group(self, teacher: str, budget: str) -> Group | None:
+        return next((g for g in self.groups if (g.teacher, g.budget) == (teacher, budget)), None)
+
+
+def load(folder: Path) -> Results:
+    """From ``folder`` (docs/results); results of another format are left out."""
+    return Results(
+        list(_groups(folder / "compare")),
+        sorted(
+            (json.loads(p.read_text()) for p in (folder / "warm-start").glob("*.json")),
+            key=lambda study: (study["run"], study["refined"], study["rate"]),
+        ),
+        _json(folder / "memory.json"),
+        _json(folder / "mixture.json"),
+        _json(folder / "balance.json"),
+    )
+
+
+def _groups(folder: Path) -> Iterator[Group]:
+    for teacher in PLANS:
+        reference = _json(folder / teacher / "teacher.json")
+        calibrated = known_entries(folder / teacher / "calibration.json")
+        costs = {name: Cost(**entry["cost"]) for name, entry in calibrated.items()}
+        for budget in BUDGETS:
+            found = [json.loads(p.read_text()) for p in sorted((folder / teacher / budget).glob("*.json"))]
+            # what was measured on another teacher, or by another protocol, does not compare
+            same = [
+                r
+                for r in found
+                if reference is not None
+                and (r["format"], r["teacher_hash"], r["protocol"])
+                == (FORMAT, reference["hash"], reference["protocol"]["hash"])
+            ]
+            order = [v.name for v in PLANS[teacher].variants]
+            names = sorted(
+                {r["name"] for r in same}, key=lambda n: order.index(n) if n in order else len(order)
+            )
+            runs = {n: sorted((r for r in same if r["name"] == n), key=lambda r: r["seed"]) for n in names}
+            if runs and reference is not None:
+                place = folder / teacher / budget
+                failed = [json.loads(p.read_text()) for p in sorted((place / "failed").glob("*.json"))]
+                yield Group(teacher, budget, runs, reference, place, costs, failed)
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text()) if path.is_file() else None

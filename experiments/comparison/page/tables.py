@@ -1,0 +1,223 @@
+"""The page's tables, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.comparison.page.claims import CLAIMS, MEMORY, Finding, findings, memory_verdict, stated
+from experiments.comparison.page.intervals import Interval
+from experiments.comparison.page.results import Group, Results
+from experiments.comparison.page.warm_verdict import Length, end
+from experiments.comparison.plan import updates_in
+from rcm_core.evaluation.statistics import Estimate
+from rcm_core.training.distill import build_method
+
+HEADS = {
+    "frechet": "Frechet to real",
+    "frechet_teacher": "Frechet to teacher",
+    "accuracy": "accuracy %",
+    "precision": "precision %",
+    "recall": "recall %",
+    "diversity": "diversity",
+}
+BUDGET_WORDS = {"updates": "equal student updates", "time": "equal wall-clock"}
+NETWORKS = ("student", "fake", "target", "teacher")
+MIB = 2**20
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def percent(metric: str) -> bool:
+    """Whether ``metric`` is shown in per cent."""
+    return metric.startswith(("accuracy", "precision", "recall"))
+
+
+def cell(value: Interval | Estimate, metric: str) -> str:
+    """The value with its interval."""
+    numbers = value[:3] if isinstance(value, Interval) else (value["value"], value["low"], value["high"])
+    scale, digits = (100, 1) if percent(metric) else (1, 2)
+    shown = [f"{scale * number:.{digits}f}" for number in numbers]
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]"
+
+
+def quality_table(group: Group, steps: int) -> str:
+    """A row per method at ``steps``, the teacher's above."""
+    metrics = group.metrics
+    words = {"teacher": f"teacher, {group.reference['steps']} steps", "teacher_1": "teacher, 1 step"}
+    rows = [
+        [words[name], *(cell(row[m], m) for m in metrics)]
+        for name, row in sorted(group.reference["rows"].items())
+    ]
+    for name in group.runs:
+        rows.append([f"`{name}`", *(cell(group.interval(name, m, steps), m) for m in metrics)])
+    return table(["", *(_head(m) for m in metrics)], rows)
+
+
+def cost_table(group: Group) -> str:
+    """What each method's training took."""
+    head = ["", "seeds", "iterations", "student updates", "of them in the chosen students", "points per update",
+            "seconds", "s / iteration", "memory MiB",
+            "samples through student, fake, target, teacher per iteration"]  # fmt: skip
+    rows = []
+    for name, runs in group.runs.items():
+        first = runs[0]
+        numbers = [
+            str(len(runs)),
+            str(first["iterations"]),
+            str(first["student_updates"]),
+            ", ".join(str(updates_at_choice(run)) for run in runs),
+            str(first["points_per_update"]),
+            *_times(group, name),
+            measured(group.measured(name, "memory_bytes"), 0, MIB),
+            ", ".join(f"{calls(first, network):.0f}" for network in NETWORKS),
+        ]
+        words = f": {first['words']}" if first["words"] else ""
+        rows.append([f"`{name}`{words}", *numbers])
+    return table(head, rows)
+
+
+def _times(group: Group, name: str) -> tuple[str, str]:
+    """Seconds of a training and of an iteration; with a mark what was not measured in turn."""
+    seconds, mark = group.seconds(name), "" if name in group.costs else "~"
+    return f"{mark}{seconds:.0f}", f"{mark}{seconds / group.runs[name][0]['iterations']:.3f}"
+
+
+def measured(found: Interval, digits: int, unit: float = 1.0) -> str:
+    """With its interval, if there are several seeds."""
+    value, low, high = (f"{number / unit:.{digits}f}" for number in found[:3])
+    return f"{value} [{low}, {high}]" if found.seeds > 1 else value
+
+
+def updates_at_choice(run: dict[str, Any]) -> int:
+    """How often the student that selection chose had been moved; its name says at which iteration it was."""
+    step = int(run["choice"]["name"].split("-")[0].removeprefix("step_"))
+    return updates_in(build_method(run["method"], "exact"), step)
+
+
+def calls(run: dict[str, Any], network: str) -> float:
+    """Samples that go forward through ``network`` per iteration, of whatever kind."""
+    found = run["training"]["forward_per_iteration"]
+    return float(sum(n for name, n in found.items() if name.split(".")[0] == network))
+
+
+def claims_table(results: Results) -> str:
+    """A row per claim, a column per teacher and budget; memory is measured apart from them."""
+    head = ["published", *(f"`{g.teacher}`, {BUDGET_WORDS[g.budget]}" for g in results.groups)]
+    rows = []
+    for claim in CLAIMS:
+        shown = [stated(findings(claim, group)) for group in results.groups]
+        rows.append([f"[{claim.words}](#{claim.name})", *shown])
+    apart = f"{memory_verdict(results.memory)} (measured apart)"
+    rows.append([f"[{MEMORY.words}](#{MEMORY.name})", apart, *[""] * (len(results.groups) - 1)])
+    return table(head, rows)
+
+
+def findings_table(found: Sequence[tuple[Group, Finding]]) -> str:
+    """A row per part of a claim, teacher and budget."""
+    rows = [
+        [
+            f"`{group.teacher}`, {BUDGET_WORDS[group.budget]}",
+            finding.part.words,
+            cell(finding.gain, "") if finding.gain else "",
+            str(finding.gain.seeds) if finding.gain else "",
+            _tie(finding),
+        ]
+        for group, finding in found
+    ]
+    return table(["where", "asked", "gain, margin included", "seeds", "verdict"], rows)
+
+
+def _tie(finding: Finding) -> str:
+    """The verdict; of a part that a tie satisfies, whether it is one."""
+    gain = finding.gain
+    tie = finding.part.within and gain is not None and gain.low <= 0 <= gain.high
+    return f"{finding.verdict}, not told apart" if tie else finding.verdict
+
+
+def memory_table(memory: dict[str, Any]) -> str:
+    """A row per case of the memory measurement."""
+    words, ours = memory["words"], memory["cases"]["tbcm"]
+    measured = {words[name]: found for name, found in memory["cases"].items()}
+    for width, found in sorted(memory["scm_vae"].items(), key=lambda item: int(item[0])):
+        measured[f"{words['scm_vae']}, VAE of width {width}"] = found
+    rows = [
+        [
+            name,
+            f"{found['tensors'] / MIB:.0f}",
+            f"{found['resident'] / MIB:.0f}",
+            f"{found['seconds']:.2f}",
+            f"{ours['tensors'] / found['tensors']:.0%}",
+            f"{ours['resident'] / found['resident']:.0%}",
+            f"{ours['seconds'] / found['seconds']:.0%}",
+        ]
+        for name, found in measured.items()
+    ]
+    head = [
+        "",
+        "tensors MiB",
+        "resident MiB",
+        "s / step",
+        "TBCM's share of tensors",
+        "of resident",
+        "of time",
+    ]
+    return table(head, rows)
+
+
+def mixture_table(mixture: dict[str, Any]) -> str:
+    """A row per run: the Frechet distance to the teacher of what it predicts from all angles, and from some; and of
+    its samples at so many steps on the validation split, as training went on.
+    """
+    parts = [row["part"] for run in mixture["runs"].values() for row in run["parts"]]
+    head = list(dict.fromkeys(parts))
+    rows = []
+    for name, run in mixture["runs"].items():
+        found = {row["part"]: cell(row["frechet_teacher"], "") for row in run["parts"]}
+        rows.append([f"`{name}`", *(found.get(part, "") for part in head), _half_and_end(run["candidates"])])
+    return table(["", *head, "sampled in 1 / 2 / 4 steps: at half, at the end"], rows)
+
+
+def _half_and_end(candidates: list[dict[str, Any]]) -> str:
+    return ", ".join(
+        " / ".join(f"{score['value']:.1f}" for score in candidate["scores"].values())
+        for candidate in candidates
+    )
+
+
+def lengths_table(found: list[Length]) -> str:
+    """A row per length of the warm trainings, over all seeds."""
+    head = ["student updates of the warm start", "score at the end", "gain over the cold start's end", ""]
+    return table(
+        head,
+        [
+            [f"{each.updates} ({each.share:.0%} of the cold start's)", f"{each.score:.2f}",
+             cell(each.gain, "") if each.gain.seeds > 1 else f"{each.gain.value:.2f} (one seed)", each.verdict]
+            for each in found
+        ],
+    )  # fmt: skip
+
+
+def warm_table(study: dict[str, Any]) -> str:
+    """A row per seed and training of the warm start."""
+    rows = []
+    for seed in study["seeds"]:
+        runs = [("cold", seed["cold"])] + [
+            (f"warm, {w['share']:.0%} of the updates", w) for w in seed["warm"]
+        ]
+        rows.append([str(seed["seed"]), "old student as it is", "0", "", cell(seed["untouched"], ""), ""])
+        for words, run in runs:
+            test = run["rows"]["student_4"]["frechet_teacher"]
+            line = [str(seed["seed"]), words, str(run["updates"]), str(run["iterations"])]
+            rows.append([*line, cell(end(run, study["metric"]), ""), cell(test, "")])
+    head = ["seed", "start", "student updates", "iterations", "validation score at the end",
+            "Frechet to teacher, 4 steps, test split"]  # fmt: skip
+    return table(head, rows)
+
+
+def _head(metric: str) -> str:
+    return HEADS.get(metric, f"{metric.replace('_', ' ')} %")

@@ -1,0 +1,63 @@
+"""Whether a warm start is as good as the cold start: from the JSON of ``studies.warm_start`` alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from experiments.comparison.page.intervals import Interval, paired
+from rcm_core.evaluation.select import HIGHER_IS_BETTER
+from rcm_core.evaluation.statistics import Estimate
+
+PROMISED = 0.4
+"""Of the cold start's student updates, the warm start's that are as good at most."""
+REACHED, NOT_TOLD_APART, NOT_REACHED = "reached", "not told apart", "not reached"
+
+
+@dataclass(frozen=True)
+class Length:
+    """Warm trainings of one length against the cold ones, over all seeds."""
+
+    share: float
+    """Of the cold training's student updates."""
+    updates: int
+    score: float
+    """Their mean."""
+    gain: Interval
+    """Over the cold start, positive is better."""
+
+    @property
+    def verdict(self) -> str:
+        if self.gain.value >= 0:
+            return REACHED
+        return NOT_TOLD_APART if self.gain.seeds > 1 and self.gain.high >= 0 else NOT_REACHED
+
+
+def end(training: dict[str, Any], metric: str) -> Estimate:
+    """The score of the better EMA length at a training's end.
+
+    What a training passes through does not count: of many scores with their chance the best is good by chance.
+    """
+    best = max if metric in HIGHER_IS_BETTER else min
+    last: list[Estimate] = [c["score"] for c in training["curve"] if c["updates"] == training["updates"]]
+    return best(last, key=lambda score: score["value"])
+
+
+def lengths(study: dict[str, Any]) -> list[Length]:
+    """Of a study, shortest first."""
+    metric, seeds = study["metric"], study["seeds"]
+    sign = 1 if metric in HIGHER_IS_BETTER else -1
+    found = []
+    for each in zip(*(seed["warm"] for seed in seeds), strict=True):
+        scores = [end(warm, metric)["value"] for warm in each]
+        colds = [end(seed["cold"], metric)["value"] for seed in seeds]
+        gains = [sign * (warm - cold) for warm, cold in zip(scores, colds, strict=True)]
+        found.append(Length(each[0]["share"], each[0]["updates"], fmean(scores), paired(gains)))
+    return found
+
+
+def kept(found: list[Length]) -> str:
+    """Of the promise: whether any length that it allows is as good; not to be told apart does not do."""
+    reached = any(length.verdict == REACHED for length in found if length.share <= PROMISED)
+    return REACHED if reached else NOT_REACHED

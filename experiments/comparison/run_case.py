@@ -1,0 +1,134 @@
+"""One run in a process of its own, so that its memory is its own.
+
+``python -m experiments.comparison.run_case CASE.json``
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+from experiments.comparison.executor import MeasuringExecutor
+from experiments.comparison.grid import save_grid
+from experiments.comparison.measurements import PLACE, machine, summary
+from experiments.comparison.plan import updates_in
+from experiments.comparison.workspaces import FORMAT, OWN, code_of, digest, ensure, run_key
+from rcm_core.config import Params
+from rcm_core.errors import InputError
+from rcm_core.params import load_params
+from rcm_core.storage import json_text, read_json, write_json
+from rcm_core.training.distill import build_method
+
+BAD_INPUT = 2
+
+
+class Case(NamedTuple):
+    """Which run, where it works and where its result goes."""
+
+    teacher: str
+    name: str
+    preset: str
+    words: str
+    budget: str
+    seed: int
+    workspace: str
+    cache: str
+    result: str
+
+
+def execute(case: Case) -> None:
+    """Trains, selects, evaluates what is not done yet, and writes the result and, for seed 0, its pictures."""
+    workspace = Path(case.workspace)
+    params = load_params(workspace / "params.yaml")
+    do_stages(params, workspace, Path(case.cache))
+    result = Path(case.result)
+    if case.seed == 0:
+        save_grid(workspace / "runs/evaluate/samples", ("student",), result.with_suffix(".png"))
+    _write_reference(workspace, result.parents[1])
+    write_json(result, outcome(case, params, workspace))
+
+
+def do_stages(params: Params, workspace: Path, cache: Path, further: tuple[str, ...] = ()) -> None:
+    """What is not done yet of a run's own stages and of ``further`` ones; ``cache`` keeps the teacher's samples."""
+    facts = read_json(workspace / "runs/teacher/teacher.json", "teacher")
+    executor = MeasuringExecutor(workspace, cache / code_of("evaluate", params)[:20], facts["hash"])
+    for stage in (*OWN, *further):
+        ensure(stage, params, workspace, executor)
+
+
+def outcome(case: Case, params: Params, workspace: Path) -> dict[str, Any]:
+    """The result as it is committed; nothing in it says where it was made."""
+    section, method = params.train, build_method(params.method, params.train.tangent)
+    metrics = read_json(workspace / "runs/evaluate/metrics.json", "evaluate")
+    selection = read_json(workspace / "runs/select/selection.json", "select")
+    chosen = next(c for c in selection["candidates"] if c["name"] == selection["choice"]["name"])
+    found = json.loads((workspace / PLACE).read_text())["sessions"]
+    return {
+        "format": FORMAT,
+        "key": run_key(params, workspace),
+        "params": digest(params.model_dump(mode="json", exclude={"report", "publish"})),
+        **{k: getattr(case, k) for k in ("teacher", "name", "preset", "words", "budget", "seed")},
+        "teacher_hash": read_json(workspace / "runs/teacher/teacher.json", "teacher")["hash"],
+        "protocol": metrics["protocol"]["hash"],
+        "method": params.method,
+        "iterations": section.iterations,
+        "student_updates": updates_in(method, section.iterations),
+        "points_per_update": section.batch * int(params.method.get("pairs", 1)),
+        "training": summary(found, section.iterations),
+        "choice": {"name": chosen["name"], "metric": selection["metric"], "score": chosen["score"]},
+        "rows": {k: row for k, row in metrics.items() if k.startswith("student")},
+        "machine": machine(),
+    }
+
+
+def _write_reference(workspace: Path, folder: Path) -> None:
+    """The teacher's own numbers and pictures, the same in every run, once."""
+    metrics = read_json(workspace / "runs/evaluate/metrics.json", "evaluate")
+    facts = read_json(workspace / "runs/teacher/teacher.json", "teacher")
+    place = folder / "teacher.json"
+    known = json.loads(place.read_text()) if place.is_file() else {}
+    reference = {
+        "hash": facts["hash"],
+        "steps": facts["steps"],
+        "protocol": metrics["protocol"],
+        "rows": {k: _untimed(row) for k, row in metrics.items() if k.startswith("teacher")},
+    }
+    if json_text(known) != json_text(reference):
+        write_json(place, reference)
+        save_grid(workspace / "runs/evaluate/samples", ("teacher",), folder / "teacher.png")
+
+
+def _untimed(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in row.items() if k != "seconds_per_sample"}
+
+
+def interrupted(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    """Unwinds: what was measured is noted, temporary files go, a run in progress is ended."""
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
+def unwind_when_told() -> None:
+    """From now on SIGTERM and SIGINT unwind this process."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupted)
+
+
+def main() -> int:
+    """0, or 2 with one sentence for what cannot be trained."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    unwind_when_told()
+    try:
+        execute(Case(**json.loads(Path(sys.argv[1]).read_text())))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Studies beside the comparison of all methods: each answers one question and writes one JSON file."""

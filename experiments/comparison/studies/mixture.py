@@ -1,0 +1,141 @@
+"""What distribution matching matches, and what it does not: ``python -m experiments.comparison.studies.mixture``.
+
+A fake score learns what the student predicts from all the angles that training visits, and the student is moved until
+that mixture is the teacher's distribution. Here trained students predict as in training, and the predictions are
+measured together and apart, by the angle that they were made from: always equally many, for the Frechet distance of
+fewer samples is larger.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from experiments.comparison.measurements import machine
+from experiments.comparison.plan import PLANS, UPDATES, Plan
+from experiments.comparison.run_case import unwind_when_told
+from experiments.comparison.runner import Runner, Start, alone, in_subprocess
+from experiments.comparison.workspaces import FORMAT, Home, executor_in
+from rcm_core.config import Params
+from rcm_core.device import resolve_device
+from rcm_core.evaluation.quality import score_one
+from rcm_core.evaluation.validation import scale_of, validation_job
+from rcm_core.protocols import Batch
+from rcm_core.rng import generator
+from rcm_core.samplers.walks import random_schedule, recorded_walk
+from rcm_core.sampling import Job, conditions, decode, network_of
+from rcm_core.simulation import SimulationSection, simulated
+from rcm_core.storage import read_json, write_json
+from rcm_core.terms import unit_noise
+from rcm_core.terms.distribution import generated
+from rcm_core.training.distill import build_method
+from rcm_core.trigflow import NOISE_ANGLE, predict_x0
+
+RUNS = ("dmd2", "dmd2-5", "dmd2-single", "rcm", "rcm-0.1", "cdm")
+METRICS = ("frechet_teacher", "accuracy")
+BATCH = 50
+
+
+class Part(NamedTuple):
+    """Predictions made from angles in [low, high)."""
+
+    words: str
+    low: float
+    high: float
+
+
+PARTS = (
+    Part("all together", 0.0, 2.0),
+    Part("from pure noise", NOISE_ANGLE, 2.0),
+    Part("from angles of 1.2 and above", 1.2, NOISE_ANGLE),
+    Part("from 0.8 to 1.2", 0.8, 1.2),
+    Part("below 0.8", 0.0, 0.8),
+)
+
+
+@torch.no_grad()
+def predicted(params: Params, job: Job) -> Iterator[tuple[Tensor, Tensor]]:
+    """The student's clean predictions [B, ...] as its training makes them, and the angles [B] they are made from; one
+    batch of ``job`` after the other.
+    """
+    config, device = build_method(params.method, params.train.tangent).config, resolve_device(job.device)
+    student = network_of(job.teacher.folder, job.teacher.family, job.network, job.device)
+    for index, start in enumerate(range(0, len(job.ids), BATCH)):
+        prompts = job.prompts[start : start + BATCH]
+        condition = conditions(job.teacher, prompts, device)
+        rng = generator(job.seed, "mixture", index)
+        like = torch.zeros((len(prompts), *job.teacher.shape), device=device)
+        if isinstance(config, SimulationSection):
+            angles = simulated(config, index, len(prompts), rng)
+            batch = Batch(condition, {}, like)
+            x0 = generated({"student": student}, batch, angles, rng, config.simulation).x
+            yield x0.float().cpu(), angles[-1].cpu()
+            continue
+        noise = unit_noise(rng, like)
+        length = int(torch.randint(1, config.rollout_steps + 1, (), generator=rng))
+        route = random_schedule(length, config.rollout_low, config.rollout_high, config.rollout_shift, rng)
+        walk = recorded_walk(student, noise, route.to(device), condition)
+        rows = torch.arange(len(prompts), device=device)
+        anchor = torch.randint(length, (len(prompts),), generator=rng).to(device)
+        t = walk.t[anchor]
+        yield predict_x0(walk.x[anchor, rows], t, walk.F[anchor, rows]).float().cpu(), t.cpu()
+
+
+def measured(params: Params, workspace: Path, each: int, most: int) -> list[dict[str, Any]]:
+    """One row for each part that has ``each`` of ``most`` predictions of the chosen student."""
+    section = params.select.model_copy(update={"samples": most, "metric": METRICS[0]})
+    scale = scale_of(params.model_copy(update={"select": section}), workspace, executor_in(workspace))
+    job = replace(validation_job(section, workspace), network=str(workspace / "runs/select/transformer"))
+    pairs = list(predicted(params, job))
+    x, t = torch.cat([x for x, _ in pairs]), torch.cat([t for _, t in pairs])
+    rows = []
+    for part in PARTS:
+        found = ((t >= part.low) & (t < part.high)).nonzero().flatten()[:each]
+        if len(found) < each:
+            continue
+        pixels, prompts = decode(job, x[found]), [job.prompts[i] for i in found.tolist()]
+        scores = {
+            metric: score_one(metric, pixels, prompts, scale.judge, scale.reference, scale.bootstrap)
+            for metric in METRICS
+        }
+        rows.append({"part": part.words, **scores})
+    return rows
+
+
+def over_training(workspace: Path) -> list[dict[str, Any]]:
+    """Selection's scores of the candidates of the longest EMA, as training went on."""
+    candidates = read_json(workspace / "runs/select/selection.json", "select")["candidates"]
+    longest = max(c["ema"] for c in candidates)
+    return [{"step": c["step"], "scores": c["scores"]} for c in candidates if c["ema"] == longest]
+
+
+def study_results(
+    plan: Plan, home: Home, names: tuple[str, ...], start: Start, each: int = 1000, most: int = 12000
+) -> None:
+    """Writes ``mixture.json``; students of seed 0 at equal updates that are not there are made."""
+    runner = Runner(plan, home, start)
+    runner.prepare()
+    found = {}
+    for name in names:
+        params, workspace = runner.made(plan.variant(name), 0, UPDATES)
+        parts = measured(params, workspace, each, most)
+        found[name] = {"parts": parts, "candidates": over_training(workspace)}
+        print(f"{plan.teacher} {name}: {parts[0]['frechet_teacher']['value']:.2f} together", flush=True)
+    facts = {"format": FORMAT, "teacher": plan.teacher, "samples": each, "runs": found, "machine": machine()}
+    write_json(home.results.parent / "mixture.json", facts)
+
+
+def main() -> int:
+    """0, or 2 for bad input."""
+    return alone(lambda home: study_results(PLANS["mini"], home, RUNS, in_subprocess))
+
+
+if __name__ == "__main__":
+    unwind_when_told()
+    sys.exit(main())

@@ -1,0 +1,233 @@
+"""How many student updates a warm start saves when the teacher is updated.
+
+``python -m experiments.comparison.studies.warm_start`` (``--run rcm-0.1 --refined 30 --rate 0.1 --seeds 0``).
+
+The old teacher is the comparison's. The new one is the old one trained further, on other batches and noise. On the new
+one a student is distilled cold, and warm (train.warm_start) from the student of the old one, in trainings of several
+lengths, each with its own decay of the learning rate. Candidates are scored as selection scores them, on the
+validation split. What is compared is the number of student updates after which the warm start is as good as the cold
+start at its end (experiments/comparison/page/warm_verdict.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from experiments.comparison.measurements import machine
+from experiments.comparison.plan import PLANS, UPDATES, Plan, iterations_for, seeds_of, updates_in
+from experiments.comparison.run_case import do_stages, unwind_when_told
+from experiments.comparison.runner import Runner, Start, alone, in_subprocess
+from experiments.comparison.studies.warm_teacher import change, refine, score_of
+from experiments.comparison.workspaces import (
+    FORMAT,
+    SHARED,
+    Home,
+    ensure,
+    executor_in,
+    run_key,
+    settled,
+    workspace,
+    write_params,
+)
+from infra.params import compose
+from rcm_core.config import Params
+from rcm_core.storage import read_json, write_json
+from rcm_core.teacher_folder import pipeline_of
+from rcm_core.training.distill import build_method
+
+STUDIED = "rcm-0.1"
+"""The run whose students are nearest to the teacher."""
+REFINED = (30, 300)
+"""Steps: a small update of the teacher, and one that moves its weights farther than the whole distillation does."""
+RATES = (0.1, 1.0)
+"""Of the cold start's, the student's learning rate in a warm start: what we advise, and all of it."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is measured."""
+
+    plan: Plan
+    run: str
+    """The plan's run whose method and settings are taken."""
+    refined: int = max(REFINED)
+    """Steps that the new teacher is trained further."""
+    rate: float = min(RATES)
+    """Of the cold start's, the student's learning rate in the warm trainings."""
+    seed: int = 1
+    """Of those steps; the old teacher's is another."""
+    shares: tuple[float, ...] = (0.1, 0.2, 0.4)
+    """Lengths of the warm trainings, as shares of the cold one's student updates."""
+    samples: int = 960
+    """Per candidate and step count, on the validation split."""
+    candidates: int = 10
+    """Of the cold training."""
+
+    def warm(self, cold: Params) -> list[str]:
+        """What is not as in the training ``cold``: of a consistency model the tangent needs no warm-up."""
+        return ["method.warmup=0", f"train.lr.student={self.rate * cold.train.lr.student:g}"]
+
+
+@dataclass
+class Bench:
+    """The two teachers' workspaces and what runs in them."""
+
+    study: Study
+    home: Home
+    start: Start = in_subprocess
+
+    @property
+    def root(self) -> Path:
+        return self.home.work / self.study.plan.teacher / f"warm-start-{self.study.refined}"
+
+    def prepare(self) -> None:
+        """Both teachers with their trajectories."""
+        self.runner = Runner(self.study.plan, self.home, self.start)
+        self.runner.prepare()
+        self.old = self.home.shared(self.study.plan)
+        self.new = workspace(self.root / "teacher")
+        refined = self.root / "refined"
+        study = self.study
+        refine(self.runner.params[study.run], study.refined, study.seed, self.old, refined)
+        self.params = self._composed(refined / "pipeline", ())
+        write_params(self.new, self.params)
+        for stage in SHARED:
+            ensure(stage, self.params, self.new, executor_in(self.new))
+
+    def _composed(self, source: Path, extra: Sequence[str]) -> Params:
+        plan = self.study.plan
+        run = plan.variant(self.study.run)
+        base = [f"teacher={plan.teacher}", f"method={run.preset}", *plan.overrides, *run.overrides]
+        place = [f"teacher.source={source}", "teacher.mini=null", f"select.samples={self.study.samples}"]
+        return compose(workspace(self.root / "compose"), [*base, *place, *extra])
+
+    def student(self, seed: int) -> Path:
+        """The folder of the old teacher's student of ``seed``, published."""
+        plan = self.study.plan
+        _, path = self.runner.made(plan.variant(self.study.run), seed, UPDATES, ("publish",))
+        return path / "runs/publish/pipeline"
+
+    def train(self, name: str, params: Params) -> dict[str, Any]:
+        """A training on the new teacher with all its candidates' scores and the choice's quality on the test split."""
+        path = workspace(self.root / name)
+        (path / "runs").mkdir(exist_ok=True)
+        for stage in SHARED:
+            if not (path / "runs" / stage).is_symlink():
+                (path / "runs" / stage).symlink_to(self.new / "runs" / stage)
+        write_params(path, params)
+        do_stages(params, path, self.root / "samples")
+        method = build_method(params.method, params.train.tangent)
+        selection = read_json(path / "runs/select/selection.json", "select")
+        quality = read_json(path / "runs/evaluate/quality.json", "evaluate")
+        return {
+            "key": run_key(params, path),
+            "iterations": params.train.iterations,
+            "updates": updates_in(method, params.train.iterations),
+            "curve": [
+                {"updates": updates_in(method, c["step"]), "ema": c["ema"], "score": c["score"]}
+                for c in selection["candidates"]
+            ],
+            "rows": {k: row for k, row in quality.items() if k.startswith("student")},
+        }
+
+    def seed(self, seed: int) -> dict[str, Any]:
+        """The cold start and all warm ones of one seed."""
+        study = self.study
+        total = study.plan.updates
+        cold = self._settled(self.params, seed, total, study.candidates)
+        found: dict[str, Any] = {
+            "seed": seed,
+            "cold": self.train(f"{study.run}-cold-{seed}", cold),
+            "warm": [],
+        }
+        student = self.student(seed)
+        found["moved"] = change(pipeline_of(self.old), student)
+        found["untouched"] = score_of(student, self.params, self.new)
+        earlier = {
+            "student": str(student),
+            "teacher": str(pipeline_of(self.old)),
+            "endpoint": None,
+        }
+        base = self._composed(self.root / "refined/pipeline", study.warm(self.params))
+        for share in study.shares:
+            updates = max(1, round(share * total))
+            params = self._settled(base, seed, updates, max(1, round(share * study.candidates)))
+            train = params.train.model_dump(mode="json") | {"warm_start": earlier}
+            whole = params.model_dump(mode="json") | {"train": train}
+            name = f"{study.run}-warm-{seed}-{share:g}-{study.rate:g}"
+            made = self.train(name, Params.model_validate_json(json.dumps(whole)))
+            found["warm"].append({"share": share, **made})
+        return found
+
+    def _settled(self, params: Params, seed: int, updates: int, candidates: int) -> Params:
+        iterations = iterations_for(build_method(params.method, params.train.tangent), updates)
+        made = settled(params, seed, iterations)
+        every = {"candidate_every": -(-iterations // candidates)}
+        return made.model_copy(update={"train": made.train.model_copy(update=every)})
+
+
+def study_results(study: Study, home: Home, start: Start, seeds: Sequence[int]) -> None:
+    """Writes ``warm-start/<run>-<refined>-<rate>.json`` after every seed."""
+    bench = Bench(study, home, start)
+    bench.prepare()
+    found = []
+    for seed in seeds:
+        found.append(bench.seed(seed))
+        print(
+            f"warm start, {study.refined} steps, learning rate x {study.rate:g}, seed {seed}: done",
+            flush=True,
+        )
+        facts = {
+            "format": FORMAT,
+            "teacher": study.plan.teacher,
+            "run": study.run,
+            "refined": study.refined,
+            "rate": study.rate,
+            "change": change(pipeline_of(bench.old), pipeline_of(bench.new)),
+            "metric": bench.params.select.metric,
+            "samples": study.samples,
+            "warm": study.warm(bench.params),
+            "seeds": found,
+            "machine": machine(),
+        }
+        name = f"{study.run}-{study.refined}-{study.rate:g}.json"
+        write_json(home.results.parent / "warm-start" / name, facts)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0, or 2 for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.comparison.studies.warm_start", description=__doc__
+    )
+    parser.add_argument("--run", default=STUDIED, help=f"of mini's plan; default: {STUDIED}")
+    parser.add_argument("--refined", type=int, choices=REFINED, help="steps; default: one after the other")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        choices=RATES,
+        help="the warm student's learning rate as a share of the cold one's; default: one after the other",
+    )
+    parser.add_argument("--seeds", default="", help="as in 0,1; default: the plan's")
+    options = parser.parse_args(arguments)
+    plan = PLANS["mini"]
+
+    def work(home: Home) -> None:
+        sizes = [options.refined] if options.refined else REFINED
+        rates = [options.rate] if options.rate else RATES
+        for refined, rate in product(sizes, rates):
+            study = Study(plan, plan.variant(options.run).name, refined, rate)
+            study_results(study, home, in_subprocess, seeds_of(options.seeds) or plan.seeds)
+
+    return alone(work)
+
+
+if __name__ == "__main__":
+    unwind_when_told()
+    sys.exit(main())

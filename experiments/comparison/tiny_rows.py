@@ -1,0 +1,119 @@
+"""Rows of the comparison in small, as digests: ``python tiny_rows.py OUT.json TEACHER NAME...`` in a project's root.
+
+Runs with the code of whatever commit is checked out there; ``experiments.comparison.rekey`` compares what two commits
+give.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.numpy import load_file
+
+SMALL: dict[str, dict[str, Any]] = {
+    "teacher": {"steps": 4, "gate": None},
+    "trajectories": {"samples": 96, "shard_size": 48, "routes": True, "real": True},
+    "train": {"iterations": 8, "candidate_every": 4, "checkpoint_every": 8, "log_every": 2, "threads": 1},
+    "method": {"warmup": 2, "route_steps": 5, "pairs": 4, "rollout_steps": 3},
+    "select": {"samples": 80, "steps": [1, 2], "bootstrap": 5},
+    "evaluate": {
+        "samples": 80, "steps": [1, 2], "diversity_prompts": 4, "diversity_samples": 5, "timing_samples": 4,
+        "bootstrap": 5,
+    },
+}  # fmt: skip
+"""Settings of a small run; those that a method does not have are left out."""
+RATE_WARMUP = 2
+"""Longest warm-up of a learning rate: as in the presets, it ends before the tangent's does."""
+SHARED = ("teacher", "prompts", "trajectories")
+OWN = ("train", "select", "evaluate")
+
+
+def main() -> None:
+    out, teacher, *names = sys.argv[1:]
+    os.environ |= {"RCM_EXECUTOR": "local", "RCM_HOME": str(Path(out).absolute().with_suffix(".home"))}
+    (place,) = Path().glob("*/compar*/plan.py")  # wherever that commit has it
+    plan = import_module(".".join(place.with_suffix("").parts)).plan_of(teacher)
+    work = Path(out).absolute().with_suffix(".work")
+    shared = prepared(work / "shared", plan, plan.variant(plan.anchor))
+    for stage in SHARED:
+        run(stage, shared)
+    rows = {}
+    for name in names:
+        space = prepared(work / name, plan, plan.variant(name))
+        for stage in SHARED:
+            (space / "runs" / stage).symlink_to(shared / "runs" / stage)
+        for stage in OWN:
+            run(stage, space)
+        rows[name] = {key: value for path in (shared, space) for key, value in digests(path / "runs")}
+        Path(out).write_text(json.dumps(rows, indent=1))
+        print(f"{name}: {len(rows[name])} digests", flush=True)
+
+
+def prepared(space: Path, plan: Any, variant: Any) -> Path:
+    """A workspace with the variant's parameters in small."""
+    (space / "runs").mkdir(parents=True)
+    for name in ("conf", "data"):
+        (space / name).symlink_to(Path.cwd() / name)
+    chosen = [f"teacher={plan.teacher}", *plan.overrides, f"method={variant.preset}", *variant.overrides]
+    import_module("infra.params").compose(space, chosen)
+    values = yaml.safe_load((space / "params.yaml").read_text())
+    for section, settings in SMALL.items():
+        values[section] |= {key: value for key, value in settings.items() if key in values[section]}
+    values["train"]["lr_warmup"] = shortened(values["train"]["lr_warmup"])
+    (space / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    return space
+
+
+def shortened(warmup: Any) -> Any:
+    """A learning rate's warm-up in small, for all roles or by role."""
+    if isinstance(warmup, dict):
+        return {role: shortened(updates) for role, updates in warmup.items()}
+    return min(warmup, RATE_WARMUP)
+
+
+def run(stage: str, space: Path) -> None:
+    """``stage`` in ``space``, which is the current folder of a stage's process."""
+    import_module("infra.launch").run_stage(stage, space / "params.yaml", space)
+
+
+def digests(runs: Path) -> Iterator[tuple[str, str]]:
+    """Weights, trajectories and samples by tensor; curves by column; selection and metrics by number."""
+    for file in sorted(runs.rglob("*.safetensors")):
+        name = file.relative_to(runs).as_posix()
+        if not name.startswith("teacher/"):
+            for key, tensor in load_file(file).items():
+                text = f"{tensor.dtype} {tensor.shape}".encode() + tensor.tobytes()
+                yield f"{name} {key}", hashlib.sha256(text).hexdigest()
+    for file in sorted(runs.glob("train/curves.csv")):
+        rows = list(csv.DictReader(file.read_text().splitlines()))
+        for column in rows[0]:
+            yield f"curves {column}", json.dumps([row[column] for row in rows])
+    for file in sorted([*runs.glob("select/selection.json"), *runs.glob("evaluate/quality.json")]):
+        yield from (
+            (f"{file.name} {key}", str(value)) for key, value in numbers(json.loads(file.read_text()))
+        )
+
+
+def numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """Every number in plain JSON values, with its path."""
+    if isinstance(value, dict):
+        for key in value:
+            yield from numbers(value[key], f"{path}/{key}")
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from numbers(item, f"{path}/{i}")
+    elif isinstance(value, int | float):
+        yield path, value
+
+
+if __name__ == "__main__":
+    main()

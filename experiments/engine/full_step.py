@@ -1,0 +1,275 @@
+"""A whole iteration of a training on one GPU, taken apart: ``python -m experiments.engine.full_step [override ...]``.
+
+Without overrides: rCM on Wan2.1 1.3B, 81 frames of 480 x 832, student, frozen teacher and fake score with random
+weights, bfloat16, activation checkpointing by blocks. ``docs/results/full-step.json`` has for every kind of iteration
+(``rcm plan`` counts them) the median milliseconds by device events and the most memory, of it and of the passes in it,
+those of a kind together, and what is held between iterations; beside them what the plan says.
+
+``--rehearse``: the same on a small network of the same family, on any machine; nothing is written, and its times mean
+nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import torch
+from rcm_kernels.plain import fastest_attention
+from rich.console import Console
+from rich.table import Table
+
+from experiments.comparison.measurements import machine
+from experiments.engine.assembled import Assembled, assemble, write_random
+from experiments.engine.small import RESULTS, ROOT
+from infra.local import _process_group
+from infra.plan import planned
+from rcm_core.config import Params
+from rcm_core.denoiser import Denoiser
+from rcm_core.device import resolve_device
+from rcm_core.errors import InputError
+from rcm_core.plan.calls import Kind, kind_of, kinds
+from rcm_core.plan.estimate import estimate
+from rcm_core.plan.model import Model, model_of
+from rcm_core.plan.rehearsal import held_by
+from rcm_core.storage import write_json
+from rcm_core.training.distill import build_method
+
+TEACHER = "wan-1.3b"
+OVERRIDES = ("method=rcm-wan-1.3b", "train.batch=1", "train.device=auto")
+SMALL = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 16, "ffn_dim": 64, "text_dim": 32}
+SMALL_SHAPE, SMALL_TEXT = (2, 8, 8), 8
+"""Of latents, but for their channels; tokens of a prompt."""
+ROUNDS = 3
+"""Timed iterations of every kind, after one that warms up."""
+MEBI, BAD_INPUT = 2**20, 2
+
+
+class Span(NamedTuple):
+    """A part of an iteration."""
+
+    name: str
+    begin: Any
+    end: Any
+
+
+class Parts:
+    """When passes through the networks and the optimisers begin and end, and the most memory in each."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.spans = device, list[Span]()
+        self.peaks: dict[str, int] = {}
+        self.samples: Counter[str] = Counter()
+        self._open: list[tuple[str, Any]] = []
+
+    def begin(self, name: str) -> None:
+        self._look()
+        self._open.append((name, self._now()))
+
+    def end(self) -> None:
+        self._look()
+        name, begin = self._open.pop()
+        self.spans.append(Span(name, begin, self._now()))
+
+    def milliseconds(self) -> dict[str, float]:
+        """By part, since the last call."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        found: dict[str, float] = {}
+        for name, begin, end in self.spans:
+            spent = begin.elapsed_time(end) if self.device.type == "cuda" else 1000 * (end - begin)
+            found[name] = found.get(name, 0.0) + spent
+        self.spans.clear()
+        return found
+
+    def _now(self) -> Any:
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _look(self) -> None:
+        """The most memory since the last look belongs to all parts that are open."""
+        if self.device.type == "cuda":
+            for name, _ in self._open:
+                self.peaks[name] = max(self.peaks.get(name, 0), torch.cuda.max_memory_allocated(self.device))
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+
+@contextmanager
+def taken_apart(made: Assembled, parts: Parts) -> Iterator[None]:
+    """Inside, ``parts`` is told of every pass and every move of weights."""
+
+    def entering(role: str) -> Any:
+        def before(module: Denoiser, inputs: Any) -> None:  # noqa: ARG001
+            name = f"{role}, {kind_of(inputs[0])}"
+            parts.samples[name] += len(inputs[0])
+            parts.begin(name)
+
+        return before
+
+    def leaving(module: Denoiser, inputs: Any, output: Any) -> None:  # noqa: ARG001
+        parts.end()
+
+    movers = made.stepper.movers
+    move = movers.move
+
+    def moved(*given: Any) -> dict[str, float]:
+        parts.begin("optimisers and averages")
+        norms = move(*given)
+        parts.end()
+        return norms
+
+    with ExitStack() as stack:
+        for role, net in made.networks.items():
+            stack.callback(net.register_forward_pre_hook(entering(role)).remove)
+            stack.callback(net.register_forward_hook(leaving).remove)
+        stack.callback(setattr, movers, "move", move)
+        movers.move = moved  # type: ignore[method-assign]
+        yield
+
+
+def iterations(made: Assembled, kind: Kind, device: torch.device) -> dict[str, Any]:
+    """Medians and peaks of an iteration of this kind."""
+    parts, found = Parts(device), list[dict[str, float]]()
+    made.stepper.train_step(kind.step)
+    with taken_apart(made, parts):
+        for _ in range(ROUNDS):
+            parts.begin("iteration")
+            made.stepper.train_step(kind.step)
+            parts.end()
+            found.append(parts.milliseconds())
+    medians = {name: statistics.median(each[name] for each in found) for name in found[0]}
+    whole = medians.pop("iteration")
+    rest = whole - sum(medians.values())
+    samples = {name: count / ROUNDS for name, count in parts.samples.items()}
+    accumulate = made.stepper.settings.accumulate
+    more = sum(  # others of the kind call networks without gradient more often
+        (accumulate * count / samples[name] - 1) * medians[name]
+        for role, count in kind.plain.items()
+        if (name := f"{role}, plain") in samples
+    )
+    return {
+        "step": kind.step,
+        "share": kind.share,
+        "milliseconds": whole,
+        "milliseconds_on_average": whole + more,
+        "samples": samples,
+        "parts": dict(sorted(medians.items())) | {"losses and backward passes": rest},
+        "peak_mebibytes": {name: peak / MEBI for name, peak in sorted(parts.peaks.items())},
+    }
+
+
+def tangent_times_plain(found: list[dict[str, Any]]) -> float | None:
+    """How much longer the student's tangent pass takes than its pass without gradient; None if it has not both."""
+    tangent, plain = (
+        [each["parts"][name] / each["samples"][name] for each in found if name in each["parts"]]
+        for name in ("student, tangent", "student, plain")
+    )
+    return float(min(tangent) / min(plain)) if tangent and plain else None
+
+
+def small(model: Model) -> Model:
+    """One of the same family that any machine has room for."""
+    shape = (model.shape[0], *SMALL_SHAPE)
+    return model._replace(config={**model.config, **SMALL}, shape=shape, text=SMALL_TEXT)
+
+
+def measured(params: Params, model: Model, device: torch.device) -> dict[str, Any]:
+    """Every kind of iteration of the training that ``params`` describe."""
+    method, guidance = build_method(params.method, params.train.tangent), params.teacher.guidance
+    size = params.train.batch // params.train.accumulate
+    alike = kinds(method, params.train.iterations, size, guidance, params.teacher.steps)
+    predicted = estimate(model, params, fused=device.type == "cuda")
+    with TemporaryDirectory() as place, _process_group(), fastest_attention():
+        write_random(Path(place), model, device)
+        made = assemble(params, model, Path(place), device)
+        for kind in alike:  # all moments are there from here on
+            made.stepper.train_step(kind.step)
+        found = [iterations(made, kind, device) for kind in alike]
+        held = held_by(made.stepper, made.shared or made.frozen, params.train.parallel.offload)
+    return {
+        "teacher": model.name,
+        "latents": list(model.shape),
+        "method": params.method["name"],
+        "batch": params.train.batch,
+        "precision": params.train.parallel.precision,
+        "checkpointing": params.train.parallel.checkpointing,
+        "iterations": found,
+        "milliseconds": sum(each["share"] * each["milliseconds_on_average"] for each in found),
+        "tangent_times_plain": tangent_times_plain(found),
+        "held_mebibytes": {name: size / MEBI for name, size in held.items()},
+        "peak_mebibytes": max(each["peak_mebibytes"].get("iteration", 0.0) for each in found),
+        "predicted": {"peak_mebibytes": predicted.peak / MEBI, "flops": predicted.flops},
+        "machine": machine(),
+    }
+
+
+def show(found: Mapping[str, Any], console: Console) -> None:
+    """As tables."""
+    for each in found["iterations"]:
+        title = f"iteration {each['step']}, {each['share']:.1%} of all"
+        table = Table("", "ms", "MiB at most", box=None, title=title, title_justify="left")
+        peaks = each["peak_mebibytes"]
+        for name, spent in (each["parts"] | {"iteration": each["milliseconds"]}).items():
+            table.add_row(name, f"{spent:.1f}", f"{peaks[name]:.0f}" if name in peaks else "")
+        console.print(table)
+    held = ", ".join(f"{name} {size:.1f}" for name, size in found["held_mebibytes"].items())
+    console.print(f"held between iterations, MiB: {held}")
+    console.print(f"the plan: at most {found['predicted']['peak_mebibytes']:.0f} MiB")
+    ratio = found["tangent_times_plain"]
+    if ratio is not None:
+        console.print(f"the student's tangent pass takes {ratio:.2f} times a pass without gradient")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0, 2 for bad input."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.engine.full_step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", help="of the parameters, as for rcm plan")
+    parser.add_argument("--teacher", default=TEACHER, help=f"a published network; default: {TEACHER}")
+    parser.add_argument("--rehearse", action="store_true", help="with a small network, on any machine")
+    try:
+        _run(parser.parse_args(arguments))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    device = resolve_device("auto")
+    if device.type != "cuda" and not options.rehearse:
+        raise InputError(
+            "there is no GPU here, and a GPU is what is measured; run this where there is one, or with --rehearse"
+        )
+    params = planned(ROOT, [*OVERRIDES, *options.overrides], options.teacher, 1)
+    model = model_of(params.teacher, ROOT)
+    if options.rehearse and params.teacher.family != "wan":
+        raise InputError(
+            f"--rehearse knows a small network of wan alone, and {options.teacher} is none; leave it out"
+        )
+    if "routes" in build_method(params.method, params.train.tangent).demands.needs:
+        raise InputError(
+            f"method {params.method['name']} needs routes, which are not drawn here; take another"
+        )
+    found = measured(params, small(model) if options.rehearse else model, device)
+    show(found, Console())
+    if not options.rehearse:
+        write_json(RESULTS / "full-step.json", {**found, "gpu": torch.cuda.get_device_name(device)})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

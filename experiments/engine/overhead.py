@@ -1,0 +1,132 @@
+"""Ray Train against plain torchrun: the same steps of the same training, ``python -m experiments.engine.overhead``.
+
+Both run ``loop`` on ``--workers`` ranks (default 2), in turns, and which of them is first changes from round to round:
+other work on the machine slows both. ``docs/results/ray-overhead-<ranks>.json`` has the median seconds of a step (the
+first steps, which warm up, left out), by the clock and of the CPU in rank 0's process; how much more Ray's are, the
+median over the rounds, whose two runs are next to each other in time; and apart from them the seconds until the first
+step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from experiments.engine.small import ROOT, WORKERS, spec_of, workspace, write_result
+from infra.ray.executor import RayExecutor
+from infra.torchrun import TorchrunExecutor, started
+from rcm_core.protocols import TrainContext
+from rcm_core.storage import write_json
+from rcm_core.training import distill
+
+ITERATIONS, WARM, BATCH = 30, 6, 32
+OVERRIDES = (
+    f"train.iterations={ITERATIONS}", "train.checkpoint_every=15", f"train.candidate_every={ITERATIONS}",
+    f"train.batch={BATCH}", "train.log_every=10",
+)  # fmt: skip
+
+
+def loop(context: TrainContext, spec: dict[str, Any]) -> None:
+    """``distill.loop`` with the seconds of every step, and of all that lies around them."""
+    trainer = distill.assemble(context, spec)
+    step, seconds, cpu = trainer.train_step, [], []
+
+    def timed(number: int) -> dict[str, float]:
+        begin, used = time.perf_counter(), time.process_time()
+        result = step(number)
+        seconds.append(time.perf_counter() - begin)
+        cpu.append(time.process_time() - used)
+        return result
+
+    trainer.train_step = timed  # type: ignore[method-assign]
+    first = time.time()
+    trainer.run()
+    facts = {"steps": seconds, "cpu": cpu, "start": first - spec["asked"], "run": time.time() - first}
+    if context.rank == 0:
+        write_json(Path(spec["state"]) / "seconds.json", facts)
+
+
+def on_ray(executor: RayExecutor, spec: dict[str, Any], workers: int) -> dict[str, Any]:
+    """Seconds of one training by Ray Train; its cluster runs already."""
+    state = Path(spec["state"])
+    executor.train(loop, spec, state=state, workers=workers, threads=1, device="cpu")
+    return json.loads((state / "seconds.json").read_text())
+
+
+def on_torchrun(spec: dict[str, Any], workers: int) -> dict[str, Any]:
+    """Seconds of one training by torchrun, which runs this file."""
+    write_json(Path(spec["state"]) / "spec.json", spec)
+    command = ["torch.distributed.run", f"--nproc-per-node={workers}", "-m", "experiments.engine.overhead"]
+    subprocess.run([sys.executable, "-m", *command, spec["state"]], cwd=ROOT, check=True)
+    return json.loads((Path(spec["state"]) / "seconds.json").read_text())
+
+
+def as_rank(state: Path) -> None:
+    """What each process of torchrun does."""
+    with TorchrunExecutor(ROOT) as executor:
+        if executor.rank:
+            executor.follow()
+            return
+        spec, workers = json.loads((state / "spec.json").read_text()), int(os.environ["WORLD_SIZE"])
+        executor.train(loop, spec, state=state, workers=workers, threads=1, device="cpu")
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of one engine's ``runs``: the median over the steps of each, and over the runs for the rest."""
+    return {
+        "step": [round(statistics.median(run["steps"][WARM:]), 4) for run in runs],
+        "cpu": [round(statistics.median(run["cpu"][WARM:]), 4) for run in runs],
+        "run": round(statistics.median(run["run"] for run in runs), 2),
+        "start": round(statistics.median(run["start"] for run in runs), 1),
+    }
+
+
+def overhead(ray: list[float], torchrun: list[float]) -> float:
+    """The median over the rounds of how much more ``ray``'s are."""
+    return round(statistics.median(a / b - 1 for a, b in zip(ray, torchrun, strict=True)), 4)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("state", type=Path, nargs="?", help="given by torchrun's command alone")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--workers", type=int, default=WORKERS)
+    options = parser.parse_args()
+    if started():
+        as_rank(options.state)
+        return 0
+    workers = options.workers
+    made = workspace("overhead", *OVERRIDES, f"train.workers={workers}")
+    executor = RayExecutor(ROOT, None)
+    runs: dict[str, list[dict[str, Any]]] = {"ray": [], "torchrun": []}
+    for number in range(options.rounds):
+        for name in sorted(runs, reverse=bool(number % 2)):
+            spec = spec_of(made, f"{name}-{number}", asked=time.time())
+            runs[name].append(
+                on_ray(executor, spec, workers) if name == "ray" else on_torchrun(spec, workers)
+            )
+            print(name, summary(runs[name][-1:]), flush=True)
+    executor.close()
+    found = {name: summary(of) for name, of in runs.items()}
+    more = {kind: overhead(found["ray"][kind], found["torchrun"][kind]) for kind in ("step", "cpu")}
+    facts = {
+        "workers": workers,
+        "batch": BATCH,
+        "iterations": ITERATIONS,
+        "warm": WARM,
+        "rounds": options.rounds,
+    }
+    load = [round(value, 1) for value in os.getloadavg()]
+    write_result(f"ray-overhead-{workers}", facts | {"seconds": found, "overhead": more, "load": load})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Peak memory of two gloo ranks while a sharded network is loaded from a pipeline whose weights lie in several files.
+
+    python -m experiments.engine.rank_memory --json docs/results/rank-memory.json    # 0.4 GB, two minutes on two cores
+
+The network has Wan's blocks in float32. Each rank says by how much its resident memory (VmHWM: pages of mapped files
+too) rose above what it had before, while ``Spread.load`` ran. It may hold its own part and the largest file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as processes
+
+from rcm_core.config import MiniTraining
+from rcm_core.mini import save_pipeline
+from rcm_core.models import wan
+from rcm_core.storage import json_text, write_json
+from rcm_core.training.parallel import PLAIN, Spread
+
+WORLD = 2
+SLACK = 48 * 2**20
+"""Bytes that Python, the allocator and gloo may need besides."""
+CPU = torch.device("cpu")
+
+
+def write_teacher(folder: Path, layers: int, width: int, shard: str) -> None:
+    """A pipeline with a random network of ``layers`` blocks of ``width``, in files of at most ``shard`` (``80MB``)."""
+    settings = MiniTraining(
+        layers=layers, heads=width // 128, head_dim=128, ffn_dim=4 * width, text_dim=64, text_length=12, steps=1,
+        batch=1, lr=0.1, ema_length=0.1, condition_dropout=0.0, checkpoint_every=1,
+    )  # fmt: skip
+    save_pipeline(folder, (1, 1, 8, 8), ["the digit 7", "three"], settings, 3.0, seed=0)
+    network: Any = wan.load_network(folder)
+    for path in (folder / "transformer").glob("*.safetensors"):
+        path.unlink()
+    network.save_pretrained(folder / "transformer", max_shard_size=shard)
+
+
+def measure_rank(rank: int, place: Path) -> None:
+    """Write what loading the teacher in ``place`` takes of this rank's memory beside it."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{place / 'meeting'}", rank=rank, world_size=WORLD)
+    folder = place / "teacher"
+    spread = Spread.of(PLAIN, WORLD, CPU)
+    spread.load("student", place / "tiny", wan, CPU)  # type: ignore[arg-type]  # imports all that a load imports
+    dist.barrier()
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is from here on
+    denoiser = spread.load("student", folder, wan, CPU)  # type: ignore[arg-type]
+    peak = resident("VmHWM") - before
+    part = sum(p.to_local().nbytes for p in denoiser.parameters())  # type: ignore[attr-defined]
+    write_json(place / f"{rank}.json", {"peak": peak, "part": part})
+    dist.destroy_process_group()
+
+
+def resident(name: str) -> int:
+    """Bytes of this process's memory that /proc/self/status has under ``name``."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def measure(place: Path, layers: int, width: int, shard: str) -> dict[str, Any]:
+    """What every rank took, and whether it is at most its part, the largest file and ``SLACK``."""
+    write_teacher(place / "tiny", 1, 128, shard)
+    write_teacher(place / "teacher", layers, width, shard)
+    files = [f.stat().st_size for f in (place / "teacher/transformer").glob("*.safetensors")]
+    processes.spawn(measure_rank, (place,), WORLD)  # type: ignore[no-untyped-call]
+    ranks = [json.loads((place / f"{rank}.json").read_text()) for rank in range(WORLD)]
+    limits = [rank["part"] + max(files) + SLACK for rank in ranks]
+    return {
+        "network_bytes": sum(files),
+        "files": len(files),
+        "largest_file_bytes": max(files),
+        "ranks": [
+            rank | {"limit": limit, "kept": rank["peak"] <= limit}
+            for rank, limit in zip(ranks, limits, strict=True)
+        ],
+    }
+
+
+def main() -> int:
+    """0 if every rank keeps to its limit."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--width", type=int, default=1024)
+    parser.add_argument("--shard", default="80MB")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(Path(folder), given.layers, given.width, given.shard)
+    print(json_text(result))
+    if given.json:
+        write_json(given.json, result)
+    return 0 if all(rank["kept"] for rank in result["ranks"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Times and memory of the kernels, alone and in whole networks."""

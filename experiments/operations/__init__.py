@@ -1,0 +1,1 @@
+"""Operations under faults on a tiny project: ``python -m experiments.operations``."""

@@ -14,7 +14,7 @@ distill: $(VENV)/.installed
 
 # Minutes: after a change that may move the numbers.
 promises: distill
-	@$(BIN)/python scripts/check_results.py runs --no-timing --significant
+	@$(BIN)/python scripts/acceptance.py runs --no-timing --significant
 
 # Three at once on two cores: tests of servers and clusters wait for them. One thread each: of more, threads that share a
 # core spend its time in waiting for each other.

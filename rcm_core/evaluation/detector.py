@@ -1,7 +1,7 @@
 """The detector: digits with colour and place in scenes, a small fully convolutional network.
 
 Every 4x4 cell of the canvas says whether a digit's centre is near, which digit, which colour and how far off. It is
-trained on scenes of the train scans alone by ``scripts/train_detector.py``, which is where its weights in
+trained on scenes of the train scans alone by ``scripts/data/train_detector.py``, which is where its weights in
 ``data/scenes`` come from; no generator ever sees it.
 """
 
@@ -66,7 +66,7 @@ def load_detector() -> Detector:
     path = Path(__file__).parents[2] / PLACE
     if not path.is_file():
         raise InputError(
-            f"{path} does not exist; restore it from git, or train it: python scripts/train_detector.py"
+            f"{path} does not exist; restore it from git, or train it: python scripts/data/train_detector.py"
         )
     if sha256(path) != DIGEST:
         raise InputError(

@@ -24,16 +24,16 @@ WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 def run(script: str, *arguments: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [script, *arguments])
-        runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
+        runpy.run_path(str(ROOT / "scripts/data" / script), run_name="__main__")
 
 
 @pytest.mark.parametrize(
     ("script", "lists"),
     [
-        ("make_prompts.py", ("digits", "moving-digits")),
-        ("make_scene_prompts.py", ("scenes",)),
-        ("make_video_prompts.py", ("scenes-video",)),
-        ("make_open_prompts.py", ("open",)),
+        ("digits_prompts.py", ("digits", "moving-digits")),
+        ("scenes_prompts.py", ("scenes",)),
+        ("scenes_video_prompts.py", ("scenes-video",)),
+        ("open_prompts.py", ("open",)),
     ],
 )
 def test_prompt_lists_are_those_that_the_script_writes(

@@ -1,4 +1,4 @@
-"""Whether a finished run of the embedded default reached what is promised: ``python scripts/check_results.py runs``.
+"""Whether a finished run of the embedded default reached what is promised: ``python scripts/acceptance.py runs``.
 
 With ``--no-timing`` speed is printed but decides nothing: for machines that others use at the same time. With
 ``--significant`` a promise is missed only if the whole 95 % interval of the student's number is beyond it: on another

@@ -1,7 +1,8 @@
 """Trains the detector of the scenes benchmarks and writes data/scenes/detector.{safetensors,json}; from the root.
 
 Scenes of the train scans, turned, scaled and placed freely, blurred and noisy, so that it stays honest on images that
-a generator made. About twenty minutes on one core; then put the printed hash into rcm_core/evaluation/detector.py.
+a generator made. About twenty minutes on one core; then put the printed hash
+into rcm_core/evaluation/detector.py.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def main() -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(detector.state_dict(), path)
     record = {
-        "made_by": "scripts/train_detector.py", "steps": steps, "batch": BATCH, "peak_lr": PEAK_LR,
+        "made_by": "scripts/data/train_detector.py", "steps": steps, "batch": BATCH, "peak_lr": PEAK_LR,
         "loss": round(loss, 4), "seconds": round(time.perf_counter() - started), "sha256": sha256(path),
         "versions": {name: version(name) for name in PACKAGES if name != "ray"},
     }  # fmt: skip

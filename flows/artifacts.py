@@ -13,7 +13,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from infra.summary import METRICS, early_stop, metric_table
+from infra.commands.summary import METRICS, early_stop, metric_table
 from rcm_core.schemas import ShownMetrics, read
 
 SAMPLES = Path("runs/evaluate/samples")

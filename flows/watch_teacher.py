@@ -11,8 +11,8 @@ from prefect import flow, get_run_logger
 from prefect.events import emit_event
 from prefect.variables import Variable
 
+from flows.teacher_hash import reference_hash
 from infra.params import load
-from infra.reference import reference_hash
 
 EVENT = "teacher.updated"
 

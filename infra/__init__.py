@@ -1,0 +1,1 @@
+"""Start stages, on one machine or a cluster: command line, executors, workspaces. No mathematics."""

@@ -33,10 +33,10 @@ def distill(
     ] = None,
 ) -> None:
     """Run the whole line here: teacher to published student, through a local Prefect."""
-    from infra.doctor import project_root
+    from infra.commands.doctor import project_root
+    from infra.commands.summary import show
     from infra.prefect.local import complaint
     from infra.prefect.local import distill as run
-    from infra.summary import show
 
     root = project_root()
     outcome = run(root, overrides or [], teacher)
@@ -63,9 +63,9 @@ def plan(
     search: Annotated[bool, typer.Option(help="Also look for the cheapest way that fits.")] = True,
 ) -> None:
     """Say before a run what it takes of each GPU, how long, and how to lay it over them."""
-    from infra.doctor import project_root
-    from infra.plan import plan as show
-    from infra.plan import planned
+    from infra.commands.doctor import project_root
+    from infra.commands.plan import plan as show
+    from infra.commands.plan import planned
 
     root = project_root()
     show(root, planned(root, overrides or [], teacher, gpus), gpu, utilisation, search)
@@ -74,7 +74,7 @@ def plan(
 @app.command()
 def up() -> None:
     """Start the local Prefect server and worker, deploy prefect.yaml, and leave them running."""
-    from infra.doctor import project_root
+    from infra.commands.doctor import project_root
     from infra.prefect.local import prefect_up
 
     with prefect_up(project_root()) as started:
@@ -84,7 +84,7 @@ def up() -> None:
 @app.command()
 def stop() -> None:
     """End the local Prefect server and worker, and what the worker runs."""
-    from infra.doctor import project_root
+    from infra.commands.doctor import project_root
     from infra.prefect.server import stop as end
 
     ended = end(project_root())
@@ -121,7 +121,7 @@ def sample(
     force: Annotated[bool, typer.Option("--force", help="Also over files that are not ours.")] = False,
 ) -> None:
     """Sample from the published student."""
-    from infra.outputs import refuse_others, refuse_place
+    from infra.commands.outputs import refuse_others, refuse_place
 
     refuse_place(out)
     refuse_others(out, force)
@@ -134,7 +134,7 @@ def sample(
     from rich.console import Console
     from rich.progress import track
 
-    from infra.pictures import refuse_nonfinite, refuse_suffix, save_each, save_samples
+    from infra.commands.save_samples import refuse_nonfinite, refuse_suffix, save_each, save_samples
     from rcm_core.sampling import pipeline_job, sample_pixels, split_jobs
 
     whole = pipeline_job(model, prompts, steps, seed, "auto")
@@ -163,8 +163,8 @@ def check_model(
     ] = None,
 ) -> None:
     """Check that a model can be distilled: tangents, parameterisation, guidance, sharding units, files."""
-    from infra.adapters import family_at
-    from infra.tables import print_findings
+    from infra.commands.families import family_at
+    from infra.commands.tables import print_findings
     from rcm_core.check_model import check_model as check
     from rcm_core.variants import plain_view
 
@@ -189,10 +189,10 @@ def convert(
     ] = None,
 ) -> None:
     """Make a pipeline of a raw checkpoint: the original Wan and Cosmos files, and those of NVlabs/rcm."""
-    from infra.outputs import refuse_place
+    from infra.commands.families import family_of
+    from infra.commands.outputs import refuse_place
     from rcm_core.raw import PREFIXES
     from rcm_core.raw import convert as make
-    from rcm_core.registry import family_of
 
     refuse_place(out)
     if weights not in (None, *PREFIXES):
@@ -213,7 +213,7 @@ def tune_times(
     params: Annotated[Path, typer.Option(help="Parameters.")] = Path("params.yaml"),
 ) -> None:
     """Search the times of the student's sampler on the validation split: the first, then the next, up to --steps."""
-    from infra.tune import tune_times as tune
+    from infra.commands.tune_times import tune_times as tune
 
     tune(params, Path.cwd(), steps, samples)
 
@@ -221,8 +221,8 @@ def tune_times(
 @app.command()
 def doctor() -> None:
     """Say what is installed, which backends and devices there are, and how to get what is missing."""
-    from infra.doctor import examine
-    from infra.tables import print_findings
+    from infra.commands.doctor import examine
+    from infra.commands.tables import print_findings
 
     findings = examine(Path.cwd())
     rows = [(f.subject, f.found + (f"; to get it: {f.remedy}" if f.remedy else "")) for f in findings]

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from infra.lifeline import Lifeline, connect
+from infra.ray.lifeline import Lifeline, connect
 from infra.state import held, state_home, state_root
 from rcm_core.errors import InputError, exit_for_bad_input, nearest
 from rcm_core.params import load_params
@@ -78,7 +78,7 @@ class LazyExecutor:
 
 def _start(name: str, workspace: Path, line: Lifeline | None) -> Any:
     if name == "local":
-        from infra.local import LocalExecutor
+        from infra.executors.local import LocalExecutor
 
         return LocalExecutor(workspace)
     if name == "torchrun":
@@ -115,7 +115,7 @@ def run_stage(stage: str, params: Path, workspace: Path) -> None:
 
 
 def _run_on_ranks(stage: str, params: Path, workspace: Path) -> None:
-    from infra.torchrun import TorchrunExecutor
+    from infra.executors.torchrun import TorchrunExecutor
 
     with TorchrunExecutor(workspace) as executor:
         if executor.rank:

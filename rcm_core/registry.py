@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from pathlib import Path
 from types import ModuleType
 
 from rcm_core.errors import InputError, nearest
-from rcm_core.layout import read_part
 
 
 def available(kind: str) -> list[str]:
     """Names of the implementations of ``kind`` (a subpackage of rcm_core), sorted."""
     package = importlib.import_module(f"rcm_core.{kind}")
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__))
-
-
-def family_of(folder: Path) -> ModuleType:
-    """The family whose network lies in ``folder/transformer``; InputError if none of ours does."""
-    name = read_part(folder, "transformer/config.json").get("_class_name")
-    families = [find("models", family) for family in available("models")]
-    ours = [family for family in families if family.network_class == name]
-    if not ours:
-        known = ", ".join(family.network_class for family in families)
-        raise InputError(f"{folder} holds a {name}; the families here have {known}: give one of those")
-    return ours[0]
 
 
 def find(kind: str, name: str) -> ModuleType:

@@ -13,7 +13,7 @@ from filelock import FileLock
 from progress import FileProgress
 from tiny import prepare, run_all, tiny_values
 
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 
 LONG = ("system", "flows", "golden", "infra", "experiments", "scripts")
 """Folders of long files."""

@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from experiments.comparison.measurements import machine
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from rcm_core.config import Params
 from rcm_core.params import load_params
 from rcm_core.protocols import TrainContext

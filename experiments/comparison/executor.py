@@ -13,7 +13,7 @@ from torch import Tensor
 
 from experiments.comparison.measurements import PLACE, Clock, measured
 from experiments.comparison.workspaces import digest
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from rcm_core.protocols import Item, Result, TrainContext
 from rcm_core.sampling import Job
 from rcm_core.storage import atomic

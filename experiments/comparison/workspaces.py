@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from experiments.comparison.plan import Plan, Variant
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from infra.params import compose
 from infra.state import state_home
 from rcm_core.closure import code_hash

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from infra.local import LocalContext
+from infra.executors.local import LocalContext
 from rcm_core.config import Params
 from rcm_core.denoiser import Denoiser
 from rcm_core.layout import meta_network

@@ -30,8 +30,8 @@ from rich.table import Table
 from experiments.comparison.measurements import machine
 from experiments.engine.assembled import Assembled, assemble, write_random
 from experiments.engine.small import RESULTS, ROOT
-from infra.local import _process_group
-from infra.plan import planned
+from infra.commands.plan import planned
+from infra.executors.local import _process_group
 from rcm_core.config import Params
 from rcm_core.denoiser import Denoiser
 from rcm_core.device import resolve_device

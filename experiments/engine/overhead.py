@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.engine.small import ROOT, WORKERS, spec_of, workspace, write_result
+from infra.executors.torchrun import TorchrunExecutor, started
 from infra.ray.executor import RayExecutor
-from infra.torchrun import TorchrunExecutor, started
 from rcm_core.protocols import TrainContext
 from rcm_core.storage import write_json
 from rcm_core.training import distill

@@ -30,7 +30,7 @@ from experiments.comparison.measurements import machine, peak_resident, reset_pe
 from experiments.comparison.studies.memory import most_alive
 from experiments.comparison.workspaces import ROOT
 from experiments.engine.assembled import Assembled, assemble, write_random
-from infra.local import _process_group
+from infra.executors.local import _process_group
 from rcm_core.config import Params
 from rcm_core.device import resolve_device
 from rcm_core.plan.calls import kinds

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from infra.params import compose
 from infra.state import state_home
 from rcm_core.record import version

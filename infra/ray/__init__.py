@@ -1,0 +1,1 @@
+"""Ray: executor, trainings, cluster and its manifests. No other folder imports ray."""

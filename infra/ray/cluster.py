@@ -3,7 +3,7 @@
 ``python -m infra.ray.cluster`` is the keeper: a small process that listens on loopback, starts Ray on the
 first question and answers with its address, or with why it did not start: then the next question, that of the
 stage's next attempt, starts another. It ends when its stdin closes, that is with the process that started it, however
-that ends. Stages keep their connection open, so they see it end too (``infra.lifeline``).
+that ends. Stages keep their connection open, so they see it end too (``infra.ray.lifeline``).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 
 import psutil
 
-from infra.lifeline import CLUSTER, NO_RAY
 from infra.prefect.processes import end_tree
+from infra.ray.lifeline import CLUSTER, NO_RAY
 from rcm_core.errors import named_line
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from infra.local import numbers_of
+from infra.executors.local import numbers_of
 from infra.ray.capacity import capacity
 from infra.ray.connection import connect, start_local
 from infra.ray.storage import Checkpoints, Place

@@ -16,7 +16,7 @@ from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2._internal.execution.callback import WorkerCallback
 from rcm_kernels.plain import fastest_attention
 
-from infra.notice import listen
+from infra.executors.preemption import listen
 from infra.ray.storage import Place
 from rcm_core.errors import InputError
 from rcm_core.storage import unbroken

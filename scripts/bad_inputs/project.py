@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from infra import cli
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from rcm_core import sampling
 from tests.support.tiny import prepare, run_all, tiny_values
 

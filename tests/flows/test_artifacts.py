@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from flows.artifacts import PROMPTS_SHOWN, markdown, sample_table
-from infra.summary import metric_table
+from infra.commands.summary import metric_table
 
 
 def test_every_sampler_and_metric_is_in_the_table(tiny_run: Path) -> None:

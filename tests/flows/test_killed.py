@@ -19,7 +19,7 @@ from projects import Toy, commit, copy_project, free_port
 from tiny import tiny_values
 from workspaces import PATIENCE, change, configure, wait_for
 
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from rcm_core.stages import train
 from rcm_core.storage import sha256_folder
 

@@ -17,7 +17,7 @@ from ranks import distil_each_on
 from safetensors.torch import load_file
 from workspaces import configure
 
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from rcm_core.layout import check_tensors
 from rcm_core.models import wan
 from rcm_core.params import load_params

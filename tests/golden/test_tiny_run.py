@@ -11,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from tiny import prepare, run_all, tiny_values
 
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.sampling import Job, Teacher, sample, sample_pipeline
 from rcm_core.storage import sha256, sha256_folder

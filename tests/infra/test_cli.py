@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from infra.cli import collect_prompts
-from infra.pictures import contact_sheet, save_each, save_samples
+from infra.commands.save_samples import contact_sheet, save_each, save_samples
+from infra.commands.summary import cell
 from infra.prefect.local import complaint
-from infra.summary import cell
 from rcm_core.errors import InputError, OutageError
 from rcm_core.prompts import read_prompts
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from families import build
 
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.models import wan

@@ -12,7 +12,7 @@ from families import build
 from tiny import prepare
 from workspaces import configure
 
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from rcm_core.errors import InputError
 from rcm_core.models import sd3
 from rcm_core.sampling import Teacher

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infra.local import LocalContext
+from infra.executors.local import LocalContext
 from rcm_core.config import HealthSection
 from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.models import wan

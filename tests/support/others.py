@@ -16,8 +16,8 @@ from PIL import Image
 from tiny import tiny_values
 from workspaces import change
 
-from infra.local import LocalExecutor
-from infra.pictures import save_video
+from infra.commands.save_samples import save_video
+from infra.executors.local import LocalExecutor
 from rcm_core.params import load_params
 from rcm_core.stages import prompts, teacher
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from infra.local import LocalContext, _process_group
+from infra.executors.local import LocalContext, _process_group
 from rcm_core.params import load_params
 from rcm_core.training import distill
 from rcm_core.training.checkpoint import full_tensors

@@ -25,7 +25,7 @@ from ranks import distil_on
 from safetensors.torch import load_file
 from workspaces import PATIENCE, command, configure, environment, launch, wait_for
 
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from infra.ray.cluster import shared_cluster
 from rcm_core.stages import train
 from rcm_core.storage import sha256, sha256_folder

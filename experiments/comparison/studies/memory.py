@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from experiments.comparison.measurements import machine, peak_resident, reset_peak, resident
 from experiments.comparison.workspaces import ROOT
-from infra.local import LocalContext
+from infra.executors.local import LocalContext
 from rcm_core.denoiser import Denoiser
 from rcm_core.mini import build_network
 from rcm_core.models import wan

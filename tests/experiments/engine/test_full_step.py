@@ -7,7 +7,7 @@ import torch
 from tiny import ROOT
 
 from experiments.engine.full_step import OVERRIDES, TEACHER, main, measured, small
-from infra.plan import planned
+from infra.commands.plan import planned
 from rcm_core.plan.model import model_of
 
 # diffusers returns a view; nothing changes it in place

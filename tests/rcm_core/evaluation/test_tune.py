@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from workspaces import configure
 
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from rcm_core.errors import InputError
 from rcm_core.evaluation.statistics import Estimate
 from rcm_core.evaluation.tune import FIRST, candidates, judged, tune

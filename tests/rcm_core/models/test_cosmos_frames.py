@@ -11,10 +11,10 @@ from torch import Tensor
 from workspaces import configure
 
 from infra import cli
-from infra.local import LocalExecutor
+from infra.commands.families import family_of
+from infra.executors.local import LocalExecutor
 from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.errors import InputError
-from rcm_core.registry import family_of
 from rcm_core.stages import teacher
 
 

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from infra import cli
+from infra.commands.families import family_of
 from rcm_core.models import cosmos, wan
-from rcm_core.registry import family_of
 
 # diffusers' name -> the original file's, part by part, as the releases spell them
 WAN = {

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from tiny import ROOT, prepare, run_all
 
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from rcm_core.registry import find
 
 MEASURES = ["subject_consistency", "motion_smoothness", "dynamic_degree", "motion_following"]

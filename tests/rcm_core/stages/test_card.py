@@ -17,7 +17,7 @@ from tiny import tiny_values
 from typer.testing import CliRunner
 
 from infra.cli import app
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from rcm_core.config import Params
 from rcm_core.schemas import ROWS
 from rcm_core.section import check

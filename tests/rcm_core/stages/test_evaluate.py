@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from workspaces import configure
 
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from rcm_core.errors import InputError
 from rcm_core.stages import evaluate, report
 from rcm_core.storage import sha256, sha256_folder

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tiny import ROOT
 from workspaces import accept_teacher, configure
 
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from rcm_core import captioned, imported
 from rcm_core.errors import InputError
 from rcm_core.sampling import Teacher, codec_of, conditions

@@ -14,7 +14,7 @@ from tiny import run_all, tiny_values
 from tiny_clip import COLOURS, build_clip
 from workspaces import change
 
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from rcm_core.errors import InputError
 from rcm_core.params import load_params
 from rcm_core.sampling import sample_pipeline

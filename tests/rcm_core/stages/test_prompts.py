@@ -12,7 +12,7 @@ import yaml
 from tiny import prepare
 from workspaces import configure, environment, launch
 
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from rcm_core.data import digits
 from rcm_core.errors import InputError
 from rcm_core.stages import prompts

@@ -15,7 +15,7 @@ from dvc.repo import Repo
 from object_store import BUCKET, authorise, object_store
 from workspaces import configure
 
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from rcm_core.errors import InputError
 from rcm_core.evaluation.card import settings_table
 from rcm_core.links import SMALL

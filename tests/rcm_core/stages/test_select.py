@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from workspaces import configure
 
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from rcm_core.errors import InputError
 from rcm_core.evaluation.select import Candidate
 from rcm_core.stages import select

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny import prepare
 from workspaces import configure
 
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from rcm_core.errors import InputError
 from rcm_core.stages import teacher
 from rcm_core.storage import filesystem, read_json, sha256_folder

@@ -15,9 +15,9 @@ import yaml
 from tiny import ROOT
 from workspaces import accept_teacher, configure, environment, launch
 
-from infra import local
-from infra.local import LocalContext, LocalExecutor
-from infra.summary import early_stop
+from infra.commands.summary import early_stop
+from infra.executors import local
+from infra.executors.local import LocalContext, LocalExecutor
 from rcm_core.demands import refuse_impossible, refuse_split
 from rcm_core.errors import InputError
 from rcm_core.models import sana, wan

@@ -14,7 +14,7 @@ from object_store import BUCKET, Refusing, authorise, object_store
 from safetensors.torch import load_file, save_file
 from workspaces import accept_teacher, configure
 
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from rcm_core.config import Params
 from rcm_core.errors import InputError
 from rcm_core.sampling import Job, Teacher, guided

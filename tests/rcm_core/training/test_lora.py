@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from workspaces import configure
 
-from infra.local import LocalExecutor
+from infra.commands.families import family_of
+from infra.executors.local import LocalExecutor
 from rcm_core.bars import without_bars
 from rcm_core.config import LoraSection
 from rcm_core.denoiser import load_denoiser
@@ -25,7 +26,7 @@ from rcm_core.errors import InputError
 from rcm_core.jvp import flash_jvp, jvp
 from rcm_core.jvp.exactly import Exactly
 from rcm_core.params import load_params
-from rcm_core.registry import family_of, find
+from rcm_core.registry import find
 from rcm_core.sampling import network_of
 from rcm_core.stages import evaluate, publish, select, train
 from rcm_core.training.lora import Adapted, Shared, load_shared

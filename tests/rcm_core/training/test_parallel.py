@@ -14,10 +14,10 @@ from families import build
 from processes import on_ranks
 from torch import Tensor
 
+from infra.commands.families import family_of
 from rcm_core.config import ParallelSection
 from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.protocols import Batch
-from rcm_core.registry import family_of
 from rcm_core.rng import generator
 from rcm_core.training.checkpoint import full_tensors
 from rcm_core.training.parallel import PLAIN, Spread, checkpoint_blocks

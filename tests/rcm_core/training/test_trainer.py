@@ -15,7 +15,7 @@ from loops import SETTINGS, Pull, equal, healthy, trainer, weights
 from torch import Tensor
 from workspaces import wait_for
 
-from infra.local import LocalContext
+from infra.executors.local import LocalContext
 from rcm_core.errors import InputError
 from rcm_core.params import load_params
 from rcm_core.protocols import Follow

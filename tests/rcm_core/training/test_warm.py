@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from workspaces import configure
 
-from infra import local
-from infra.local import LocalContext, LocalExecutor
+from infra.executors import local
+from infra.executors.local import LocalContext, LocalExecutor
 from rcm_core.errors import InputError
 from rcm_core.models import wan
 from rcm_core.stages import train

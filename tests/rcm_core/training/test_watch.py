@@ -10,7 +10,7 @@ import pytest
 import torch.distributed as dist
 from loops import QUIET, Brighten, Pull, equal, healthy, probe, trainer, weights
 
-from infra.local import LocalContext
+from infra.executors.local import LocalContext
 from rcm_core.errors import InputError
 from rcm_core.health import FEWEST, PERSISTENT
 from rcm_core.training.trainer import Trainer

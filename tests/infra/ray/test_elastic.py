@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 from safetensors.torch import load_file
 from workspaces import configure, wait_for
 
-from infra.local import LocalExecutor
+from infra.executors.local import LocalExecutor
 from infra.ray import executor as ray_executor
 from infra.ray.environment import prepare
 from infra.ray.executor import RayExecutor
@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
 ]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MACHINE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 SETTINGS = {
     "train.iterations": 30,

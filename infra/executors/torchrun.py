@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from rcm_kernels.plain import fastest_attention
 
-from infra.local import LocalContext, LocalExecutor, backend, numbers_of, on_threads
-from infra.notice import notice
+from infra.executors.local import LocalContext, LocalExecutor, backend, numbers_of, on_threads
+from infra.executors.preemption import notice
 from infra.state import held
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from infra.reference import reference_hash
+from flows.teacher_hash import reference_hash
 from rcm_core.errors import InputError
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from types import ModuleType, UnionType
 
 from rcm_core.errors import InputError, named_line
+from rcm_core.layout import read_part
 from rcm_core.protocols import Family, Tokens
-from rcm_core.registry import family_of
+from rcm_core.registry import available, find
 
 
 def family_at(place: Path, pipeline: Path | None) -> tuple[Family, Path]:
@@ -57,3 +58,14 @@ def _refuse_types(place: Path, module: ModuleType) -> None:
         raise InputError(
             f"{place} has {name} = {value!r}, expected {expected}; rcm_core.protocols.Family says what each is"
         )
+
+
+def family_of(folder: Path) -> ModuleType:
+    """The family whose network lies in ``folder/transformer``; InputError if none of ours does."""
+    name = read_part(folder, "transformer/config.json").get("_class_name")
+    families = [find("models", family) for family in available("models")]
+    ours = [family for family in families if family.network_class == name]
+    if not ours:
+        known = ", ".join(family.network_class for family in families)
+        raise InputError(f"{folder} holds a {name}; the families here have {known}: give one of those")
+    return ours[0]

@@ -15,9 +15,9 @@ from faulty_proxy import Fault, faulty_proxy
 from object_store import BUCKET, CREDENTIALS, authorise, object_store
 from workspaces import wait_for
 
-from infra.lifeline import CLUSTER, Lifeline
 from infra.ray.cluster import shared_cluster
 from infra.ray.executor import RayExecutor
+from infra.ray.lifeline import CLUSTER, Lifeline
 from rcm_core.errors import InputError, OutageError
 from rcm_core.storage import filesystem
 
@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.*"),
 ]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

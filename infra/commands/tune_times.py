@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from infra.commands.summary import cell
+from infra.commands.tables import print_table
 from infra.launch import LazyExecutor
 from infra.state import held, state_home
-from infra.summary import cell
-from infra.tables import print_table
 from rcm_core.evaluation.tune import Angles, Round, Tuning, tune
 from rcm_core.params import load_params
 from rcm_core.storage import write_json

@@ -17,7 +17,7 @@ from presets import preset
 from tiny import ROOT, tiny_values
 
 from infra.cli import app
-from infra.plan import plan, planned, progress, run_in_processes
+from infra.commands.plan import plan, planned, progress, run_in_processes
 from rcm_core.config import Params
 from rcm_core.errors import InputError
 from rcm_core.plan.choose import SHARE, attempts, choose

@@ -8,8 +8,8 @@ import re
 import pytest
 from projects import REPOSITORY
 
-from infra.summary import metric_table
-from infra.tables import print_findings, print_table
+from infra.commands.summary import metric_table
+from infra.commands.tables import print_findings, print_table
 
 METRICS = json.loads((REPOSITORY / "docs/results/mini.json").read_text())["metrics"]
 HEADS, ROWS = metric_table(METRICS)

@@ -20,7 +20,7 @@ import pytest
 from projects import REPOSITORY as ROOT
 from workspaces import PATIENCE
 
-from infra.doctor import examine
+from infra.commands.doctor import examine
 from infra.prefect.api import Api
 from infra.prefect.server import POOL, Local
 from infra.prefect.settle import CONTINUED, DEPLOYMENT, SILENT_SECONDS, Settler

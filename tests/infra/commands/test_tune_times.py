@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from infra.commands.tune_times import sentence, tune_times, written
 from infra.params import compose
-from infra.tune import sentence, tune_times, written
 from rcm_core.evaluation.statistics import Estimate
 from rcm_core.evaluation.tune import judged
 from rcm_core.samplers.few_step import Sampler
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PURE = (math.pi / 2,)
 OTHER = (1.5,)
 

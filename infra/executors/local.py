@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from rcm_kernels.plain import fastest_attention
 
-from infra.notice import LEFT, notice
+from infra.executors.preemption import LEFT, notice
 from infra.state import held, state_root
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError

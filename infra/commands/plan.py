@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from infra.commands.tables import print_table
 from infra.params import composed
 from infra.state import state_home
-from infra.tables import print_table
 from rcm_core.config import Params
 from rcm_core.errors import InputError
 from rcm_core.plan.choose import SHARE, Choice, Search, attempts, choose, workers_needed

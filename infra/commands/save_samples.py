@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from infra.outputs import MARK, replaced_samples
+from infra.commands.outputs import MARK, replaced_samples
 from rcm_core.errors import InputError
 from rcm_core.storage import atomic
 

@@ -14,10 +14,10 @@ import psutil
 import pytest
 from workspaces import PATIENCE
 
-from infra.lifeline import CLUSTER, Lifeline
 from infra.ray.cluster import shared_cluster
+from infra.ray.lifeline import CLUSTER, Lifeline
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 RUN = """
 import os, subprocess, sys
@@ -25,7 +25,7 @@ from pathlib import Path
 from infra.ray.cluster import shared_cluster
 
 with shared_cluster(Path.cwd(), os.environ) as cluster:
-    stage = "import infra.lifeline as l, signal; line = l.connect(); print('up', flush=True); signal.pause()"
+    stage = "import infra.ray.lifeline as l, signal; line = l.connect(); print('up', flush=True); signal.pause()"
     # DVC puts a shell between the run and the stage
     command = f'{sys.executable} -c "{stage}"'
     process = subprocess.Popen(command, shell=True, env=os.environ | cluster, start_new_session=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from infra.tables import print_table
+from infra.commands.tables import print_table
 from rcm_core.schemas import HealthFacts, ShownMetrics, read
 from rcm_core.verdict import of_state, sentence
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from infra.local import LocalExecutor, on_threads
+from infra.executors.local import LocalExecutor, on_threads
 from infra.state import held
 from rcm_core.errors import InputError
 from rcm_core.protocols import TrainContext

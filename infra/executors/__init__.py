@@ -1,0 +1,1 @@
+"""Executors without a cluster: in this process, or over ranks that torchrun started."""

@@ -39,7 +39,7 @@ from infra.prefect.pace import STAGES
 from infra.prefect.settle import DEPLOYMENT
 from infra.state import state_home
 from infra.workspace import worktrees
-from rcm_core.storage import read_json
+from rcm_core.storage.files import read_json
 
 NAME = "power_cut"
 OVERRIDES = [*TINY, "train.iterations=60", "train.candidate_every=30"]

@@ -23,7 +23,7 @@ from rcm_core.data.scenes import meanings
 from rcm_core.mini import build_text_encoder, build_tokenizer
 from rcm_core.prompts import read_prompts
 from rcm_core.reading import teach
-from rcm_core.storage import write_json
+from rcm_core.storage.files import write_json
 
 ROOT = Path(__file__).parents[1]
 PROMPTS = ROOT / "data/prompts/scenes"

@@ -14,7 +14,7 @@ from prefect.artifacts import (
 )
 
 from infra.commands.summary import METRICS, early_stop, metric_table
-from rcm_core.schemas import ShownMetrics, read
+from rcm_core.storage.schemas import ShownMetrics, read
 
 SAMPLES = Path("runs/evaluate/samples")
 PROMPTS_SHOWN = 6

@@ -6,8 +6,9 @@ import hashlib
 from pathlib import Path
 
 from rcm_core.errors import InputError
-from rcm_core.pipeline_files import objects, refuse_changed, require_index, signatures
-from rcm_core.storage import filesystem, sha256_folder, unbroken
+from rcm_core.storage.files import sha256_folder
+from rcm_core.storage.pipeline_files import objects, refuse_changed, require_index, signatures
+from rcm_core.storage.s3 import filesystem, unbroken
 
 
 def reference_hash(uri: str, endpoint: str | None) -> str:

@@ -13,8 +13,8 @@ from typing import Any
 
 from rcm_core.closure import code_hashes, source_of
 from rcm_core.errors import InputError, exit_for_bad_input
-from rcm_core.formats import read_yaml
-from rcm_core.storage import json_text, write_json
+from rcm_core.storage.files import json_text, write_json
+from rcm_core.storage.formats import read_yaml
 
 CHOICES = {"methods": "method.name", "models": "teacher.family", "data": "teacher.data"}
 """Registry folders, and the key of params.yaml that chooses in each."""

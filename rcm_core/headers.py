@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from rcm_core.errors import InputError
-from rcm_core.formats import read_object
+from rcm_core.storage.formats import read_object
 
 NETWORK, ENCODER = "diffusion_pytorch_model", "model"
 """Names of weight files without their endings: of diffusers' modules, and of transformers' ones."""

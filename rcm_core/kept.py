@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from rcm_core.pipeline_files import signatures
+from rcm_core.storage.pipeline_files import signatures
 
 Loaded = TypeVar("Loaded")
 

@@ -16,7 +16,6 @@ from rcm_core.demands import (
     refuse_split,
 )
 from rcm_core.errors import InputError
-from rcm_core.formats import read_yaml
 from rcm_core.param_checks import refuse_contradictions, refuse_oversized
 from rcm_core.protocols import Demands
 from rcm_core.registry import available, find
@@ -24,6 +23,7 @@ from rcm_core.samplers.few_step import Sampler
 from rcm_core.samplers.ode import grid_flaw
 from rcm_core.section import Section, check
 from rcm_core.sharing import samples_per_rank, worlds
+from rcm_core.storage.formats import read_yaml
 
 
 def load_params(path: Path) -> Params:

@@ -35,7 +35,7 @@ from rcm_core.layout import (
     refuse_config,
     vae_name,
 )
-from rcm_core.pipeline_files import pipeline_files
+from rcm_core.storage.pipeline_files import pipeline_files
 
 OPTIONAL = ("transformer_2", "image_encoder", "image_processor", "feature_extractor", "safety_checker")
 """Parts that model_index.json may name without them, as [null, null]."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rcm_core.errors import InputError
-from rcm_core.formats import parse_json_lines, parse_parquet, text_lines
+from rcm_core.storage.formats import parse_json_lines, parse_parquet, text_lines
 
 if TYPE_CHECKING:
     import pandas as pd

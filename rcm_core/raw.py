@@ -21,8 +21,8 @@ from torch import Tensor
 from rcm_core.bars import without_bars
 from rcm_core.errors import InputError
 from rcm_core.layout import Layout, meta_network, network_config
-from rcm_core.pipeline_files import pipeline_files
-from rcm_core.storage import atomic_folder, require_space
+from rcm_core.storage.files import atomic_folder, require_space
+from rcm_core.storage.pipeline_files import pipeline_files
 
 WRAPPERS = ("state_dict", "model", "generator")
 """Under which some writers put the tensors."""

@@ -19,7 +19,7 @@ from rcm_core.closure import code_hash
 from rcm_core.config import Params
 from rcm_core.errors import InputError
 from rcm_core.section import Section
-from rcm_core.storage import json_text, sha256, sha256_folder, write_json
+from rcm_core.storage.files import json_text, sha256, sha256_folder, write_json
 
 PACKAGES = (
     "torch",
@@ -136,7 +136,7 @@ def live_state(root: Path, stage: str, key: str) -> Path:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what ``storage.atomic`` and ``atomic_folder`` had not renamed yet; the caller alone writes there."""
+    """Removes what ``files.atomic`` and ``atomic_folder`` had not renamed yet; the caller alone writes there."""
     for path in folder.glob(".*"):
         if path.is_dir():
             shutil.rmtree(path)

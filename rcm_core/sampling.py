@@ -22,8 +22,8 @@ from rcm_core.registry import find
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import Sampler, sample_student
 from rcm_core.samplers.ode import Grid, Solver, sample_teacher
-from rcm_core.schemas import StudentFacts, read, read_teacher
-from rcm_core.storage import read_json
+from rcm_core.storage.files import read_json
+from rcm_core.storage.schemas import StudentFacts, read, read_teacher
 from rcm_core.teacher_folder import pipeline_of
 from rcm_core.text_cache import encoded, texts_of
 from rcm_core.trigflow import NOISE_ANGLE

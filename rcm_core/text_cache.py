@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rcm_core.closure import code_hash
-from rcm_core.pipeline_files import pipeline_files
 from rcm_core.protocols import Condition
-from rcm_core.storage import atomic
+from rcm_core.storage.files import atomic
+from rcm_core.storage.pipeline_files import pipeline_files
 
 LARGE = 2**26
 """Bytes from which on a text encoder is slower to load than its results."""

@@ -18,9 +18,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from rcm_core.errors import InputError
-from rcm_core.formats import parse_parquet, read_tensors
-from rcm_core.schemas import ShardFacts, StoreFacts, fit, read
-from rcm_core.storage import atomic, filesystem, sha256, unbroken, write_json
+from rcm_core.storage.files import atomic, sha256, write_json
+from rcm_core.storage.formats import parse_parquet, read_tensors
+from rcm_core.storage.s3 import filesystem, unbroken
+from rcm_core.storage.schemas import ShardFacts, StoreFacts, fit, read
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from rcm_core.formats import read_text
-from rcm_core.schemas import Usage, fit
-from rcm_core.storage import write_json
+from rcm_core.storage.files import write_json
+from rcm_core.storage.formats import read_text
+from rcm_core.storage.schemas import Usage, fit
 
 
 def write_usage(state: Path, rank: int, device: torch.device) -> None:

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rcm_core.storage import atomic_folder, write_json
+from rcm_core.storage.files import atomic_folder, write_json
 
 LORA = "pytorch_lora_weights.safetensors"
 """As diffusers' ``load_lora_weights`` looks for it."""

@@ -21,7 +21,7 @@ from infra.executors.local import LocalExecutor
 from rcm_core.config import Params
 from rcm_core.params import load_params
 from rcm_core.protocols import TrainContext
-from rcm_core.storage import read_json, write_json
+from rcm_core.storage.files import read_json, write_json
 from rcm_core.training import distill
 from rcm_core.training.trainer import Trainer
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rcm_core.storage import atomic
+from rcm_core.storage.files import atomic
 
 COLUMNS = 10
 SIDE = 32

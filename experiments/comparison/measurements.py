@@ -19,7 +19,7 @@ from rcm_core.denoiser import Denoiser
 from rcm_core.plan.calls import kind_of
 from rcm_core.protocols import TrainContext
 from rcm_core.record import version
-from rcm_core.storage import write_json
+from rcm_core.storage.files import write_json
 from rcm_core.training.trainer import Trainer
 
 PLACE = "measured.json"

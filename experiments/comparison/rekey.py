@@ -35,7 +35,7 @@ from experiments.comparison.workspaces import (
 )
 from rcm_core.config import Params
 from rcm_core.errors import exit_for_bad_input
-from rcm_core.storage import write_json
+from rcm_core.storage.files import write_json
 from rcm_core.training.distill import build_method
 
 DIFFERENT = 1

@@ -20,7 +20,7 @@ from experiments.comparison.workspaces import FORMAT, OWN, code_of, digest, ensu
 from rcm_core.config import Params
 from rcm_core.errors import InputError
 from rcm_core.params import load_params
-from rcm_core.storage import json_text, read_json, write_json
+from rcm_core.storage.files import json_text, read_json, write_json
 from rcm_core.training.distill import build_method
 
 BAD_INPUT = 2

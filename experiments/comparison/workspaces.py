@@ -21,7 +21,7 @@ from rcm_core.closure import code_hash
 from rcm_core.config import Params
 from rcm_core.protocols import Executor
 from rcm_core.record import choices_of, hash_inputs
-from rcm_core.storage import atomic, read_json, write_json
+from rcm_core.storage.files import atomic, read_json, write_json
 
 ROOT = Path(__file__).parents[2]
 SHARED = ("teacher", "prompts", "trajectories")

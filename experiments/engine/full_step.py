@@ -40,7 +40,7 @@ from rcm_core.plan.calls import Kind, kind_of, kinds
 from rcm_core.plan.estimate import estimate
 from rcm_core.plan.model import Model, model_of
 from rcm_core.plan.rehearsal import held_by
-from rcm_core.storage import write_json
+from rcm_core.storage.files import write_json
 from rcm_core.training.distill import build_method
 
 TEACHER = "wan-1.3b"

@@ -23,7 +23,7 @@ from experiments.engine.small import ROOT, WORKERS, spec_of, workspace, write_re
 from infra.executors.torchrun import TorchrunExecutor, started
 from infra.ray.executor import RayExecutor
 from rcm_core.protocols import TrainContext
-from rcm_core.storage import write_json
+from rcm_core.storage.files import write_json
 from rcm_core.training import distill
 
 ITERATIONS, WARM, BATCH = 30, 6, 32

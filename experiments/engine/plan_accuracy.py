@@ -37,7 +37,7 @@ from rcm_core.plan.calls import kinds
 from rcm_core.plan.estimate import estimate
 from rcm_core.plan.model import model_of
 from rcm_core.section import check
-from rcm_core.storage import write_json
+from rcm_core.storage.files import write_json
 from rcm_core.training.distill import build_method
 
 ALLOWED = 0.15

@@ -22,7 +22,7 @@ import torch.multiprocessing as processes
 from rcm_core.config import MiniTraining
 from rcm_core.mini import save_pipeline
 from rcm_core.models import wan
-from rcm_core.storage import json_text, write_json
+from rcm_core.storage.files import json_text, write_json
 from rcm_core.training.parallel import PLAIN, Spread
 
 WORLD = 2

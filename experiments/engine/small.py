@@ -12,7 +12,7 @@ from infra.params import compose
 from infra.state import state_home
 from rcm_core.record import version
 from rcm_core.stages import prompts, teacher, trajectories
-from rcm_core.storage import write_json
+from rcm_core.storage.files import write_json
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs/results"

@@ -25,7 +25,7 @@ import yaml
 
 from rcm_core.config import MiniTraining
 from rcm_core.prompts import read_prompts
-from rcm_core.storage import json_text, write_json
+from rcm_core.storage.files import json_text, write_json
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("teacher", "prompts", "trajectories", "train", "select", "evaluate", "report", "publish")

@@ -29,7 +29,7 @@ from experiments.operations.s3 import S3
 from experiments.operations.served import SERVED
 from experiments.operations.tiny import TINY
 from experiments.operations.users import USERS
-from rcm_core.storage import sha256_folder
+from rcm_core.storage.files import sha256_folder
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "docs/results/operations.json"

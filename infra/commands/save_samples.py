@@ -14,7 +14,7 @@ from torch import Tensor
 
 from infra.commands.outputs import MARK, replaced_samples
 from rcm_core.errors import InputError
-from rcm_core.storage import atomic
+from rcm_core.storage.files import atomic
 
 TILE = 256
 FRAME_MS = 150

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from infra.commands.tables import print_table
-from rcm_core.schemas import HealthFacts, ShownMetrics, read
+from rcm_core.storage.schemas import HealthFacts, ShownMetrics, read
 from rcm_core.verdict import of_state, sentence
 
 METRICS = Path("runs/evaluate/metrics.json")

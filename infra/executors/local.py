@@ -18,8 +18,8 @@ from infra.executors.preemption import LEFT, notice
 from infra.state import held, state_root
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
-from rcm_core.links import place_file
 from rcm_core.protocols import Item, Result, TrainContext
+from rcm_core.storage.links import place_file
 
 KEPT = 2
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from infra.params import composed, teacher_overrides
 from rcm_core.errors import InputError
-from rcm_core.storage import read_json
+from rcm_core.storage.files import read_json
 
 STAGES = ("teacher", "prompts", "trajectories", "train", "select", "evaluate", "report", "publish")
 MEASURED = Path("docs/results/mini.json")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from rcm_core.storage import write_json
+from rcm_core.storage.files import write_json
 
 GRACE_SECONDS = 15
 FLOW_RUN = "PREFECT__FLOW_RUN_ID"

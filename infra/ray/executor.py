@@ -17,7 +17,8 @@ from infra.state import held, state_root
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.protocols import Item, Result, TrainContext
-from rcm_core.storage import storage_errors, unbroken
+from rcm_core.storage.files import storage_errors
+from rcm_core.storage.s3 import unbroken
 
 LOST_WORKERS = 3
 KEPT = 2

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from rcm_core.storage import filesystem, storage_errors
+from rcm_core.storage.files import storage_errors
+from rcm_core.storage.s3 import filesystem
 
 if TYPE_CHECKING:
     from ray.train import Checkpoint

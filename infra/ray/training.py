@@ -19,7 +19,7 @@ from rcm_kernels.plain import fastest_attention
 from infra.executors.preemption import listen
 from infra.ray.storage import Place
 from rcm_core.errors import InputError
-from rcm_core.storage import unbroken
+from rcm_core.storage.s3 import unbroken
 
 TOLD = threading.Event()
 """Set when this worker's process was given SIGTERM."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rcm_core.errors import InputError
 from rcm_core.evaluation.judge import one_thread
 from rcm_core.scenes.request import NAMES
-from rcm_core.storage import sha256
+from rcm_core.storage.files import sha256
 
 PLACE = "data/scenes/detector.safetensors"
 DIGEST = "017ac4916838f17b5b1450a6c726d0c3c8df34060fb142b9d994d5ce8d8ba0d2"

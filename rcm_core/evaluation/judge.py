@@ -13,9 +13,9 @@ from torch import Tensor
 
 from rcm_core.config import JudgeSection
 from rcm_core.errors import InputError
-from rcm_core.fetch import folder_of
 from rcm_core.registry import find
-from rcm_core.storage import sha256_folder
+from rcm_core.storage.fetch import folder_of
+from rcm_core.storage.files import sha256_folder
 
 
 class Judge(Protocol):

@@ -20,7 +20,7 @@ from rcm_core.protocols import Executor
 from rcm_core.record import hash_inputs
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.sampling import Job
-from rcm_core.schemas import read_selection
+from rcm_core.storage.schemas import read_selection
 from rcm_core.trigflow import NOISE_ANGLE
 
 Angles = tuple[float, ...]

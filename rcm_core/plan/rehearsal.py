@@ -30,7 +30,7 @@ from rcm_core.plan.ledger import Ledger, Phase, kept
 from rcm_core.plan.model import Model
 from rcm_core.plan.pretend import FirstRank, fused_attention, world_of
 from rcm_core.protocols import Batch, Demands, Examples, Method, Nets, Recorded, Update
-from rcm_core.storage import write_json
+from rcm_core.storage.files import write_json
 from rcm_core.training.distill import FrozenTeacher, build_method, extras_of, roles_of, settings_of
 from rcm_core.training.lora import Adapted, Shared
 from rcm_core.training.parallel import Spread, reshard

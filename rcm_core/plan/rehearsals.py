@@ -23,7 +23,7 @@ from rcm_core.plan.model import Model
 from rcm_core.plan.rehearsal import PARTS, Rehearsal, Take, rehearse
 from rcm_core.record import choices_of
 from rcm_core.registry import find
-from rcm_core.storage import atomic
+from rcm_core.storage.files import atomic
 
 LIBRARIES = ("torch", "diffusers")
 

@@ -10,7 +10,7 @@ from rcm_core.prompts import FEWEST, SPLITS, read_prompts, refuse_overlap
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.registry import find
-from rcm_core.storage import atomic, write_json
+from rcm_core.storage.files import atomic, write_json
 
 STAGE = "prompts"
 

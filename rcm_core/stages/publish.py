@@ -12,27 +12,26 @@ from rcm_core.config import Params
 from rcm_core.evaluation.card import ABSENT, model_card
 from rcm_core.latents import pixel_shape
 from rcm_core.layout import read_part
-from rcm_core.links import place_file, shares
 from rcm_core.loaded_files import loaded_files
-from rcm_core.pipeline_files import pipeline_files
 from rcm_core.protocols import Executor, Family
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.registry import find
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.sampling import Teacher, codec_of, read_sampler
-from rcm_core.schemas import Quality, read, read_selection, read_teacher
-from rcm_core.storage import (
+from rcm_core.storage.files import (
     atomic_folder,
-    filesystem,
     read_json,
     require_space,
     require_target,
     sha256_files,
-    unbroken,
     write_json,
 )
+from rcm_core.storage.links import place_file, shares
+from rcm_core.storage.pipeline_files import pipeline_files
+from rcm_core.storage.s3 import filesystem, unbroken
+from rcm_core.storage.schemas import Quality, read, read_selection, read_teacher
+from rcm_core.storage.uploads import Earlier
 from rcm_core.teacher_folder import is_ours, verified_pipeline
-from rcm_core.uploads import Earlier
 from rcm_core.weights import LORA, Target, is_lora, loading, read_lora, write_network
 
 STAGE = "publish"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rcm_core.config import Params
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
-from rcm_core.schemas import read_selection
-from rcm_core.storage import atomic
+from rcm_core.storage.files import atomic
+from rcm_core.storage.schemas import read_selection
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,12 +6,9 @@ from pathlib import Path
 
 from rcm_core.config import Params
 from rcm_core.errors import InputError
-from rcm_core.formats import read_text
-from rcm_core.links import place_folder
 from rcm_core.protocols import Executor
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.sampling import Teacher
-from rcm_core.schemas import CurveState, HealthFacts, fit
 from rcm_core.sharing import worlds
 from rcm_core.sizes import (
     CHECKPOINTS,
@@ -21,7 +18,10 @@ from rcm_core.sizes import (
     shapes_of,
     trained_weights,
 )  # fmt: skip
-from rcm_core.storage import atomic, atomic_folder, require_space, write_json
+from rcm_core.storage.files import atomic, atomic_folder, require_space, write_json
+from rcm_core.storage.formats import read_text
+from rcm_core.storage.links import place_folder
+from rcm_core.storage.schemas import CurveState, HealthFacts, fit
 from rcm_core.teacher_folder import pipeline_of, verified_pipeline
 from rcm_core.training import warm
 from rcm_core.training.log import Curves

@@ -35,8 +35,9 @@ from rcm_core.sampling import (
     sample,
     split_jobs,
 )
-from rcm_core.schemas import read_teacher
-from rcm_core.storage import atomic, atomic_folder, require_space, require_target, unbroken
+from rcm_core.storage.files import atomic, atomic_folder, require_space, require_target
+from rcm_core.storage.s3 import unbroken
+from rcm_core.storage.schemas import read_teacher
 from rcm_core.teacher_folder import verified_pipeline
 from rcm_core.trajectory_store import (
     MANIFEST,

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from rcm_core.denoiser import Denoiser
-from rcm_core.storage import atomic_folder
+from rcm_core.storage.files import atomic_folder
 from rcm_core.training import checkpoint
 from rcm_core.training.ema import PowerEMA
 from rcm_core.training.lora import Adapted

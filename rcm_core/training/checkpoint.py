@@ -23,9 +23,9 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor
 
 from rcm_core.errors import InputError, one_line
-from rcm_core.formats import read_text
-from rcm_core.schemas import Progress, fit
-from rcm_core.storage import write_json
+from rcm_core.storage.files import write_json
+from rcm_core.storage.formats import read_text
+from rcm_core.storage.schemas import Progress, fit
 from rcm_core.training.ema import PowerEMA
 from rcm_core.weights import write_network as write_network
 

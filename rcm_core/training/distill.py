@@ -21,7 +21,7 @@ from rcm_core.rng import address
 from rcm_core.sampling import Teacher
 from rcm_core.section import check
 from rcm_core.sharing import parts_per_rank
-from rcm_core.storage import write_json
+from rcm_core.storage.files import write_json
 from rcm_core.training.lora import Adapted, Shared, load_shared
 from rcm_core.training.parallel import Spread
 from rcm_core.training.probe import Probe

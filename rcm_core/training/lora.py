@@ -23,7 +23,7 @@ from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.errors import InputError
 from rcm_core.protocols import Condition, Family
 from rcm_core.rng import address
-from rcm_core.storage import atomic
+from rcm_core.storage.files import atomic
 from rcm_core.weights import LORA
 
 PARTS = ("lora_A", "lora_B")

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from rcm_core.config import WarmStart
 from rcm_core.errors import InputError
-from rcm_core.fetch import folder_of
-from rcm_core.formats import read_text
 from rcm_core.layout import meta_network, read_part
 from rcm_core.protocols import Family
-from rcm_core.schemas import StudentFacts, fit
-from rcm_core.storage import sha256_folder
+from rcm_core.storage.fetch import folder_of
+from rcm_core.storage.files import sha256_folder
+from rcm_core.storage.formats import read_text
+from rcm_core.storage.schemas import StudentFacts, fit
 from rcm_core.variants import plain_view
 from rcm_core.weights import Target, loading
 

@@ -21,7 +21,7 @@ from rcm_core.record import PACKAGES, version
 from rcm_core.rng import address, generator
 from rcm_core.scans import scans
 from rcm_core.scenes.compose import JITTER, OBJECT, PALETTE, QUADRANT, SIZE
-from rcm_core.storage import sha256, write_json
+from rcm_core.storage.files import sha256, write_json
 
 BATCH, PEAK_LR, SMOOTHING = 64, 3e-3, 0.03
 MOST = 4

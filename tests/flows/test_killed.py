@@ -21,7 +21,7 @@ from workspaces import PATIENCE, change, configure, wait_for
 
 from infra.executors.local import LocalExecutor
 from rcm_core.stages import train
-from rcm_core.storage import sha256_folder
+from rcm_core.storage.files import sha256_folder
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 

@@ -11,7 +11,7 @@ from families import BUILDERS, build
 from rcm_core.errors import InputError
 from rcm_core.latents import pixel_shape
 from rcm_core.registry import find
-from rcm_core.storage import read_json, write_json
+from rcm_core.storage.files import read_json, write_json
 
 
 @pytest.mark.parametrize("family", sorted(BUILDERS))

@@ -14,8 +14,8 @@ import pytest
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
 from rcm_core.errors import InputError
-from rcm_core.formats import parse_json_lines
 from rcm_core.prompts import by_label, clean_text, cycle, load_split, read_prompts, refuse_overlap
+from rcm_core.storage.formats import parse_json_lines
 
 
 def test_lines_are_stripped_and_keep_their_order(tmp_path: Path) -> None:

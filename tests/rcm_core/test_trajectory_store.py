@@ -10,7 +10,7 @@ from object_store import BUCKET, authorise, object_store
 from torch import Tensor
 
 from rcm_core.errors import InputError
-from rcm_core.storage import sha256
+from rcm_core.storage.files import sha256
 from rcm_core.trajectory_store import (
     MANIFEST,
     Place,

@@ -15,7 +15,7 @@ import yaml
 
 from rcm_core.config import Params
 from rcm_core.params import load_params
-from rcm_core.storage import sha256_folder
+from rcm_core.storage.files import sha256_folder
 from rcm_core.teacher_folder import pipeline_of
 
 PATIENCE = 900

@@ -28,7 +28,7 @@ from workspaces import PATIENCE, command, configure, environment, launch, wait_f
 from infra.executors.local import LocalExecutor
 from infra.ray.cluster import shared_cluster
 from rcm_core.stages import train
-from rcm_core.storage import sha256, sha256_folder
+from rcm_core.storage.files import sha256, sha256_folder
 
 pytestmark = [
     pytest.mark.system,

@@ -27,7 +27,7 @@ from experiments.comparison.page.tables import (
 )
 from experiments.comparison.page.warm_verdict import PROMISED, kept, lengths
 from experiments.comparison.plan import PLANS
-from rcm_core.storage import atomic
+from rcm_core.storage.files import atomic
 
 INTRODUCTION = """# Results: the methods compared
 

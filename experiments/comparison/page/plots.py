@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.comparison.page.results import Group
-from rcm_core.storage import atomic
+from rcm_core.storage.files import atomic
 
 COLOURS = ("#c44e52", "#dd8452", "#4c72b0", "#55a868", "#8172b3")
 STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}

@@ -19,7 +19,7 @@ from experiments.comparison.plan import PLANS, UPDATES, Plan
 from experiments.comparison.run_case import unwind_when_told
 from experiments.comparison.runner import Runner, Start, alone, in_subprocess
 from experiments.comparison.workspaces import FORMAT, Home
-from rcm_core.storage import write_json
+from rcm_core.storage.files import write_json
 
 RUN = "rcm"
 

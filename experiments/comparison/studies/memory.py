@@ -37,7 +37,7 @@ from rcm_core.mini import build_network
 from rcm_core.models import wan
 from rcm_core.protocols import Batch
 from rcm_core.rng import generator
-from rcm_core.storage import write_json
+from rcm_core.storage.files import write_json
 from rcm_core.training.distill import FrozenTeacher, build_method
 from rcm_core.training.settings import LoopSettings
 from rcm_core.training.trainer import Trainer

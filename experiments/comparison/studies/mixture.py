@@ -31,7 +31,7 @@ from rcm_core.rng import generator
 from rcm_core.samplers.walks import random_schedule, recorded_walk
 from rcm_core.sampling import Job, conditions, decode, network_of
 from rcm_core.simulation import SimulationSection, simulated
-from rcm_core.storage import read_json, write_json
+from rcm_core.storage.files import read_json, write_json
 from rcm_core.terms import unit_noise
 from rcm_core.terms.distribution import generated
 from rcm_core.training.distill import build_method

@@ -8,8 +8,17 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from rcm_core.errors import InputError
-from rcm_core.formats import read_csv, read_tensors
-from rcm_core.schemas import HealthFacts, Metrics, Prompts, Record, Selection, TeacherFacts, TrainRecord, read
+from rcm_core.storage.formats import read_csv, read_tensors
+from rcm_core.storage.schemas import (
+    HealthFacts,
+    Metrics,
+    Prompts,
+    Record,
+    Selection,
+    TeacherFacts,
+    TrainRecord,
+    read,
+)
 
 STAGES = ("teacher", "prompts", "trajectories", "train", "select", "evaluate")
 Curve = list[tuple[float, float]]

@@ -19,7 +19,7 @@ from infra.ray.cluster import shared_cluster
 from infra.ray.executor import RayExecutor
 from infra.ray.lifeline import CLUSTER, Lifeline
 from rcm_core.errors import InputError, OutageError
-from rcm_core.storage import filesystem
+from rcm_core.storage.s3 import filesystem
 
 pytestmark = [
     pytest.mark.system,

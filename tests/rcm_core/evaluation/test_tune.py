@@ -15,7 +15,7 @@ from infra.executors.local import LocalExecutor
 from rcm_core.errors import InputError
 from rcm_core.evaluation.statistics import Estimate
 from rcm_core.evaluation.tune import FIRST, candidates, judged, tune
-from rcm_core.storage import sha256_folder
+from rcm_core.storage.files import sha256_folder
 
 
 def about(value: float, width: float = 0.1) -> Estimate:

@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 from infra.cli import app
 from infra.executors.local import LocalExecutor
 from rcm_core.config import Params
-from rcm_core.schemas import ROWS
 from rcm_core.section import check
 from rcm_core.stages import publish
-from rcm_core.storage import sha256_folder, write_json
+from rcm_core.storage.files import sha256_folder, write_json
+from rcm_core.storage.schemas import ROWS
 
 NUMBER = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 1}
 SIZES = {"wan": (1, 1, 4, 6), "sana": (4, 1, 16, 16), "cosmos": (4, 1, 4, 6)}

@@ -14,7 +14,7 @@ from workspaces import configure
 from infra.executors.local import LocalExecutor
 from rcm_core.errors import InputError
 from rcm_core.stages import evaluate, report
-from rcm_core.storage import sha256, sha256_folder
+from rcm_core.storage.files import sha256, sha256_folder
 
 
 def run(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from rcm_core import captioned, imported
 from rcm_core.errors import InputError
 from rcm_core.sampling import Teacher, codec_of, conditions
 from rcm_core.stages import train, trajectories
-from rcm_core.storage import sha256, sha256_folder
+from rcm_core.storage.files import sha256, sha256_folder
 from rcm_core.teacher_folder import pipeline_of
 from rcm_core.trajectory_store import Store, shard_name
 

@@ -16,7 +16,7 @@ from infra.executors.local import LocalExecutor
 from rcm_core.data import digits
 from rcm_core.errors import InputError
 from rcm_core.stages import prompts
-from rcm_core.storage import read_json
+from rcm_core.storage.files import read_json
 
 TRAIN = "data/prompts/digits/train.txt"
 TEST = "data/prompts/digits/test.txt"

@@ -15,7 +15,7 @@ from infra.executors.local import LocalExecutor
 from rcm_core.errors import InputError
 from rcm_core.evaluation.select import Candidate
 from rcm_core.stages import select
-from rcm_core.storage import sha256_folder
+from rcm_core.storage.files import sha256_folder
 
 
 def run(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from rcm_core.errors import InputError
 from rcm_core.models import sana, wan
 from rcm_core.protocols import Demands
 from rcm_core.stages import report, select, train
-from rcm_core.storage import sha256, sha256_folder
+from rcm_core.storage.files import sha256, sha256_folder
 
 
 def hashes(workspace: Path) -> list[str]:

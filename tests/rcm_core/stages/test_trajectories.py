@@ -19,7 +19,7 @@ from rcm_core.config import Params
 from rcm_core.errors import InputError
 from rcm_core.sampling import Job, Teacher, guided
 from rcm_core.stages import train, trajectories
-from rcm_core.storage import read_json, sha256, sha256_folder
+from rcm_core.storage.files import read_json, sha256, sha256_folder
 from rcm_core.trajectory_store import Place, Store, shard_name, write_shard
 
 OUTPUTS = ("shards", "manifest.parquet", "negative.safetensors", "store.json")

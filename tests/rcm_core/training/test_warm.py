@@ -20,7 +20,8 @@ from infra.executors.local import LocalContext, LocalExecutor
 from rcm_core.errors import InputError
 from rcm_core.models import wan
 from rcm_core.stages import train
-from rcm_core.storage import filesystem, sha256_folder
+from rcm_core.storage.files import sha256_folder
+from rcm_core.storage.s3 import filesystem
 from rcm_core.training import distill
 from rcm_core.training.warm import initial_weights
 

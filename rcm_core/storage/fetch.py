@@ -20,9 +20,12 @@ import fsspec
 from filelock import FileLock
 
 from rcm_core.errors import InputError
-from rcm_core.hashes import cache_root
-from rcm_core.pipeline_files import objects, refuse_changed
-from rcm_core.storage import failure, filesystem, require_space, storage_errors, unbroken
+from rcm_core.storage.files import atomic_folder, failure, require_space, storage_errors
+from rcm_core.storage.hashes import cache_root
+from rcm_core.storage.hashes import sha256 as sha256
+from rcm_core.storage.links import place_folder
+from rcm_core.storage.pipeline_files import objects, refuse_changed, signatures
+from rcm_core.storage.s3 import filesystem, unbroken
 
 RANGE = 32 * 2**20
 """Bytes of one request."""
@@ -190,3 +193,17 @@ def _sayer(url: str, total: int) -> Callable[[int], None]:
             print(f"{url}: {there / 1e9:.2f} of {total / 1e9:.2f} GB fetched", flush=True)
 
     return say
+
+
+def fetch_folder(url: str, endpoint: str | None, target: Path, otherwise: str) -> None:
+    """``target`` becomes a folder with the pipeline files of the folder or prefix ``url``, shared where disks can.
+
+    InputError(``otherwise``) if there is none; InputError if it changes meanwhile.
+    """
+    folder = fetch(url, endpoint, otherwise) if "://" in url else Path(url)
+    if not folder.is_dir():
+        raise InputError(otherwise)
+    before = signatures(folder)
+    with atomic_folder(target) as copy:
+        place_folder(folder, copy)
+        refuse_changed(before, signatures(folder), url)

@@ -15,16 +15,16 @@ import pytest
 from object_store import BUCKET, Refusing, authorise, object_store
 
 from rcm_core.errors import InputError
-from rcm_core.storage import (
+from rcm_core.storage.files import (
     atomic,
     atomic_folder,
-    filesystem,
     read_json,
     require_space,
     sha256,
     sha256_folder,
     write_json,
 )
+from rcm_core.storage.s3 import filesystem
 
 
 class HalfWay(Exception):  # noqa: N818 - says where, not what

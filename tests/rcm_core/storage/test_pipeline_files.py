@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from object_store import BUCKET, authorise, object_store
 
-from rcm_core import pipeline_files as own
 from rcm_core.errors import InputError
-from rcm_core.fetch import fetch
-from rcm_core.links import place_folder
-from rcm_core.pipeline_files import objects, pipeline_files, refuse_changed, require_index, signatures
-from rcm_core.storage import fetch_folder, filesystem, sha256_folder
+from rcm_core.storage import pipeline_files as own
+from rcm_core.storage.fetch import fetch, fetch_folder
+from rcm_core.storage.files import sha256_folder
+from rcm_core.storage.links import place_folder
+from rcm_core.storage.pipeline_files import objects, pipeline_files, refuse_changed, require_index, signatures
+from rcm_core.storage.s3 import filesystem
 
 NAMES = ["model_index.json", "vae/config.json", "vae.json"]
 

@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from rcm_core.pipeline_files import pipeline_files
+from rcm_core.storage.pipeline_files import pipeline_files
 
 SMALL = 2**20
 """Bytes up to which a file is copied: somebody may edit it in its new place."""

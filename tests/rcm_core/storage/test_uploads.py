@@ -9,9 +9,9 @@ import pytest
 from faulty_proxy import Fault, Proxy, faulty_proxy
 from object_store import BUCKET, authorise, object_store
 
-from rcm_core.links import SMALL
 from rcm_core.stages.publish import _copy
-from rcm_core.storage import filesystem
+from rcm_core.storage.links import SMALL
+from rcm_core.storage.s3 import filesystem
 
 LARGE = SMALL + 100
 SHARED = {"text_encoder/model.safetensors": b"e" * LARGE, "vae/model.safetensors": b"v" * (LARGE + 1)}

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rcm_core import hashes
-from rcm_core.hashes import LARGE, cache_root, kept_sha256, sha256
+from rcm_core.storage import hashes
+from rcm_core.storage.hashes import LARGE, cache_root, kept_sha256, sha256
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Atomic files and checksums, local or s3:// (fsspec); a half-written file is never seen under its name."""
+"""Atomic files and folders, JSON and checksums; a half-written file is never seen under its name."""
 
 from __future__ import annotations
 
@@ -14,23 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from safetensors import SafetensorError
 
-from rcm_core.errors import REMEDIES, InputError, OutageError, one_line
-from rcm_core.formats import parse_json, read_text
-from rcm_core.hashes import kept_sha256
-from rcm_core.hashes import sha256 as sha256
-from rcm_core.links import place_folder
-from rcm_core.pipeline_files import in_order, pipeline_files, refuse_changed, signatures
+from rcm_core.errors import REMEDIES, InputError, OutageError
+from rcm_core.storage.formats import parse_json, read_text
+from rcm_core.storage.hashes import kept_sha256
+from rcm_core.storage.hashes import sha256 as sha256
+from rcm_core.storage.pipeline_files import in_order, pipeline_files
 
-ATTEMPTS = 4
-"""Times that botocore (mode standard: exponential backoff) sends a request that fails or is answered with 5xx, 429."""
-READ_ATTEMPTS = 3
-"""Times that s3fs asks again for an answer whose body breaks off, which botocore does not see."""
 LASTING = {*REMEDIES, errno.EINVAL, errno.ENOSYS, errno.EMSGSIZE} - {errno.EIO}
 """Numbers of errors that the same request would meet again at any time."""
-CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
 
 
 def sha256_folder(folder: Path) -> str:
@@ -168,82 +161,3 @@ def failure(sentence: str, error: BaseException) -> InputError:
     lasting = isinstance(error, OSError) and error.errno in LASTING
     passing = isinstance(error, (OSError, NoConnection, *damaged, *S3_RETRYABLE_ERRORS))
     return OutageError(sentence) if passing and not lasting else InputError(sentence)
-
-
-@contextmanager
-def unbroken(place: str) -> Iterator[None]:
-    """Turn what a storage refuses in the block, after all retries, into InputError; a missing file stays what it is.
-
-    The InputError is an OutageError if the storage may answer later.
-    """
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except PermissionError as error:
-        raise InputError(
-            f"{place} refused access ({one_line(error)}); check the permissions, then run it again"
-        ) from error
-    except storage_errors() as error:
-        raise failure(
-            f"{place} failed ({one_line(error)}); when it answers and has space, run the command again to continue",
-            error,
-        ) from error
-
-
-def filesystem(url: str, endpoint: str | None) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The fsspec file system of ``url`` and the path in it, after one real request.
-
-    Credentials come from the environment (AWS_ACCESS_KEY_ID, ...). OutageError if it cannot be reached, InputError if
-    it refuses us.
-    """
-    scheme = url.split("://")[0] if "://" in url else None
-    if scheme not in (None, "s3"):
-        raise InputError(f"{url}: expected a folder or s3://bucket/prefix, got {scheme}://")
-    if scheme is None:
-        return fsspec.filesystem("file"), str(Path(url).absolute())
-    from botocore.exceptions import NoCredentialsError, PartialCredentialsError
-
-    system = fsspec.filesystem(
-        "s3",
-        endpoint_url=endpoint,
-        config_kwargs={
-            "connect_timeout": 5,
-            "read_timeout": 60,
-            "retries": {"mode": "standard", "total_max_attempts": ATTEMPTS},
-        },
-    )
-    system.retries = READ_ATTEMPTS
-    path = url.removeprefix("s3://").rstrip("/")
-    bucket = path.split("/")[0]
-    where = f"s3://{bucket} at {endpoint or 'the default endpoint'}"
-    try:
-        system.ls(bucket, refresh=True)
-    except PermissionError as error:
-        raise InputError(f"{where} refused the credentials ({error}); {CREDENTIALS}") from error
-    except (NoCredentialsError, PartialCredentialsError) as error:
-        raise InputError(f"{where} needs credentials and there are none; {CREDENTIALS}") from error
-    except FileNotFoundError as error:
-        raise InputError(f"bucket {where} does not exist; create it or name another") from error
-    except storage_errors() as error:
-        raise failure(
-            f"{where} cannot be reached ({one_line(error)}); check the endpoint, or wait until it answers",
-            error,
-        ) from error
-    return system, path
-
-
-def fetch_folder(url: str, endpoint: str | None, target: Path, otherwise: str) -> None:
-    """``target`` becomes a folder with the pipeline files of the folder or prefix ``url``, shared where disks can.
-
-    InputError(``otherwise``) if there is none; InputError if it changes meanwhile.
-    """
-    from rcm_core.fetch import fetch  # which stores what it fetches, so it imports this module
-
-    folder = fetch(url, endpoint, otherwise) if "://" in url else Path(url)
-    if not folder.is_dir():
-        raise InputError(otherwise)
-    before = signatures(folder)
-    with atomic_folder(target) as copy:
-        place_folder(folder, copy)
-        refuse_changed(before, signatures(folder), url)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rcm_core.links import SMALL, place_file, place_folder, shares
+from rcm_core.storage.links import SMALL, place_file, place_folder, shares
 
 
 def test_a_large_file_shares_its_bytes_and_survives_its_source(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_what_cannot_be_linked_is_copied_and_other_errors_are_raised(
 
 def shares_blocks(folder: Path) -> bool:
     """Whether the file system has reflinks, which come before hard links."""
-    from rcm_core.links import _reflink
+    from rcm_core.storage.links import _reflink
 
     (folder / "one").write_bytes(b"a")
     return _reflink(folder / "one", folder / "two")

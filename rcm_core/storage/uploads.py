@@ -8,8 +8,8 @@ from pathlib import Path
 
 import fsspec
 
-from rcm_core.hashes import kept_sha256
-from rcm_core.links import SMALL
+from rcm_core.storage.hashes import kept_sha256
+from rcm_core.storage.links import SMALL
 
 KEY = "sha256"
 """Of an object's metadata."""

@@ -1,0 +1,1 @@
+"""Files on disk and on S3: atomic writes, strict readers and schemas, hashes, links, transfers. No networks."""

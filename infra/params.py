@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rcm_core.config import Params
+from rcm_core.config.load import load_params
+from rcm_core.config.sections import Params
 from rcm_core.errors import InputError, exit_for_bad_input, nearest, one_line
-from rcm_core.params import load_params
 
 PLACE = "params.yaml"
 

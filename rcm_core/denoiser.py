@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from rcm_core.errors import InputError
 from rcm_core.extras import Embedding, LogVariance
-from rcm_core.protocols import Condition, Family, Parameterisation
+from rcm_core.protocols import EMBEDDED, Condition, Family, Parameterisation
 from rcm_core.weights import Target, loading
 
-EMBEDDED = ("guidance", "end")
 GUIDANCE_SCALE = 0.1
 """The guidance scale is embedded as a tenth of itself (SANA-Sprint, arXiv 2503.09641, section 3.2)."""
 NETWORK, EXTRAS = "network.", "extras."

@@ -9,8 +9,8 @@ from typing import Annotated
 import torch
 from pydantic import Field, model_validator
 
+from rcm_core.config.base import Section
 from rcm_core.protocols import Condition
-from rcm_core.section import Section
 
 Scale = Annotated[float, Field(ge=0)]
 

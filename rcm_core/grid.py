@@ -10,11 +10,11 @@ import torch
 from pydantic import ValidationInfo, field_validator
 from torch import Tensor
 
+from rcm_core.config.base import Section
+from rcm_core.config.types import Count, Positive
 from rcm_core.protocols import Batch, Nets
 from rcm_core.samplers.times import grid_angles
 from rcm_core.samplers.walks import teacher_steps
-from rcm_core.section import Section
-from rcm_core.setting_types import Count, Positive
 from rcm_core.terms import Term, unit_noise
 from rcm_core.terms.pairs import Pair, pair_term
 from rcm_core.trigflow import diffuse

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from rcm_core.config import HealthSection
+from rcm_core.config.sections import HealthSection
 from rcm_core.verdict import Reading, Verdict, judge, of_state
 
 LADDER = ("exact", "semi", "discrete")

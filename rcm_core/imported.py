@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rcm_core import captioned, tars
 from rcm_core.captioned import IMAGES, VIDEOS, Header, Wanted
-from rcm_core.config import SourceSection
+from rcm_core.config.sections import SourceSection
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.latents import pixel_shape

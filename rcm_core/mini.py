@@ -93,8 +93,8 @@ def save_pipeline(
 ) -> None:
     """Writes an untrained pixel-space Wan pipeline into ``folder`` (PixelSpace in the VAE's place).
 
-    ``settings`` is ``config.MiniTraining``; weights are a function of ``seed``. The text encoder stays random, or has
-    learned ``meanings`` of ``prompts`` (``settings.text_steps``).
+    ``settings`` is ``config.mini_teacher.MiniTraining``; weights are a function of ``seed``. The text encoder stays
+    random, or has learned ``meanings`` of ``prompts`` (``settings.text_steps``).
     """
     from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+EMBEDDED = ("guidance", "end")
+"""Extras of a student whose input is added to the time embedding."""
+
 Condition = Mapping[str, Tensor]
 """What a network is conditioned on, by name; every tensor has the batch as its first dimension."""
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from rcm_core.closure import code_hash
-from rcm_core.config import Params
+from rcm_core.config.base import Section
+from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
-from rcm_core.section import Section
 from rcm_core.storage.files import json_text, sha256, sha256_folder, write_json
 
 PACKAGES = (

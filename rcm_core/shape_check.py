@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rcm_core.demands import refuse_frames
 from rcm_core.errors import InputError, named_line
 from rcm_core.latents import pixel_shape
 from rcm_core.layout import FAILURES, meta_network, read_part
@@ -117,3 +116,13 @@ def _count_tokens(family: Family, network: nn.Module) -> list[int]:
         if type(module).__name__ in family.blocks:
             module.register_forward_pre_hook(look, with_kwargs=True)
     return counts
+
+
+def refuse_frames(family: Family, config: Mapping[str, Any], where: str) -> None:
+    """InputError if the network continues frames that are given: the stages give a teacher prompts alone."""
+    _, condition = family.example(config, 1, torch.Generator().manual_seed(0))
+    if "frames" in condition:
+        raise InputError(
+            f"the teacher at {where} is a video-to-world network, which continues given frames, but the stages give a"
+            " teacher prompts alone; take one that needs none (rcm check-model and rcm convert know both)"
+        )

@@ -10,6 +10,8 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
+from rcm_core.config.base import Section
+from rcm_core.config.types import Count, Positive
 from rcm_core.losses.denoising import ScoreError
 from rcm_core.samplers.few_step import Kind, exact_angle
 from rcm_core.samplers.times import (
@@ -20,8 +22,6 @@ from rcm_core.samplers.times import (
     shifted_between,
     simulation_angles,
 )
-from rcm_core.section import Section
-from rcm_core.setting_types import Count, Positive
 from rcm_core.trigflow import NOISE_ANGLE
 
 FlowTime = Annotated[float, Field(gt=0, lt=1)]

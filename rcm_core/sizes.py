@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from rcm_core.config import TrainSection
+from rcm_core.config.sections import TrainSection
 
 MOMENTS = {"adamw": 8.0, "adamw8bit": 2.03}
 """Bytes a weight of an optimiser's state."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from rcm_core.config import HealthSection
+from rcm_core.config.sections import HealthSection
 
 GAIN = 0.01
 """A score that is better by less than this share of the best is no improvement: near the end of a cosine schedule,

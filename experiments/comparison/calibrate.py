@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 from experiments.comparison.measurements import machine
 from infra.executors.local import LocalExecutor
-from rcm_core.config import Params
-from rcm_core.params import load_params
+from rcm_core.config.load import load_params
+from rcm_core.config.sections import Params
 from rcm_core.protocols import TrainContext
 from rcm_core.storage.files import read_json, write_json
 from rcm_core.training import distill

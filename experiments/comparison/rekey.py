@@ -33,7 +33,7 @@ from experiments.comparison.workspaces import (
     run_key,
     settled,
 )
-from rcm_core.config import Params
+from rcm_core.config.sections import Params
 from rcm_core.errors import exit_for_bad_input
 from rcm_core.storage.files import write_json
 from rcm_core.training.distill import build_method

@@ -17,9 +17,9 @@ from experiments.comparison.grid import save_grid
 from experiments.comparison.measurements import PLACE, machine, summary
 from experiments.comparison.plan import updates_in
 from experiments.comparison.workspaces import FORMAT, OWN, code_of, digest, ensure, run_key
-from rcm_core.config import Params
+from rcm_core.config.load import load_params
+from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
-from rcm_core.params import load_params
 from rcm_core.storage.files import json_text, read_json, write_json
 from rcm_core.training.distill import build_method
 

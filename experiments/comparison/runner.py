@@ -34,7 +34,7 @@ from experiments.comparison.workspaces import (
     write_params,
 )
 from infra.state import held
-from rcm_core.config import Params
+from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
 from rcm_core.storage.files import json_text, write_json
 from rcm_core.training.distill import build_method

@@ -18,7 +18,7 @@ from infra.executors.local import LocalExecutor
 from infra.params import compose
 from infra.state import state_home
 from rcm_core.closure import code_hash
-from rcm_core.config import Params
+from rcm_core.config.sections import Params
 from rcm_core.protocols import Executor
 from rcm_core.record import choices_of, hash_inputs
 from rcm_core.storage.files import atomic, read_json, write_json

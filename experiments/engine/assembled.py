@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from infra.executors.local import LocalContext
-from rcm_core.config import Params
+from rcm_core.config.sections import Params
 from rcm_core.denoiser import Denoiser
 from rcm_core.layout import meta_network
 from rcm_core.plan.model import Model

@@ -32,7 +32,7 @@ from experiments.engine.assembled import Assembled, assemble, write_random
 from experiments.engine.small import RESULTS, ROOT
 from infra.commands.plan import planned
 from infra.executors.local import _process_group
-from rcm_core.config import Params
+from rcm_core.config.sections import Params
 from rcm_core.denoiser import Denoiser
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError

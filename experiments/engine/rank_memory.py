@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as processes
 
-from rcm_core.config import MiniTraining
+from rcm_core.config.sections import MiniTraining
 from rcm_core.mini import save_pipeline
 from rcm_core.models import wan
 from rcm_core.storage.files import json_text, write_json

@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from rcm_core.config import MiniTraining
+from rcm_core.config.sections import MiniTraining
 from rcm_core.prompts import read_prompts
 from rcm_core.storage.files import json_text, write_json
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from infra.commands.tables import print_table
 from infra.params import composed
 from infra.state import state_home
-from rcm_core.config import Params
+from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
 from rcm_core.plan.choose import SHARE, Choice, Search, attempts, choose, workers_needed
 from rcm_core.plan.cost import Cost, training_cost, trajectories_cost

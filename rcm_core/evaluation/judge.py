@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcm_core.config import JudgeSection
+from rcm_core.config.sections import JudgeSection
 from rcm_core.errors import InputError
 from rcm_core.registry import find
 from rcm_core.storage.fetch import folder_of

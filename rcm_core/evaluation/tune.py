@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rcm_core.config import Params
+from rcm_core.config.sections import Params
 from rcm_core.evaluation.select import HIGHER_IS_BETTER
 from rcm_core.evaluation.statistics import Estimate
 from rcm_core.evaluation.validation import Scale, scale_of, score_job, validation_job

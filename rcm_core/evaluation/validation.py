@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from rcm_core.config import Params, SelectSection
+from rcm_core.config.sections import Params, SelectSection
 from rcm_core.errors import InputError
 from rcm_core.evaluation.judge import Judge, judge_of
 from rcm_core.evaluation.quality import score_one

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from rcm_core.config.types import Positive
 from rcm_core.embedded import GuidanceSection, with_scale
 from rcm_core.grid import GridSection
 from rcm_core.jvp import TangentKind
@@ -17,7 +18,6 @@ from rcm_core.losses.pairs import PairLoss
 from rcm_core.protocols import Batch, Demands, Follow, Nets, Update
 from rcm_core.samplers.times import grid_angles
 from rcm_core.samplers.walks import teacher_steps
-from rcm_core.setting_types import Positive
 from rcm_core.terms import unit_noise
 from rcm_core.terms.pairs import Pair, pair_term
 from rcm_core.trigflow import diffuse

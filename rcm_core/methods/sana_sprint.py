@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from rcm_core.config.types import Positive, Share
 from rcm_core.embedded import GuidanceSection, with_scale
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.adversarial import hinge_critic, hinge_student
@@ -17,7 +18,6 @@ from rcm_core.losses.consistency import WarmupForm
 from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
 from rcm_core.protocols import Batch, Condition, Demands, Examples, Nets, Update
 from rcm_core.samplers.times import log_normal_angles
-from rcm_core.setting_types import Positive, Share
 from rcm_core.terms import left_out, unit_noise
 from rcm_core.terms.adversarial import Discriminator, frozen
 from rcm_core.terms.consistency import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from rcm_core.config import Params
-from rcm_core.demands import offloadable
+from rcm_core.config.method_requirements import offloadable
+from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
 from rcm_core.plan.estimate import Estimate, estimate, overrides
 from rcm_core.plan.gpus import Gpu

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from rcm_core.config import Params
+from rcm_core.config.sections import Params
 from rcm_core.plan.model import Model
 from rcm_core.sizes import (
     CHECKPOINTS,

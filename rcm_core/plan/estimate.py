@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
-from rcm_core.config import Params
-from rcm_core.demands import refuse_split
+from rcm_core.config.method_requirements import refuse_split
+from rcm_core.config.sections import Params
+from rcm_core.config.workers import samples_per_rank
 from rcm_core.layout import meta_network
 from rcm_core.plan.calls import Kind, kinds
 from rcm_core.plan.ledger import Peak, Phase
 from rcm_core.plan.model import Model
 from rcm_core.plan.rehearsal import PARTS, Rehearsal, Take
 from rcm_core.plan.rehearsals import Rehearsals, task_of
-from rcm_core.sharing import samples_per_rank
 from rcm_core.training.distill import build_method
 
 EDGE = 2

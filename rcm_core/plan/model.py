@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rcm_core.config import TeacherSection
+from rcm_core.config.sections import TeacherSection
 from rcm_core.errors import InputError, nearest
 from rcm_core.layout import meta_network, read_part
 from rcm_core.mini import build_network

@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
-from rcm_core.config import Params
+from rcm_core.config.sections import Params
 from rcm_core.denoiser import Denoiser
 from rcm_core.extras import Heads
 from rcm_core.plan.calls import Calls, Kind, kind_of

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rcm_core.closure import code_hash
-from rcm_core.config import Params
+from rcm_core.config.sections import Params
 from rcm_core.plan.calls import Kind
 from rcm_core.plan.ledger import Peak, Phase
 from rcm_core.plan.model import Model

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rcm_core.config import EvaluateSection, Params
+from rcm_core.config.sections import EvaluateSection, Params
 from rcm_core.errors import InputError
 from rcm_core.evaluation.judge import Judge, judge_of
 from rcm_core.evaluation.quality import score

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from rcm_core.config import Params
+from rcm_core.config.sections import Params
 from rcm_core.prompts import FEWEST, SPLITS, read_prompts, refuse_overlap
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded

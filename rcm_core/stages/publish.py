@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rcm_core.config import Params
+from rcm_core.config.sections import Params
 from rcm_core.evaluation.card import ABSENT, model_card
 from rcm_core.latents import pixel_shape
 from rcm_core.layout import read_part

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from rcm_core.config import Params
+from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
 from rcm_core.evaluation.select import Candidate, choose
 from rcm_core.evaluation.statistics import Estimate

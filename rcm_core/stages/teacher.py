@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from rcm_core import mini
-from rcm_core.config import Params, TeacherSection
+from rcm_core.config.sections import Params, TeacherSection
 from rcm_core.errors import InputError
 from rcm_core.evaluation.judge import Judge, judge_for
 from rcm_core.prompts import FEWEST, cycle, read_prompts

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rcm_core.config import Params
+from rcm_core.config.sections import Params
+from rcm_core.config.workers import worlds
 from rcm_core.errors import InputError
 from rcm_core.protocols import Executor
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.sampling import Teacher
-from rcm_core.sharing import worlds
 from rcm_core.sizes import (
     CHECKPOINTS,
     candidate_bytes,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rcm_core import imported
-from rcm_core.config import Params, TrajectoriesSection
+from rcm_core.config.sections import Params, TrajectoriesSection
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.prompts import load_split

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rcm_core.config import Params, TrainSection
-from rcm_core.demands import refuse_impossible, refuse_lora, refuse_offload, refuse_split
+from rcm_core.config.base import check
+from rcm_core.config.method_requirements import refuse_impossible, refuse_lora, refuse_offload, refuse_split
+from rcm_core.config.sections import Params, TrainSection
+from rcm_core.config.workers import parts_per_rank
 from rcm_core.denoiser import Denoiser
 from rcm_core.device import resolve_device
 from rcm_core.extras import Heads
@@ -19,8 +21,6 @@ from rcm_core.protocols import Condition, Demands, Method, TrainContext
 from rcm_core.registry import find
 from rcm_core.rng import address
 from rcm_core.sampling import Teacher
-from rcm_core.section import check
-from rcm_core.sharing import parts_per_rank
 from rcm_core.storage.files import write_json
 from rcm_core.training.lora import Adapted, Shared, load_shared
 from rcm_core.training.parallel import Spread

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rcm_core.config import LoraSection
+from rcm_core.config.sections import LoraSection
 from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.errors import InputError
 from rcm_core.protocols import Condition, Family

@@ -25,11 +25,11 @@ from torch.distributed.fsdp import (
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from rcm_core.config import ParallelSection
+from rcm_core.config.sections import ParallelSection
+from rcm_core.config.workers import divide_workers
 from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.device import refuse_precision
 from rcm_core.protocols import Family
-from rcm_core.sharing import divide_workers
 from rcm_core.training.sending import fill_from_first_rank
 from rcm_core.training.sequence import Ulysses
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rcm_core.config import TeacherSection
+from rcm_core.config.sections import TeacherSection
 from rcm_core.denoiser import load_denoiser
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from rcm_core.config import HealthSection
+from rcm_core.config.sections import HealthSection
+from rcm_core.config.workers import samples_per_rank
 from rcm_core.denoiser import EXTRAS
-from rcm_core.sharing import samples_per_rank
 from rcm_core.training.muon import Muon
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from rcm_core.config import WarmStart
+from rcm_core.config.sections import WarmStart
 from rcm_core.errors import InputError
 from rcm_core.layout import meta_network, read_part
 from rcm_core.protocols import Family

@@ -18,7 +18,7 @@ from workspaces import PATIENCE
 
 from infra.code_hashes import write_hashes
 from infra.params import compose
-from rcm_core.config import Params
+from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
 from rcm_core.registry import available
 

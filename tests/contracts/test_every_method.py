@@ -6,12 +6,12 @@ from gaussians import Perceptron, six_modes
 from presets import PRESETS, preset
 from torch import Tensor
 
+from rcm_core.config.base import check
 from rcm_core.errors import InputError
 from rcm_core.extras import Heads
 from rcm_core.protocols import Batch, Examples, Recorded
 from rcm_core.registry import available, find
 from rcm_core.rng import generator
-from rcm_core.section import check
 
 TEACHER = six_modes()
 METHODS = available("methods")

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from workspaces import configure
 
 from infra.executors.local import LocalExecutor
+from rcm_core.config.load import load_params
 from rcm_core.layout import check_tensors
 from rcm_core.models import wan
-from rcm_core.params import load_params
 from rcm_core.stages import train, trajectories
 
 pytestmark = pytest.mark.slow

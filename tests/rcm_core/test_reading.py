@@ -76,7 +76,7 @@ def test_what_words_mean(prompt: str, expected: dict[int, tuple[int, ...]]) -> N
 
 
 def test_a_benchmark_that_does_not_say_what_words_mean_is_refused(tmp_path: Path) -> None:
-    from rcm_core.config import MiniTraining
+    from rcm_core.config.sections import MiniTraining
     from rcm_core.mini import save_pipeline
 
     settings = MiniTraining(

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from workspaces import change
 
-from rcm_core.config import Params
+from rcm_core.config.base import check
+from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
 from rcm_core.record import clear_state, commit, dump, fingerprint, hash_inputs, live_state, recorded, version
-from rcm_core.section import check
 
 
 def key(values: dict[str, Any], inputs: dict[str, str] | None = None, stage: str = "train") -> str:

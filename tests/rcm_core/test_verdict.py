@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 from loops import QUIET
 
-from rcm_core.config import HealthSection
+from rcm_core.config.sections import HealthSection
 from rcm_core.verdict import GAIN, Reading, Verdict, judge, sentence
 
 

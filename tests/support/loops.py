@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from infra.executors.local import LocalContext
-from rcm_core.config import HealthSection
+from rcm_core.config.sections import HealthSection
 from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.models import wan
 from rcm_core.protocols import Batch, Demands, Examples, Follow, Update

@@ -18,7 +18,7 @@ from workspaces import change
 
 from infra.commands.save_samples import save_video
 from infra.executors.local import LocalExecutor
-from rcm_core.params import load_params
+from rcm_core.config.load import load_params
 from rcm_core.stages import prompts, teacher
 
 SPLITS = {"train": "the digit 1\nthe digit 2", "validation": "the digit 3", "test": "the digit 4"}

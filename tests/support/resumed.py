@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from infra.executors.local import LocalContext, _process_group
-from rcm_core.params import load_params
+from rcm_core.config.load import load_params
 from rcm_core.training import distill
 from rcm_core.training.checkpoint import full_tensors
 from rcm_core.training.writer import Writer

@@ -10,8 +10,8 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from rcm_core.config.base import check
 from rcm_core.registry import find
-from rcm_core.section import check
 
 CONF = Path(__file__).parents[2] / "conf" / "method"
 

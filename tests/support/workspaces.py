@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from rcm_core.config import Params
-from rcm_core.params import load_params
+from rcm_core.config.load import load_params
+from rcm_core.config.sections import Params
 from rcm_core.storage.files import sha256_folder
 from rcm_core.teacher_folder import pipeline_of
 

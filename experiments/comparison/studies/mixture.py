@@ -22,7 +22,7 @@ from experiments.comparison.plan import PLANS, UPDATES, Plan
 from experiments.comparison.run_case import unwind_when_told
 from experiments.comparison.runner import Runner, Start, alone, in_subprocess
 from experiments.comparison.workspaces import FORMAT, Home, executor_in
-from rcm_core.config import Params
+from rcm_core.config.sections import Params
 from rcm_core.device import resolve_device
 from rcm_core.evaluation.quality import score_one
 from rcm_core.evaluation.validation import scale_of, validation_job

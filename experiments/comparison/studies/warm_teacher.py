@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from experiments.comparison.workspaces import digest, executor_in
-from rcm_core.config import Params
+from rcm_core.config.sections import Params
 from rcm_core.evaluation.select import combined
 from rcm_core.evaluation.statistics import Estimate
 from rcm_core.evaluation.validation import scale_of, score_job, validation_job

@@ -22,8 +22,8 @@ from experiments.comparison.studies import balance, mixture
 from experiments.comparison.studies.warm_start import Study, study_results
 from experiments.comparison.tiny_rows import digests
 from experiments.comparison.workspaces import Home
+from rcm_core.config.load import load_params
 from rcm_core.errors import InputError
-from rcm_core.params import load_params
 
 RUNS = [(budget, variant.name) for budget in BUDGETS for variant in TINY.variants]
 

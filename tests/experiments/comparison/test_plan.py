@@ -9,7 +9,7 @@ import pytest
 from experiments.comparison.__main__ import main
 from experiments.comparison.plan import PLANS, TIME, UPDATES, iterations_for, updates_in
 from experiments.comparison.workspaces import Home, composed, settled
-from rcm_core.params import load_params
+from rcm_core.config.load import load_params
 from rcm_core.training.distill import build_method
 
 

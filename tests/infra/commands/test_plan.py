@@ -18,14 +18,14 @@ from tiny import ROOT, tiny_values
 
 from infra.cli import app
 from infra.commands.plan import plan, planned, progress, run_in_processes
-from rcm_core.config import Params
+from rcm_core.config.base import check
+from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
 from rcm_core.plan.choose import SHARE, attempts, choose
 from rcm_core.plan.estimate import estimate
 from rcm_core.plan.gpus import GPUS, Gpu
 from rcm_core.plan.model import Model, model_of
 from rcm_core.plan.rehearsals import Rehearsals
-from rcm_core.section import check
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from tiny_clip import COLOURS, build_clip, flat
 
-from rcm_core.config import JudgeSection
+from rcm_core.config.sections import JudgeSection
 from rcm_core.errors import InputError
 from rcm_core.evaluation.judge import judge_of
 from rcm_core.evaluation.open_judge import OpenJudge, Preparation

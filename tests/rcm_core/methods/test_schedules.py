@@ -4,11 +4,11 @@ import pytest
 import torch
 from gaussians import Perceptron, six_modes
 
+from rcm_core.config.base import check
 from rcm_core.errors import InputError
 from rcm_core.methods import dmd2, rcm
 from rcm_core.protocols import Batch
 from rcm_core.rng import generator
-from rcm_core.section import check
 
 SIMULATION = {"simulation_steps": 4, "dmd_mean": 0.0, "dmd_std": 1.6, "fixed_times": None}
 RCM = {

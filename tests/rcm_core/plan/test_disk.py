@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from tiny import ROOT, tiny_values
 
-from rcm_core.config import Params
+from rcm_core.config.base import check
+from rcm_core.config.sections import Params
 from rcm_core.plan.disk import disk_use
 from rcm_core.plan.model import model_of
-from rcm_core.section import check
 
 
 def size(paths: list[Path]) -> int:

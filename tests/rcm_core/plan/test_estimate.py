@@ -11,13 +11,13 @@ from tiny import ROOT, tiny_values
 from torch import nn
 
 from experiments.engine.plan_accuracy import CASES, Case, measure, predict
-from rcm_core.config import Params
+from rcm_core.config.base import check
+from rcm_core.config.sections import Params
 from rcm_core.plan.calls import kinds
 from rcm_core.plan.estimate import carried_on
 from rcm_core.plan.model import Model, model_of, published
 from rcm_core.plan.rehearsal import Rehearsal, rehearse
 from rcm_core.plan.rehearsals import task_of
-from rcm_core.section import check
 from rcm_core.training.distill import build_method
 
 

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from infra.cli import app
 from infra.executors.local import LocalExecutor
-from rcm_core.config import Params
-from rcm_core.section import check
+from rcm_core.config.base import check
+from rcm_core.config.sections import Params
 from rcm_core.stages import publish
 from rcm_core.storage.files import sha256_folder, write_json
 from rcm_core.storage.schemas import ROWS

@@ -18,7 +18,7 @@ from workspaces import accept_teacher, configure, environment, launch
 from infra.commands.summary import early_stop
 from infra.executors import local
 from infra.executors.local import LocalContext, LocalExecutor
-from rcm_core.demands import refuse_impossible, refuse_split
+from rcm_core.config.method_requirements import refuse_impossible, refuse_split
 from rcm_core.errors import InputError
 from rcm_core.models import sana, wan
 from rcm_core.protocols import Demands

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from workspaces import accept_teacher, configure
 
 from infra.executors.local import LocalExecutor
-from rcm_core.config import Params
+from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
 from rcm_core.sampling import Job, Teacher, guided
 from rcm_core.stages import train, trajectories

@@ -14,8 +14,8 @@ from resumed import trained
 from torch import Tensor, nn
 from workspaces import configure
 
+from rcm_core.config.load import load_params
 from rcm_core.errors import InputError
-from rcm_core.params import load_params
 from rcm_core.plan.rehearsal import EIGHT_BIT, local_bytes
 
 
@@ -83,7 +83,7 @@ def test_eps_bounds_its_step_as_float32_s() -> None:
 
 
 def test_without_torchao_it_is_refused(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rcm_core.params.find_spec", lambda name: None)
+    monkeypatch.setattr("rcm_core.config.load.find_spec", lambda name: None)
     with pytest.raises(
         InputError, match=r"needs torchao, which is not installed; pip install 'rcm-distill\[eightbit\]'"
     ):

@@ -20,12 +20,12 @@ from workspaces import configure
 from infra.commands.families import family_of
 from infra.executors.local import LocalExecutor
 from rcm_core.bars import without_bars
-from rcm_core.config import LoraSection
+from rcm_core.config.load import load_params
+from rcm_core.config.sections import LoraSection
 from rcm_core.denoiser import load_denoiser
 from rcm_core.errors import InputError
 from rcm_core.jvp import flash_jvp, jvp
 from rcm_core.jvp.exactly import Exactly
-from rcm_core.params import load_params
 from rcm_core.registry import find
 from rcm_core.sampling import network_of
 from rcm_core.stages import evaluate, publish, select, train

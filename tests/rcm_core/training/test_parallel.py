@@ -15,7 +15,7 @@ from processes import on_ranks
 from torch import Tensor
 
 from infra.commands.families import family_of
-from rcm_core.config import ParallelSection
+from rcm_core.config.sections import ParallelSection
 from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.protocols import Batch
 from rcm_core.rng import generator

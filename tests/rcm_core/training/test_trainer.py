@@ -16,10 +16,10 @@ from torch import Tensor
 from workspaces import wait_for
 
 from infra.executors.local import LocalContext
+from rcm_core.config.load import load_params
+from rcm_core.config.roles import Limits, Updates
 from rcm_core.errors import InputError
-from rcm_core.params import load_params
 from rcm_core.protocols import Follow
-from rcm_core.roles import Limits, Updates
 from rcm_core.storage.files import sha256
 from rcm_core.training.distill import settings_of
 from rcm_core.training.trainer import Trainer

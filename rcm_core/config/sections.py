@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from rcm_core.mini_settings import Gate, MiniTraining
-from rcm_core.roles import LearningRates, Limits, Updates
-from rcm_core.section import Section
-from rcm_core.setting_types import (
+from rcm_core.config.base import Section
+from rcm_core.config.mini_teacher import Gate, MiniTraining
+from rcm_core.config.roles import LearningRates, Limits, Updates
+from rcm_core.config.types import (
     Count,
     Decay,
     Endpoint,

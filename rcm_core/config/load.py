@@ -6,8 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rcm_core.config import Params, TeacherSection, TrainSection
-from rcm_core.demands import (
+from rcm_core.config.base import Section, check
+from rcm_core.config.checks import refuse_contradictions, refuse_oversized
+from rcm_core.config.method_requirements import (
     provided,
     refuse_import,
     refuse_impossible,
@@ -15,14 +16,13 @@ from rcm_core.demands import (
     refuse_offload,
     refuse_split,
 )
+from rcm_core.config.sections import Params, TeacherSection, TrainSection
+from rcm_core.config.workers import samples_per_rank, worlds
 from rcm_core.errors import InputError
-from rcm_core.param_checks import refuse_contradictions, refuse_oversized
 from rcm_core.protocols import Demands
 from rcm_core.registry import available, find
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.samplers.ode import grid_flaw
-from rcm_core.section import Section, check
-from rcm_core.sharing import samples_per_rank, worlds
 from rcm_core.storage.formats import read_yaml
 
 

@@ -11,9 +11,9 @@ import yaml
 from presets import preset
 from workspaces import change
 
+from rcm_core.config.load import load_params
+from rcm_core.config.workers import worlds
 from rcm_core.errors import InputError
-from rcm_core.params import load_params
-from rcm_core.sharing import worlds
 from rcm_core.training.distill import settings_of
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from rcm_core.section import Section
+from rcm_core.config.base import Section
 
 Positive = Annotated[float, Field(gt=0)]
 Number = Annotated[int, Field(ge=0)]

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rcm_core.config import Params
+from rcm_core.config.base import check
+from rcm_core.config.mini_teacher import Gate
+from rcm_core.config.roles import LearningRates, Limits, Updates
+from rcm_core.config.sections import Params
+from rcm_core.config.workers import samples_per_rank
 from rcm_core.errors import InputError
-from rcm_core.mini_settings import Gate
-from rcm_core.roles import LearningRates, Limits, Updates
-from rcm_core.section import check
-from rcm_core.sharing import samples_per_rank
 
 
 def test_the_shipped_parameters_are_complete(values: dict[str, Any]) -> None:

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rcm_core.section import Section
-from rcm_core.setting_types import Count, Length, Positive, Share, Threads
+from rcm_core.config.base import Section
+from rcm_core.config.types import Count, Length, Positive, Share, Threads
 
 
 class MiniTraining(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rcm_core.config import ParallelSection, TrainSection
+from rcm_core.config.sections import ParallelSection, TrainSection
 from rcm_core.errors import InputError
 
 

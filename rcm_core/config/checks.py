@@ -6,7 +6,7 @@ import math
 
 import psutil
 
-from rcm_core.config import Params
+from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
 
 FEWEST = 20

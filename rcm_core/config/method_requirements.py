@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-
-from rcm_core.config import TrainSection, TrajectoriesSection
-from rcm_core.denoiser import EMBEDDED
+from rcm_core.config.sections import TrainSection, TrajectoriesSection
 from rcm_core.errors import InputError
-from rcm_core.protocols import Demands, Family
+from rcm_core.protocols import EMBEDDED, Demands, Family
 
 SETTINGS = {"routes": "trajectories.routes", "real": "trajectories.real"}
 """What makes the trajectories stage keep it."""
@@ -91,16 +88,6 @@ def refuse_offload(demands: Demands, train: TrainSection) -> None:
         raise InputError(
             f"train.parallel.offload names {', '.join(away)}, whose weights train.lora shares with the student; set"
             " train.parallel.offload to [], or train.lora to null"
-        )
-
-
-def refuse_frames(family: Family, config: Mapping[str, Any], where: str) -> None:
-    """InputError if the network continues frames that are given: the stages give a teacher prompts alone."""
-    _, condition = family.example(config, 1, torch.Generator().manual_seed(0))
-    if "frames" in condition:
-        raise InputError(
-            f"the teacher at {where} is a video-to-world network, which continues given frames, but the stages give a"
-            " teacher prompts alone; take one that needs none (rcm check-model and rcm convert know both)"
         )
 
 

@@ -135,7 +135,7 @@ def sample(
     from rich.progress import track
 
     from infra.commands.save_samples import refuse_nonfinite, refuse_suffix, save_each, save_samples
-    from rcm_core.sampling import pipeline_job, sample_pixels, split_jobs
+    from rcm_core.samplers.jobs import pipeline_job, sample_pixels, split_jobs
 
     whole = pipeline_job(model, prompts, steps, seed, "auto")
     if out.suffix:

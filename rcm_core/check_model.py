@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rcm_core.denoiser import Denoiser
+from rcm_core.diffusion.guidance import Guided
 from rcm_core.errors import named_line
-from rcm_core.guidance import Guided
 from rcm_core.jvp import flash_jvp, jvp
 from rcm_core.layout import read_part
 from rcm_core.protocols import Family

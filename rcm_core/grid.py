@@ -12,12 +12,12 @@ from torch import Tensor
 
 from rcm_core.config.base import Section
 from rcm_core.config.types import Count, Positive
+from rcm_core.diffusion.timesteps import grid_angles
+from rcm_core.diffusion.trigflow import diffuse
 from rcm_core.protocols import Batch, Nets
-from rcm_core.samplers.times import grid_angles
-from rcm_core.samplers.walks import teacher_steps
+from rcm_core.samplers.rollout import teacher_steps
 from rcm_core.terms import Term, unit_noise
 from rcm_core.terms.pairs import Pair, pair_term
-from rcm_core.trigflow import diffuse
 
 
 class GridSection(Section):

@@ -20,7 +20,7 @@ from rcm_core.latents import pixel_shape
 from rcm_core.prompts import load_split, refuse_overlap
 from rcm_core.protocols import Condition, Executor
 from rcm_core.rng import generator
-from rcm_core.sampling import Teacher, codec_of, conditions, negative_condition
+from rcm_core.samplers.jobs import Teacher, codec_of, conditions, negative_condition
 from rcm_core.storage.files import sha256
 from rcm_core.trajectory_store import Place
 

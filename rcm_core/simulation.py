@@ -12,9 +12,7 @@ from torch import Tensor
 
 from rcm_core.config.base import Section
 from rcm_core.config.types import Count, Positive
-from rcm_core.losses.denoising import ScoreError
-from rcm_core.samplers.few_step import Kind, exact_angle
-from rcm_core.samplers.times import (
+from rcm_core.diffusion.timesteps import (
     fixed_angles,
     log_normal_angles,
     log_normal_between,
@@ -22,7 +20,9 @@ from rcm_core.samplers.times import (
     shifted_between,
     simulation_angles,
 )
-from rcm_core.trigflow import NOISE_ANGLE
+from rcm_core.diffusion.trigflow import NOISE_ANGLE
+from rcm_core.losses.denoising import ScoreError
+from rcm_core.samplers.few_step import Kind, exact_angle
 
 FlowTime = Annotated[float, Field(gt=0, lt=1)]
 

@@ -15,7 +15,7 @@ from experiments.comparison.measurements import PLACE, Clock, measured
 from experiments.comparison.workspaces import digest
 from infra.executors.local import LocalExecutor
 from rcm_core.protocols import Item, Result, TrainContext
-from rcm_core.sampling import Job
+from rcm_core.samplers.jobs import Job
 from rcm_core.storage.files import atomic
 from rcm_core.training import distill
 

@@ -17,7 +17,7 @@ from rcm_core.layout import meta_network
 from rcm_core.plan.model import Model
 from rcm_core.protocols import Batch, Condition, Examples
 from rcm_core.rng import generator
-from rcm_core.sampling import Teacher
+from rcm_core.samplers.jobs import Teacher
 from rcm_core.training.checkpoint import write_network
 from rcm_core.training.distill import FrozenTeacher, build_method, build_nets, roles_of, settings_of
 from rcm_core.training.lora import Adapted, Shared, load_shared

@@ -11,9 +11,9 @@ from infra.commands.tables import print_table
 from infra.launch import LazyExecutor
 from infra.state import held, state_home
 from rcm_core.config.load import load_params
+from rcm_core.diffusion.trigflow import NOISE_ANGLE
 from rcm_core.evaluation.tune import Angles, Round, Tuning, tune
 from rcm_core.storage.files import write_json
-from rcm_core.trigflow import NOISE_ANGLE
 
 PLACE = Path("runs/tune/times.json")
 

@@ -22,7 +22,7 @@ from rcm_core.errors import InputError
 from rcm_core.protocols import Demands
 from rcm_core.registry import available, find
 from rcm_core.samplers.few_step import Sampler
-from rcm_core.samplers.ode import grid_flaw
+from rcm_core.samplers.teacher_ode import grid_flaw
 from rcm_core.storage.formats import read_yaml
 
 

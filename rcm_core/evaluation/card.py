@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rcm_core.guidance import calls_per_step
+from rcm_core.diffusion.guidance import calls_per_step
 from rcm_core.samplers.few_step import Sampler
 
 KINDS = {"renoise": "new noise after each step", "euler": "deterministic, Euler steps"}

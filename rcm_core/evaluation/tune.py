@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from rcm_core.config.sections import Params
+from rcm_core.diffusion.trigflow import NOISE_ANGLE
 from rcm_core.evaluation.select import HIGHER_IS_BETTER
 from rcm_core.evaluation.statistics import Estimate
 from rcm_core.evaluation.validation import Scale, scale_of, score_job, validation_job
 from rcm_core.protocols import Executor
 from rcm_core.record import hash_inputs
 from rcm_core.samplers.few_step import Sampler
-from rcm_core.sampling import Job
+from rcm_core.samplers.jobs import Job
 from rcm_core.storage.schemas import read_selection
-from rcm_core.trigflow import NOISE_ANGLE
 
 Angles = tuple[float, ...]
 FIRST = (NOISE_ANGLE, *(round(math.atan(s), 4) for s in (1600, 800, 400, 200, 100, 50, 25, 12, 6)))

@@ -16,7 +16,7 @@ from rcm_core.evaluation.reference import teacher_features
 from rcm_core.evaluation.statistics import Bootstrap, Estimate
 from rcm_core.prompts import cycle, load_split
 from rcm_core.protocols import Executor
-from rcm_core.sampling import Job, Teacher, sample_pixels, split_jobs
+from rcm_core.samplers.jobs import Job, Teacher, sample_pixels, split_jobs
 from rcm_core.storage.schemas import read_teacher
 
 Key = TypeVar("Key")

@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rcm_core.diffusion.trigflow import per_sample, rotate
 from rcm_core.errors import InputError
 from rcm_core.jvp.attention import flash_jvp
 from rcm_core.jvp.forward import jvp
 from rcm_core.protocols import Condition, Velocity
-from rcm_core.trigflow import per_sample, rotate
 
 TangentKind = Literal["exact", "semi", "discrete"]
 

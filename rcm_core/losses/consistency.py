@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rcm_core.trigflow import per_sample
+from rcm_core.diffusion.trigflow import per_sample
 
 WarmupForm = Literal["rcm", "scm"]
 

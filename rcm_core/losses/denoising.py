@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from rcm_core.trigflow import conditional_velocity
+from rcm_core.diffusion.trigflow import conditional_velocity
 
 ScoreError = Literal["velocity", "noise", "data", "flow"]
 """The prediction whose squared error is the loss: F, the noise, the clean sample, the rectified-flow velocity."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rcm_core.trigflow import per_sample
+from rcm_core.diffusion.trigflow import per_sample
 
 SMALLEST_WEIGHT = 1e-5
 

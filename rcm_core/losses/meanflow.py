@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rcm_core.trigflow import per_sample
+from rcm_core.diffusion.trigflow import per_sample
 
 
 def average_velocity_target(v: Tensor, derivative: Tensor, tau: Tensor, end: Tensor, r: float) -> Tensor:

@@ -12,6 +12,13 @@ from torch import Tensor
 
 from rcm_core.config.base import Section
 from rcm_core.config.types import Count, Positive, Share
+from rcm_core.diffusion.trigflow import (
+    angle_from_flow_time,
+    diffuse,
+    flow_time_from_angle,
+    predict_x0,
+    rotate,
+)
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.denoising import ScoreError
 from rcm_core.losses.distribution import augmentation_gradient
@@ -19,10 +26,9 @@ from rcm_core.losses.finite import finite_mask, keep_rows
 from rcm_core.protocols import Batch, Condition, Demands, Follow, Nets, Update
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import Kind
-from rcm_core.samplers.walks import Walk, random_schedule, recorded_walk
+from rcm_core.samplers.rollout import Walk, random_schedule, recorded_walk
 from rcm_core.terms import Term, unit_noise
 from rcm_core.terms.distribution import Generated, fake_score_term, matched, matching_term
-from rcm_core.trigflow import angle_from_flow_time, diffuse, flow_time_from_angle, predict_x0, rotate
 
 Weight = Annotated[float, Field(ge=0)]
 

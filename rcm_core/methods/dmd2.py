@@ -13,11 +13,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from rcm_core.config.types import Positive
+from rcm_core.diffusion.timesteps import shifted_angles
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.adversarial import logistic_critic, logistic_student
 from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
 from rcm_core.protocols import Batch, Demands, Nets, Update
-from rcm_core.samplers.times import shifted_angles
 from rcm_core.simulation import SimulationSection, compared, drawn, simulated
 from rcm_core.terms import left_out, unit_noise
 from rcm_core.terms.adversarial import Discriminator, frozen

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from rcm_core.config.base import Section
 from rcm_core.config.types import Count, Positive
+from rcm_core.diffusion.timesteps import log_normal_angles
+from rcm_core.diffusion.trigflow import rotate
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.pairs import PairKind
 from rcm_core.protocols import Batch, Demands, Nets, Update
-from rcm_core.samplers.times import log_normal_angles
 from rcm_core.terms.consistency import along_data, along_teacher
 from rcm_core.terms.pairs import Pair, pair_term
-from rcm_core.trigflow import rotate
 
 LARGEST_RATIO = 0.999
 

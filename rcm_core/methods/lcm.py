@@ -11,16 +11,16 @@ from pydantic import Field
 from torch import Tensor
 
 from rcm_core.config.types import Positive
+from rcm_core.diffusion.timesteps import grid_angles
+from rcm_core.diffusion.trigflow import diffuse
 from rcm_core.embedded import GuidanceSection, with_scale
 from rcm_core.grid import GridSection
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.pairs import PairLoss
 from rcm_core.protocols import Batch, Demands, Follow, Nets, Update
-from rcm_core.samplers.times import grid_angles
-from rcm_core.samplers.walks import teacher_steps
+from rcm_core.samplers.rollout import teacher_steps
 from rcm_core.terms import unit_noise
 from rcm_core.terms.pairs import Pair, pair_term
-from rcm_core.trigflow import diffuse
 
 
 class Config(GridSection, GuidanceSection):

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rcm_core.config.base import Section
 from rcm_core.config.types import Positive, Share
-from rcm_core.guidance import replace_rows
+from rcm_core.diffusion.guidance import replace_rows
+from rcm_core.diffusion.trigflow import angle_from_flow_time
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
 from rcm_core.losses.meanflow import average_velocity_target, meanflow_loss, normalised_loss
@@ -20,7 +21,6 @@ from rcm_core.protocols import Batch, Condition, Demands, Examples, Nets, Update
 from rcm_core.terms import left_out
 from rcm_core.terms.average import AverageVelocity, FlowState, along, guided
 from rcm_core.terms.consistency import along_data, along_teacher, ramp
-from rcm_core.trigflow import angle_from_flow_time
 
 
 class SelfGuidance(Section):

@@ -11,11 +11,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from rcm_core.config.types import Positive
+from rcm_core.diffusion.timesteps import log_normal_angles
 from rcm_core.embedded import GuidanceSection, with_scale
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.consistency import WarmupForm
 from rcm_core.protocols import Batch, Condition, Demands, Nets, Update
-from rcm_core.samplers.times import log_normal_angles
 from rcm_core.terms.consistency import (
     Consistency,
     Limit,

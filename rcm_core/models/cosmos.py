@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
+from rcm_core.diffusion.parameterisation import RectifiedFlow
 from rcm_core.layout import Encoder, Layout, empty_transformer, load_transformer
-from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.pipeline_check import check_pipeline
 from rcm_core.protocols import Condition, Parameterisation, Tokens
 from rcm_core.raw import Raw

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from rcm_core.bars import without_bars
+from rcm_core.diffusion.parameterisation import RectifiedFlow
 from rcm_core.latents import ImageLatents
 from rcm_core.layout import Encoder, Layout, empty_transformer, load_transformer, network_config
-from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.pipeline_check import check_pipeline
 from rcm_core.protocols import Condition, Parameterisation
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rcm_core.bars import without_bars
+from rcm_core.diffusion.parameterisation import RectifiedFlow
 from rcm_core.errors import InputError
 from rcm_core.latents import ImageLatents
 from rcm_core.layout import (
@@ -25,7 +26,6 @@ from rcm_core.layout import (
     network_config,
     read_part,
 )
-from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.pipeline_check import check_pipeline
 from rcm_core.protocols import Condition, Parameterisation, Tokens
 

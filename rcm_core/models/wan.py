@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rcm_core.diffusion.parameterisation import RectifiedFlow
 from rcm_core.errors import InputError
 from rcm_core.layout import Encoder, Layout, empty_transformer, load_transformer, read_part
-from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.pipeline_check import check_pipeline
 from rcm_core.protocols import Condition, Parameterisation, Tokens
 from rcm_core.raw import Raw

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from rcm_core.config.sections import Params
-from rcm_core.guidance import calls_per_step
+from rcm_core.diffusion.guidance import calls_per_step
 from rcm_core.plan.estimate import Estimate
 from rcm_core.plan.gpus import Gpu
 

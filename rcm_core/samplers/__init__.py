@@ -1,1 +1,4 @@
-"""Angle distributions, the teacher's ODE sampler and the student's few-step sampler."""
+"""Samplers: the teacher's ODE, the student's few steps, and sampling jobs that executors run.
+
+``scheduler`` keeps its path: published students name it in model_index.json.
+"""

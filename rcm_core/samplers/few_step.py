@@ -13,11 +13,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from rcm_core.diffusion.parameterisation import RectifiedFlow
+from rcm_core.diffusion.timesteps import fixed_angles
+from rcm_core.diffusion.trigflow import NOISE_ANGLE, diffuse, per_sample, predict_x0, rotate
 from rcm_core.errors import InputError
-from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.protocols import Condition, Parameterisation, Velocity
-from rcm_core.samplers.times import fixed_angles
-from rcm_core.trigflow import NOISE_ANGLE, diffuse, per_sample, predict_x0, rotate
 
 Kind = Literal["renoise", "euler"]
 PURE = 1.5707

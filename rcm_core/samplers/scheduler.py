@@ -13,9 +13,9 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from rcm_core.diffusion.trigflow import flow_time_from_angle
 from rcm_core.errors import InputError
 from rcm_core.samplers.few_step import Sampler
-from rcm_core.trigflow import flow_time_from_angle
 
 Generators = torch.Generator | list[torch.Generator]
 

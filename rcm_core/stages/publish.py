@@ -17,7 +17,7 @@ from rcm_core.protocols import Executor, Family
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.registry import find
 from rcm_core.samplers.few_step import Sampler
-from rcm_core.sampling import Teacher, codec_of, read_sampler
+from rcm_core.samplers.jobs import Teacher, codec_of, read_sampler
 from rcm_core.storage.files import (
     atomic_folder,
     read_json,

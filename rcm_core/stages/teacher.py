@@ -19,7 +19,7 @@ from rcm_core.prompts import FEWEST, cycle, read_prompts
 from rcm_core.protocols import Executor, Family
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.registry import find
-from rcm_core.sampling import Job, Teacher, sample_pixels, split_jobs
+from rcm_core.samplers.jobs import Job, Teacher, sample_pixels, split_jobs
 from rcm_core.shape_check import check_teacher_shape
 from rcm_core.storage.fetch import remember
 from rcm_core.storage.files import atomic_folder, sha256_folder, write_json

@@ -9,7 +9,7 @@ from rcm_core.config.workers import worlds
 from rcm_core.errors import InputError
 from rcm_core.protocols import Executor
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
-from rcm_core.sampling import Teacher
+from rcm_core.samplers.jobs import Teacher
 from rcm_core.sizes import (
     CHECKPOINTS,
     candidate_bytes,

@@ -23,8 +23,7 @@ from rcm_core.protocols import Executor
 from rcm_core.real import RealExamples
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.rng import address
-from rcm_core.samplers.ode import sample_route
-from rcm_core.sampling import (
+from rcm_core.samplers.jobs import (
     Job,
     Teacher,
     codec_of,
@@ -35,6 +34,7 @@ from rcm_core.sampling import (
     sample,
     split_jobs,
 )
+from rcm_core.samplers.teacher_ode import sample_route
 from rcm_core.storage.files import atomic, atomic_folder, require_space, require_target
 from rcm_core.storage.s3 import unbroken
 from rcm_core.storage.schemas import read_teacher

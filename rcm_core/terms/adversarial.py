@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rcm_core.diffusion.trigflow import diffuse
 from rcm_core.protocols import Condition, Nets
 from rcm_core.terms import unit_noise
-from rcm_core.trigflow import diffuse
 
 
 class Discriminator(NamedTuple):

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rcm_core.diffusion.parameterisation import RectifiedFlow
+from rcm_core.diffusion.trigflow import angle_from_flow_time, flow_time_from_angle, per_sample
 from rcm_core.jvp import TangentKind, flash_jvp, jvp
 from rcm_core.losses.meanflow import guided_velocity
-from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.protocols import Condition, Network
 from rcm_core.terms.consistency import States
-from rcm_core.trigflow import angle_from_flow_time, flow_time_from_angle, per_sample
 
 FLOW = RectifiedFlow()
 STEP = 5e-3

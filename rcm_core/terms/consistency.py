@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from rcm_core.diffusion.trigflow import conditional_velocity, diffuse
 from rcm_core.jvp import TangentKind, consistency_jvp
 from rcm_core.losses.consistency import (
     WarmupForm,
@@ -22,7 +23,6 @@ from rcm_core.losses.consistency import (
 from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
 from rcm_core.protocols import Condition, Nets
 from rcm_core.terms import Term, left_out, unit_noise
-from rcm_core.trigflow import conditional_velocity, diffuse
 
 Limit = Literal["normalise", "rms", "clip"]
 Weighting = Literal["none", "adaptive", "adaptive_prior"]

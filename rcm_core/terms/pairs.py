@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rcm_core.diffusion.trigflow import predict_x0
 from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
 from rcm_core.losses.pairs import PairKind, pair_loss
 from rcm_core.protocols import Condition, Nets
 from rcm_core.terms import Term, left_out
-from rcm_core.trigflow import predict_x0
 
 
 class Pair(NamedTuple):

@@ -15,12 +15,12 @@ from rcm_core.config.sections import Params, TrainSection
 from rcm_core.config.workers import parts_per_rank
 from rcm_core.denoiser import Denoiser
 from rcm_core.device import resolve_device
+from rcm_core.diffusion.guidance import Guided
 from rcm_core.extras import Heads
-from rcm_core.guidance import Guided
 from rcm_core.protocols import Condition, Demands, Method, TrainContext
 from rcm_core.registry import find
 from rcm_core.rng import address
-from rcm_core.sampling import Teacher
+from rcm_core.samplers.jobs import Teacher
 from rcm_core.storage.files import write_json
 from rcm_core.training.lora import Adapted, Shared, load_shared
 from rcm_core.training.parallel import Spread

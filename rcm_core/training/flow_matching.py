@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from rcm_core.guidance import replace_rows
+from rcm_core.diffusion.guidance import replace_rows
+from rcm_core.diffusion.trigflow import angle_from_flow_time, conditional_velocity, diffuse, per_sample
 from rcm_core.protocols import Batch, Demands, Nets, Update
-from rcm_core.trigflow import angle_from_flow_time, conditional_velocity, diffuse, per_sample
 
 
 @dataclass(frozen=True)

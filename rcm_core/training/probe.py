@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from rcm_core.denoiser import Denoiser
+from rcm_core.diffusion.trigflow import NOISE_ANGLE
 from rcm_core.protocols import Condition, Examples
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import sample_student
 from rcm_core.training.ema import PowerEMA
 from rcm_core.training.parallel import of_first_rank, reshard
-from rcm_core.trigflow import NOISE_ANGLE
 from rcm_core.verdict import Reading
 
 CELLS = 2**20

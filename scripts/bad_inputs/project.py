@@ -16,7 +16,7 @@ from typing import Any
 
 from infra import cli
 from infra.executors.local import LocalExecutor
-from rcm_core import sampling
+from rcm_core.samplers import jobs
 from tests.support.tiny import prepare, run_all, tiny_values
 
 SECONDS = 120
@@ -71,7 +71,7 @@ class Project:
         said = io.StringIO()
         before, folder = sys.argv, Path.cwd()
         for kind in ("teacher", "student", "codec"):
-            sampling.KEPT.forget(kind)
+            jobs.KEPT.forget(kind)
         os.chdir(self.root)
         os.environ["RCM_EXECUTOR"] = "local"
         sys.argv = ["rcm", *command]

@@ -14,14 +14,14 @@ from presets import EMBEDDED, preset
 from torch import Tensor, nn
 
 from rcm_core.config.base import check
+from rcm_core.diffusion.trigflow import diffuse
 from rcm_core.extras import Heads
 from rcm_core.protocols import Batch, Examples, Method, Recorded
 from rcm_core.registry import find
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import Kind, sample_student
-from rcm_core.samplers.walks import recorded_walk, reference_route
+from rcm_core.samplers.rollout import recorded_walk, reference_route
 from rcm_core.training.parallel import move_towards
-from rcm_core.trigflow import diffuse
 
 MIXTURE = six_modes()
 REAL = MIXTURE.sample(2000, generator("real"))

@@ -13,7 +13,7 @@ from tiny import prepare, run_all, tiny_values
 
 from infra.executors.local import LocalExecutor
 from rcm_core.samplers.few_step import Sampler
-from rcm_core.sampling import Job, Teacher, sample, sample_pipeline
+from rcm_core.samplers.jobs import Job, Teacher, sample, sample_pipeline
 from rcm_core.storage.files import sha256, sha256_folder
 
 DETERMINISTIC = (

@@ -113,7 +113,7 @@ def test_what_is_no_code_of_the_run_reruns_nothing(project: Path) -> None:
     """A docstring and a comment in what train imports, another method, another module's place, nothing at all."""
     lock = (project / "dvc.lock").read_bytes()
     edit(project, "rcm_core/methods/rcm.py", '"""', '"""Another sentence. ')
-    edit(project, "rcm_core/trigflow.py", "\nimport ", "\n# why\nimport ")
+    edit(project, "rcm_core/diffusion/trigflow.py", "\nimport ", "\n# why\nimport ")
     (project / "rcm_core/methods/scm.py").write_text("X = 1\n")
     (project / "rcm_core/rng.py").rename(project / "rcm_core/randomness.py")
     for file in (project / "rcm_core").rglob("*.py"):

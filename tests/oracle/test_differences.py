@@ -11,11 +11,11 @@ from oracle_methods import ect
 from oracle_terms import guided, lcm_loss, lcm_pair, sampler, text
 from spies import gradients, preset
 
+from rcm_core.diffusion.parameterisation import TrigFlow
+from rcm_core.diffusion.trigflow import diffuse, predict_x0
 from rcm_core.extras import FREQUENCIES, Embedding, waves
-from rcm_core.parameterisation import TrigFlow
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import sample_student
-from rcm_core.trigflow import diffuse, predict_x0
 
 CASES = {str(case): case for case in cases() if str(case) in DIFFERENT}
 

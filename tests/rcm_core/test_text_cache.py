@@ -10,7 +10,7 @@ from families import BUILDERS, PROMPTS, build
 
 from rcm_core import text_cache
 from rcm_core.registry import find
-from rcm_core.sampling import KEPT, Teacher, codec_of, conditions
+from rcm_core.samplers.jobs import KEPT, Teacher, codec_of, conditions
 from rcm_core.text_cache import encoded, texts_of
 
 

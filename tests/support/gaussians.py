@@ -10,8 +10,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from rcm_core.diffusion.trigflow import per_sample
 from rcm_core.extras import Embedding, LogVariance
-from rcm_core.trigflow import per_sample
 
 
 @dataclass(frozen=True)

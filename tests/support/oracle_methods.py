@@ -12,17 +12,17 @@ from oracle_terms import guided, text, weighed
 from spies import gradients, preset
 from torch import Tensor
 
+from rcm_core.diffusion.parameterisation import TrigFlow
+from rcm_core.diffusion.trigflow import angle_from_flow_time, conditional_velocity, diffuse, predict_x0
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.meanflow import average_velocity_target, meanflow_loss, normalised_loss
 from rcm_core.methods.lcm import LCM
-from rcm_core.parameterisation import TrigFlow
 from rcm_core.protocols import Batch, Condition, Examples, Recorded, Update
 from rcm_core.rng import generator
-from rcm_core.samplers.walks import reference_route
+from rcm_core.samplers.rollout import reference_route
 from rcm_core.terms.average import AverageVelocity, along
 from rcm_core.terms.average import guided as self_guided
 from rcm_core.terms.consistency import States, ramp
-from rcm_core.trigflow import angle_from_flow_time, conditional_velocity, diffuse, predict_x0
 
 Found = dict[str, Tensor]
 RNG = generator("unused")

@@ -9,23 +9,23 @@ from oracle import Case, Draws, Heads, Net
 from spies import Spy, gradients
 from torch import Tensor
 
-from rcm_core.guidance import Guided
+from rcm_core.diffusion.guidance import Guided
+from rcm_core.diffusion.parameterisation import TrigFlow
+from rcm_core.diffusion.timesteps import fixed_angles, simulation_angles
+from rcm_core.diffusion.trigflow import NOISE_ANGLE, conditional_velocity, diffuse, predict_x0
 from rcm_core.jvp import consistency_jvp
 from rcm_core.losses.adversarial import hinge_critic, hinge_student, logistic_critic, logistic_student
 from rcm_core.losses.consistency import consistency_loss, consistency_tangent, normalise_tangent
 from rcm_core.losses.denoising import fake_score_loss
 from rcm_core.losses.distribution import distribution_gradient, distribution_loss
 from rcm_core.losses.pairs import pair_loss
-from rcm_core.parameterisation import TrigFlow
 from rcm_core.protocols import Batch, Condition
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import glide, sample_student, walk
-from rcm_core.samplers.times import fixed_angles, simulation_angles
-from rcm_core.samplers.walks import recorded_walk, teacher_steps
+from rcm_core.samplers.rollout import recorded_walk, teacher_steps
 from rcm_core.terms.adversarial import Discriminator
 from rcm_core.terms.consistency import Consistency, States, consistency_term, limit_tangent, ramp
 from rcm_core.terms.distribution import Generated, fake_score_term, generated, matching_term
-from rcm_core.trigflow import NOISE_ANGLE, conditional_velocity, diffuse, predict_x0
 
 Found = dict[str, Tensor]
 RNG = generator("unused")

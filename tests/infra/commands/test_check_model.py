@@ -13,7 +13,7 @@ from infra import cli
 HEAD = """
 from rcm_core.models import wan
 from rcm_core.models.wan import *
-from rcm_core.parameterisation import RectifiedFlow
+from rcm_core.diffusion.parameterisation import RectifiedFlow
 """
 # what a user may get wrong -> the check that says so, and what it says
 WRONG = {

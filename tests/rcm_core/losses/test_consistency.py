@@ -4,6 +4,7 @@ import pytest
 import torch
 from gaussians import Gaussian, Perceptron, six_modes
 
+from rcm_core.diffusion.trigflow import per_sample, predict_x0
 from rcm_core.jvp import consistency_jvp
 from rcm_core.losses.consistency import (
     consistency_loss,
@@ -12,7 +13,6 @@ from rcm_core.losses.consistency import (
     normalise_tangent,
     tangent_norm,
 )
-from rcm_core.trigflow import per_sample, predict_x0
 
 TEACHER = six_modes(torch.float64)
 STUDENT = Perceptron(seed=3).double()

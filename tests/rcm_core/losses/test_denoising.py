@@ -5,10 +5,10 @@ import pytest
 import torch
 from gaussians import Gaussian
 
+from rcm_core.diffusion.parameterisation import RectifiedFlow
+from rcm_core.diffusion.trigflow import conditional_velocity, diffuse, predict_x0
 from rcm_core.losses.denoising import ScoreError, fake_score_loss
-from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.rng import generator
-from rcm_core.trigflow import conditional_velocity, diffuse, predict_x0
 
 RNG = generator(0)
 XG, Z, F = (torch.randn(16, 3, generator=RNG, dtype=torch.float64) for _ in range(3))

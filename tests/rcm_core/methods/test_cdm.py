@@ -8,11 +8,8 @@ import torch
 from gaussians import Gaussian, Perceptron, six_modes
 from spies import Spy, gradients, preset
 
-from rcm_core.losses.distribution import augmentation_gradient, distribution_gradient
-from rcm_core.parameterisation import RectifiedFlow
-from rcm_core.protocols import Batch, Follow
-from rcm_core.rng import generator
-from rcm_core.trigflow import (
+from rcm_core.diffusion.parameterisation import RectifiedFlow
+from rcm_core.diffusion.trigflow import (
     NOISE_ANGLE,
     angle_from_flow_time,
     diffuse,
@@ -21,6 +18,9 @@ from rcm_core.trigflow import (
     predict_x0,
     rotate,
 )
+from rcm_core.losses.distribution import augmentation_gradient, distribution_gradient
+from rcm_core.protocols import Batch, Follow
+from rcm_core.rng import generator
 
 SIZE = 48
 BATCH = Batch({}, {}, torch.zeros(SIZE, 2, dtype=torch.float64))  # only its shape is used

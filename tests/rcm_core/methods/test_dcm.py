@@ -8,12 +8,12 @@ import torch
 from gaussians import Gaussian, Perceptron, six_modes
 from spies import Spy, gradients, preset
 
+from rcm_core.diffusion.timesteps import shift_flow_time
+from rcm_core.diffusion.trigflow import flow_time_from_angle, predict_x0, rotate
 from rcm_core.jvp import consistency_jvp
 from rcm_core.losses.consistency import consistency_loss, consistency_tangent
 from rcm_core.protocols import Batch
 from rcm_core.rng import generator
-from rcm_core.samplers.times import shift_flow_time
-from rcm_core.trigflow import flow_time_from_angle, predict_x0, rotate
 
 MIXTURE = six_modes(torch.float64)
 BATCH = Batch({}, {}, MIXTURE.sample(64, generator("data")))

@@ -8,16 +8,16 @@ import torch
 from gaussians import Gaussian, Perceptron, six_modes
 from spies import Spy, gradients, preset
 
+from rcm_core.diffusion.parameterisation import RectifiedFlow, TrigFlow
+from rcm_core.diffusion.trigflow import NOISE_ANGLE, diffuse, flow_time_from_angle, predict_x0
 from rcm_core.errors import InputError
 from rcm_core.extras import Heads
 from rcm_core.losses.adversarial import logistic_critic, logistic_student
-from rcm_core.parameterisation import RectifiedFlow, TrigFlow
 from rcm_core.protocols import Batch, Examples
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import sample_student
 from rcm_core.terms.distribution import generated
 from rcm_core.training.parallel import checkpoint_blocks
-from rcm_core.trigflow import NOISE_ANGLE, diffuse, flow_time_from_angle, predict_x0
 
 MIXTURE = six_modes(torch.float64)
 SIZE = 32

@@ -7,9 +7,9 @@ import torch
 from gaussians import Gaussian, Perceptron, six_modes
 from spies import Spy, gradients, preset
 
+from rcm_core.diffusion.trigflow import diffuse, predict_x0, rotate
 from rcm_core.protocols import Batch, Examples
 from rcm_core.rng import generator
-from rcm_core.trigflow import diffuse, predict_x0, rotate
 
 MIXTURE = six_modes(torch.float64)
 SIZE = 64

@@ -7,9 +7,9 @@ import torch
 from gaussians import Gaussian, Perceptron
 from spies import Spy, gradients, preset
 
+from rcm_core.diffusion.trigflow import predict_x0
 from rcm_core.protocols import Batch, Recorded
 from rcm_core.rng import generator
-from rcm_core.trigflow import predict_x0
 
 GAUSSIAN = Gaussian(torch.tensor([0.5, -0.7], dtype=torch.float64), 0.4)
 ANGLES = torch.linspace(math.pi / 2, 0.1, 8, dtype=torch.float64)

@@ -5,10 +5,10 @@ import torch
 from gaussians import Perceptron, six_modes
 from spies import Spy, gradients, preset
 
+from rcm_core.diffusion.trigflow import flow_time_from_angle, predict_x0, rotate
 from rcm_core.losses.pairs import pair_loss
 from rcm_core.protocols import Batch, Follow
 from rcm_core.rng import generator
-from rcm_core.trigflow import flow_time_from_angle, predict_x0, rotate
 
 MIXTURE = six_modes(torch.float64)
 BATCH = Batch({}, {}, MIXTURE.sample(64, generator("data")))

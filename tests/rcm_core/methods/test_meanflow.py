@@ -5,6 +5,7 @@ import torch
 from gaussians import Gaussian, Perceptron, six_modes
 from spies import Spy, gradients, preset
 
+from rcm_core.diffusion.trigflow import angle_from_flow_time, flow_time_from_angle, per_sample, predict_x0
 from rcm_core.losses.meanflow import (
     average_velocity_target,
     meanflow_loss,
@@ -15,7 +16,6 @@ from rcm_core.rng import generator
 from rcm_core.terms import average
 from rcm_core.terms.average import FLOW, AverageVelocity, FlowState, along
 from rcm_core.terms.consistency import States
-from rcm_core.trigflow import angle_from_flow_time, flow_time_from_angle, per_sample, predict_x0
 
 GAUSSIAN = Gaussian(torch.tensor([0.5, -0.7], dtype=torch.float64), 0.4)
 PLAIN = {"power": 0.0, "warmup": 0, "average_share": 1.0}

@@ -9,9 +9,9 @@ from gaussians import Perceptron, six_modes
 from spies import Spy, gradients, preset
 from torch import nn
 
+from rcm_core.diffusion.trigflow import NOISE_ANGLE, diffuse, predict_x0
 from rcm_core.protocols import Batch, Examples
 from rcm_core.rng import generator
-from rcm_core.trigflow import NOISE_ANGLE, diffuse, predict_x0
 
 MIXTURE = six_modes(torch.float64)
 SIZE = 32

@@ -7,12 +7,12 @@ import torch
 from gaussians import Perceptron, six_modes
 from spies import Spy, gradients, preset
 
+from rcm_core.diffusion.trigflow import NOISE_ANGLE, per_sample, rotate
 from rcm_core.jvp import consistency_jvp
 from rcm_core.losses.consistency import consistency_tangent
 from rcm_core.protocols import Batch, Recorded
 from rcm_core.rng import generator
-from rcm_core.samplers.walks import recorded_walk, reference_route
-from rcm_core.trigflow import NOISE_ANGLE, per_sample, rotate
+from rcm_core.samplers.rollout import recorded_walk, reference_route
 
 MIXTURE = six_modes(torch.float64)
 SIZE = 4

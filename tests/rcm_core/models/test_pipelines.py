@@ -16,9 +16,9 @@ from families import build
 from torch import Tensor, nn
 
 from rcm_core.denoiser import Denoiser, load_denoiser
-from rcm_core.parameterisation import RectifiedFlow
+from rcm_core.diffusion.parameterisation import RectifiedFlow
+from rcm_core.diffusion.trigflow import per_sample
 from rcm_core.registry import find
-from rcm_core.trigflow import per_sample
 
 # Letters as entities and full-width ones, which Wan's pipeline cleans; upper case, which SANA's lowers; white space at
 # the ends; quotation marks, within which LongCat's spells.

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rcm_core.denoiser import load_denoiser
+from rcm_core.diffusion.parameterisation import RectifiedFlow
+from rcm_core.diffusion.trigflow import conditional_velocity, diffuse
 from rcm_core.errors import InputError
 from rcm_core.models import wan
-from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.pixels import PixelSpace
 from rcm_core.training.checkpoint import write_network
-from rcm_core.trigflow import conditional_velocity, diffuse
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from gaussians import Gaussian
 
+from rcm_core.diffusion.parameterisation import EDM, RectifiedFlow, TrigFlow
+from rcm_core.diffusion.timesteps import fixed_angles
+from rcm_core.diffusion.trigflow import flow_time_from_angle, predict_x0
 from rcm_core.errors import InputError
-from rcm_core.parameterisation import EDM, RectifiedFlow, TrigFlow
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import Sampler, sample_student, walk
-from rcm_core.samplers.times import fixed_angles
-from rcm_core.trigflow import flow_time_from_angle, predict_x0
 
 GAUSSIAN = Gaussian(torch.tensor([0.5, -0.7], dtype=torch.float64), 0.4)
 ANGLES = (math.pi / 2, 1.3, 1.0, 0.6)

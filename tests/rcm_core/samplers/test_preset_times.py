@@ -18,8 +18,8 @@ from diffusers import (
 from diffusers.pipelines.longcat_image.pipeline_longcat_image import calculate_shift
 from torch import Tensor
 
-from rcm_core.samplers.ode import sample_route
-from rcm_core.trigflow import flow_time_from_angle
+from rcm_core.diffusion.trigflow import flow_time_from_angle
+from rcm_core.samplers.teacher_ode import sample_route
 
 PRESETS = Path(__file__).parents[3] / "conf/teacher"
 

@@ -11,9 +11,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
+from rcm_core.diffusion.parameterisation import RectifiedFlow
 from rcm_core.errors import InputError
 from rcm_core.mini import build_network
-from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.samplers.few_step import Sampler, sample_student
 from rcm_core.samplers.scheduler import FewStepScheduler
 

@@ -10,11 +10,11 @@ import torch
 from families import PROMPTS, build
 from torch import Tensor
 
+from rcm_core.diffusion.trigflow import NOISE_ANGLE
 from rcm_core.registry import find
 from rcm_core.samplers.few_step import Sampler
+from rcm_core.samplers.jobs import Job, Teacher, noise, sample
 from rcm_core.samplers.scheduler import FewStepScheduler
-from rcm_core.sampling import Job, Teacher, noise, sample
-from rcm_core.trigflow import NOISE_ANGLE
 
 TIMES = [[NOISE_ANGLE], [NOISE_ANGLE, 0.8]]
 PROMPT = PROMPTS[0]

@@ -22,7 +22,7 @@ from workspaces import accept_teacher, configure
 from infra.executors.local import LocalExecutor
 from rcm_core import captioned, imported
 from rcm_core.errors import InputError
-from rcm_core.sampling import Teacher, codec_of, conditions
+from rcm_core.samplers.jobs import Teacher, codec_of, conditions
 from rcm_core.stages import train, trajectories
 from rcm_core.storage.files import sha256, sha256_folder
 from rcm_core.teacher_folder import pipeline_of

@@ -17,7 +17,7 @@ from workspaces import change
 from infra.executors.local import LocalExecutor
 from rcm_core.config.load import load_params
 from rcm_core.errors import InputError
-from rcm_core.sampling import sample_pipeline
+from rcm_core.samplers.jobs import sample_pipeline
 
 OBJECTS = ("cube", "ball", "chair", "cat", "car", "tree", "lamp", "boat")
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rcm_core.config.load import load_params
 from rcm_core.errors import InputError
 from rcm_core.prompts import load_split
-from rcm_core.sampling import Teacher
+from rcm_core.samplers.jobs import Teacher
 from rcm_core.storage.formats import read_csv, read_object, read_tensors, read_text, read_yaml
 from rcm_core.storage.schemas import (
     CurveState,

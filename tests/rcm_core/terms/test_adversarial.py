@@ -6,11 +6,11 @@ from gaussians import Perceptron
 from spies import Spy
 from torch import nn
 
+from rcm_core.diffusion.trigflow import diffuse
 from rcm_core.extras import Heads
 from rcm_core.rng import generator
 from rcm_core.terms.adversarial import Discriminator, frozen
 from rcm_core.training.parallel import checkpoint_blocks
-from rcm_core.trigflow import diffuse
 
 
 def networks() -> dict:

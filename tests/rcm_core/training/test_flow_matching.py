@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rcm_core.guidance import replace_rows
+from rcm_core.diffusion.guidance import replace_rows
+from rcm_core.diffusion.trigflow import per_sample
 from rcm_core.protocols import Batch, Condition
 from rcm_core.rng import generator
 from rcm_core.training.flow_matching import FlowMatching
-from rcm_core.trigflow import per_sample
 
 POINT = torch.tensor([0.7, -0.3]).view(1, 2, 1, 1, 1)
 

@@ -27,7 +27,7 @@ from rcm_core.errors import InputError
 from rcm_core.jvp import flash_jvp, jvp
 from rcm_core.jvp.exactly import Exactly
 from rcm_core.registry import find
-from rcm_core.sampling import network_of
+from rcm_core.samplers.jobs import network_of
 from rcm_core.stages import evaluate, publish, select, train
 from rcm_core.training.lora import Adapted, Shared, load_shared
 from rcm_core.training.parallel import checkpoint_blocks

@@ -14,10 +14,10 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from rcm_core.diffusion.parameterisation import RectifiedFlow
+from rcm_core.diffusion.trigflow import angle_from_flow_time, per_sample
 from rcm_core.errors import InputError
-from rcm_core.parameterisation import RectifiedFlow
 from rcm_core.protocols import Condition, Velocity
-from rcm_core.trigflow import angle_from_flow_time, per_sample
 
 Solver = Literal["euler", "unipc", "dpmsolver++"]
 Grid = Literal["scheduler", "linear", "karras"]

@@ -19,7 +19,7 @@ from rcm_core.errors import InputError
 from rcm_core.models import wan
 from rcm_core.rng import address, generator
 from rcm_core.samplers.few_step import Sampler
-from rcm_core.sampling import Job, Teacher, noise, read_sampler, sample, split_jobs
+from rcm_core.samplers.jobs import Job, Teacher, noise, read_sampler, sample, split_jobs
 
 SHAPE = (1, 2, 3, 4)
 

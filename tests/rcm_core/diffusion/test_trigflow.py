@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rcm_core.trigflow import (
+from rcm_core.diffusion.trigflow import (
     angle_from_flow_time,
     conditional_velocity,
     diffuse,

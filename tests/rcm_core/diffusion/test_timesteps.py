@@ -3,8 +3,7 @@ import math
 import pytest
 import torch
 
-from rcm_core.rng import generator
-from rcm_core.samplers.times import (
+from rcm_core.diffusion.timesteps import (
     fixed_angles,
     log_normal_angles,
     log_normal_between,
@@ -13,7 +12,8 @@ from rcm_core.samplers.times import (
     shifted_between,
     simulation_angles,
 )
-from rcm_core.trigflow import flow_time_from_angle
+from rcm_core.diffusion.trigflow import flow_time_from_angle
+from rcm_core.rng import generator
 
 COUNT = 200_000
 

@@ -10,9 +10,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from rcm_core.diffusion.timesteps import grid_angles, log_normal_angles
+from rcm_core.diffusion.trigflow import NOISE_ANGLE, per_sample, rotate
 from rcm_core.protocols import Condition, Velocity
-from rcm_core.samplers.times import grid_angles, log_normal_angles
-from rcm_core.trigflow import NOISE_ANGLE, per_sample, rotate
 
 Solver = Literal["euler", "rotate"]
 Scheme = Literal["stratified", "fixed", "log_normal"]

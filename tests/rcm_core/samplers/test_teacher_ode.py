@@ -3,10 +3,10 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from gaussians import Gaussian
 
+from rcm_core.diffusion.parameterisation import RectifiedFlow
+from rcm_core.diffusion.trigflow import angle_from_flow_time, per_sample, predict_x0
 from rcm_core.errors import InputError
-from rcm_core.parameterisation import RectifiedFlow
-from rcm_core.samplers.ode import sample_route, sample_teacher
-from rcm_core.trigflow import angle_from_flow_time, per_sample, predict_x0
+from rcm_core.samplers.teacher_ode import sample_route, sample_teacher
 
 GAUSSIAN = Gaussian(torch.tensor([0.5, -0.7], dtype=torch.float64), 0.4)
 NOISE = torch.randn(16, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

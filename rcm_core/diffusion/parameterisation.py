@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from rcm_core.diffusion.trigflow import per_sample
 from rcm_core.errors import InputError
-from rcm_core.trigflow import per_sample
 
 
 @dataclass(frozen=True)

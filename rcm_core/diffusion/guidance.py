@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rcm_core.diffusion.trigflow import per_sample
 from rcm_core.errors import InputError
 from rcm_core.protocols import Condition, Velocity
-from rcm_core.trigflow import per_sample
 
 
 def calls_per_step(scale: float) -> int:

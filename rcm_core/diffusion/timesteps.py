@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rcm_core.trigflow import NOISE_ANGLE, angle_from_flow_time
+from rcm_core.diffusion.trigflow import NOISE_ANGLE, angle_from_flow_time
 
 
 def log_normal_angles(count: int, mean: float, std: float, rng: torch.Generator) -> Tensor:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from families import BUILDERS, PROMPTS, build
 
+from rcm_core.diffusion.trigflow import NOISE_ANGLE
 from rcm_core.samplers.few_step import Sampler
-from rcm_core.sampling import Job, Teacher, sample, sample_pixels, split_jobs
-from rcm_core.trigflow import NOISE_ANGLE
+from rcm_core.samplers.jobs import Job, Teacher, sample, sample_pixels, split_jobs
 
 TIMES = Sampler.of("renoise", [[NOISE_ANGLE], [NOISE_ANGLE, 0.8]])
 

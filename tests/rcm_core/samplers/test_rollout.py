@@ -8,16 +8,22 @@ import torch
 from gaussians import Gaussian
 from spies import Spy
 
+from rcm_core.diffusion.timesteps import fixed_angles, shift_flow_time
+from rcm_core.diffusion.trigflow import (
+    NOISE_ANGLE,
+    conditional_velocity,
+    diffuse,
+    flow_time_from_angle,
+    rotate,
+)
 from rcm_core.rng import generator
-from rcm_core.samplers.times import fixed_angles, shift_flow_time
-from rcm_core.samplers.walks import (
+from rcm_core.samplers.rollout import (
     random_schedule,
     recorded_walk,
     reference_route,
     route_angles,
     teacher_steps,
 )
-from rcm_core.trigflow import NOISE_ANGLE, conditional_velocity, diffuse, flow_time_from_angle, rotate
 
 GAUSSIAN = Gaussian(torch.tensor([0.5, -0.7], dtype=torch.float64), 0.4)
 RNG = generator("walks")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from gaussians import six_modes
 
+from rcm_core.diffusion.parameterisation import EDM, RectifiedFlow, TrigFlow
 from rcm_core.errors import InputError
-from rcm_core.parameterisation import EDM, RectifiedFlow, TrigFlow
 
 MIXTURE = six_modes(torch.float64)
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from rcm_core.diffusion.guidance import Guided
 from rcm_core.errors import InputError
-from rcm_core.guidance import Guided
 
 
 class Recorder:

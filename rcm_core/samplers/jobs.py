@@ -13,20 +13,20 @@ from torch import Tensor
 
 from rcm_core.denoiser import Denoiser, lower
 from rcm_core.device import refuse_precision, resolve_device
+from rcm_core.diffusion.guidance import Guided, calls_per_step
+from rcm_core.diffusion.trigflow import NOISE_ANGLE
 from rcm_core.errors import InputError
-from rcm_core.guidance import Guided, calls_per_step
-from rcm_core.kept import Kept, state_of
 from rcm_core.pipeline_check import check_parts
 from rcm_core.protocols import Codec, Condition, Family
 from rcm_core.registry import find
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import Sampler, sample_student
-from rcm_core.samplers.ode import Grid, Solver, sample_teacher
+from rcm_core.samplers.kept import Kept, state_of
+from rcm_core.samplers.teacher_ode import Grid, Solver, sample_teacher
 from rcm_core.storage.files import read_json
 from rcm_core.storage.schemas import StudentFacts, read, read_teacher
 from rcm_core.teacher_folder import pipeline_of
 from rcm_core.text_cache import encoded, texts_of
-from rcm_core.trigflow import NOISE_ANGLE
 from rcm_core.weights import LORA, Target, is_lora, loading, read_lora
 
 NEGATIVE = "negative"

@@ -1,0 +1,1 @@
+"""The diffusion path: angles, parameterisations, guidance, distributions of timesteps. No networks."""

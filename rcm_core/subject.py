@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from rcm_core.denoiser import Denoiser
 from rcm_core.jvp import Exactly
+from rcm_core.networks.denoiser import Denoiser
 from rcm_core.protocols import Condition, Family
 
 

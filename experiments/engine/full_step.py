@@ -33,9 +33,9 @@ from experiments.engine.small import RESULTS, ROOT
 from infra.commands.plan import planned
 from infra.executors.local import _process_group
 from rcm_core.config.sections import Params
-from rcm_core.denoiser import Denoiser
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
+from rcm_core.networks.denoiser import Denoiser
 from rcm_core.plan.calls import Kind, kind_of, kinds
 from rcm_core.plan.estimate import estimate
 from rcm_core.plan.model import Model, model_of

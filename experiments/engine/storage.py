@@ -76,7 +76,7 @@ def write_teacher(folder: Path, layers: int) -> None:
 def run_measured(stage: str, place: Path) -> None:
     """Run ``stage`` in this process and write what it took to ``place``."""
     from infra.launch import main as launch
-    from rcm_core import weights
+    from rcm_core.networks import weights
 
     mapped, tensors = 0, weights._tensors
 

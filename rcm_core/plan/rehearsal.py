@@ -23,8 +23,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 from rcm_core.config.sections import Params
-from rcm_core.denoiser import Denoiser
-from rcm_core.extras import Heads
+from rcm_core.networks.denoiser import Denoiser
+from rcm_core.networks.discriminator import Heads
 from rcm_core.plan.calls import Calls, Kind, kind_of
 from rcm_core.plan.ledger import Ledger, Phase, kept
 from rcm_core.plan.model import Model

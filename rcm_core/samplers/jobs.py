@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rcm_core.denoiser import Denoiser, lower
 from rcm_core.device import refuse_precision, resolve_device
 from rcm_core.diffusion.guidance import Guided, calls_per_step
 from rcm_core.diffusion.trigflow import NOISE_ANGLE
 from rcm_core.errors import InputError
+from rcm_core.networks.denoiser import Denoiser, lower
+from rcm_core.networks.weights import LORA, Target, is_lora, loading, read_lora
 from rcm_core.pipeline_check import check_parts
 from rcm_core.protocols import Codec, Condition, Family
 from rcm_core.registry import find
@@ -27,7 +28,6 @@ from rcm_core.storage.files import read_json
 from rcm_core.storage.schemas import StudentFacts, read, read_teacher
 from rcm_core.teacher_folder import pipeline_of
 from rcm_core.text_cache import encoded, texts_of
-from rcm_core.weights import LORA, Target, is_lora, loading, read_lora
 
 NEGATIVE = "negative"
 """Folder of the kept negative prompts: a family may encode them otherwise than prompts."""

@@ -23,11 +23,11 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.tensor import DTensor
 
 from rcm_core.errors import InputError, one_line
+from rcm_core.networks.weights import write_network as write_network
 from rcm_core.storage.files import write_json
 from rcm_core.storage.formats import read_text
 from rcm_core.storage.schemas import Progress, fit
 from rcm_core.training.ema import PowerEMA
-from rcm_core.weights import write_network as write_network
 
 DAMAGED = (CheckpointException, UnpicklingError, EOFError, OSError)
 """What DCP raises for files that are missing, cut off or overwritten."""

@@ -13,10 +13,10 @@ from rcm_core.config.base import check
 from rcm_core.config.method_requirements import refuse_impossible, refuse_lora, refuse_offload, refuse_split
 from rcm_core.config.sections import Params, TrainSection
 from rcm_core.config.workers import parts_per_rank
-from rcm_core.denoiser import Denoiser
 from rcm_core.device import resolve_device
 from rcm_core.diffusion.guidance import Guided
-from rcm_core.extras import Heads
+from rcm_core.networks.denoiser import Denoiser
+from rcm_core.networks.discriminator import Heads
 from rcm_core.protocols import Condition, Demands, Method, TrainContext
 from rcm_core.registry import find
 from rcm_core.rng import address

@@ -19,12 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rcm_core.config.sections import LoraSection
-from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.errors import InputError
+from rcm_core.networks.denoiser import Denoiser, load_denoiser
+from rcm_core.networks.weights import LORA
 from rcm_core.protocols import Condition, Family
 from rcm_core.rng import address
 from rcm_core.storage.files import atomic
-from rcm_core.weights import LORA
 
 PARTS = ("lora_A", "lora_B")
 

@@ -27,8 +27,8 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from rcm_core.config.sections import ParallelSection
 from rcm_core.config.workers import divide_workers
-from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.device import refuse_precision
+from rcm_core.networks.denoiser import Denoiser, load_denoiser
 from rcm_core.protocols import Family
 from rcm_core.training.sending import fill_from_first_rank
 from rcm_core.training.sequence import Ulysses

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from rcm_core.config.sections import TeacherSection
-from rcm_core.denoiser import load_denoiser
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
+from rcm_core.networks.denoiser import load_denoiser
 from rcm_core.prompts import by_label
 from rcm_core.protocols import Condition, TrainContext
 from rcm_core.registry import find

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rcm_core.denoiser import Denoiser
 from rcm_core.diffusion.trigflow import NOISE_ANGLE
+from rcm_core.networks.denoiser import Denoiser
 from rcm_core.protocols import Condition, Examples
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import sample_student

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from rcm_core.networks.weights import Target, loading
 from rcm_core.protocols import Family
-from rcm_core.weights import Target, loading
 
 
 @torch.no_grad()

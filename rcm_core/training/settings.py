@@ -12,7 +12,7 @@ from torch import nn
 
 from rcm_core.config.sections import HealthSection
 from rcm_core.config.workers import samples_per_rank
-from rcm_core.denoiser import EXTRAS
+from rcm_core.networks.denoiser import EXTRAS
 from rcm_core.training.muon import Muon
 
 

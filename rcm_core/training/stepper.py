@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from rcm_core.denoiser import Denoiser
 from rcm_core.errors import InputError
 from rcm_core.health import Health, next_rung
+from rcm_core.networks.denoiser import Denoiser
 from rcm_core.protocols import Batch, Method, Nets, TrainContext
 from rcm_core.rng import generator
 from rcm_core.training.log import Curves

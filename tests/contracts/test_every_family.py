@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rcm_core.check_model import check_model
-from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.errors import InputError
+from rcm_core.networks.denoiser import Denoiser, load_denoiser
 from rcm_core.protocols import Condition
 from rcm_core.registry import available, find
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rcm_core.config.base import check
 from rcm_core.errors import InputError
-from rcm_core.extras import Heads
+from rcm_core.networks.discriminator import Heads
 from rcm_core.protocols import Batch, Examples, Recorded
 from rcm_core.registry import available, find
 from rcm_core.rng import generator

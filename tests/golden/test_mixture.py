@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rcm_core.config.base import check
 from rcm_core.diffusion.trigflow import diffuse
-from rcm_core.extras import Heads
+from rcm_core.networks.discriminator import Heads
 from rcm_core.protocols import Batch, Examples, Method, Recorded
 from rcm_core.registry import find
 from rcm_core.rng import generator

@@ -95,8 +95,8 @@ def test_diffusers_loads_the_published_student_and_draws_what_we_draw(tiny_run: 
         "a handwritten seven", num_inference_steps=1, latents=latents, output_type="latent", **options
     ).frames
     teacher = Teacher.read(tiny_run)
-    from rcm_core.denoiser import load_denoiser
     from rcm_core.models import wan
+    from rcm_core.networks.denoiser import load_denoiser
     from rcm_core.samplers.few_step import sample_student
 
     student = load_denoiser(folder, wan)

@@ -13,7 +13,7 @@ from spies import gradients, preset
 
 from rcm_core.diffusion.parameterisation import TrigFlow
 from rcm_core.diffusion.trigflow import diffuse, predict_x0
-from rcm_core.extras import FREQUENCIES, Embedding, waves
+from rcm_core.networks.embeddings import FREQUENCIES, Embedding, waves
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import sample_student
 

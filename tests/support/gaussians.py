@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rcm_core.diffusion.trigflow import per_sample
-from rcm_core.extras import Embedding, LogVariance
+from rcm_core.networks.embeddings import Embedding, LogVariance
 
 
 @dataclass(frozen=True)

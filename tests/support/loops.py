@@ -12,8 +12,8 @@ from torch import Tensor
 
 from infra.executors.local import LocalContext
 from rcm_core.config.sections import HealthSection
-from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.models import wan
+from rcm_core.networks.denoiser import Denoiser, load_denoiser
 from rcm_core.protocols import Batch, Demands, Examples, Follow, Update
 from rcm_core.rng import generator
 from rcm_core.training.probe import Probe

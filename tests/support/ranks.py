@@ -13,8 +13,8 @@ import torch.distributed as dist
 from loops import SETTINGS, probe
 
 from rcm_core.config.load import load_params
-from rcm_core.denoiser import load_denoiser
 from rcm_core.models import wan
+from rcm_core.networks.denoiser import load_denoiser
 from rcm_core.protocols import Batch, Demands, Follow
 from rcm_core.rng import generator
 from rcm_core.training import distill

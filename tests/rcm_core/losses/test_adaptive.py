@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from rcm_core.extras import LogVariance
 from rcm_core.losses.consistency import adaptive, clip_tangent, prior_weight
+from rcm_core.networks.embeddings import LogVariance
 from rcm_core.rng import generator
 
 

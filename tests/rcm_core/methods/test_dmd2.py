@@ -11,8 +11,8 @@ from spies import Spy, gradients, preset
 from rcm_core.diffusion.parameterisation import RectifiedFlow, TrigFlow
 from rcm_core.diffusion.trigflow import NOISE_ANGLE, diffuse, flow_time_from_angle, predict_x0
 from rcm_core.errors import InputError
-from rcm_core.extras import Heads
 from rcm_core.losses.adversarial import logistic_critic, logistic_student
+from rcm_core.networks.discriminator import Heads
 from rcm_core.protocols import Batch, Examples
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import sample_student

@@ -13,8 +13,8 @@ from workspaces import configure
 from infra import cli
 from infra.commands.families import family_of
 from infra.executors.local import LocalExecutor
-from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.errors import InputError
+from rcm_core.networks.denoiser import Denoiser, load_denoiser
 from rcm_core.stages import teacher
 
 

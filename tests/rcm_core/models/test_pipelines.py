@@ -15,9 +15,9 @@ import torch
 from families import build
 from torch import Tensor, nn
 
-from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.diffusion.parameterisation import RectifiedFlow
 from rcm_core.diffusion.trigflow import per_sample
+from rcm_core.networks.denoiser import Denoiser, load_denoiser
 from rcm_core.registry import find
 
 # Letters as entities and full-width ones, which Wan's pipeline cleans; upper case, which SANA's lowers; white space at

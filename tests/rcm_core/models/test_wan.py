@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rcm_core.denoiser import load_denoiser
 from rcm_core.diffusion.parameterisation import RectifiedFlow
 from rcm_core.diffusion.trigflow import conditional_velocity, diffuse
 from rcm_core.errors import InputError
 from rcm_core.models import wan
+from rcm_core.networks.denoiser import load_denoiser
 from rcm_core.pixels import PixelSpace
 from rcm_core.training.checkpoint import write_network
 

@@ -22,16 +22,16 @@ from infra.executors.local import LocalExecutor
 from rcm_core.bars import without_bars
 from rcm_core.config.load import load_params
 from rcm_core.config.sections import LoraSection
-from rcm_core.denoiser import load_denoiser
 from rcm_core.errors import InputError
 from rcm_core.jvp import flash_jvp, jvp
 from rcm_core.jvp.exactly import Exactly
+from rcm_core.networks.denoiser import load_denoiser
+from rcm_core.networks.weights import LORA, Target, loading, read_lora
 from rcm_core.registry import find
 from rcm_core.samplers.jobs import network_of
 from rcm_core.stages import evaluate, publish, select, train
 from rcm_core.training.lora import Adapted, Shared, load_shared
 from rcm_core.training.parallel import checkpoint_blocks
-from rcm_core.weights import LORA, Target, loading, read_lora
 
 SECTION = LoraSection(rank=3, alpha=6, targets=None)
 FAMILIES = ("wan", "cosmos", "sd3", "longcat", "sana")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from infra.commands.families import family_of
 from rcm_core.config.sections import ParallelSection
-from rcm_core.denoiser import Denoiser, load_denoiser
+from rcm_core.networks.denoiser import Denoiser, load_denoiser
 from rcm_core.protocols import Batch
 from rcm_core.rng import generator
 from rcm_core.training.checkpoint import full_tensors

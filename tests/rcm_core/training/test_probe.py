@@ -13,9 +13,9 @@ from loops import CPU, QUIET, equal, healthy, probe, trainer, weights
 from processes import on_ranks
 from ranks import probe_on
 
-from rcm_core.denoiser import load_denoiser
 from rcm_core.errors import InputError
 from rcm_core.models import wan
+from rcm_core.networks.denoiser import load_denoiser
 from rcm_core.rng import generator
 from rcm_core.training import probe as probing
 from rcm_core.training.ema import PowerEMA

@@ -13,9 +13,9 @@ from processes import on_ranks
 from torch import Tensor
 
 from infra.commands.families import family_of
-from rcm_core.denoiser import Denoiser, load_denoiser
 from rcm_core.errors import InputError
 from rcm_core.jvp import flash_jvp, joint_jvp, jvp
+from rcm_core.networks.denoiser import Denoiser, load_denoiser
 from rcm_core.training.parallel import average_gradients
 from rcm_core.training.sequence import Ulysses
 

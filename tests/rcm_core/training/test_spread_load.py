@@ -13,7 +13,7 @@ from families import BUILDERS, build
 from processes import on_ranks
 from torch.distributed.fsdp import FSDPModule
 
-from rcm_core.denoiser import load_denoiser
+from rcm_core.networks.denoiser import load_denoiser
 from rcm_core.registry import find
 from rcm_core.training.checkpoint import full_tensors
 from rcm_core.training.parallel import PLAIN, Spread

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from rcm_core.errors import InputError
-from rcm_core.extras import Embedding, LogVariance
+from rcm_core.networks.embeddings import Embedding, LogVariance
+from rcm_core.networks.weights import Target, loading
 from rcm_core.protocols import EMBEDDED, Condition, Family, Parameterisation
-from rcm_core.weights import Target, loading
 
 GUIDANCE_SCALE = 0.1
 """The guidance scale is embedded as a tenth of itself (SANA-Sprint, arXiv 2503.09641, section 3.2)."""

@@ -12,11 +12,11 @@ from diffusers import SanaTransformer2DModel
 from families import BUILDERS, build
 
 from infra.commands.families import family_of
-from rcm_core.denoiser import GUIDANCE_SCALE, Denoiser, load_denoiser, lower
 from rcm_core.device import refuse_precision
 from rcm_core.diffusion.parameterisation import RectifiedFlow
 from rcm_core.errors import InputError
-from rcm_core.extras import waves
+from rcm_core.networks.denoiser import GUIDANCE_SCALE, Denoiser, load_denoiser, lower
+from rcm_core.networks.embeddings import waves
 from rcm_core.registry import find
 from rcm_core.samplers.jobs import Job, Teacher, sample
 

@@ -6,8 +6,9 @@ import math
 import torch
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 
-from rcm_core.extras import FREQUENCIES, Embedding, Head, Heads, LogVariance, VirtualBatchNorm, waves
 from rcm_core.jvp import jvp
+from rcm_core.networks.discriminator import Head, Heads, VirtualBatchNorm
+from rcm_core.networks.embeddings import FREQUENCIES, Embedding, LogVariance, waves
 from rcm_core.rng import generator
 
 

@@ -20,9 +20,9 @@ import yaml
 from torch import Tensor
 
 from rcm_core.data.scenes import meanings
-from rcm_core.mini import build_text_encoder, build_tokenizer
+from rcm_core.pipelines.mini import build_text_encoder, build_tokenizer
+from rcm_core.pipelines.mini_text_encoder import teach
 from rcm_core.prompts import read_prompts
-from rcm_core.reading import teach
 from rcm_core.storage.files import write_json
 
 ROOT = Path(__file__).parents[1]

@@ -166,7 +166,7 @@ def check_model(
     from infra.commands.families import family_at
     from infra.commands.tables import print_findings
     from rcm_core.check_model import check_model as check
-    from rcm_core.variants import plain_view
+    from rcm_core.pipelines.variants import plain_view
 
     family, folder = family_at(place, pipeline)
     folder = folder if variant is None else plain_view(folder, variant)
@@ -191,8 +191,8 @@ def convert(
     """Make a pipeline of a raw checkpoint: the original Wan and Cosmos files, and those of NVlabs/rcm."""
     from infra.commands.families import family_of
     from infra.commands.outputs import refuse_place
-    from rcm_core.raw import PREFIXES
-    from rcm_core.raw import convert as make
+    from rcm_core.pipelines.convert import PREFIXES
+    from rcm_core.pipelines.convert import convert as make
 
     refuse_place(out)
     if weights not in (None, *PREFIXES):

@@ -13,8 +13,8 @@ from torch import Tensor
 from rcm_core.diffusion.guidance import Guided
 from rcm_core.errors import named_line
 from rcm_core.jvp import flash_jvp, jvp
-from rcm_core.layout import read_part
 from rcm_core.networks.denoiser import Denoiser
+from rcm_core.pipelines.folder import read_part
 from rcm_core.protocols import Family
 from rcm_core.subject import Subject, cut, in_double
 from rcm_core.training.checkpoint import write_network

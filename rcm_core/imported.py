@@ -16,7 +16,7 @@ from rcm_core.captioned import IMAGES, VIDEOS, Header, Wanted
 from rcm_core.config.sections import SourceSection
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
-from rcm_core.latents import pixel_shape
+from rcm_core.pipelines.vae import pixel_shape
 from rcm_core.prompts import load_split, refuse_overlap
 from rcm_core.protocols import Condition, Executor
 from rcm_core.rng import generator

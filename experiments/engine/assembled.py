@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from infra.executors.local import LocalContext
 from rcm_core.config.sections import Params
-from rcm_core.layout import meta_network
 from rcm_core.networks.denoiser import Denoiser
+from rcm_core.pipelines.folder import meta_network
 from rcm_core.plan.model import Model
 from rcm_core.protocols import Batch, Condition, Examples
 from rcm_core.rng import generator

@@ -20,8 +20,8 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 
 from rcm_core.config.sections import MiniTraining
-from rcm_core.mini import save_pipeline
 from rcm_core.models import wan
+from rcm_core.pipelines.mini import save_pipeline
 from rcm_core.storage.files import json_text, write_json
 from rcm_core.training.parallel import PLAIN, Spread
 

@@ -62,7 +62,7 @@ def settings(values: dict[str, Any], source: Path) -> dict[str, Any]:
 
 def write_teacher(folder: Path, layers: int) -> None:
     """A pipeline whose network has ``layers`` of Wan 1.3B's blocks, with random weights."""
-    from rcm_core.mini import save_pipeline
+    from rcm_core.pipelines.mini import save_pipeline
 
     network = MiniTraining(
         layers=layers, heads=12, head_dim=128, ffn_dim=8960, text_dim=64, text_length=12, steps=1, batch=1, lr=0.1,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rcm_core.jvp import flash_jvp, joint_jvp, jvp
-from rcm_core.mini import build_network
+from rcm_core.pipelines.mini import build_network
 
 RESULT = Path(__file__).parent / "results" / "joint-cpu.json"
 BATCH, REPETITIONS, THREADS = 64, 15, 2

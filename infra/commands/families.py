@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType, UnionType
 
 from rcm_core.errors import InputError, named_line
-from rcm_core.layout import read_part
+from rcm_core.pipelines.folder import read_part
 from rcm_core.protocols import Family, Tokens
 from rcm_core.registry import available, find
 

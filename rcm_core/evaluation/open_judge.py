@@ -22,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rcm_core.bars import without_bars
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.evaluation.judge import refuse_range, refuse_unpaired
 from rcm_core.evaluation.metrics.subject_consistency import subject_consistency
-from rcm_core.layout import read_part
+from rcm_core.pipelines.folder import read_part
+from rcm_core.pipelines.quiet import without_bars
 
 FRAMES = 8
 BATCH = 64

@@ -1,0 +1,1 @@
+"""REGISTRY: one file a family of networks; implementations only."""

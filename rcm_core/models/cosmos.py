@@ -18,11 +18,11 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from rcm_core.diffusion.parameterisation import RectifiedFlow
-from rcm_core.layout import Encoder, Layout, empty_transformer, load_transformer
-from rcm_core.pipeline_check import check_pipeline
+from rcm_core.pipelines.check import check_pipeline
+from rcm_core.pipelines.convert import Raw
+from rcm_core.pipelines.folder import Encoder, Layout, empty_transformer, load_transformer
+from rcm_core.pipelines.text_encoder import T5VideoCodec
 from rcm_core.protocols import Condition, Parameterisation, Tokens
-from rcm_core.raw import Raw
-from rcm_core.text import T5VideoCodec
 
 blocks = ("CosmosTransformerBlock",)
 network_class = "CosmosTransformer3DModel"

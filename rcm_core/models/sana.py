@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rcm_core.bars import without_bars
 from rcm_core.diffusion.parameterisation import RectifiedFlow
-from rcm_core.latents import ImageLatents
-from rcm_core.layout import Encoder, Layout, empty_transformer, load_transformer, network_config
-from rcm_core.pipeline_check import check_pipeline
+from rcm_core.pipelines.check import check_pipeline
+from rcm_core.pipelines.folder import Encoder, Layout, empty_transformer, load_transformer, network_config
+from rcm_core.pipelines.quiet import without_bars
+from rcm_core.pipelines.vae import ImageLatents
 from rcm_core.protocols import Condition, Parameterisation
 
 blocks = ("SanaTransformerBlock",)

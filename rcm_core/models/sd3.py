@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rcm_core.bars import without_bars
 from rcm_core.diffusion.parameterisation import RectifiedFlow
 from rcm_core.errors import InputError
-from rcm_core.latents import ImageLatents
-from rcm_core.layout import (
+from rcm_core.pipelines.check import check_pipeline
+from rcm_core.pipelines.folder import (
     Encoder,
     Layout,
     empty_transformer,
@@ -26,7 +25,8 @@ from rcm_core.layout import (
     network_config,
     read_part,
 )
-from rcm_core.pipeline_check import check_pipeline
+from rcm_core.pipelines.quiet import without_bars
+from rcm_core.pipelines.vae import ImageLatents
 from rcm_core.protocols import Condition, Parameterisation, Tokens
 
 blocks = ("JointTransformerBlock",)

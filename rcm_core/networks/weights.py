@@ -59,7 +59,7 @@ _target: ContextVar[Target] = ContextVar("target", default=Target())  # noqa: B0
 def loading(target: Target) -> Iterator[None]:
     """Networks that a family's ``load_network`` reads in the block are loaded as ``target`` says.
 
-    A family that does not load by ``layout.load_transformer`` gives them in float32 on the CPU, as ever.
+    A family that does not load by ``folder.load_transformer`` gives them in float32 on the CPU, as ever.
     """
     token = _target.set(target)
     try:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rcm_core.config.method_requirements import refuse_split
 from rcm_core.config.sections import Params
 from rcm_core.config.workers import samples_per_rank
-from rcm_core.layout import meta_network
+from rcm_core.pipelines.folder import meta_network
 from rcm_core.plan.calls import Kind, kinds
 from rcm_core.plan.ledger import Peak, Phase
 from rcm_core.plan.model import Model

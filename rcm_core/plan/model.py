@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from rcm_core.config.sections import TeacherSection
 from rcm_core.errors import InputError, nearest
-from rcm_core.layout import meta_network, read_part
-from rcm_core.mini import build_network
+from rcm_core.pipelines.folder import meta_network, read_part
+from rcm_core.pipelines.mini import build_network
+from rcm_core.pipelines.shape_check import check_shape
 from rcm_core.protocols import Condition, Family
 from rcm_core.registry import find
-from rcm_core.shape_check import check_shape
 
 PUBLISHED = Path("data/models")
 DEPTH = "num_layers"

@@ -17,7 +17,9 @@ from rcm_core.diffusion.trigflow import NOISE_ANGLE
 from rcm_core.errors import InputError
 from rcm_core.networks.denoiser import Denoiser, lower
 from rcm_core.networks.weights import LORA, Target, is_lora, loading, read_lora
-from rcm_core.pipeline_check import check_parts
+from rcm_core.pipelines.check import check_parts
+from rcm_core.pipelines.prompt_cache import encoded, texts_of
+from rcm_core.pipelines.teacher_folder import pipeline_of
 from rcm_core.protocols import Codec, Condition, Family
 from rcm_core.registry import find
 from rcm_core.rng import generator
@@ -26,8 +28,6 @@ from rcm_core.samplers.kept import Kept, state_of
 from rcm_core.samplers.teacher_ode import Grid, Solver, sample_teacher
 from rcm_core.storage.files import read_json
 from rcm_core.storage.schemas import StudentFacts, read, read_teacher
-from rcm_core.teacher_folder import pipeline_of
-from rcm_core.text_cache import encoded, texts_of
 
 NEGATIVE = "negative"
 """Folder of the kept negative prompts: a family may encode them otherwise than prompts."""

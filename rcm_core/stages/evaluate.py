@@ -21,13 +21,13 @@ from rcm_core.evaluation.judge import Judge, judge_of
 from rcm_core.evaluation.quality import score
 from rcm_core.evaluation.reference import IMPORTED, teacher_features
 from rcm_core.evaluation.statistics import Bootstrap, exact, mean
+from rcm_core.pipelines.teacher_folder import verified_pipeline
 from rcm_core.prompts import cycle, load_split
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.samplers.jobs import Job, Teacher, read_sampler, sample_pixels, split_jobs
 from rcm_core.storage.files import atomic_folder, write_json
 from rcm_core.storage.schemas import read_selection, read_teacher
-from rcm_core.teacher_folder import verified_pipeline
 
 STAGE = "evaluate"
 TIMINGS = 3

@@ -10,10 +10,11 @@ import torch
 
 from rcm_core.config.sections import Params
 from rcm_core.evaluation.card import ABSENT, model_card
-from rcm_core.latents import pixel_shape
-from rcm_core.layout import read_part
-from rcm_core.loaded_files import loaded_files
 from rcm_core.networks.weights import LORA, Target, is_lora, loading, read_lora, write_network
+from rcm_core.pipelines.folder import read_part
+from rcm_core.pipelines.loaded_files import loaded_files
+from rcm_core.pipelines.teacher_folder import is_ours, verified_pipeline
+from rcm_core.pipelines.vae import pixel_shape
 from rcm_core.protocols import Executor, Family
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.registry import find
@@ -32,7 +33,6 @@ from rcm_core.storage.pipeline_files import pipeline_files
 from rcm_core.storage.s3 import filesystem, unbroken
 from rcm_core.storage.schemas import Quality, read, read_selection, read_teacher
 from rcm_core.storage.uploads import Earlier
-from rcm_core.teacher_folder import is_ours, verified_pipeline
 
 STAGE = "publish"
 

@@ -11,21 +11,21 @@ from typing import Any
 
 import torch
 
-from rcm_core import mini
 from rcm_core.config.sections import Params, TeacherSection
 from rcm_core.errors import InputError
 from rcm_core.evaluation.judge import Judge, judge_for
+from rcm_core.pipelines import mini
+from rcm_core.pipelines.shape_check import check_teacher_shape
+from rcm_core.pipelines.teacher_folder import TRAINED, given_pipeline
 from rcm_core.prompts import FEWEST, cycle, read_prompts
 from rcm_core.protocols import Executor, Family
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.registry import find
 from rcm_core.samplers.jobs import Job, Teacher, sample_pixels, split_jobs
-from rcm_core.shape_check import check_teacher_shape
 from rcm_core.storage.fetch import remember
 from rcm_core.storage.files import atomic_folder, sha256_folder, write_json
 from rcm_core.storage.links import place_folder
 from rcm_core.storage.pipeline_files import refuse_changed, signatures
-from rcm_core.teacher_folder import TRAINED, given_pipeline
 from rcm_core.usage import peak_memory
 
 STAGE = "teacher"

@@ -7,6 +7,7 @@ from pathlib import Path
 from rcm_core.config.sections import Params
 from rcm_core.config.workers import worlds
 from rcm_core.errors import InputError
+from rcm_core.pipelines.teacher_folder import pipeline_of, verified_pipeline
 from rcm_core.protocols import Executor
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.samplers.jobs import Teacher
@@ -22,7 +23,6 @@ from rcm_core.storage.files import atomic, atomic_folder, require_space, write_j
 from rcm_core.storage.formats import read_text
 from rcm_core.storage.links import place_folder
 from rcm_core.storage.schemas import CurveState, HealthFacts, fit
-from rcm_core.teacher_folder import pipeline_of, verified_pipeline
 from rcm_core.training import warm
 from rcm_core.training.log import Curves
 from rcm_core.usage import peak_memory

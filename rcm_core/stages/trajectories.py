@@ -18,6 +18,7 @@ from rcm_core import imported
 from rcm_core.config.sections import Params, TrajectoriesSection
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
+from rcm_core.pipelines.teacher_folder import verified_pipeline
 from rcm_core.prompts import load_split
 from rcm_core.protocols import Executor
 from rcm_core.real import RealExamples
@@ -38,7 +39,6 @@ from rcm_core.samplers.teacher_ode import sample_route
 from rcm_core.storage.files import atomic, atomic_folder, require_space, require_target
 from rcm_core.storage.s3 import unbroken
 from rcm_core.storage.schemas import read_teacher
-from rcm_core.teacher_folder import verified_pipeline
 from rcm_core.trajectory_store import (
     MANIFEST,
     Place,

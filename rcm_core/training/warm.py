@@ -16,14 +16,14 @@ from torch import Tensor
 
 from rcm_core.config.sections import WarmStart
 from rcm_core.errors import InputError
-from rcm_core.layout import meta_network, read_part
 from rcm_core.networks.weights import Target, loading
+from rcm_core.pipelines.folder import meta_network, read_part
+from rcm_core.pipelines.variants import plain_view
 from rcm_core.protocols import Family
 from rcm_core.storage.fetch import folder_of
 from rcm_core.storage.files import sha256_folder
 from rcm_core.storage.formats import read_text
 from rcm_core.storage.schemas import StudentFacts, fit
-from rcm_core.variants import plain_view
 
 KEY = "train.warm_start"
 

@@ -19,8 +19,8 @@ from workspaces import configure
 
 from infra.executors.local import LocalExecutor
 from rcm_core.config.load import load_params
-from rcm_core.layout import check_tensors
 from rcm_core.models import wan
+from rcm_core.pipelines.folder import check_tensors
 from rcm_core.stages import train, trajectories
 
 pytestmark = pytest.mark.slow

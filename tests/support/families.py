@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from rcm_core.bars import without_bars
 from rcm_core.config.mini_teacher import MiniTraining
-from rcm_core.mini import build_tokenizer, save_pipeline
+from rcm_core.pipelines.mini import build_tokenizer, save_pipeline
+from rcm_core.pipelines.quiet import without_bars
 
 PROMPTS = ["the digit 7", "a handwritten seven", "three"]
 TINY = MiniTraining(

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from rcm_core.bars import without_bars
-from rcm_core.mini import build_tokenizer
+from rcm_core.pipelines.mini import build_tokenizer
+from rcm_core.pipelines.quiet import without_bars
 
 COLOURS = {
     "red": (1.0, 0.0, 0.0),

@@ -15,8 +15,8 @@ import yaml
 
 from rcm_core.config.load import load_params
 from rcm_core.config.sections import Params
+from rcm_core.pipelines.teacher_folder import pipeline_of
 from rcm_core.storage.files import sha256_folder
-from rcm_core.teacher_folder import pipeline_of
 
 PATIENCE = 900
 """Seconds that anything may take on a machine that is busy with other things; a test that hangs ends at twice that."""

@@ -32,9 +32,9 @@ from torch import Tensor, nn
 from experiments.comparison.measurements import machine, peak_resident, reset_peak, resident
 from experiments.comparison.workspaces import ROOT
 from infra.executors.local import LocalContext
-from rcm_core.mini import build_network
 from rcm_core.models import wan
 from rcm_core.networks.denoiser import Denoiser
+from rcm_core.pipelines.mini import build_network
 from rcm_core.protocols import Batch
 from rcm_core.rng import generator
 from rcm_core.storage.files import write_json

@@ -38,8 +38,8 @@ from experiments.comparison.workspaces import (
 )
 from infra.params import compose
 from rcm_core.config.sections import Params
+from rcm_core.pipelines.teacher_folder import pipeline_of
 from rcm_core.storage.files import read_json, write_json
-from rcm_core.teacher_folder import pipeline_of
 from rcm_core.training.distill import build_method
 
 STUDIED = "rcm-0.1"

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from rcm_core.diffusion.parameterisation import RectifiedFlow
 from rcm_core.jvp import flash_jvp, joint_jvp, jvp
-from rcm_core.mini import build_network
 from rcm_core.models import wan
 from rcm_core.networks.denoiser import Denoiser
+from rcm_core.pipelines.mini import build_network
 from rcm_core.training.parallel import shard
 
 

@@ -7,7 +7,7 @@ from diffusers.models import embeddings
 from rcm_core.diffusion.parameterisation import RectifiedFlow
 from rcm_core.diffusion.trigflow import per_sample
 from rcm_core.jvp import consistency_jvp, flash_jvp, jvp
-from rcm_core.mini import build_network
+from rcm_core.pipelines.mini import build_network
 
 X = torch.randn(2, 1, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 A = torch.randn(2, 1, 1, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

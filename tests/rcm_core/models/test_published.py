@@ -7,7 +7,7 @@ import json
 import pytest
 from tiny import ROOT
 
-from rcm_core.layout import meta_network
+from rcm_core.pipelines.folder import meta_network
 from rcm_core.registry import available, find
 
 PLACE = ROOT / "data/models"

@@ -11,9 +11,9 @@ from torch import nn
 from rcm_core.diffusion.parameterisation import RectifiedFlow
 from rcm_core.errors import InputError
 from rcm_core.jvp import flash_jvp, jvp
-from rcm_core.mini import build_network
 from rcm_core.models import wan
 from rcm_core.networks.denoiser import Denoiser
+from rcm_core.pipelines.mini import build_network
 from rcm_core.rng import generator
 
 WIDTH, LAYERS, TOKENS = 32, 3, 3 * 2 * 3

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
 from rcm_core.diffusion.parameterisation import RectifiedFlow
 from rcm_core.errors import InputError
-from rcm_core.mini import build_network
+from rcm_core.pipelines.mini import build_network
 from rcm_core.samplers.few_step import Sampler, sample_student
 from rcm_core.samplers.scheduler import FewStepScheduler
 

@@ -79,7 +79,7 @@ def published(family: str, place: Path) -> tuple[Path, str]:
 def build_wan(folder: Path) -> None:
     from families import PROMPTS, TINY
 
-    from rcm_core.mini import save_pipeline
+    from rcm_core.pipelines.mini import save_pipeline
 
     shutil.rmtree(folder)
     save_pipeline(folder, (1, 1, 4, 6), PROMPTS, TINY, 3.0, seed=0)

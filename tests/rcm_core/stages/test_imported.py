@@ -22,10 +22,10 @@ from workspaces import accept_teacher, configure
 from infra.executors.local import LocalExecutor
 from rcm_core import captioned, imported
 from rcm_core.errors import InputError
+from rcm_core.pipelines.teacher_folder import pipeline_of
 from rcm_core.samplers.jobs import Teacher, codec_of, conditions
 from rcm_core.stages import train, trajectories
 from rcm_core.storage.files import sha256, sha256_folder
-from rcm_core.teacher_folder import pipeline_of
 from rcm_core.trajectory_store import Store, shard_name
 
 SHAPES = {"sd3": (4, 1, 8, 6), "cosmos": (4, 2, 4, 6), "wan": (2, 3, 4, 6)}

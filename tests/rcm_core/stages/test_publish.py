@@ -18,12 +18,12 @@ from workspaces import configure
 from infra.executors.local import LocalExecutor
 from rcm_core.errors import InputError
 from rcm_core.evaluation.card import settings_table
+from rcm_core.pipelines.teacher_folder import is_ours
 from rcm_core.samplers.jobs import noise, sample_pipeline
 from rcm_core.stages import publish
 from rcm_core.storage.files import read_json, sha256_folder
 from rcm_core.storage.links import SMALL
 from rcm_core.storage.s3 import filesystem
-from rcm_core.teacher_folder import is_ours
 
 
 def run(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from workspaces import configure
 
 from infra.executors.local import LocalExecutor
 from rcm_core.errors import InputError
+from rcm_core.pipelines.teacher_folder import pipeline_of, verified_pipeline
 from rcm_core.stages import teacher
 from rcm_core.storage.files import read_json, sha256_folder
 from rcm_core.storage.s3 import filesystem
-from rcm_core.teacher_folder import pipeline_of, verified_pipeline
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from workspaces import configure
 
 from infra.commands.families import family_of
 from infra.executors.local import LocalExecutor
-from rcm_core.bars import without_bars
 from rcm_core.config.load import load_params
 from rcm_core.config.sections import LoraSection
 from rcm_core.errors import InputError
@@ -27,6 +26,7 @@ from rcm_core.jvp import flash_jvp, jvp
 from rcm_core.jvp.exactly import Exactly
 from rcm_core.networks.denoiser import load_denoiser
 from rcm_core.networks.weights import LORA, Target, loading, read_lora
+from rcm_core.pipelines.quiet import without_bars
 from rcm_core.registry import find
 from rcm_core.samplers.jobs import network_of
 from rcm_core.stages import evaluate, publish, select, train

@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rcm_core.bars import without_bars
 from rcm_core.errors import InputError
-from rcm_core.layout import Layout, meta_network, network_config
+from rcm_core.pipelines.folder import Layout, meta_network, network_config
+from rcm_core.pipelines.quiet import without_bars
 from rcm_core.storage.files import atomic_folder, require_space
 from rcm_core.storage.pipeline_files import pipeline_files
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from families import BUILDERS, PROMPTS, build
 
-from rcm_core import text_cache
+from rcm_core.pipelines import prompt_cache
+from rcm_core.pipelines.prompt_cache import encoded, texts_of
 from rcm_core.registry import find
 from rcm_core.samplers.jobs import KEPT, Teacher, codec_of, conditions
-from rcm_core.text_cache import encoded, texts_of
 
 
 @pytest.mark.parametrize("family", BUILDERS)
@@ -37,13 +37,13 @@ def test_what_is_kept_is_what_was_encoded(family: str, tmp_path: Path) -> None:
 def test_only_large_text_encoders_have_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build("cosmos", tmp_path / "pipeline")
     assert texts_of(tmp_path / "pipeline", tmp_path, "cosmos", "abc") is None
-    monkeypatch.setattr(text_cache, "LARGE", 1000)
+    monkeypatch.setattr(prompt_cache, "LARGE", 1000)
     found = {
         texts_of(tmp_path / "pipeline", tmp_path, family, digest)
         for family, digest in (("cosmos", "abc"), ("cosmos", "abd"), ("wan", "abc"))
     }
     assert len(found) == 3
-    monkeypatch.setattr(text_cache, "version", lambda name: "another")
+    monkeypatch.setattr(prompt_cache, "version", lambda name: "another")
     assert texts_of(tmp_path / "pipeline", tmp_path, "cosmos", "abc") not in found
 
 

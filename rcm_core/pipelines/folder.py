@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from rcm_core.errors import InputError, named_line
-from rcm_core.headers import FLOATS, NETWORK, read_headers, refuse_dtypes, weight_files
-from rcm_core.headers import read_part as read_part
 from rcm_core.networks.weights import fill
+from rcm_core.pipelines.headers import FLOATS, NETWORK, read_headers, refuse_dtypes, weight_files
+from rcm_core.pipelines.headers import read_part as read_part
 
 MOST_LAYERS = 1000
 """A configuration with more would take hours to build, and no published network has them."""

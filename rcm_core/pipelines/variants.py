@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 
 from rcm_core.errors import InputError
-from rcm_core.headers import ENCODER, NETWORK, read_part, variants
-from rcm_core.loaded_files import loaded_files
+from rcm_core.pipelines.headers import ENCODER, NETWORK, read_part, variants
+from rcm_core.pipelines.loaded_files import loaded_files
 from rcm_core.storage.files import atomic_folder
 from rcm_core.storage.hashes import cache_root
 from rcm_core.storage.pipeline_files import INDEX, pipeline_files, signatures

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rcm_core.bars import without_bars
-from rcm_core.latents import VideoLatents
-from rcm_core.layout import Layout
+from rcm_core.pipelines.folder import Layout
+from rcm_core.pipelines.quiet import without_bars
+from rcm_core.pipelines.vae import VideoLatents
 from rcm_core.protocols import Condition
 
 

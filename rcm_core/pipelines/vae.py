@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rcm_core.errors import InputError
-from rcm_core.layout import Layout, read_part, vae_name
+from rcm_core.pipelines.folder import Layout, read_part, vae_name
 from rcm_core.protocols import Condition
 
 

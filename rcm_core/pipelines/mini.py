@@ -1,7 +1,7 @@
 """``mini``: a miniature Wan pipeline in diffusers layout, built from nothing; the teacher stage trains it.
 
 The text encoder is a small UMT5 encoder with random weights, an injective enough map from words to vectors for a
-closed vocabulary, or one that was taught to read its benchmark's prompts (``rcm_core.reading``); the same module,
+closed vocabulary, or one that was taught to read its benchmark's prompts (``mini_text_encoder``); the same module,
 tokenizer and files that a Wan2.1 folder has.
 """
 
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from rcm_core.bars import without_bars
 from rcm_core.errors import InputError
-from rcm_core.reading import Meanings, teach
+from rcm_core.pipelines.mini_text_encoder import Meanings, teach
+from rcm_core.pipelines.quiet import without_bars
 
 
 def build_network(

@@ -9,11 +9,11 @@ import torch
 
 from rcm_core.data.scenes import meanings
 from rcm_core.errors import InputError
-from rcm_core.mini import build_text_encoder, build_tokenizer
+from rcm_core.pipelines.mini import build_text_encoder, build_tokenizer
+from rcm_core.pipelines.mini_text_encoder import teach
 from rcm_core.prompts import read_prompts
-from rcm_core.reading import teach
 
-PROMPTS = Path(__file__).parents[2] / "data/prompts/scenes"
+PROMPTS = Path(__file__).parents[3] / "data/prompts/scenes"
 
 
 def trained(steps: int):
@@ -77,7 +77,7 @@ def test_what_words_mean(prompt: str, expected: dict[int, tuple[int, ...]]) -> N
 
 def test_a_benchmark_that_does_not_say_what_words_mean_is_refused(tmp_path: Path) -> None:
     from rcm_core.config.sections import MiniTraining
-    from rcm_core.mini import save_pipeline
+    from rcm_core.pipelines.mini import save_pipeline
 
     settings = MiniTraining(
         layers=1, heads=1, head_dim=8, ffn_dim=8, text_dim=16, text_length=8, steps=1, batch=1, lr=0.1,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rcm_core.mini import build_network, build_text_encoder, build_tokenizer
+from rcm_core.pipelines.mini import build_network, build_text_encoder, build_tokenizer
 
 PAIRS = ("a red seven and a blue two", "a blue seven and a red two")
 

@@ -12,10 +12,10 @@ from diffusers import WanTransformer3DModel
 from families import BUILDERS, build, cosmos
 
 from rcm_core.errors import InputError
-from rcm_core.headers import read_part
+from rcm_core.pipelines.headers import read_part
+from rcm_core.pipelines.shape_check import check_shape, check_teacher_shape
 from rcm_core.protocols import Family
 from rcm_core.registry import find
-from rcm_core.shape_check import check_shape, check_teacher_shape
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,11 @@ from workspaces import configure
 from infra.executors.local import LocalExecutor
 from rcm_core.errors import InputError
 from rcm_core.models import sd3
+from rcm_core.pipelines.teacher_folder import verified_pipeline
+from rcm_core.pipelines.variants import plain_view
 from rcm_core.samplers.jobs import Teacher
 from rcm_core.stages import teacher
 from rcm_core.storage.files import read_json, sha256_folder
-from rcm_core.teacher_folder import verified_pipeline
-from rcm_core.variants import plain_view
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,17 @@ from typing import Any
 
 from torch import nn
 
-from rcm_core.bars import without_bars
 from rcm_core.errors import InputError, named_line
-from rcm_core.headers import (
+from rcm_core.pipelines.folder import (
+    FAILURES,
+    Encoder,
+    Layout,
+    check_tensors,
+    network_config,
+    refuse_config,
+    vae_name,
+)
+from rcm_core.pipelines.headers import (
     ENCODER,
     FLOATS,
     NETWORK,
@@ -26,15 +34,7 @@ from rcm_core.headers import (
     refuse_dtypes,
     refuse_pointer,
 )
-from rcm_core.layout import (
-    FAILURES,
-    Encoder,
-    Layout,
-    check_tensors,
-    network_config,
-    refuse_config,
-    vae_name,
-)
+from rcm_core.pipelines.quiet import without_bars
 from rcm_core.storage.pipeline_files import pipeline_files
 
 OPTIONAL = ("transformer_2", "image_encoder", "image_processor", "feature_extractor", "safety_checker")

@@ -9,7 +9,7 @@ import torch
 from families import BUILDERS, build
 
 from rcm_core.errors import InputError
-from rcm_core.latents import pixel_shape
+from rcm_core.pipelines.vae import pixel_shape
 from rcm_core.registry import find
 from rcm_core.storage.files import read_json, write_json
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from rcm_core.errors import InputError, named_line
-from rcm_core.latents import pixel_shape
-from rcm_core.layout import FAILURES, meta_network, read_part
+from rcm_core.pipelines.folder import FAILURES, meta_network, read_part
+from rcm_core.pipelines.vae import pixel_shape
 from rcm_core.protocols import Family
 
 MOST_TOKENS = 2**20

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from rcm_core.errors import InputError
+from rcm_core.pipelines.variants import plain_view
 from rcm_core.storage.fetch import fetch, pipeline_with
 from rcm_core.storage.files import sha256_folder
 from rcm_core.storage.pipeline_files import require_index
 from rcm_core.storage.schemas import read_teacher
-from rcm_core.variants import plain_view
 
 TRAINED = "mini"
 

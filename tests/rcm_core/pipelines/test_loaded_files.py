@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rcm_core.loaded_files import loaded_files
+from rcm_core.pipelines.loaded_files import loaded_files
 
 INDEX = {
     "_class_name": "WanPipeline",

@@ -1,0 +1,1 @@
+"""REGISTRY: one file a method of distillation; implementations only."""

@@ -21,14 +21,14 @@ from rcm_core.diffusion.trigflow import (
 )
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.denoising import ScoreError
-from rcm_core.losses.distribution import augmentation_gradient
-from rcm_core.losses.finite import finite_mask, keep_rows
+from rcm_core.losses.distribution_matching import augmentation_gradient
+from rcm_core.losses.masking import finite_mask, keep_rows
+from rcm_core.objectives.base import Term, unit_noise
+from rcm_core.objectives.distribution_matching import Generated, fake_score_term, matched, matching_term
 from rcm_core.protocols import Batch, Condition, Demands, Follow, Nets, Update
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import Kind
 from rcm_core.samplers.rollout import Walk, random_schedule, recorded_walk
-from rcm_core.terms import Term, unit_noise
-from rcm_core.terms.distribution import Generated, fake_score_term, matched, matching_term
 
 Weight = Annotated[float, Field(ge=0)]
 

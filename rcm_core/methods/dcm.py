@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from rcm_core.config.types import Positive
-from rcm_core.grid import DiscreteSection, discrete_term
 from rcm_core.jvp import TangentKind
+from rcm_core.objectives.discrete_consistency import DiscreteSection, discrete_term
 from rcm_core.protocols import Batch, Demands, Nets, Update
 
 

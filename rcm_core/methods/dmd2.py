@@ -16,12 +16,12 @@ from rcm_core.config.types import Positive
 from rcm_core.diffusion.timesteps import shifted_angles
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.adversarial import logistic_critic, logistic_student
-from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
+from rcm_core.losses.masking import finite_mask, keep_rows, mean_over
+from rcm_core.objectives.adversarial import Discriminator, frozen
+from rcm_core.objectives.backward_simulation import SimulationSection, compared, drawn, simulated
+from rcm_core.objectives.base import left_out, unit_noise
+from rcm_core.objectives.distribution_matching import Generated, fake_score_term, generated, matching_term
 from rcm_core.protocols import Batch, Demands, Nets, Update
-from rcm_core.simulation import SimulationSection, compared, drawn, simulated
-from rcm_core.terms import left_out, unit_noise
-from rcm_core.terms.adversarial import Discriminator, frozen
-from rcm_core.terms.distribution import Generated, fake_score_term, generated, matching_term
 
 
 class Config(SimulationSection):

@@ -15,10 +15,10 @@ from rcm_core.config.types import Count, Positive
 from rcm_core.diffusion.timesteps import log_normal_angles
 from rcm_core.diffusion.trigflow import rotate
 from rcm_core.jvp import TangentKind
-from rcm_core.losses.pairs import PairKind
+from rcm_core.losses.regression import PairKind
+from rcm_core.objectives.consistency import along_data, along_teacher
+from rcm_core.objectives.discrete_consistency import Pair, pair_term
 from rcm_core.protocols import Batch, Demands, Nets, Update
-from rcm_core.terms.consistency import along_data, along_teacher
-from rcm_core.terms.pairs import Pair, pair_term
 
 LARGEST_RATIO = 0.999
 

@@ -13,10 +13,10 @@ from rcm_core.config.base import Section
 from rcm_core.config.types import Positive, Share
 from rcm_core.diffusion.trigflow import predict_x0
 from rcm_core.jvp import TangentKind
-from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
-from rcm_core.losses.pairs import PairLoss, pair_loss
+from rcm_core.losses.masking import finite_mask, keep_rows, mean_over
+from rcm_core.losses.regression import PairLoss, pair_loss
+from rcm_core.objectives.base import left_out
 from rcm_core.protocols import Batch, Demands, Nets, Update
-from rcm_core.terms import left_out
 
 
 class Config(Section):

@@ -13,14 +13,13 @@ from torch import Tensor
 from rcm_core.config.types import Positive
 from rcm_core.diffusion.timesteps import grid_angles
 from rcm_core.diffusion.trigflow import diffuse
-from rcm_core.embedded import GuidanceSection, with_scale
-from rcm_core.grid import GridSection
 from rcm_core.jvp import TangentKind
-from rcm_core.losses.pairs import PairLoss
+from rcm_core.losses.regression import PairLoss
+from rcm_core.objectives.base import unit_noise
+from rcm_core.objectives.discrete_consistency import GridSection, Pair, pair_term
+from rcm_core.objectives.guidance_embedding import GuidanceSection, with_scale
 from rcm_core.protocols import Batch, Demands, Follow, Nets, Update
 from rcm_core.samplers.rollout import teacher_steps
-from rcm_core.terms import unit_noise
-from rcm_core.terms.pairs import Pair, pair_term
 
 
 class Config(GridSection, GuidanceSection):

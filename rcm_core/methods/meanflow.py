@@ -15,12 +15,12 @@ from rcm_core.config.types import Positive, Share
 from rcm_core.diffusion.guidance import replace_rows
 from rcm_core.diffusion.trigflow import angle_from_flow_time
 from rcm_core.jvp import TangentKind
-from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
+from rcm_core.losses.masking import finite_mask, keep_rows, mean_over
 from rcm_core.losses.meanflow import average_velocity_target, meanflow_loss, normalised_loss
+from rcm_core.objectives.base import left_out
+from rcm_core.objectives.consistency import along_data, along_teacher, ramp
+from rcm_core.objectives.meanflow import AverageVelocity, FlowState, along, guided
 from rcm_core.protocols import Batch, Condition, Demands, Examples, Nets, Update
-from rcm_core.terms import left_out
-from rcm_core.terms.average import AverageVelocity, FlowState, along, guided
-from rcm_core.terms.consistency import along_data, along_teacher, ramp
 
 
 class SelfGuidance(Section):

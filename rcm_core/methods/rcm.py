@@ -11,13 +11,13 @@ from pydantic import Field, model_validator
 
 from rcm_core.config.types import Count, Positive
 from rcm_core.diffusion.timesteps import log_normal_angles
-from rcm_core.grid import DiscreteSection, discrete_term
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.consistency import WarmupForm
+from rcm_core.objectives.backward_simulation import SimulationSection, compared, drawn, simulated
+from rcm_core.objectives.consistency import Consistency, along_teacher, consistency_term, ramp
+from rcm_core.objectives.discrete_consistency import DiscreteSection, discrete_term
+from rcm_core.objectives.distribution_matching import fake_score_term, generated, matching_term
 from rcm_core.protocols import Batch, Demands, Nets, Update
-from rcm_core.simulation import SimulationSection, compared, drawn, simulated
-from rcm_core.terms.consistency import Consistency, along_teacher, consistency_term, ramp
-from rcm_core.terms.distribution import fake_score_term, generated, matching_term
 
 
 class Config(SimulationSection):

@@ -13,15 +13,13 @@ from torch import Tensor
 from rcm_core.config.types import Positive, Share
 from rcm_core.diffusion.timesteps import log_normal_angles
 from rcm_core.diffusion.trigflow import NOISE_ANGLE, diffuse, predict_x0
-from rcm_core.embedded import GuidanceSection, with_scale
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.adversarial import hinge_critic, hinge_student
 from rcm_core.losses.consistency import WarmupForm
-from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
-from rcm_core.protocols import Batch, Condition, Demands, Examples, Nets, Update
-from rcm_core.terms import left_out, unit_noise
-from rcm_core.terms.adversarial import Discriminator, frozen
-from rcm_core.terms.consistency import (
+from rcm_core.losses.masking import finite_mask, keep_rows, mean_over
+from rcm_core.objectives.adversarial import Discriminator, frozen
+from rcm_core.objectives.base import left_out, unit_noise
+from rcm_core.objectives.consistency import (
     Consistency,
     Weighting,
     along_teacher,
@@ -29,6 +27,8 @@ from rcm_core.terms.consistency import (
     head_of,
     ramp,
 )
+from rcm_core.objectives.guidance_embedding import GuidanceSection, with_scale
+from rcm_core.protocols import Batch, Condition, Demands, Examples, Nets, Update
 
 
 class Config(GuidanceSection):

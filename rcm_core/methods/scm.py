@@ -12,11 +12,9 @@ from torch import Tensor
 
 from rcm_core.config.types import Positive
 from rcm_core.diffusion.timesteps import log_normal_angles
-from rcm_core.embedded import GuidanceSection, with_scale
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.consistency import WarmupForm
-from rcm_core.protocols import Batch, Condition, Demands, Nets, Update
-from rcm_core.terms.consistency import (
+from rcm_core.objectives.consistency import (
     Consistency,
     Limit,
     States,
@@ -27,6 +25,8 @@ from rcm_core.terms.consistency import (
     head_of,
     ramp,
 )
+from rcm_core.objectives.guidance_embedding import GuidanceSection, with_scale
+from rcm_core.protocols import Batch, Condition, Demands, Nets, Update
 
 
 class Config(GuidanceSection):

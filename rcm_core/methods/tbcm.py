@@ -11,13 +11,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from rcm_core.config.types import Count, Positive, Share
-from rcm_core.embedded import GuidanceSection, with_scale
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.consistency import WarmupForm
+from rcm_core.objectives.base import unit_noise
+from rcm_core.objectives.consistency import Consistency, States, Weighting, consistency_term, head_of, ramp
+from rcm_core.objectives.guidance_embedding import GuidanceSection, with_scale
 from rcm_core.protocols import Batch, Condition, Demands, Nets, Update
 from rcm_core.samplers.rollout import Scheme, recorded_walk, route_angles
-from rcm_core.terms import unit_noise
-from rcm_core.terms.consistency import Consistency, States, Weighting, consistency_term, head_of, ramp
 
 
 class Config(GuidanceSection):

@@ -17,12 +17,12 @@ from rcm_core.diffusion.trigflow import angle_from_flow_time, conditional_veloci
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.meanflow import average_velocity_target, meanflow_loss, normalised_loss
 from rcm_core.methods.lcm import LCM
+from rcm_core.objectives.consistency import States, ramp
+from rcm_core.objectives.meanflow import AverageVelocity, along
+from rcm_core.objectives.meanflow import guided as self_guided
 from rcm_core.protocols import Batch, Condition, Examples, Recorded, Update
 from rcm_core.rng import generator
 from rcm_core.samplers.rollout import reference_route
-from rcm_core.terms.average import AverageVelocity, along
-from rcm_core.terms.average import guided as self_guided
-from rcm_core.terms.consistency import States, ramp
 
 Found = dict[str, Tensor]
 RNG = generator("unused")

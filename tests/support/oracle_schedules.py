@@ -10,10 +10,10 @@ from torch import Tensor
 from rcm_core.diffusion.parameterisation import RectifiedFlow
 from rcm_core.diffusion.timesteps import log_normal_angles, shifted_angles
 from rcm_core.diffusion.trigflow import flow_time_from_angle, predict_x0
+from rcm_core.objectives.consistency import ramp
 from rcm_core.protocols import Batch
 from rcm_core.rng import generator
 from rcm_core.samplers.rollout import random_schedule, reference_route, route_angles
-from rcm_core.terms.consistency import ramp
 from rcm_core.training.ema import decay, power_exponent
 from rcm_core.training.parallel import move_towards
 

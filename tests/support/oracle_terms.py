@@ -17,15 +17,15 @@ from rcm_core.jvp import consistency_jvp
 from rcm_core.losses.adversarial import hinge_critic, hinge_student, logistic_critic, logistic_student
 from rcm_core.losses.consistency import consistency_loss, consistency_tangent, normalise_tangent
 from rcm_core.losses.denoising import fake_score_loss
-from rcm_core.losses.distribution import distribution_gradient, distribution_loss
-from rcm_core.losses.pairs import pair_loss
+from rcm_core.losses.distribution_matching import distribution_gradient, distribution_loss
+from rcm_core.losses.regression import pair_loss
+from rcm_core.objectives.adversarial import Discriminator
+from rcm_core.objectives.consistency import Consistency, States, consistency_term, limit_tangent, ramp
+from rcm_core.objectives.distribution_matching import Generated, fake_score_term, generated, matching_term
 from rcm_core.protocols import Batch, Condition
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import glide, sample_student, walk
 from rcm_core.samplers.rollout import recorded_walk, teacher_steps
-from rcm_core.terms.adversarial import Discriminator
-from rcm_core.terms.consistency import Consistency, States, consistency_term, limit_tangent, ramp
-from rcm_core.terms.distribution import Generated, fake_score_term, generated, matching_term
 
 Found = dict[str, Tensor]
 RNG = generator("unused")

@@ -27,14 +27,14 @@ from rcm_core.device import resolve_device
 from rcm_core.diffusion.trigflow import NOISE_ANGLE, predict_x0
 from rcm_core.evaluation.quality import score_one
 from rcm_core.evaluation.validation import scale_of, validation_job
+from rcm_core.objectives.backward_simulation import SimulationSection, simulated
+from rcm_core.objectives.base import unit_noise
+from rcm_core.objectives.distribution_matching import generated
 from rcm_core.protocols import Batch
 from rcm_core.rng import generator
 from rcm_core.samplers.jobs import Job, conditions, decode, network_of
 from rcm_core.samplers.rollout import random_schedule, recorded_walk
-from rcm_core.simulation import SimulationSection, simulated
 from rcm_core.storage.files import read_json, write_json
-from rcm_core.terms import unit_noise
-from rcm_core.terms.distribution import generated
 from rcm_core.training.distill import build_method
 
 RUNS = ("dmd2", "dmd2-5", "dmd2-single", "rcm", "rcm-0.1", "cdm")

@@ -18,7 +18,7 @@ from rcm_core.diffusion.trigflow import (
     predict_x0,
     rotate,
 )
-from rcm_core.losses.distribution import augmentation_gradient, distribution_gradient
+from rcm_core.losses.distribution_matching import augmentation_gradient, distribution_gradient
 from rcm_core.protocols import Batch, Follow
 from rcm_core.rng import generator
 

@@ -13,10 +13,10 @@ from rcm_core.diffusion.trigflow import NOISE_ANGLE, diffuse, flow_time_from_ang
 from rcm_core.errors import InputError
 from rcm_core.losses.adversarial import logistic_critic, logistic_student
 from rcm_core.networks.discriminator import Heads
+from rcm_core.objectives.distribution_matching import generated
 from rcm_core.protocols import Batch, Examples
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import sample_student
-from rcm_core.terms.distribution import generated
 from rcm_core.training.parallel import checkpoint_blocks
 
 MIXTURE = six_modes(torch.float64)

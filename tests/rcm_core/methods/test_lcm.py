@@ -6,7 +6,7 @@ from gaussians import Perceptron, six_modes
 from spies import Spy, gradients, preset
 
 from rcm_core.diffusion.trigflow import flow_time_from_angle, predict_x0, rotate
-from rcm_core.losses.pairs import pair_loss
+from rcm_core.losses.regression import pair_loss
 from rcm_core.protocols import Batch, Follow
 from rcm_core.rng import generator
 

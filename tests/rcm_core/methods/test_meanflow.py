@@ -11,11 +11,11 @@ from rcm_core.losses.meanflow import (
     meanflow_loss,
     normalised_loss,
 )
+from rcm_core.objectives import meanflow
+from rcm_core.objectives.consistency import States
+from rcm_core.objectives.meanflow import FLOW, AverageVelocity, FlowState, along
 from rcm_core.protocols import Batch, Examples
 from rcm_core.rng import generator
-from rcm_core.terms import average
-from rcm_core.terms.average import FLOW, AverageVelocity, FlowState, along
-from rcm_core.terms.consistency import States
 
 GAUSSIAN = Gaussian(torch.tensor([0.5, -0.7], dtype=torch.float64), 0.4)
 PLAIN = {"power": 0.0, "warmup": 0, "average_share": 1.0}
@@ -97,7 +97,7 @@ def test_the_difference_tends_to_forward_mode_to_second_order(monkeypatch):
     exact = network.derivative(state, "exact")
     errors = []
     for step in (4e-3, 2e-3, 1e-3):
-        monkeypatch.setattr(average, "STEP", step)
+        monkeypatch.setattr(meanflow, "STEP", step)
         errors.append(float((network.derivative(state, "semi") - exact).norm()))
         assert torch.equal(network.derivative(state, "semi"), network.derivative(state, "discrete"))
     assert errors[0] / errors[1] == pytest.approx(4, abs=0.1)
@@ -111,7 +111,7 @@ def test_the_difference_asks_only_between_the_end_and_noise():
     network = Spy(Perceptron(seed=1, extras=["end"]).double())
     found = AverageVelocity(network, {}, end).derivative(states(5, tau), "semi")
     later, earlier = (flow_time_from_angle(call.t) - tau for call in network.calls)
-    h, none = average.STEP, 0.0
+    h, none = meanflow.STEP, 0.0
     expected = torch.tensor([[h, none], [h, none], [h, -h], [none, -h], [none, none]], dtype=torch.float64)
     torch.testing.assert_close(torch.stack([later, earlier], 1), expected, atol=1e-15, rtol=0)
     assert torch.equal(found[4], torch.zeros(2, dtype=torch.float64))

@@ -8,9 +8,9 @@ from rcm_core.diffusion.guidance import Guided
 from rcm_core.diffusion.trigflow import flow_time_from_angle, per_sample
 from rcm_core.errors import InputError
 from rcm_core.losses.meanflow import guided_velocity
+from rcm_core.objectives.meanflow import FLOW
 from rcm_core.protocols import Batch, Examples
 from rcm_core.rng import generator
-from rcm_core.terms.average import FLOW
 
 PLAIN = {"power": 0.0, "warmup": 0, "average_share": 1.0}
 REAL = torch.tensor([0.5, -0.7], dtype=torch.float64)

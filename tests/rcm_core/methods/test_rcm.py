@@ -6,7 +6,7 @@ from gaussians import Perceptron, six_modes
 from spies import Spy, gradients, preset
 
 from rcm_core.diffusion.trigflow import flow_time_from_angle, predict_x0, rotate
-from rcm_core.losses.distribution import distribution_gradient
+from rcm_core.losses.distribution_matching import distribution_gradient
 from rcm_core.protocols import Batch
 from rcm_core.rng import generator
 

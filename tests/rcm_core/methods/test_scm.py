@@ -9,9 +9,9 @@ from spies import Spy, gradients, preset
 
 from rcm_core.jvp import consistency_jvp
 from rcm_core.losses.consistency import consistency_tangent
+from rcm_core.objectives.consistency import along_data
 from rcm_core.protocols import Batch, Demands, Examples
 from rcm_core.rng import generator
-from rcm_core.terms.consistency import along_data
 
 MIXTURE = six_modes(torch.float64)
 BATCH = Batch({}, {}, MIXTURE.sample(64, generator("data")))

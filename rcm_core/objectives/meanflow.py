@@ -11,8 +11,8 @@ from rcm_core.diffusion.parameterisation import RectifiedFlow
 from rcm_core.diffusion.trigflow import angle_from_flow_time, flow_time_from_angle, per_sample
 from rcm_core.jvp import TangentKind, flash_jvp, jvp
 from rcm_core.losses.meanflow import guided_velocity
+from rcm_core.objectives.consistency import States
 from rcm_core.protocols import Condition, Network
-from rcm_core.terms.consistency import States
 
 FLOW = RectifiedFlow()
 STEP = 5e-3

@@ -8,8 +8,8 @@ from torch import nn
 
 from rcm_core.diffusion.trigflow import diffuse
 from rcm_core.networks.discriminator import Heads
+from rcm_core.objectives.adversarial import Discriminator, frozen
 from rcm_core.rng import generator
-from rcm_core.terms.adversarial import Discriminator, frozen
 from rcm_core.training.parallel import checkpoint_blocks
 
 

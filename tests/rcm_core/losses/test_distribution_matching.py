@@ -6,7 +6,7 @@ from gaussians import Gaussian, six_modes
 
 from rcm_core.diffusion.trigflow import diffuse, per_sample, predict_x0
 from rcm_core.losses.consistency import normalise_tangent
-from rcm_core.losses.distribution import distribution_gradient, distribution_loss
+from rcm_core.losses.distribution_matching import distribution_gradient, distribution_loss
 from rcm_core.rng import generator
 
 REAL = six_modes(torch.float64)

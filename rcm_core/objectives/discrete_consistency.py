@@ -1,10 +1,8 @@
-"""A discrete grid of flow times between noise and data: the parameters of methods that step along it, and the
-discrete consistency term along teacher steps.
-"""
+"""Discrete-time consistency: a prediction is drawn to one made nearer to the data, on a grid of flow times."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import ValidationInfo, field_validator
@@ -13,11 +11,42 @@ from torch import Tensor
 from rcm_core.config.base import Section
 from rcm_core.config.types import Count, Positive
 from rcm_core.diffusion.timesteps import grid_angles
-from rcm_core.diffusion.trigflow import diffuse
-from rcm_core.protocols import Batch, Nets
+from rcm_core.diffusion.trigflow import diffuse, predict_x0
+from rcm_core.losses.masking import finite_mask, keep_rows, mean_over
+from rcm_core.losses.regression import PairKind, pair_loss
+from rcm_core.objectives.base import Term, left_out, unit_noise
+from rcm_core.protocols import Batch, Condition, Nets
 from rcm_core.samplers.rollout import teacher_steps
-from rcm_core.terms import Term, unit_noise
-from rcm_core.terms.pairs import Pair, pair_term
+
+
+class Pair(NamedTuple):
+    """A state ``x`` at angles ``t`` [B], and ``near`` at smaller angles ``s`` [B] on the same path."""
+
+    x: Tensor
+    t: Tensor
+    near: Tensor
+    s: Tensor
+
+
+def pair_term(
+    nets: Nets,
+    pair: Pair,
+    condition: Condition,
+    loss: tuple[PairKind, float],
+    target: str = "student",
+    weight: Tensor | None = None,
+) -> Term:
+    """``loss`` (its kind and c, E41) of the student's f(x, t) to sg[f(near, s)] of the network ``target``, each sample
+    times ``weight`` [B].
+    """
+    with torch.no_grad():
+        end = predict_x0(pair.near, pair.s, nets[target](pair.near, pair.s, condition))
+        finite = finite_mask(end)
+    found = predict_x0(pair.x, pair.t, nets["student"](keep_rows(finite, pair.x), pair.t, condition))
+    each = pair_loss(keep_rows(finite, found), keep_rows(finite, end), *loss)
+    if weight is not None:
+        each = each * weight.to(each.dtype)
+    return Term(mean_over(finite, each), {"nonfinite": left_out(finite)})
 
 
 class GridSection(Section):

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from rcm_core.diffusion.trigflow import diffuse, predict_x0
 from rcm_core.losses.denoising import ScoreError, fake_score_loss
-from rcm_core.losses.distribution import SMALLEST_WEIGHT, distribution_gradient, distribution_loss
-from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
+from rcm_core.losses.distribution_matching import SMALLEST_WEIGHT, distribution_gradient, distribution_loss
+from rcm_core.losses.masking import finite_mask, keep_rows, mean_over
+from rcm_core.objectives.base import Term, left_out, unit_noise
 from rcm_core.protocols import Batch, Condition, Nets
 from rcm_core.samplers.few_step import Kind, approach
-from rcm_core.terms import Term, left_out, unit_noise
 
 
 class Generated(NamedTuple):

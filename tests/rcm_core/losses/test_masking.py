@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
+from rcm_core.losses.masking import finite_mask, keep_rows, mean_over
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

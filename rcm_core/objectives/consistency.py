@@ -20,9 +20,9 @@ from rcm_core.losses.consistency import (
     prior_weight,
     tangent_norm,
 )
-from rcm_core.losses.finite import finite_mask, keep_rows, mean_over
+from rcm_core.losses.masking import finite_mask, keep_rows, mean_over
+from rcm_core.objectives.base import Term, left_out, unit_noise
 from rcm_core.protocols import Condition, Nets
-from rcm_core.terms import Term, left_out, unit_noise
 
 Limit = Literal["normalise", "rms", "clip"]
 Weighting = Literal["none", "adaptive", "adaptive_prior"]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from rcm_core.diffusion.trigflow import diffuse
+from rcm_core.objectives.base import unit_noise
 from rcm_core.protocols import Condition, Nets
-from rcm_core.terms import unit_noise
 
 
 class Discriminator(NamedTuple):

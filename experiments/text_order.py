@@ -19,10 +19,10 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
-from rcm_core.data.scenes import meanings
+from rcm_core.benchmarks.scenes import meanings
+from rcm_core.data.prompts import read_prompts
 from rcm_core.pipelines.mini import build_text_encoder, build_tokenizer
 from rcm_core.pipelines.mini_text_encoder import teach
-from rcm_core.prompts import read_prompts
 from rcm_core.storage.files import write_json
 
 ROOT = Path(__file__).parents[1]

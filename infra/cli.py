@@ -246,7 +246,7 @@ def main() -> None:
 
 def collect_prompts(given: list[str], file: Path | None) -> list[str]:
     """Return the prompts of --prompt, then those of --prompts-file, cleaned as the stages clean theirs."""
-    from rcm_core.prompts import COLUMNS, clean_text, read_lines
+    from rcm_core.data.prompts import COLUMNS, clean_text, read_lines
 
     prompts = [clean_text(prompt, "--prompt") for prompt in given]
     if "" in prompts:

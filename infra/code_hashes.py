@@ -16,7 +16,7 @@ from rcm_core.errors import InputError, exit_for_bad_input
 from rcm_core.storage.files import json_text, write_json
 from rcm_core.storage.formats import read_yaml
 
-CHOICES = {"methods": "method.name", "models": "teacher.family", "data": "teacher.data"}
+CHOICES = {"methods": "method.name", "models": "teacher.family", "benchmarks": "teacher.data"}
 """Registry folders, and the key of params.yaml that chooses in each."""
 FOLDER, MODULES = Path("runs/code"), "modules.json"
 REMEDY = "compose it again with `python -m infra.params`"

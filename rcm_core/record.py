@@ -47,7 +47,11 @@ def hash_inputs(workspace: Path, inputs: list[str]) -> dict[str, str]:
 
 def choices_of(params: Params) -> dict[str, str]:
     """Which of the implementations in each registry folder these parameters use."""
-    return {"methods": params.method["name"], "models": params.teacher.family, "data": params.teacher.data}
+    return {
+        "methods": params.method["name"],
+        "models": params.teacher.family,
+        "benchmarks": params.teacher.data,
+    }
 
 
 def fingerprint(stage: str, params: Params, parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> str:

@@ -19,6 +19,6 @@ def find(kind: str, name: str) -> ModuleType:
     """The module that implements ``name``; InputError names the nearest one if there is none."""
     names = available(kind)
     if name not in names:
-        noun = {"methods": "method", "models": "family", "data": "data set"}.get(kind, kind)
+        noun = {"methods": "method", "models": "family", "benchmarks": "data set"}.get(kind, kind)
         raise InputError(f"unknown {noun} {name!r}{nearest(name, names)}; available: {', '.join(names)}")
     return importlib.import_module(f"rcm_core.{kind}.{name}")

@@ -30,7 +30,7 @@ SCALE, GAP, SHOWN = 6, 4, 10
 def picture(samples: Path) -> Image.Image:
     """One row per sampler, one column per digit, the same noise down a column; the first sample of each digit."""
     prompts = json.loads((samples / "prompts.json").read_text())
-    from rcm_core.data.digits import label
+    from rcm_core.benchmarks.digits import label
 
     first = [next(i for i, p in enumerate(prompts) if label(p) == digit) for digit in range(SHOWN)]
     tile = 8 * SCALE

@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from rcm_core.config.sections import MiniTraining
-from rcm_core.prompts import read_prompts
+from rcm_core.data.prompts import read_prompts
 from rcm_core.storage.files import json_text, write_json
 
 ROOT = Path(__file__).parents[2]

@@ -91,7 +91,7 @@ def _check_optimiser(train: TrainSection, where: str) -> None:
 def _check_judge(params: Params, where: str) -> None:
     """Who brings no images brings a judge, and asks for nothing that takes images."""
     teacher = params.teacher
-    data = find("data", teacher.data)
+    data = find("benchmarks", teacher.data)
     if getattr(data, "judge", "") != "open":
         if params.judge is not None:
             raise InputError(

@@ -38,7 +38,7 @@ class TeacherSection(Section):
     """Which weights of ``source``, as in diffusers: ``fp16`` for model.fp16.safetensors; None: plain names."""
     family: str
     data: str
-    """Benchmark (``rcm_core/data/<name>.py``): real images, splits, judge."""
+    """Benchmark (``rcm_core/benchmarks/<name>.py``): real images, splits, judge."""
     shape: tuple[Count, Count, Count, Count]
     """Latent channels, frames, height, width."""
     guidance: Annotated[float, Field(ge=1)]

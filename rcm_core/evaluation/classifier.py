@@ -29,7 +29,7 @@ SMOOTHING = 0.05
 
 
 class Benchmark(Protocol):
-    """What the judge asks of a file in ``rcm_core/data``."""
+    """What the judge asks of a file in ``rcm_core/benchmarks``."""
 
     classes: int
 
@@ -101,8 +101,8 @@ class Classifier(Pixels):
 
 @lru_cache(maxsize=4)
 def trained(data: str) -> Classifier:
-    """The classifier of ``rcm_core/data/<data>.py``; always the same weights, as they come from one address."""
-    source = find("data", data)
+    """The classifier of ``rcm_core/benchmarks/<data>.py``; always the same weights, as they come from one address."""
+    source = find("benchmarks", data)
     pixels, labels = source.images("train")
     # the global stream gives the initial weights; fork_rng hands it back untouched
     with one_thread(), torch.random.fork_rng(devices=[]):

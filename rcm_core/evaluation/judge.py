@@ -78,7 +78,7 @@ class Judge(Protocol):
 
 
 def judge_for(data: str) -> Judge:
-    """The judge of the benchmark ``rcm_core/data/<data>.py``, always with the same weights.
+    """The judge of the benchmark ``rcm_core/benchmarks/<data>.py``, always with the same weights.
 
     InputError for an unknown benchmark.
     """
@@ -87,7 +87,7 @@ def judge_for(data: str) -> Judge:
     from rcm_core.evaluation.motion_judge import MotionJudge
     from rcm_core.evaluation.scene_judge import SceneJudge
 
-    source: Any = find("data", data)  # a module
+    source: Any = find("benchmarks", data)  # a module
     match getattr(source, "judge", "classifier"):
         case "scenes":
             return SceneJudge(load_detector(), source)

@@ -29,7 +29,7 @@ ENOUGH = 0.75
 
 
 class Benchmark(Protocol):
-    """What it asks of a file in ``rcm_core/data``."""
+    """What it asks of a file in ``rcm_core/benchmarks``."""
 
     categories: tuple[str, ...]
 

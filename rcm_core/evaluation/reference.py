@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rcm_core.data.trajectory_store import MANIFEST, Store
 from rcm_core.device import resolve_device
 from rcm_core.evaluation.judge import Judge
 from rcm_core.protocols import Executor
 from rcm_core.samplers.jobs import Teacher, codec_of
 from rcm_core.storage.files import sha256
-from rcm_core.trajectory_store import MANIFEST, Store
 
 IMPORTED = "the imported samples"
 """In the teacher's place, where ``trajectories.source`` names some."""

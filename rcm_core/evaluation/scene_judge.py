@@ -22,7 +22,7 @@ from rcm_core.scenes.request import Request, parse
 
 
 class Benchmark(Protocol):
-    """What it asks of a file in ``rcm_core/data``."""
+    """What it asks of a file in ``rcm_core/benchmarks``."""
 
     categories: tuple[str, ...]
 

@@ -1,1 +1,1 @@
-"""Scenes of coloured handwritten digits: what a prompt asks for (``request``), how it is drawn (``compose``)."""
+"""Scenes of handwritten digits: scans, requests, composition, motion. No judges."""

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rcm_core.scans import scans
 from rcm_core.scenes.request import COLOURS, Request
+from rcm_core.scenes.scans import scans
 
 SIZE, QUADRANT, OBJECT = 32, 16, 12
 JITTER = QUADRANT - OBJECT

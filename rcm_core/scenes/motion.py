@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from rcm_core.errors import InputError
-from rcm_core.scans import WORDS
 from rcm_core.scenes.compose import JITTER, OBJECT, PALETTE, QUADRANT, SIZE, Placed, inks
 from rcm_core.scenes.request import Thing, named_things
+from rcm_core.scenes.scans import WORDS
 
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 """Steps in x and y (downwards)."""

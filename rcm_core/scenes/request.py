@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from rcm_core.errors import InputError
-from rcm_core.scans import WORDS
+from rcm_core.scenes.scans import WORDS
 
 COLOURS = {
     "red": (1.0, 0.15, 0.15),

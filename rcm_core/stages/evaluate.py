@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rcm_core.config.sections import EvaluateSection, Params
+from rcm_core.data.prompts import cycle, load_split
 from rcm_core.errors import InputError
 from rcm_core.evaluation.judge import Judge, judge_of
 from rcm_core.evaluation.quality import score
 from rcm_core.evaluation.reference import IMPORTED, teacher_features
 from rcm_core.evaluation.statistics import Bootstrap, exact, mean
 from rcm_core.pipelines.teacher_folder import verified_pipeline
-from rcm_core.prompts import cycle, load_split
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.samplers.jobs import Job, Teacher, read_sampler, sample_pixels, split_jobs

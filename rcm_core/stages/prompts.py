@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from rcm_core.config.sections import Params
-from rcm_core.prompts import FEWEST, SPLITS, read_prompts, refuse_overlap
+from rcm_core.data.prompts import FEWEST, SPLITS, read_prompts, refuse_overlap
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.registry import find
@@ -23,7 +23,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
         for split, name in files.items()
     }
     refuse_overlap(splits)
-    data = find("data", params.teacher.data)
+    data = find("benchmarks", params.teacher.data)
     rows = [
         {"split": split, "prompt": prompt, "label": data.label(prompt)}
         for split, prompts in splits.items()

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from rcm_core.config.sections import Params, TeacherSection
+from rcm_core.data.prompts import FEWEST, cycle, read_prompts
 from rcm_core.errors import InputError
 from rcm_core.evaluation.judge import Judge, judge_for
 from rcm_core.pipelines import mini
 from rcm_core.pipelines.shape_check import check_teacher_shape
 from rcm_core.pipelines.teacher_folder import TRAINED, given_pipeline
-from rcm_core.prompts import FEWEST, cycle, read_prompts
 from rcm_core.protocols import Executor, Family
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.registry import find
@@ -82,7 +82,7 @@ def _train_mini(section: TeacherSection, prompts: list[str], state: Path, execut
             " set it to null"
         )
     if not pipeline.exists():
-        meanings = getattr(find("data", section.data), "meanings", None)
+        meanings = getattr(find("benchmarks", section.data), "meanings", None)
         with atomic_folder(pipeline) as folder:
             mini.save_pipeline(
                 folder, section.shape, prompts, settings, section.shift, section.seed, meanings

@@ -7,74 +7,40 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from rcm_core import imported
 from rcm_core.config.sections import Params, TrajectoriesSection
-from rcm_core.device import resolve_device
+from rcm_core.data import importer
+from rcm_core.data.prompts import load_split
+from rcm_core.data.real_images import RealExamples
+from rcm_core.data.shards import ImportJob, ShardJob, make_shard
+from rcm_core.data.trajectory_store import (
+    MANIFEST,
+    Place,
+    shard_name,
+    write_manifest,
+    write_store,
+)
 from rcm_core.errors import InputError
 from rcm_core.pipelines.teacher_folder import verified_pipeline
-from rcm_core.prompts import load_split
 from rcm_core.protocols import Executor
-from rcm_core.real import RealExamples
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.rng import address
 from rcm_core.samplers.jobs import (
     Job,
     Teacher,
-    codec_of,
-    conditions,
-    guided,
     negative_condition,
-    noise,
-    sample,
-    split_jobs,
 )
-from rcm_core.samplers.teacher_ode import sample_route
 from rcm_core.storage.files import atomic, atomic_folder, require_space, require_target
 from rcm_core.storage.s3 import unbroken
 from rcm_core.storage.schemas import read_teacher
-from rcm_core.trajectory_store import (
-    MANIFEST,
-    Place,
-    finished,
-    shard_name,
-    write_finite,
-    write_manifest,
-    write_store,
-)
 
 STAGE = "trajectories"
 MAX_NONFINITE = 0.01
-
-
-@dataclass(frozen=True)
-class ShardJob:
-    """One shard: which samples, and where it goes."""
-
-    place: Place
-    name: str
-    job: Job
-    routes: bool
-    real: RealExamples | None = None
-
-
-@dataclass(frozen=True)
-class ImportJob:
-    """One shard of samples that are there already."""
-
-    place: Place
-    name: str
-    source: imported.Source
-    """With the shard's samples alone."""
-    ids: tuple[int, ...]
-    teacher: Teacher
-    device: str
 
 
 def run(params: Params, workspace: Path, executor: Executor) -> None:
@@ -85,8 +51,8 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     verified_pipeline(workspace)
     source = None
     if section.source is not None:
-        source = imported.find(section.source, teacher, workspace, executor, section.seed)
-        inputs[imported.KEY] = source.hash
+        source = importer.find(section.source, teacher, workspace, executor, section.seed)
+        inputs[importer.KEY] = source.hash
     key = fingerprint(STAGE, params, parameters, inputs)
     with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device):
         state = live_state(executor.state_root, STAGE, key)
@@ -137,7 +103,7 @@ def _jobs(
 
 
 def _imports(
-    section: TrajectoriesSection, teacher: Teacher, source: imported.Source, place: Place
+    section: TrajectoriesSection, teacher: Teacher, source: importer.Source, place: Place
 ) -> Sequence[ShardJob | ImportJob]:
     """What is imported."""
     jobs = []
@@ -156,65 +122,6 @@ def _shards(section: TrajectoriesSection, samples: int) -> list[tuple[str, tuple
     ]
 
 
-def make_shard(item: ShardJob | ImportJob) -> dict[str, Any]:
-    """Facts of the shard: the finished one's if its bytes are what they should be, else of a new one."""
-    known = finished(item.place, item.name)
-    if known is not None:
-        return known
-    if isinstance(item, ImportJob):
-        facts: dict[str, Any] = {
-            "samples": item.ids,
-            "prompts": [sample.prompt for sample in item.source.samples],
-            "files": [sample.name for sample in item.source.samples],
-        }
-        return write_finite(
-            item.place, item.name, imported.load(item.source, item.teacher, item.device), facts
-        )
-    job = item.job
-    make = _route if item.routes else _ends
-    parts = [make(part) for part in split_jobs(job, job.batch)]
-    tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    condition = conditions(job.teacher, job.prompts, resolve_device(job.device))
-    tensors |= {f"condition.{name}": value.cpu().contiguous() for name, value in condition.items()}
-    if item.real is not None:
-        tensors |= _real(item.real, job)
-    return write_finite(item.place, item.name, tensors, {"samples": job.ids, "prompts": job.prompts})
-
-
-def _ends(job: Job) -> dict[str, Tensor]:
-    return {"x0": sample(job)}
-
-
-@torch.no_grad()
-def _route(job: Job) -> dict[str, Tensor]:
-    """Every state, angle and guided velocity of the teacher's route, [B, K, ...], and its end."""
-    device = resolve_device(job.device)
-    z = noise(job.seed, job.ids, 1, job.teacher.shape)[0].to(device)
-    condition = conditions(job.teacher, job.prompts, device)
-    velocity = guided(job.teacher, job.device)
-    teacher = job.teacher
-    route = sample_route(
-        velocity, z, condition, steps=job.steps, shift=teacher.shift, solver=teacher.solver, grid=teacher.grid
-    )
-    angles = route.t.float().expand(len(job.ids), -1)
-    found = {
-        "x0": route.x0,
-        "route.x": route.x.transpose(0, 1),
-        "route.t": angles,
-        "route.v": route.F.transpose(0, 1),
-    }
-    return {name: value.cpu() for name, value in found.items()}
-
-
-def _real(examples: RealExamples, job: Job) -> dict[str, Tensor]:
-    """A real image's latents and its own prompt's embedding for every sample."""
-    pixels, prompts = examples.of(job.ids)
-    device = resolve_device(job.device)
-    condition = conditions(job.teacher, prompts, device)
-    latents = codec_of(job.teacher.folder, job.teacher.family, device.type).encode(pixels)
-    return {"real.x0": latents, **{f"real.condition.{k}": v.cpu().contiguous() for k, v in condition.items()}}
-
-
 def _size(section: TrajectoriesSection, teacher: Teacher, samples: int) -> int:
     """Bytes that the shards need, with the copy that becomes the output if there is no target."""
     apart = section.real and section.source is None  # an import's samples are the real ones themselves
@@ -225,7 +132,7 @@ def _size(section: TrajectoriesSection, teacher: Teacher, samples: int) -> int:
     return copies * samples * (4 * math.prod(teacher.shape) * states + (1 + apart) * text)
 
 
-def _refuse_nonfinite(shards: list[dict[str, Any]], samples: int, source: imported.Source | None) -> None:
+def _refuse_nonfinite(shards: list[dict[str, Any]], samples: int, source: importer.Source | None) -> None:
     lost = sum(int(s["nonfinite"]) for s in shards)
     if lost:
         print(f"trajectories: {lost} of {samples} samples are not finite and were left out", flush=True)

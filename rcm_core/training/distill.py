@@ -13,6 +13,8 @@ from rcm_core.config.base import check
 from rcm_core.config.method_requirements import refuse_impossible, refuse_lora, refuse_offload, refuse_split
 from rcm_core.config.sections import Params, TrainSection
 from rcm_core.config.workers import parts_per_rank
+from rcm_core.data.loaders import TrajectorySource
+from rcm_core.data.trajectory_store import Store
 from rcm_core.device import resolve_device
 from rcm_core.diffusion.guidance import Guided
 from rcm_core.networks.denoiser import Denoiser
@@ -26,10 +28,8 @@ from rcm_core.training.lora import Adapted, Shared, load_shared
 from rcm_core.training.parallel import Spread
 from rcm_core.training.probe import Probe
 from rcm_core.training.settings import LoopSettings
-from rcm_core.training.source import TrajectorySource
 from rcm_core.training.trainer import Trainer
 from rcm_core.training.warm import initial_weights
-from rcm_core.trajectory_store import Store
 from rcm_core.usage import write_usage
 
 

@@ -8,16 +8,16 @@ from typing import Any
 import torch
 
 from rcm_core.config.sections import TeacherSection
+from rcm_core.data.loaders import DrawnSource, ImageSource
+from rcm_core.data.prompts import by_label
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.networks.denoiser import load_denoiser
-from rcm_core.prompts import by_label
 from rcm_core.protocols import Condition, TrainContext
 from rcm_core.registry import find
 from rcm_core.training.flow_matching import FlowMatching
 from rcm_core.training.parallel import shard
 from rcm_core.training.settings import LoopSettings
-from rcm_core.training.source import DrawnSource, ImageSource
 from rcm_core.training.stepper import Source
 from rcm_core.training.trainer import Trainer
 from rcm_core.usage import write_usage
@@ -50,7 +50,7 @@ def settings_of(section: TeacherSection) -> LoopSettings:
 
 def image_source(section: TeacherSection, prompts: list[str], folder: Path, device: torch.device) -> Source:
     """Training images of ``section.data`` with the prompts that name their labels; drawn if the benchmark can."""
-    data = find("data", section.data)
+    data = find("benchmarks", section.data)
     images, labels = data.images("train")
     if images.shape[1:] != section.shape:
         raise InputError(

@@ -19,8 +19,8 @@ from torch import Tensor
 from rcm_core.evaluation.detector import CELL, PLACE, Detector
 from rcm_core.record import PACKAGES, version
 from rcm_core.rng import address, generator
-from rcm_core.scans import scans
 from rcm_core.scenes.compose import JITTER, OBJECT, PALETTE, QUADRANT, SIZE
+from rcm_core.scenes.scans import scans
 from rcm_core.storage.files import sha256, write_json
 
 BATCH, PEAK_LR, SMOOTHING = 64, 3e-3, 0.03

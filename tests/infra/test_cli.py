@@ -16,8 +16,8 @@ from infra.cli import collect_prompts
 from infra.commands.save_samples import contact_sheet, save_each, save_samples
 from infra.commands.summary import cell
 from infra.prefect.local import complaint
+from rcm_core.data.prompts import read_prompts
 from rcm_core.errors import InputError, OutageError
-from rcm_core.prompts import read_prompts
 
 
 def rcm(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -181,7 +181,7 @@ def test_hashes_are_those_of_the_closure_and_unchanged_files_are_left_alone(tmp_
     write_hashes(tmp_path)
     folder = tmp_path / "runs/code"
     found = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
-    chosen = {"methods": "rcm", "models": "wan", "data": "digits"}
+    chosen = {"methods": "rcm", "models": "wan", "benchmarks": "digits"}
     for stage in ORDER:
         assert found[stage] == sorted(code_hashes(f"rcm_core.stages.{stage}", chosen).values())
         assert set(found[stage]) <= set(found["modules"].values())

@@ -19,7 +19,7 @@ from rcm_core.registry import available
 
 ROOT = Path(__file__).parents[2]
 
-CHOICES = {"methods": "rcm", "models": "wan", "data": "digits"}
+CHOICES = {"methods": "rcm", "models": "wan", "benchmarks": "digits"}
 LOADED = """
 import importlib, sys
 importlib.import_module(sys.argv[1])
@@ -44,7 +44,7 @@ def test_a_choice_is_part_of_the_closure_and_the_others_are_not() -> None:
     assert {"rcm_core.methods.rcm", "rcm_core.models.wan", "rcm_core.jvp.tangent"} <= found
     assert not {"rcm_core.methods.scm", "rcm_core.methods.dmd2"} & found
     assert "rcm_core.methods.scm" in modules("train", methods="scm")
-    assert "rcm_core.data.moving_digits" in modules("teacher", data="moving_digits")
+    assert "rcm_core.benchmarks.moving_digits" in modules("teacher", benchmarks="moving_digits")
 
 
 def test_stages_do_not_depend_on_each_other() -> None:
@@ -270,7 +270,7 @@ PROGRAM = """
 import json, sys
 sys.path[:0] = sys.argv[1:]
 from rcm_core.closure import code_hashes
-choices = {"methods": "rcm", "models": "wan", "data": "digits"}
+choices = {"methods": "rcm", "models": "wan", "benchmarks": "digits"}
 print(json.dumps(code_hashes("rcm_core.stages.train", choices)))
 """
 

@@ -10,7 +10,7 @@ import rcm_core
 from rcm_core.errors import InputError, nearest
 from rcm_core.registry import available, find
 
-KINDS = ("methods", "models", "data", "stages")
+KINDS = ("methods", "models", "benchmarks", "stages")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -26,7 +26,11 @@ def test_every_file_is_found_by_its_name(kind: str) -> None:
     [
         ("methods", "rcmm", r"unknown method 'rcmm' \(did you mean 'rcm'\?\); available: "),
         ("models", "van", r"unknown family 'van' \(did you mean 'wan'\?\)"),
-        ("data", "moving-digits", r"unknown data set 'moving-digits' \(did you mean 'moving_digits'\?\)"),
+        (
+            "benchmarks",
+            "moving-digits",
+            r"unknown data set 'moving-digits' \(did you mean 'moving_digits'\?\)",
+        ),
         ("methods", "", r"unknown method ''; available: "),
         ("methods", "__init__", "unknown method '__init__'"),
         ("methods", "rcm.rcm", "unknown method 'rcm.rcm'"),

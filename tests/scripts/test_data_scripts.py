@@ -12,9 +12,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from rcm_core.data.prompts import load_split
 from rcm_core.evaluation.detector import Detector
 from rcm_core.models import wan
-from rcm_core.prompts import load_split
 from rcm_core.storage.files import read_json, sha256, sha256_folder
 
 ROOT = Path(__file__).parents[2]

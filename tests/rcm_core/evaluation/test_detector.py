@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rcm_core.data import scenes
+from rcm_core.benchmarks import scenes
 from rcm_core.errors import InputError
 from rcm_core.evaluation import detector
 from rcm_core.evaluation.detector import DIGEST, PLACE, detect, load_detector, run

@@ -11,7 +11,7 @@ from rcm_core.evaluation.judge import judge_for, unit_range
 from rcm_core.registry import available, find
 
 
-@pytest.mark.parametrize("data", sorted(set(available("data")) - {"open"}))
+@pytest.mark.parametrize("data", sorted(set(available("benchmarks")) - {"open"}))
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_judge_recognises_held_out_images(data: str, split: str) -> None:
     assert judge_for(data).accuracy_on(split) >= 0.97
@@ -32,7 +32,7 @@ def test_training_again_gives_the_same_weights_and_leaves_torch_as_it_was() -> N
 
 def test_features_are_the_input_of_the_logits() -> None:
     judge = judge_for("digits")
-    pixels = unit_range(find("data", "digits").images("validation")[0])
+    pixels = unit_range(find("benchmarks", "digits").images("validation")[0])
     features = torch.from_numpy(judge.features(pixels))
     assert features.shape == (200, FEATURES)
     head = judge._network[-1]
@@ -43,7 +43,7 @@ def test_features_are_the_input_of_the_logits() -> None:
 
 def test_correct_compares_with_what_the_prompt_asks_for() -> None:
     judge = judge_for("digits")
-    pixels, labels = find("data", "digits").images("test")
+    pixels, labels = find("benchmarks", "digits").images("test")
     right = judge.correct(unit_range(pixels), [f"the digit {digit}" for digit in labels])
     wrong = judge.correct(unit_range(pixels), [f"the digit {(digit + 1) % 10}" for digit in labels])
     assert right.mean() == pytest.approx(judge.accuracy_on("test"))
@@ -52,7 +52,7 @@ def test_correct_compares_with_what_the_prompt_asks_for() -> None:
 
 def test_a_clip_that_runs_backwards_is_not_the_one_that_was_asked_for() -> None:
     judge = judge_for("moving_digits")
-    pixels, labels = find("data", "moving_digits").images("test")
+    pixels, labels = find("benchmarks", "moving_digits").images("test")
     prompts = [f"a {digit // 2} moving {('right', 'left')[digit % 2]}" for digit in labels]
     assert judge.correct(unit_range(pixels).flip(2), prompts).mean() < 0.03
 

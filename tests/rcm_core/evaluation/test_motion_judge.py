@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rcm_core.data import scenes_video
+from rcm_core.benchmarks import scenes_video
 from rcm_core.evaluation.detector import Seen
 from rcm_core.evaluation.judge import judge_for, unit_range
 from rcm_core.evaluation.metrics.frechet import frechet
@@ -23,8 +23,8 @@ def real() -> tuple[torch.Tensor, list[Motion]]:
 
 
 def prompts(motions: list[Motion]) -> list[str]:
-    from rcm_core.scans import WORDS
     from rcm_core.scenes.request import NAMES
+    from rcm_core.scenes.scans import WORDS
 
     def said(thing: Thing, way: str) -> str:
         return f"a {NAMES[thing.colour] + ' ' if thing.colour >= 0 else ''}{WORDS[thing.digit]} moving {way}"

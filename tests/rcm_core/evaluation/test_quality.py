@@ -21,7 +21,7 @@ KEYS = {"frechet", "frechet_teacher", "accuracy", "precision", "recall", "divers
 
 def real() -> tuple[Tensor, Tensor, Tensor]:
     """Samples [N, ...], labels [N] and groups [10, 10, ...] of the train scans."""
-    pixels, labels = find("data", "digits").images("train")
+    pixels, labels = find("benchmarks", "digits").images("train")
     pixels = unit_range(pixels)
     groups = torch.stack([pixels[labels == digit][:10] for digit in range(10)])
     return pixels[:600], labels[:600], groups

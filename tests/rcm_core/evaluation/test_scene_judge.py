@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rcm_core.data import scenes
+from rcm_core.benchmarks import scenes
 from rcm_core.errors import InputError
 from rcm_core.evaluation.detector import Seen
 from rcm_core.evaluation.judge import judge_for, unit_range

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from rcm_core.data.scenes import meanings
+from rcm_core.benchmarks.scenes import meanings
+from rcm_core.data.prompts import read_prompts
 from rcm_core.errors import InputError
 from rcm_core.pipelines.mini import build_text_encoder, build_tokenizer
 from rcm_core.pipelines.mini_text_encoder import teach
-from rcm_core.prompts import read_prompts
 
 PROMPTS = Path(__file__).parents[3] / "data/prompts/scenes"
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from tiny import ROOT
 
 from experiments.comparison.plan import PLANS
+from rcm_core.data.prompts import cycle, read_prompts
 from rcm_core.evaluation.judge import judge_for
-from rcm_core.prompts import cycle, read_prompts
 from rcm_core.samplers.jobs import Job, Teacher, sample_pixels
 from rcm_core.storage.files import read_json, sha256_folder
 

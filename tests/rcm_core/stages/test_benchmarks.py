@@ -49,7 +49,7 @@ def test_every_category_and_measure_is_reported(
     params = prepare(tmp_path, small(values, benchmark))
     run_all(tmp_path, params, LocalExecutor(tmp_path))
     quality = json.loads((tmp_path / "runs/evaluate/quality.json").read_text())
-    categories = find("data", params.teacher.data).categories
+    categories = find("benchmarks", params.teacher.data).categories
     expected = [f"accuracy_{category}" for category in categories]
     for name in ("teacher", "teacher_1", "student_1"):
         row = quality[name]

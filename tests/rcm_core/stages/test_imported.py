@@ -20,13 +20,13 @@ from tiny import ROOT
 from workspaces import accept_teacher, configure
 
 from infra.executors.local import LocalExecutor
-from rcm_core import captioned, imported
+from rcm_core.data import image_folder, importer
+from rcm_core.data.trajectory_store import Store, shard_name
 from rcm_core.errors import InputError
 from rcm_core.pipelines.teacher_folder import pipeline_of
 from rcm_core.samplers.jobs import Teacher, codec_of, conditions
 from rcm_core.stages import train, trajectories
 from rcm_core.storage.files import sha256, sha256_folder
-from rcm_core.trajectory_store import Store, shard_name
 
 SHAPES = {"sd3": (4, 1, 8, 6), "cosmos": (4, 2, 4, 6), "wan": (2, 3, 4, 6)}
 PIXELS = {"sd3": (16, 12), "cosmos": (32, 48)}
@@ -131,7 +131,7 @@ def test_the_same_source_is_the_same_bytes_and_another_is_another_fingerprint(
             others.picture(tmp_path / "mine/001.jpg", 20, 30, seed=5)
         run(workspace, tmp_path / "mine")
         digests.append([sha256_folder(out / "shards"), sha256(out / "manifest.parquet")])
-        inputs.append(json.loads((out / "record.json").read_text())["inputs"][imported.KEY])
+        inputs.append(json.loads((out / "record.json").read_text())["inputs"][importer.KEY])
         shutil.rmtree(out)
     assert digests[0] == digests[1]
     assert inputs[0] == inputs[1]
@@ -148,8 +148,8 @@ def test_clips_are_cut_to_the_frames_that_the_latents_need(workspace: Path, tmp_
     for fps in (None, 8.0):
         store = run(workspace, tmp_path / "clips", fps=fps)
         assert list(store.frame["prompt"]) == ["a film, brightening"]
-        wanted = captioned.Wanted(3, 5, *PIXELS["cosmos"], fps)
-        pixels = captioned.pixels(trajectories.Place(str(tmp_path / "clips")), "a.mp4", wanted)
+        wanted = image_folder.Wanted(3, 5, *PIXELS["cosmos"], fps)
+        pixels = image_folder.pixels(trajectories.Place(str(tmp_path / "clips")), "a.mp4", wanted)
         seen.append(store.sample(0)["x0"])
         assert torch.equal(seen[-1], codec_of(teacher.folder, teacher.family).encode(pixels)[0])
     assert not torch.equal(*seen)
@@ -188,8 +188,8 @@ def test_an_interrupted_import_makes_only_the_missing_shards(
     (state,) = (workspace / ".rcm/state").glob("trajectories-*/")
     before = [(state / "shards" / shard_name(i)).stat().st_ino for i in range(2)]
     made: list[str] = []
-    load = imported.load
-    monkeypatch.setattr(imported, "load", lambda *args: made.append("") or load(*args))
+    load = importer.load
+    monkeypatch.setattr(importer, "load", lambda *args: made.append("") or load(*args))
     with pytest.raises(KeyboardInterrupt):
         trajectories.run(params, workspace, Killed(workspace, 3))
     assert [(state / "shards" / shard_name(i)).stat().st_ino for i in range(2)] == before

@@ -13,7 +13,7 @@ from tiny import prepare
 from workspaces import configure, environment, launch
 
 from infra.executors.local import LocalExecutor
-from rcm_core.data import digits
+from rcm_core.benchmarks import digits
 from rcm_core.errors import InputError
 from rcm_core.stages import prompts
 from rcm_core.storage.files import read_json

@@ -16,11 +16,11 @@ from workspaces import accept_teacher, configure
 
 from infra.executors.local import LocalExecutor
 from rcm_core.config.sections import Params
+from rcm_core.data.trajectory_store import Place, Store, shard_name, write_shard
 from rcm_core.errors import InputError
 from rcm_core.samplers.jobs import Job, Teacher, guided
 from rcm_core.stages import train, trajectories
 from rcm_core.storage.files import read_json, sha256, sha256_folder
-from rcm_core.trajectory_store import Place, Store, shard_name, write_shard
 
 OUTPUTS = ("shards", "manifest.parquet", "negative.safetensors", "store.json")
 SHARDS = [shard_name(i) for i in range(3)]

@@ -11,10 +11,10 @@ import torch
 from faulty_proxy import Fault, Proxy, faulty_proxy
 from object_store import BUCKET, authorise, object_store
 
+from rcm_core.data.trajectory_store import Place, finished, write_shard
 from rcm_core.errors import InputError, OutageError
 from rcm_core.stages import publish
 from rcm_core.storage import fetch as fetching
-from rcm_core.trajectory_store import Place, finished, write_shard
 
 CONTENT = {
     "model_index.json": b"{}" * 10,

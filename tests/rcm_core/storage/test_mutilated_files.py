@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rcm_core.config.load import load_params
+from rcm_core.data.prompts import load_split
+from rcm_core.data.trajectory_store import read_manifest, read_negative
 from rcm_core.errors import InputError
-from rcm_core.prompts import load_split
 from rcm_core.samplers.jobs import Teacher
 from rcm_core.storage.formats import read_csv, read_object, read_tensors, read_text, read_yaml
 from rcm_core.storage.schemas import (
@@ -35,7 +36,6 @@ from rcm_core.storage.schemas import (
     Usage,
     fit,
 )
-from rcm_core.trajectory_store import read_manifest, read_negative
 
 SCHEMAS = (
     TeacherFacts, StoreFacts, ShardFacts, Selection, Quality, Metrics, ShownMetrics, HealthFacts, CurveState, Progress,

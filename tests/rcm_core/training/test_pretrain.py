@@ -9,9 +9,9 @@ import torch
 from tiny import ROOT
 
 from infra.params import compose
-from rcm_core.data import scenes
+from rcm_core.benchmarks import scenes
+from rcm_core.data.prompts import read_prompts
 from rcm_core.pipelines.mini import save_pipeline
-from rcm_core.prompts import read_prompts
 from rcm_core.training.pretrain import image_source
 
 

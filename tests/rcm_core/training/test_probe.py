@@ -13,6 +13,8 @@ from loops import CPU, QUIET, equal, healthy, probe, trainer, weights
 from processes import on_ranks
 from ranks import probe_on
 
+from rcm_core.data.loaders import TrajectorySource
+from rcm_core.data.trajectory_store import Store
 from rcm_core.errors import InputError
 from rcm_core.models import wan
 from rcm_core.networks.denoiser import load_denoiser
@@ -20,8 +22,6 @@ from rcm_core.rng import generator
 from rcm_core.training import probe as probing
 from rcm_core.training.ema import PowerEMA
 from rcm_core.training.probe import Probe, drift, score
-from rcm_core.training.source import TrajectorySource
-from rcm_core.trajectory_store import Store
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import others
 import pytest
 import torch
 
+from rcm_core.data.trajectory_store import Place
+from rcm_core.data.webdataset import Member, condition, latents, members
 from rcm_core.errors import InputError
-from rcm_core.tars import Member, condition, latents, members
-from rcm_core.trajectory_store import Place
 
 SHAPE, TEXT = (2, 3, 4, 6), (6, 16)
 LIKE = {"text": torch.zeros(1, *TEXT)}

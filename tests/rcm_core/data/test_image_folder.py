@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from rcm_core.captioned import Wanted, captions, header, pixels
+from rcm_core.data.image_folder import Wanted, captions, header, pixels
+from rcm_core.data.trajectory_store import Place
 from rcm_core.errors import InputError
-from rcm_core.trajectory_store import Place
 
 PICTURE = Wanted(3, 1, 16, 12, None)
 CLIP = Wanted(3, 5, 32, 48, None)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rcm_core.errors import InputError
-from rcm_core.scans import named_digit, scans
+from rcm_core.scenes.scans import named_digit, scans
 
 classes = 20
 FRAMES, HEIGHT, WIDTH = 5, 8, 12

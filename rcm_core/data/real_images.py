@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rcm_core.prompts import by_label
+from rcm_core.data.prompts import by_label
 from rcm_core.registry import find
 from rcm_core.rng import address, generator
 
@@ -22,7 +22,7 @@ class RealExamples:
 
     def of(self, ids: tuple[int, ...]) -> tuple[Tensor, tuple[str, ...]]:
         """Pixels in [-1, 1], [B, C, T, H, W], and their prompts; example i is a function of (seed, i)."""
-        module = find("data", self.data)
+        module = find("benchmarks", self.data)
         if hasattr(module, "draw"):
             return self._drawn(module, ids)
         images, labels = module.images("train")

@@ -17,8 +17,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-from rcm_core.errors import InputError, one_line
-from rcm_core.prompts import (
+from rcm_core.data.prompts import (
     LARGEST_TEXT,
     LONGEST,
     TABLES,
@@ -27,7 +26,8 @@ from rcm_core.prompts import (
     read_table,
     text_column,
 )
-from rcm_core.trajectory_store import Place, opened
+from rcm_core.data.trajectory_store import Place, opened
+from rcm_core.errors import InputError, one_line
 
 IMAGES = (".jpeg", ".jpg", ".png", ".webp")
 VIDEOS = (".mkv", ".mov", ".mp4", ".webm")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from rcm_core.data import digits
-from rcm_core.prompts import load_split
-from rcm_core.training.source import DrawnSource, ImageSource, Order, TrajectorySource
-from rcm_core.trajectory_store import Store
+from rcm_core.benchmarks import digits
+from rcm_core.data.loaders import DrawnSource, ImageSource, Order, TrajectorySource
+from rcm_core.data.prompts import load_split
+from rcm_core.data.trajectory_store import Store
 
 CPU = torch.device("cpu")
 

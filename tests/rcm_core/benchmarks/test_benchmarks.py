@@ -9,7 +9,7 @@ import torch
 
 from rcm_core.errors import InputError
 from rcm_core.registry import available, find
-from rcm_core.scans import SPLIT_SIZES, scans
+from rcm_core.scenes.scans import SPLIT_SIZES, scans
 
 ROOT = Path(__file__).parents[3]
 LISTS = {
@@ -28,13 +28,13 @@ def prompts(name: str, split: str) -> list[str]:
 
 
 def test_lists_stand_beside_every_data_module() -> None:
-    assert available("data") == sorted([*LISTS, "open"])  # which has prompts and nothing else
+    assert available("benchmarks") == sorted([*LISTS, "open"])  # which has prompts and nothing else
 
 
 @pytest.mark.parametrize("name", LISTS)
 @pytest.mark.parametrize("split", SPLITS)
 def test_images_are_in_range_and_cover_every_class(name: str, split: str) -> None:
-    source = find("data", name)
+    source = find("benchmarks", name)
     pixels, labels = source.images(split)
     assert pixels.dtype == torch.float32
     assert labels.dtype == torch.int64
@@ -47,7 +47,7 @@ def test_images_are_in_range_and_cover_every_class(name: str, split: str) -> Non
 
 @pytest.mark.parametrize("name", LISTS)
 def test_images_are_the_callers_own(name: str) -> None:
-    source = find("data", name)
+    source = find("benchmarks", name)
     before = source.images("test")[0]
     source.images("test")[0].zero_()
     assert torch.equal(source.images("test")[0], before)
@@ -73,7 +73,7 @@ def test_splits_are_stratified(split: str) -> None:
 
 
 def test_clips_move_one_scan_across_the_canvas() -> None:
-    pixels, labels = find("data", "moving_digits").images("validation")
+    pixels, labels = find("benchmarks", "moving_digits").images("validation")
     single, digits = scans("validation")
     assert pixels.shape == (2 * len(single), 1, 5, 8, 12)
     for frame in range(5):
@@ -85,7 +85,7 @@ def test_clips_move_one_scan_across_the_canvas() -> None:
 
 @pytest.mark.parametrize("name", CLASSED)
 def test_prompt_splits_are_disjoint_balanced_and_short(name: str) -> None:
-    source = find("data", name)
+    source = find("benchmarks", name)
     everything = [prompt for split in SPLITS for prompt in prompts(name, split)]
     assert len(set(everything)) == len(everything) == 1200
     assert max(len(prompt.split()) for prompt in everything) <= 10
@@ -103,7 +103,7 @@ def test_train_prompts_hold_every_word_and_the_example(name: str) -> None:
 
 
 def test_labels_read_words_and_numerals() -> None:
-    digits, moving = find("data", "digits"), find("data", "moving_digits")
+    digits, moving = find("benchmarks", "digits"), find("benchmarks", "moving_digits")
     assert (
         digits.label("A handwritten Seven") == digits.label("the digit 7") == digits.label("7, seven!") == 7
     )
@@ -114,16 +114,16 @@ def test_labels_read_words_and_numerals() -> None:
 @pytest.mark.parametrize("prompt", ["", "a cat", "a 3 and a 4", "the number 17", "someone"])
 def test_prompt_without_one_digit_is_refused(prompt: str) -> None:
     with pytest.raises(InputError, match="name exactly one") as error:
-        find("data", "digits").label(prompt)
+        find("benchmarks", "digits").label(prompt)
     assert repr(prompt) in str(error.value)
 
 
 @pytest.mark.parametrize("prompt", ["the digit 3", "a 3 moving left then right", "a bright 3"])
 def test_prompt_without_one_direction_is_refused(prompt: str) -> None:
     with pytest.raises(InputError, match="moving right"):
-        find("data", "moving_digits").label(prompt)
+        find("benchmarks", "moving_digits").label(prompt)
 
 
 def test_unknown_split_is_refused_with_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean 'train'"):
-        find("data", "digits").images("trian")
+        find("benchmarks", "digits").images("trian")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from rcm_core.data import scenes_video
+from rcm_core.benchmarks import scenes_video
 from rcm_core.rng import generator
 from rcm_core.scenes.motion import CATEGORIES, DIRECTIONS, Motion, parse_motion
 

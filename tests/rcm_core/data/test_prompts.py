@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
+from rcm_core.data.prompts import by_label, clean_text, cycle, load_split, read_prompts, refuse_overlap
 from rcm_core.errors import InputError
-from rcm_core.prompts import by_label, clean_text, cycle, load_split, read_prompts, refuse_overlap
 from rcm_core.storage.formats import parse_json_lines
 
 
@@ -55,7 +55,7 @@ def test_one_prompt_is_too_few_to_train_on(tmp_path: Path) -> None:
 
 def test_what_the_pipelines_clean_is_in_none_of_our_own_prompts() -> None:
     """So that cleaning changes no number of the embedded teachers."""
-    files = sorted((Path(__file__).parents[2] / "data/prompts").rglob("*.txt"))
+    files = sorted((Path(__file__).parents[3] / "data/prompts").rglob("*.txt"))
     assert len(files) >= 12
     for path in files:
         prompts = read_prompts(path)

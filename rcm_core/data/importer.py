@@ -11,18 +11,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rcm_core import captioned, tars
-from rcm_core.captioned import IMAGES, VIDEOS, Header, Wanted
 from rcm_core.config.sections import SourceSection
+from rcm_core.data import image_folder, webdataset
+from rcm_core.data.image_folder import IMAGES, VIDEOS, Header, Wanted
+from rcm_core.data.prompts import load_split, refuse_overlap
+from rcm_core.data.trajectory_store import Place
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.pipelines.vae import pixel_shape
-from rcm_core.prompts import load_split, refuse_overlap
 from rcm_core.protocols import Condition, Executor
 from rcm_core.rng import generator
 from rcm_core.samplers.jobs import Teacher, codec_of, conditions, negative_condition
 from rcm_core.storage.files import sha256
-from rcm_core.trajectory_store import Place
 
 KEY = "trajectories.source"
 CHUNK = 256
@@ -34,7 +34,7 @@ class Sample(NamedTuple):
 
     name: str
     prompt: str
-    member: tars.Member | None
+    member: webdataset.Member | None
     """Where it lies in a tar; None: ``name`` is a file."""
 
 
@@ -108,7 +108,7 @@ def _listed(place: Place) -> dict[str, str]:
 
 def _refuse_folders(place: Place, folders: Sequence[str]) -> None:
     """InputError if one of ``folders`` is called as a file that would be imported."""
-    wrong = [path for path in sorted(folders) if captioned.suffix(path) in (*IMAGES, *VIDEOS, ".tar")]
+    wrong = [path for path in sorted(folders) if image_folder.suffix(path) in (*IMAGES, *VIDEOS, ".tar")]
     if wrong:
         raise InputError(
             f"{place.url}: {wrong[0]} is a folder, but is called as a file to be imported; rename or remove it"
@@ -117,8 +117,8 @@ def _refuse_folders(place: Place, folders: Sequence[str]) -> None:
 
 def _archives(place: Place, names: Sequence[str]) -> list[str]:
     """The tars among ``names``; InputError if there are images and videos too, or nothing to be imported."""
-    archives = [name for name in names if captioned.suffix(name) == ".tar"]
-    media = [name for name in names if captioned.suffix(name) in (*IMAGES, *VIDEOS)]
+    archives = [name for name in names if image_folder.suffix(name) == ".tar"]
+    media = [name for name in names if image_folder.suffix(name) in (*IMAGES, *VIDEOS)]
     if archives and media:
         raise InputError(
             f"{place.url} holds both {archives[0]} and {media[0]}; give tars of latents, or images or videos"
@@ -135,7 +135,7 @@ def _in_files(
     place: Place, names: Sequence[str], wanted: Wanted, executor: Executor
 ) -> tuple[list[Sample], dict[str, str]]:
     """Images or videos in the order of their names, and digests of the files."""
-    texts = captioned.captions(place, names, wanted)
+    texts = image_folder.captions(place, names, wanted)
     files = list(texts)
     looks = [Look(place, tuple(files[i : i + CHUNK]), wanted) for i in range(0, len(files), CHUNK)]
     seen = {name: facts for part in executor.map(see_files, looks, KEY) for name, facts in part.items()}
@@ -163,12 +163,12 @@ def _in_tars(
     bare = [m for m in members if m.text is None]
     if bare and len(bare) < len(members):
         raise InputError(
-            f"{place.url}: {len(bare)} of {len(members)} samples have no {tars.TEXT}, first: {bare[0].key} of"
+            f"{place.url}: {len(bare)} of {len(members)} samples have no {webdataset.TEXT}, first: {bare[0].key} of"
             f" {bare[0].tar}; give it to all of them, or to none"
         )
-    tars.latents(place, members[0], teacher.shape)
+    webdataset.latents(place, members[0], teacher.shape)
     if not bare:
-        tars.condition(place, members[0], _like(teacher))
+        webdataset.condition(place, members[0], _like(teacher))
     return [Sample(f"{m.tar}/{m.key}", m.prompt, m) for m in members], {n: seen[n][0] for n in names}
 
 
@@ -176,14 +176,14 @@ def see_files(item: Look) -> dict[str, tuple[str, Header]]:
     """Digest and header by name; what executors map over."""
     assert item.wanted is not None
     return {
-        name: (_digest(item.place, name), captioned.header(item.place, name, item.wanted))
+        name: (_digest(item.place, name), image_folder.header(item.place, name, item.wanted))
         for name in item.names
     }
 
 
-def see_tars(item: Look) -> dict[str, tuple[str, list[tars.Member]]]:
+def see_tars(item: Look) -> dict[str, tuple[str, list[webdataset.Member]]]:
     """Digest and samples by name; what executors map over."""
-    return {name: (_digest(item.place, name), tars.members(item.place, name)) for name in item.names}
+    return {name: (_digest(item.place, name), webdataset.members(item.place, name)) for name in item.names}
 
 
 def _digest(place: Place, name: str) -> str:
@@ -200,12 +200,12 @@ def load(source: Source, teacher: Teacher, device: str) -> dict[str, Tensor]:
     """Latents and embedded prompts of the samples, named as a store names them; InputError if one will not do."""
     members = [sample.member for sample in source.samples if sample.member is not None]
     if source.wanted is None:
-        rows = [tars.latents(source.place, member, teacher.shape) for member in members]
+        rows = [webdataset.latents(source.place, member, teacher.shape) for member in members]
     else:
         rows = [_encoded(source.place, s.name, source.wanted, teacher, device) for s in source.samples]
     if members and members[0].text is not None:
         like = _like(teacher)
-        texts = [tars.condition(source.place, member, like) for member in members]
+        texts = [webdataset.condition(source.place, member, like) for member in members]
         condition: Condition = {name: torch.cat([text[name] for text in texts]) for name in like}
     else:
         prompts = tuple(sample.prompt for sample in source.samples)
@@ -216,7 +216,7 @@ def load(source: Source, teacher: Teacher, device: str) -> dict[str, Tensor]:
 def _encoded(place: Place, name: str, wanted: Wanted, teacher: Teacher, device: str) -> Tensor:
     """Latents [1, C, T, H, W] of one file: a batch of clips would not fit."""
     codec = codec_of(teacher.folder, teacher.family, resolve_device(device).type)
-    found = codec.encode(captioned.pixels(place, name, wanted)).float()
+    found = codec.encode(image_folder.pixels(place, name, wanted)).float()
     if tuple(found.shape[1:]) != teacher.shape:
         raise InputError(
             f"{place.url}/{name} became latents {list(found.shape[1:])}, but the teacher's are {list(teacher.shape)};"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rcm_core.scans import named_digit, scans
+from rcm_core.scenes.scans import named_digit, scans
 
 classes = 10
 

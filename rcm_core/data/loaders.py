@@ -8,10 +8,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from rcm_core.data.trajectory_store import Store
 from rcm_core.errors import InputError
 from rcm_core.protocols import Batch, Condition, Examples, Recorded
 from rcm_core.rng import generator
-from rcm_core.trajectory_store import Store
 
 
 class Order:

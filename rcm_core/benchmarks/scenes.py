@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from rcm_core.rng import generator
-from rcm_core.scans import WORDS
 from rcm_core.scenes.compose import compose
 from rcm_core.scenes.request import (
     CATEGORIES,
@@ -22,6 +21,7 @@ from rcm_core.scenes.request import (
     Thing,
     parse,
 )
+from rcm_core.scenes.scans import WORDS
 
 judge = "scenes"
 categories = CATEGORIES

@@ -9,9 +9,7 @@ import torch
 from object_store import BUCKET, authorise, object_store
 from torch import Tensor
 
-from rcm_core.errors import InputError
-from rcm_core.storage.files import sha256
-from rcm_core.trajectory_store import (
+from rcm_core.data.trajectory_store import (
     MANIFEST,
     Place,
     Store,
@@ -21,6 +19,8 @@ from rcm_core.trajectory_store import (
     write_shard,
     write_store,
 )
+from rcm_core.errors import InputError
+from rcm_core.storage.files import sha256
 
 SIZES = (3, 2, 4)
 

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rcm_core.data.prompts import LARGEST_TEXT, LONGEST, clean_text, decode_text
+from rcm_core.data.trajectory_store import Place, opened
 from rcm_core.errors import InputError
-from rcm_core.prompts import LARGEST_TEXT, LONGEST, clean_text, decode_text
 from rcm_core.protocols import Condition
-from rcm_core.trajectory_store import Place, opened
 
 LATENT, TEXT, PROMPT = "latent.pt", "embed.pt", "prompt.txt"
 SPARE = 2**20

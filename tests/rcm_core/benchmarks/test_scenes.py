@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rcm_core.data import scenes
+from rcm_core.benchmarks import scenes
 from rcm_core.rng import generator
 from rcm_core.scenes.request import CATEGORIES, NAMES, Request, parse
 

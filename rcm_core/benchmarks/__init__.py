@@ -1,0 +1,1 @@
+"""REGISTRY: one file a benchmark (prompts, real images, splits); implementations only."""

@@ -17,7 +17,7 @@ from rcm_core.networks.denoiser import Denoiser
 from rcm_core.pipelines.folder import read_part
 from rcm_core.protocols import Family
 from rcm_core.subject import Subject, cut, in_double
-from rcm_core.training.checkpoint import write_network
+from rcm_core.training.checkpointing.checkpoint import write_network
 
 PROMPTS = ("a red cube left of a blue ball", "a photo of three dogs in the snow")
 STEP = 1e-7

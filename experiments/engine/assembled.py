@@ -18,11 +18,11 @@ from rcm_core.plan.model import Model
 from rcm_core.protocols import Batch, Condition, Examples
 from rcm_core.rng import generator
 from rcm_core.samplers.jobs import Teacher
-from rcm_core.training.checkpoint import write_network
+from rcm_core.training.checkpointing.checkpoint import write_network
 from rcm_core.training.distill import FrozenTeacher, build_method, build_nets, roles_of, settings_of
 from rcm_core.training.lora import Adapted, Shared, load_shared
-from rcm_core.training.parallel import Spread
-from rcm_core.training.stepper import Stepper
+from rcm_core.training.parallel.sharding import Spread
+from rcm_core.training.train_step import Stepper
 
 SPREAD = 0.02
 """Of random weights."""

@@ -23,7 +23,7 @@ from rcm_core.config.sections import MiniTraining
 from rcm_core.models import wan
 from rcm_core.pipelines.mini import save_pipeline
 from rcm_core.storage.files import json_text, write_json
-from rcm_core.training.parallel import PLAIN, Spread
+from rcm_core.training.parallel.sharding import PLAIN, Spread
 
 WORLD = 2
 SLACK = 48 * 2**20

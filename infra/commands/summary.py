@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from infra.commands.tables import print_table
+from rcm_core.monitoring.early_stopping import of_state, sentence
 from rcm_core.storage.schemas import HealthFacts, ShownMetrics, read
-from rcm_core.verdict import of_state, sentence
 
 METRICS = Path("runs/evaluate/metrics.json")
 HEALTH = Path("runs/train/health.json")

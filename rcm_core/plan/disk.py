@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from rcm_core.config.sections import Params
 from rcm_core.plan.model import Model
-from rcm_core.sizes import (
+from rcm_core.training.disk_usage import (
     CHECKPOINTS,
     candidate_bytes,
     checkpoint_bytes,
     count_candidates,
     trained_weights,
-)  # fmt: skip
+)
 
 
 class Written(NamedTuple):

@@ -32,10 +32,11 @@ from rcm_core.plan.pretend import FirstRank, fused_attention, world_of
 from rcm_core.protocols import Batch, Demands, Examples, Method, Nets, Recorded, Update
 from rcm_core.storage.files import write_json
 from rcm_core.training.distill import FrozenTeacher, build_method, extras_of, roles_of, settings_of
+from rcm_core.training.loop_settings import LoopSettings
 from rcm_core.training.lora import Adapted, Shared
-from rcm_core.training.parallel import Spread, reshard
-from rcm_core.training.settings import LoopSettings
-from rcm_core.training.stepper import Stepper
+from rcm_core.training.parallel.collectives import reshard
+from rcm_core.training.parallel.sharding import Spread
+from rcm_core.training.train_step import Stepper
 
 PARTS = 2
 """Of an iteration's accumulation: the second meets the gradients of the first, later ones meet the same."""

@@ -26,7 +26,7 @@ from rcm_core.storage.fetch import remember
 from rcm_core.storage.files import atomic_folder, sha256_folder, write_json
 from rcm_core.storage.links import place_folder
 from rcm_core.storage.pipeline_files import refuse_changed, signatures
-from rcm_core.usage import peak_memory
+from rcm_core.training.memory_usage import peak_memory
 
 STAGE = "teacher"
 GATE_BATCH = 100

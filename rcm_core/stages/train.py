@@ -11,21 +11,21 @@ from rcm_core.pipelines.teacher_folder import pipeline_of, verified_pipeline
 from rcm_core.protocols import Executor
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.samplers.jobs import Teacher
-from rcm_core.sizes import (
+from rcm_core.storage.files import atomic, atomic_folder, require_space, write_json
+from rcm_core.storage.formats import read_text
+from rcm_core.storage.links import place_folder
+from rcm_core.storage.schemas import CurveState, HealthFacts, fit
+from rcm_core.training import warm_start
+from rcm_core.training.curves import Curves
+from rcm_core.training.disk_usage import (
     CHECKPOINTS,
     candidate_bytes,
     checkpoint_bytes,
     count_candidates,
     shapes_of,
     trained_weights,
-)  # fmt: skip
-from rcm_core.storage.files import atomic, atomic_folder, require_space, write_json
-from rcm_core.storage.formats import read_text
-from rcm_core.storage.links import place_folder
-from rcm_core.storage.schemas import CurveState, HealthFacts, fit
-from rcm_core.training import warm
-from rcm_core.training.log import Curves
-from rcm_core.usage import peak_memory
+)
+from rcm_core.training.memory_usage import peak_memory
 
 STAGE = "train"
 OVERHEAD = 16 * 2**20
@@ -42,7 +42,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     origin = None
     if section.warm_start is not None:
         cache = executor.state_root / "cache"
-        origin = warm.resolve(section.warm_start, Teacher.read(workspace).family, workspace, cache)
+        origin = warm_start.resolve(section.warm_start, Teacher.read(workspace).family, workspace, cache)
         inputs |= origin.hashes
     with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device) as extra:
         state = live_state(executor.state_root, STAGE, fingerprint(STAGE, params, parameters, inputs))

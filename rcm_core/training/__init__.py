@@ -1,0 +1,1 @@
+"""The training loop: assembly, steps, optimisers, EMAs, probes. No formulas."""

@@ -24,13 +24,13 @@ from rcm_core.registry import find
 from rcm_core.rng import address
 from rcm_core.samplers.jobs import Teacher
 from rcm_core.storage.files import write_json
+from rcm_core.training.loop_settings import LoopSettings
 from rcm_core.training.lora import Adapted, Shared, load_shared
-from rcm_core.training.parallel import Spread
+from rcm_core.training.memory_usage import write_usage
+from rcm_core.training.parallel.sharding import Spread
 from rcm_core.training.probe import Probe
-from rcm_core.training.settings import LoopSettings
 from rcm_core.training.trainer import Trainer
-from rcm_core.training.warm import initial_weights
-from rcm_core.usage import write_usage
+from rcm_core.training.warm_start import initial_weights
 
 
 def settings_of(section: TrainSection, world: int | None = None) -> LoopSettings:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rcm_core.errors import InputError
-from rcm_core.training.parallel import move_towards
+from rcm_core.training.parallel.collectives import move_towards
 
 
 def power_exponent(length: float) -> float:

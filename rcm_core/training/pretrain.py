@@ -16,11 +16,11 @@ from rcm_core.networks.denoiser import load_denoiser
 from rcm_core.protocols import Condition, TrainContext
 from rcm_core.registry import find
 from rcm_core.training.flow_matching import FlowMatching
-from rcm_core.training.parallel import shard
-from rcm_core.training.settings import LoopSettings
-from rcm_core.training.stepper import Source
+from rcm_core.training.loop_settings import LoopSettings
+from rcm_core.training.memory_usage import write_usage
+from rcm_core.training.parallel.sharding import shard
+from rcm_core.training.train_step import Source
 from rcm_core.training.trainer import Trainer
-from rcm_core.usage import write_usage
 
 
 def settings_of(section: TeacherSection) -> LoopSettings:

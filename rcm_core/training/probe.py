@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from rcm_core.diffusion.trigflow import NOISE_ANGLE
+from rcm_core.monitoring.early_stopping import Reading
 from rcm_core.networks.denoiser import Denoiser
 from rcm_core.protocols import Condition, Examples
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import sample_student
 from rcm_core.training.ema import PowerEMA
-from rcm_core.training.parallel import of_first_rank, reshard
-from rcm_core.verdict import Reading
+from rcm_core.training.parallel.collectives import of_first_rank, reshard
 
 CELLS = 2**20
 """Latent values per network call. Their number does not depend on the ranks, so neither do the bits."""

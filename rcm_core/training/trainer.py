@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from rcm_core.errors import InputError
-from rcm_core.training import checkpoint
-from rcm_core.training.candidates import drop_candidates, earliest_step, keep_newest, write_candidates
-from rcm_core.training.log import Curves
+from rcm_core.monitoring.early_stopping import sentence
+from rcm_core.training.checkpointing import checkpoint
+from rcm_core.training.checkpointing.async_writer import Writer
+from rcm_core.training.checkpointing.candidates import (
+    drop_candidates,
+    earliest_step,
+    keep_newest,
+    write_candidates,
+)
+from rcm_core.training.curves import Curves
 from rcm_core.training.probe import Probe
-from rcm_core.training.stepper import Stepper
-from rcm_core.training.writer import Writer
-from rcm_core.verdict import sentence
+from rcm_core.training.train_step import Stepper
 
 
 @dataclass(kw_only=True)

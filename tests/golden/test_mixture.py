@@ -21,7 +21,7 @@ from rcm_core.registry import find
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import Kind, sample_student
 from rcm_core.samplers.rollout import recorded_walk, reference_route
-from rcm_core.training.parallel import move_towards
+from rcm_core.training.parallel.collectives import move_towards
 
 MIXTURE = six_modes()
 REAL = MIXTURE.sample(2000, generator("real"))

@@ -16,8 +16,8 @@ from rcm_core.models import wan
 from rcm_core.networks.denoiser import Denoiser, load_denoiser
 from rcm_core.protocols import Batch, Demands, Examples, Follow, Update
 from rcm_core.rng import generator
+from rcm_core.training.loop_settings import LoopSettings
 from rcm_core.training.probe import Probe
-from rcm_core.training.settings import LoopSettings
 from rcm_core.training.trainer import Trainer
 
 CPU = torch.device("cpu")

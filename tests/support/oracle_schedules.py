@@ -15,7 +15,7 @@ from rcm_core.protocols import Batch
 from rcm_core.rng import generator
 from rcm_core.samplers.rollout import random_schedule, reference_route, route_angles
 from rcm_core.training.ema import decay, power_exponent
-from rcm_core.training.parallel import move_towards
+from rcm_core.training.parallel.collectives import move_towards
 
 Found = dict[str, Tensor]
 RNG = generator("unused")

@@ -18,11 +18,11 @@ from rcm_core.networks.denoiser import load_denoiser
 from rcm_core.protocols import Batch, Demands, Follow
 from rcm_core.rng import generator
 from rcm_core.training import distill
-from rcm_core.training.checkpoint import full_tensors
+from rcm_core.training.checkpointing.checkpoint import full_tensors
 from rcm_core.training.flow_matching import FlowMatching
-from rcm_core.training.movers import Movers
-from rcm_core.training.parallel import shard
-from rcm_core.training.settings import LoopSettings
+from rcm_core.training.loop_settings import LoopSettings
+from rcm_core.training.parallel.sharding import shard
+from rcm_core.training.parameter_updates import Movers
 from rcm_core.training.trainer import Trainer
 
 CPU = torch.device("cpu")

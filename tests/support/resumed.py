@@ -9,8 +9,8 @@ from torch import Tensor
 from infra.executors.local import LocalContext, _process_group
 from rcm_core.config.load import load_params
 from rcm_core.training import distill
-from rcm_core.training.checkpoint import full_tensors
-from rcm_core.training.writer import Writer
+from rcm_core.training.checkpointing.async_writer import Writer
+from rcm_core.training.checkpointing.checkpoint import full_tensors
 
 
 def trained(workspace: Path, state: Path, *ends: int) -> dict[str, Tensor]:

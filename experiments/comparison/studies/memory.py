@@ -39,7 +39,7 @@ from rcm_core.protocols import Batch
 from rcm_core.rng import generator
 from rcm_core.storage.files import write_json
 from rcm_core.training.distill import FrozenTeacher, build_method
-from rcm_core.training.settings import LoopSettings
+from rcm_core.training.loop_settings import LoopSettings
 from rcm_core.training.trainer import Trainer
 
 CASES = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from rcm_core.evaluation.report.run_folder import Run
 from rcm_core.evaluation.report.words import escape, number
-from rcm_core.verdict import of_state, sentence
+from rcm_core.monitoring.early_stopping import of_state, sentence
 
 
 def warning(run: Run) -> str:

@@ -15,7 +15,7 @@ from experiments.comparison.executor import MeasuringExecutor
 from experiments.comparison.measurements import PLACE, sessions, summary
 from experiments.comparison.studies.memory import Size, in_fresh_process, most_alive
 from rcm_core.stages import train
-from rcm_core.training.stepper import Stepper
+from rcm_core.training.train_step import Stepper
 
 
 def test_the_time_budget_buys_what_the_anchor_spends() -> None:

@@ -27,8 +27,8 @@ from rcm_core.evaluation.report.samples import picture, spread
 from rcm_core.evaluation.report.words import duration, number, per_sample
 from rcm_core.evaluation.select import Candidate, choose
 from rcm_core.evaluation.statistics import Estimate, exact
+from rcm_core.monitoring.early_stopping import Reading, Verdict
 from rcm_core.storage.files import write_json
-from rcm_core.verdict import Reading, Verdict
 
 TITLE = "A <b>made-up</b> & tested run"
 VOID = {"meta", "img", "br", "path", "use", "rect", "circle", "line", "polyline", "polygon"}

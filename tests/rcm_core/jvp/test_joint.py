@@ -15,7 +15,7 @@ from rcm_core.jvp import flash_jvp, joint_jvp, jvp
 from rcm_core.models import wan
 from rcm_core.networks.denoiser import Denoiser
 from rcm_core.pipelines.mini import build_network
-from rcm_core.training.parallel import shard
+from rcm_core.training.parallel.sharding import shard
 
 
 def denoiser() -> Denoiser:

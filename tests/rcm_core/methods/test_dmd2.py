@@ -17,7 +17,7 @@ from rcm_core.objectives.distribution_matching import generated
 from rcm_core.protocols import Batch, Examples
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import sample_student
-from rcm_core.training.parallel import checkpoint_blocks
+from rcm_core.training.parallel.activation_checkpointing import checkpoint_blocks
 
 MIXTURE = six_modes(torch.float64)
 SIZE = 32

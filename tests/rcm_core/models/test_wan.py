@@ -18,7 +18,7 @@ from rcm_core.errors import InputError
 from rcm_core.models import wan
 from rcm_core.networks.denoiser import load_denoiser
 from rcm_core.pixels import PixelSpace
-from rcm_core.training.checkpoint import write_network
+from rcm_core.training.checkpointing.checkpoint import write_network
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 

@@ -10,7 +10,7 @@ from rcm_core.diffusion.trigflow import diffuse
 from rcm_core.networks.discriminator import Heads
 from rcm_core.objectives.adversarial import Discriminator, frozen
 from rcm_core.rng import generator
-from rcm_core.training.parallel import checkpoint_blocks
+from rcm_core.training.parallel.activation_checkpointing import checkpoint_blocks
 
 
 def networks() -> dict:

@@ -31,7 +31,7 @@ from rcm_core.registry import find
 from rcm_core.samplers.jobs import network_of
 from rcm_core.stages import evaluate, publish, select, train
 from rcm_core.training.lora import Adapted, Shared, load_shared
-from rcm_core.training.parallel import checkpoint_blocks
+from rcm_core.training.parallel.activation_checkpointing import checkpoint_blocks
 
 SECTION = LoraSection(rank=3, alpha=6, targets=None)
 FAMILIES = ("wan", "cosmos", "sd3", "longcat", "sana")

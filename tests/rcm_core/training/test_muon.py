@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rcm_core.rng import generator
-from rcm_core.training import checkpoint
+from rcm_core.training.checkpointing import checkpoint
 from rcm_core.training.ema import PowerEMA
 from rcm_core.training.muon import MOMENTUM, SCALE, Muon, orthogonalised
 

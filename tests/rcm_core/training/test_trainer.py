@@ -21,9 +21,9 @@ from rcm_core.config.roles import Limits, Updates
 from rcm_core.errors import InputError
 from rcm_core.protocols import Follow
 from rcm_core.storage.files import sha256
+from rcm_core.training.checkpointing.async_writer import Writer
 from rcm_core.training.distill import settings_of
 from rcm_core.training.trainer import Trainer
-from rcm_core.training.writer import Writer
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from loops import QUIET, Brighten, Pull, equal, healthy, probe, trainer, weights
 
 from infra.executors.local import LocalContext
 from rcm_core.errors import InputError
-from rcm_core.health import FEWEST, PERSISTENT
+from rcm_core.monitoring.health import FEWEST, PERSISTENT
 from rcm_core.training.trainer import Trainer
 
 RULES = QUIET.model_copy(update={"drift": 1.0, "collapse": 4.0, "patience": 3, "spike": 20.0})

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from rcm_core.config.sections import HealthSection
-from rcm_core.verdict import Reading, Verdict, judge, of_state
+from rcm_core.monitoring.early_stopping import Reading, Verdict, judge, of_state
 
 LADDER = ("exact", "semi", "discrete")
 WINDOW = 100

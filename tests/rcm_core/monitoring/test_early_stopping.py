@@ -9,7 +9,7 @@ import pytest
 from loops import QUIET
 
 from rcm_core.config.sections import HealthSection
-from rcm_core.verdict import GAIN, Reading, Verdict, judge, sentence
+from rcm_core.monitoring.early_stopping import GAIN, Reading, Verdict, judge, sentence
 
 
 def limits(**rules: float) -> HealthSection:

@@ -23,7 +23,7 @@ from rcm_core.stages import train
 from rcm_core.storage.files import sha256_folder
 from rcm_core.storage.s3 import filesystem
 from rcm_core.training import distill
-from rcm_core.training.warm import initial_weights
+from rcm_core.training.warm_start import initial_weights
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 NAMES = {"student": "earlier/student", "teacher": "earlier/teacher"}

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from rcm_core.protocols import TrainContext
-from rcm_core.training import checkpoint
+from rcm_core.training.checkpointing import checkpoint
 
 
 class Writer:

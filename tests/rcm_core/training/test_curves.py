@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rcm_core.training.log import COLUMNS, Curves
+from rcm_core.training.curves import COLUMNS, Curves
 
 
 def steps(curves: Curves, first: int, last: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rcm_core.networks.denoiser import Denoiser
 from rcm_core.networks.weights import written_as
 from rcm_core.storage.files import atomic_folder
-from rcm_core.training import checkpoint
+from rcm_core.training.checkpointing import checkpoint
 from rcm_core.training.ema import PowerEMA
 from rcm_core.training.lora import Adapted
 

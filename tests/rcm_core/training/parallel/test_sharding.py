@@ -19,9 +19,10 @@ from rcm_core.config.sections import ParallelSection
 from rcm_core.networks.denoiser import Denoiser, load_denoiser
 from rcm_core.protocols import Batch
 from rcm_core.rng import generator
-from rcm_core.training.checkpoint import full_tensors
-from rcm_core.training.parallel import PLAIN, Spread, checkpoint_blocks
-from rcm_core.training.stepper import Stepper
+from rcm_core.training.checkpointing.checkpoint import full_tensors
+from rcm_core.training.parallel.activation_checkpointing import checkpoint_blocks
+from rcm_core.training.parallel.sharding import PLAIN, Spread
+from rcm_core.training.train_step import Stepper
 
 CPU = torch.device("cpu")
 BATCH, UPDATES = 4, 3

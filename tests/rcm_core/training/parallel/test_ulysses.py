@@ -16,8 +16,8 @@ from infra.commands.families import family_of
 from rcm_core.errors import InputError
 from rcm_core.jvp import flash_jvp, joint_jvp, jvp
 from rcm_core.networks.denoiser import Denoiser, load_denoiser
-from rcm_core.training.parallel import average_gradients
-from rcm_core.training.sequence import Ulysses
+from rcm_core.training.parallel.collectives import average_gradients
+from rcm_core.training.parallel.ulysses import Ulysses
 
 FAMILIES = ["cosmos", "longcat", "sd3", "wan"]
 SHAPES = {"wan": (2, 3, 4, 8), "cosmos": (4, 2, 4, 8), "sd3": (4, 1, 8, 8), "longcat": (16, 1, 8, 8)}

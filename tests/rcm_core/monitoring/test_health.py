@@ -6,8 +6,17 @@ import json
 
 from loops import QUIET
 
-from rcm_core.health import FEWEST, LADDER, PERSISTENT, WINDOW, Health, NonFinite, Spikes, next_rung
-from rcm_core.verdict import Reading
+from rcm_core.monitoring.early_stopping import Reading
+from rcm_core.monitoring.health import (
+    FEWEST,
+    LADDER,
+    PERSISTENT,
+    WINDOW,
+    Health,
+    NonFinite,
+    Spikes,
+    next_rung,
+)
 
 
 def test_what_is_counted_is_the_window() -> None:

@@ -12,7 +12,12 @@ from safetensors.torch import load_file
 from rcm_core.networks.denoiser import load_denoiser, lower
 from rcm_core.registry import find
 from rcm_core.samplers.jobs import network_of
-from rcm_core.training.candidates import drop_candidates, earliest_step, keep_newest, write_candidates
+from rcm_core.training.checkpointing.candidates import (
+    drop_candidates,
+    earliest_step,
+    keep_newest,
+    write_candidates,
+)
 from rcm_core.training.ema import PowerEMA
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

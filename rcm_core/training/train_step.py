@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from rcm_core.errors import InputError
-from rcm_core.health import Health, next_rung
+from rcm_core.monitoring.health import Health, next_rung
 from rcm_core.networks.denoiser import Denoiser
 from rcm_core.protocols import Batch, Method, Nets, TrainContext
 from rcm_core.rng import generator
-from rcm_core.training.log import Curves
-from rcm_core.training.movers import Movers
-from rcm_core.training.parallel import sum_over_ranks
-from rcm_core.training.settings import LoopSettings
+from rcm_core.training.curves import Curves
+from rcm_core.training.loop_settings import LoopSettings
+from rcm_core.training.parallel.collectives import sum_over_ranks
+from rcm_core.training.parameter_updates import Movers
 
 
 class Source(Protocol):

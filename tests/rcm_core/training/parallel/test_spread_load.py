@@ -15,8 +15,8 @@ from torch.distributed.fsdp import FSDPModule
 
 from rcm_core.networks.denoiser import load_denoiser
 from rcm_core.registry import find
-from rcm_core.training.checkpoint import full_tensors
-from rcm_core.training.parallel import PLAIN, Spread
+from rcm_core.training.checkpointing.checkpoint import full_tensors
+from rcm_core.training.parallel.sharding import PLAIN, Spread
 
 CPU = torch.device("cpu")
 

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from rcm_core.errors import InputError
 from rcm_core.protocols import Demands
 from rcm_core.training.ema import PowerEMA
-from rcm_core.training.parallel import (
+from rcm_core.training.loop_settings import LoopSettings
+from rcm_core.training.parallel.collectives import (
     average_gradients,
     gradient_norm,
     move_towards,
     reshard,
     scale_gradients,
 )
-from rcm_core.training.settings import LoopSettings
 
 
 class Movers:

@@ -1,0 +1,1 @@
+"""Checkpoints and candidates of a training, and the thread that writes them."""

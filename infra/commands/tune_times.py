@@ -1,4 +1,4 @@
-"""``rcm tune-times``: the search of rcm_core/evaluation/tune.py, shown as a table and as the setting to use."""
+"""``rcm tune-times``: the search of rcm_core/evaluation/time_search.py, shown as a table and as the setting to use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from infra.launch import LazyExecutor
 from infra.state import held, state_home
 from rcm_core.config.load import load_params
 from rcm_core.diffusion.trigflow import NOISE_ANGLE
-from rcm_core.evaluation.tune import Angles, Round, Tuning, tune
+from rcm_core.evaluation.time_search import Angles, Round, Tuning, tune
 from rcm_core.storage.files import write_json
 
 PLACE = Path("runs/tune/times.json")

@@ -1,0 +1,1 @@
+"""Evaluation: judges, metrics, intervals, selection of candidates, report. Trains no student."""

@@ -11,10 +11,11 @@ import torch
 from rcm_core.config.sections import Params, SelectSection
 from rcm_core.data.prompts import cycle, load_split
 from rcm_core.errors import InputError
-from rcm_core.evaluation.judge import Judge, judge_of
-from rcm_core.evaluation.quality import score_one
-from rcm_core.evaluation.reference import teacher_features
-from rcm_core.evaluation.statistics import Bootstrap, Estimate
+from rcm_core.evaluation.bootstrap import Bootstrap, Estimate
+from rcm_core.evaluation.judges.base import Judge
+from rcm_core.evaluation.judges.build import judge_of
+from rcm_core.evaluation.scores import score_one
+from rcm_core.evaluation.teacher_features import teacher_features
 from rcm_core.protocols import Executor
 from rcm_core.samplers.jobs import Job, Teacher, sample_pixels, split_jobs
 from rcm_core.storage.schemas import read_teacher

@@ -1,0 +1,1 @@
+"""REGISTRY: the eight stages of a run; implementations only."""

@@ -18,10 +18,11 @@ from torch import Tensor
 from rcm_core.config.sections import EvaluateSection, Params
 from rcm_core.data.prompts import cycle, load_split
 from rcm_core.errors import InputError
-from rcm_core.evaluation.judge import Judge, judge_of
-from rcm_core.evaluation.quality import score
-from rcm_core.evaluation.reference import IMPORTED, teacher_features
-from rcm_core.evaluation.statistics import Bootstrap, exact, mean
+from rcm_core.evaluation.bootstrap import Bootstrap, exact, mean
+from rcm_core.evaluation.judges.base import Judge
+from rcm_core.evaluation.judges.build import judge_of
+from rcm_core.evaluation.scores import score
+from rcm_core.evaluation.teacher_features import IMPORTED, teacher_features
 from rcm_core.pipelines.teacher_folder import verified_pipeline
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded

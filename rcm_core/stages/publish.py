@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rcm_core.config.sections import Params
-from rcm_core.evaluation.card import ABSENT, model_card
+from rcm_core.evaluation.report.model_card import ABSENT, model_card
 from rcm_core.networks.weights import LORA, Target, is_lora, loading, read_lora, write_network
 from rcm_core.pipelines.folder import read_part
 from rcm_core.pipelines.loaded_files import loaded_files

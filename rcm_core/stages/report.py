@@ -28,7 +28,7 @@ INPUTS = [
 def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: ARG001 - nothing to distribute
     """Renders the page and the series that `dvc plots` shows."""
     inputs = hash_inputs(workspace, INPUTS)
-    from rcm_core.evaluation.report import render  # matplotlib is not needed to refuse bad input
+    from rcm_core.evaluation.report.page import render  # matplotlib is not needed to refuse bad input
 
     with recorded(STAGE, workspace, dump(report=params.report), inputs, None, "cpu"):
         page = render(workspace / "runs", params.report.title, params.report.prompts)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
-from rcm_core.evaluation.select import Candidate, choose
-from rcm_core.evaluation.statistics import Estimate
+from rcm_core.evaluation.bootstrap import Estimate
+from rcm_core.evaluation.selection import Candidate, choose
 from rcm_core.evaluation.validation import scale_of, score_job, validation_job
 from rcm_core.pipelines.teacher_folder import verified_pipeline
 from rcm_core.protocols import Executor

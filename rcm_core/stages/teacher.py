@@ -14,7 +14,8 @@ import torch
 from rcm_core.config.sections import Params, TeacherSection
 from rcm_core.data.prompts import FEWEST, cycle, read_prompts
 from rcm_core.errors import InputError
-from rcm_core.evaluation.judge import Judge, judge_for
+from rcm_core.evaluation.judges.base import Judge
+from rcm_core.evaluation.judges.build import judge_for
 from rcm_core.pipelines import mini
 from rcm_core.pipelines.shape_check import check_teacher_shape
 from rcm_core.pipelines.teacher_folder import TRAINED, given_pipeline

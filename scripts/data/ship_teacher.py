@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rcm_core.data.prompts import load_split
-from rcm_core.evaluation.judge import judge_for
+from rcm_core.evaluation.judges.build import judge_for
 from rcm_core.samplers.jobs import Job, Teacher, sample_pixels, split_jobs
 from rcm_core.storage.files import atomic_folder, read_json, sha256_folder, write_json
 

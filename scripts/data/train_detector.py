@@ -2,7 +2,7 @@
 
 Scenes of the train scans, turned, scaled and placed freely, blurred and noisy, so that it stays honest on images that
 a generator made. About twenty minutes on one core; then put the printed hash
-into rcm_core/evaluation/detector.py.
+into rcm_core/evaluation/judges/detector.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rcm_core.evaluation.detector import CELL, PLACE, Detector
+from rcm_core.evaluation.judges.detector import CELL, PLACE, Detector
 from rcm_core.record import PACKAGES, version
 from rcm_core.rng import address, generator
 from rcm_core.scenes.compose import JITTER, OBJECT, PALETTE, QUADRANT, SIZE

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from rcm_core.data.prompts import load_split
-from rcm_core.evaluation.detector import Detector
+from rcm_core.evaluation.judges.detector import Detector
 from rcm_core.models import wan
 from rcm_core.storage.files import read_json, sha256, sha256_folder
 

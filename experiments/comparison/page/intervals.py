@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 from scipy.stats import t as student_t
 
-from rcm_core.evaluation.select import combined
-from rcm_core.evaluation.statistics import Z95, Estimate
+from rcm_core.evaluation.bootstrap import Z95, Estimate
+from rcm_core.evaluation.selection import combined
 
 PROPORTIONS = ("accuracy", "precision", "recall")
 

@@ -13,7 +13,7 @@ from experiments.comparison.calibrate import Cost, known_entries
 from experiments.comparison.page.intervals import Interval, bounded, mean_over_seeds, over_steps
 from experiments.comparison.plan import BUDGETS, PLANS
 from experiments.comparison.workspaces import FORMAT
-from rcm_core.evaluation.statistics import Estimate
+from rcm_core.evaluation.bootstrap import Estimate
 
 LOWER_IS_BETTER = ("frechet", "frechet_teacher")
 QUALITY = ("frechet", "frechet_teacher", "accuracy", "precision", "recall", "diversity")

@@ -10,7 +10,7 @@ from experiments.comparison.page.intervals import Interval
 from experiments.comparison.page.results import Group, Results
 from experiments.comparison.page.warm_verdict import Length, end
 from experiments.comparison.plan import updates_in
-from rcm_core.evaluation.statistics import Estimate
+from rcm_core.evaluation.bootstrap import Estimate
 from rcm_core.training.distill import build_method
 
 HEADS = {

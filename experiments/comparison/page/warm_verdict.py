@@ -7,8 +7,8 @@ from statistics import fmean
 from typing import Any
 
 from experiments.comparison.page.intervals import Interval, paired
-from rcm_core.evaluation.select import HIGHER_IS_BETTER
-from rcm_core.evaluation.statistics import Estimate
+from rcm_core.evaluation.bootstrap import Estimate
+from rcm_core.evaluation.selection import HIGHER_IS_BETTER
 
 PROMISED = 0.4
 """Of the cold start's student updates, the warm start's that are as good at most."""

@@ -25,7 +25,7 @@ from experiments.comparison.workspaces import FORMAT, Home, executor_in
 from rcm_core.config.sections import Params
 from rcm_core.device import resolve_device
 from rcm_core.diffusion.trigflow import NOISE_ANGLE, predict_x0
-from rcm_core.evaluation.quality import score_one
+from rcm_core.evaluation.scores import score_one
 from rcm_core.evaluation.validation import scale_of, validation_job
 from rcm_core.objectives.backward_simulation import SimulationSection, simulated
 from rcm_core.objectives.base import unit_noise

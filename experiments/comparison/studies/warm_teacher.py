@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from experiments.comparison.workspaces import digest, executor_in
 from rcm_core.config.sections import Params
 from rcm_core.data.prompts import read_prompts
-from rcm_core.evaluation.select import combined
-from rcm_core.evaluation.statistics import Estimate
+from rcm_core.evaluation.bootstrap import Estimate
+from rcm_core.evaluation.selection import combined
 from rcm_core.evaluation.validation import scale_of, score_job, validation_job
 from rcm_core.pipelines.teacher_folder import pipeline_of
 from rcm_core.samplers.few_step import Sampler

@@ -1,0 +1,1 @@
+"""REGISTRY: one file a metric; implementations only."""

@@ -1,5 +1,1 @@
-"""The report: one self-contained page that a person wants to look at, made from the files of a run alone."""
-
-from rcm_core.evaluation.report.page import render
-
-__all__ = ["render"]
+"""The report page and the model card, made from the files of a run alone."""

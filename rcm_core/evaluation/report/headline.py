@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from rcm_core.evaluation.report.formatting import escape, interval, number, per_sample
 from rcm_core.evaluation.report.run_folder import Run, Sampler, counted
-from rcm_core.evaluation.report.words import escape, interval, number, per_sample
 
 BETTER = {"frechet": "lower is better", "frechet_teacher": "lower is better", "diversity": "higher is better"}
 SEES = "sees what the prompt asked for"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from rcm_core.evaluation.report import figures, health, tables
+from rcm_core.evaluation.report.formatting import escape
 from rcm_core.evaluation.report.headline import cards, header
 from rcm_core.evaluation.report.run_folder import Run, read_run
 from rcm_core.evaluation.report.samples import grid, per_cell
 from rcm_core.evaluation.report.style import STYLE
-from rcm_core.evaluation.report.words import escape
 
 
 def render(runs: Path, title: str, prompts: int) -> str:

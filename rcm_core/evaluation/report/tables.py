@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from rcm_core.evaluation.report.formatting import data_size, duration, escape, interval, number, per_sample
 from rcm_core.evaluation.report.run_folder import Run, counted
-from rcm_core.evaluation.report.words import data_size, duration, escape, interval, number, per_sample
 
 COLUMNS = (
     ("frechet", "Fréchet ↓", "to held-out real images"),

@@ -12,8 +12,8 @@ import pytest
 
 from infra.commands.tune_times import sentence, tune_times, written
 from infra.params import compose
-from rcm_core.evaluation.statistics import Estimate
-from rcm_core.evaluation.tune import judged
+from rcm_core.evaluation.bootstrap import Estimate
+from rcm_core.evaluation.time_search import judged
 from rcm_core.samplers.few_step import Sampler
 
 ROOT = Path(__file__).parents[3]

@@ -20,13 +20,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from rcm_core.errors import InputError
-from rcm_core.evaluation.reference import IMPORTED
-from rcm_core.evaluation.report import figures, render
+from rcm_core.evaluation.bootstrap import Estimate, exact
+from rcm_core.evaluation.report import figures
+from rcm_core.evaluation.report.formatting import duration, number, per_sample
+from rcm_core.evaluation.report.page import render
 from rcm_core.evaluation.report.run_folder import read_run
 from rcm_core.evaluation.report.samples import picture, spread
-from rcm_core.evaluation.report.words import duration, number, per_sample
-from rcm_core.evaluation.select import Candidate, choose
-from rcm_core.evaluation.statistics import Estimate, exact
+from rcm_core.evaluation.selection import Candidate, choose
+from rcm_core.evaluation.teacher_features import IMPORTED
 from rcm_core.monitoring.early_stopping import Reading, Verdict
 from rcm_core.storage.files import write_json
 

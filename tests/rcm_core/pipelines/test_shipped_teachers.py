@@ -12,7 +12,7 @@ from tiny import ROOT
 
 from experiments.comparison.plan import PLANS
 from rcm_core.data.prompts import cycle, read_prompts
-from rcm_core.evaluation.judge import judge_for
+from rcm_core.evaluation.judges.build import judge_for
 from rcm_core.samplers.jobs import Job, Teacher, sample_pixels
 from rcm_core.storage.files import read_json, sha256_folder
 

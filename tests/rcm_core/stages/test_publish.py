@@ -17,7 +17,7 @@ from workspaces import configure
 
 from infra.executors.local import LocalExecutor
 from rcm_core.errors import InputError
-from rcm_core.evaluation.card import settings_table
+from rcm_core.evaluation.report.model_card import settings_table
 from rcm_core.pipelines.teacher_folder import is_ours
 from rcm_core.samplers.jobs import noise, sample_pipeline
 from rcm_core.stages import publish

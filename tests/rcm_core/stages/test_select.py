@@ -13,7 +13,7 @@ from workspaces import configure
 
 from infra.executors.local import LocalExecutor
 from rcm_core.errors import InputError
-from rcm_core.evaluation.select import Candidate
+from rcm_core.evaluation.selection import Candidate
 from rcm_core.stages import select
 from rcm_core.storage.files import sha256_folder
 

@@ -26,7 +26,7 @@ from experiments.comparison.page.claims import (
 from experiments.comparison.page.page import goal_sentence
 from experiments.comparison.page.results import QUALITY, Group, Results
 from experiments.comparison.plan import PLANS
-from rcm_core.evaluation.statistics import Estimate
+from rcm_core.evaluation.bootstrap import Estimate
 
 TRAINING = {"seconds": 1.0, "memory_bytes": 1.0}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.comparison.page.intervals import difference, mean_over_seeds
-from rcm_core.evaluation.statistics import Z95, Estimate
+from rcm_core.evaluation.bootstrap import Z95, Estimate
 
 TRIALS = 3000
 

@@ -1,21 +1,16 @@
-"""What measures a generator: an independent network that never saw what one made. One judge for every benchmark."""
+"""What measures a generator: an independent network that never saw what one made."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rcm_core.config.sections import JudgeSection
 from rcm_core.errors import InputError
-from rcm_core.registry import find
-from rcm_core.storage.fetch import folder_of
-from rcm_core.storage.files import sha256_folder
 
 
 class Judge(Protocol):
@@ -75,45 +70,6 @@ class Judge(Protocol):
     def accuracy_on(self, split: str) -> float:
         """Share of the real images of ``split`` that it judges rightly."""
         ...
-
-
-def judge_for(data: str) -> Judge:
-    """The judge of the benchmark ``rcm_core/benchmarks/<data>.py``, always with the same weights.
-
-    InputError for an unknown benchmark.
-    """
-    from rcm_core.evaluation.classifier import trained
-    from rcm_core.evaluation.detector import load_detector
-    from rcm_core.evaluation.motion_judge import MotionJudge
-    from rcm_core.evaluation.scene_judge import SceneJudge
-
-    source: Any = find("benchmarks", data)  # a module
-    match getattr(source, "judge", "classifier"):
-        case "scenes":
-            return SceneJudge(load_detector(), source)
-        case "motion":
-            return MotionJudge(load_detector(), source)
-    return trained(data)
-
-
-def judge_of(section: JudgeSection | None, data: str, workspace: Path, cache: Path, device: str) -> Judge:
-    """The judge that the params name, or the benchmark's own.
-
-    Places without a leading slash are in ``workspace``; what lies on S3 is fetched into ``cache``, once: a place has
-    one judge for good.
-    """
-    if section is None:
-        return judge_for(data)
-    from rcm_core.evaluation.open_judge import OpenJudge, check_judge
-
-    otherwise = (
-        f"judge.network {section.network!r} is no folder that exists; give a folder or s3:// prefix with a CLIP or"
-        " SigLIP in transformers layout"
-    )
-    # once, for another run's workers may be loading it
-    folder = folder_of(section.network, section.endpoint, workspace, cache / "judges", otherwise, again=False)
-    check_judge(folder)
-    return OpenJudge(str(folder.absolute()), sha256_folder(folder), device)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rcm_core.evaluation.judge import Pixels, one_thread, refuse_pixels, refuse_unpaired, unit_range
+from rcm_core.evaluation.judges.base import Pixels, one_thread, refuse_pixels, refuse_unpaired, unit_range
 from rcm_core.registry import find
 from rcm_core.rng import address, generator
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcm_core.evaluation.detector import DIGEST, Detector, Seen, detect, run
-from rcm_core.evaluation.judge import Pixels, refuse_pixels, refuse_unpaired, unit_range
-from rcm_core.evaluation.tracks import matches, shows
+from rcm_core.evaluation.judges.base import Pixels, refuse_pixels, refuse_unpaired, unit_range
+from rcm_core.evaluation.judges.detector import DIGEST, Detector, Seen, detect, run
+from rcm_core.evaluation.judges.tracking import matches, shows
 from rcm_core.scenes.compose import SIZE
 from rcm_core.scenes.request import Request, parse
 
@@ -49,7 +49,7 @@ def beside(relation: str, first: Seen, second: Seen) -> bool:
 
 
 class SceneJudge(Pixels):
-    """A ``judge.Judge``; every method takes pixels in [0, 1], ``[N, 3, 1, 32, 32]``."""
+    """A ``base.Judge``; every method takes pixels in [0, 1], ``[N, 3, 1, 32, 32]``."""
 
     name = "detector"
     digest = DIGEST

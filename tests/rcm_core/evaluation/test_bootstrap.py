@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rcm_core.evaluation.judge import one_thread
+from rcm_core.evaluation.bootstrap import Bootstrap, counts, estimate, exact, halves, mean, share
+from rcm_core.evaluation.judges.base import one_thread
 from rcm_core.evaluation.metrics.accuracy import accuracy_replicates
 from rcm_core.evaluation.metrics.frechet import frechet
-from rcm_core.evaluation.quality import frechet_estimate
-from rcm_core.evaluation.statistics import Bootstrap, counts, estimate, exact, halves, mean, share
+from rcm_core.evaluation.scores import frechet_estimate
 
 TRIALS = 150
 # 150 trials at 0.95 fall below 0.89 once in a thousand times; the bootstrap itself may lack two points

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
-from rcm_core.evaluation.judge import refuse_range, refuse_unpaired
+from rcm_core.evaluation.judges.base import refuse_range, refuse_unpaired
 from rcm_core.evaluation.metrics.subject_consistency import subject_consistency
 from rcm_core.pipelines.folder import read_part
 from rcm_core.pipelines.quiet import without_bars
@@ -37,7 +37,7 @@ PARTS = ("config.json", "preprocessor_config.json", "tokenizer_config.json")
 
 @dataclass(frozen=True)
 class OpenJudge:
-    """A ``judge.Judge`` whose network lies in ``folder``; what it keeps of samples are embeddings [N, T, D]."""
+    """A ``base.Judge`` whose network lies in ``folder``; what it keeps of samples are embeddings [N, T, D]."""
 
     folder: str
     digest: str

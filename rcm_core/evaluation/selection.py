@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rcm_core.errors import InputError
-from rcm_core.evaluation.statistics import Estimate
+from rcm_core.evaluation.bootstrap import Estimate
 
 HIGHER_IS_BETTER = frozenset({"accuracy"})
 

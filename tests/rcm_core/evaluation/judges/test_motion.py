@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from rcm_core.benchmarks import scenes_video
-from rcm_core.evaluation.detector import Seen
-from rcm_core.evaluation.judge import judge_for, unit_range
+from rcm_core.evaluation.judges.base import unit_range
+from rcm_core.evaluation.judges.build import judge_for
+from rcm_core.evaluation.judges.detector import Seen
+from rcm_core.evaluation.judges.tracking import follow, shows
 from rcm_core.evaluation.metrics.frechet import frechet
-from rcm_core.evaluation.tracks import follow, shows
 from rcm_core.scenes.motion import Motion
 from rcm_core.scenes.request import Thing
 

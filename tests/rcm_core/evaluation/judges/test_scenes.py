@@ -8,10 +8,11 @@ import torch
 
 from rcm_core.benchmarks import scenes
 from rcm_core.errors import InputError
-from rcm_core.evaluation.detector import Seen
-from rcm_core.evaluation.judge import judge_for, unit_range
+from rcm_core.evaluation.judges.base import unit_range
+from rcm_core.evaluation.judges.build import judge_for
+from rcm_core.evaluation.judges.detector import Seen
+from rcm_core.evaluation.judges.scenes import satisfied
 from rcm_core.evaluation.metrics.frechet import frechet
-from rcm_core.evaluation.scene_judge import satisfied
 from rcm_core.rng import generator
 from rcm_core.scenes.compose import compose
 from rcm_core.scenes.request import CATEGORIES, NAMES, Request, Thing, parse

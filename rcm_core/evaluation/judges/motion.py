@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcm_core.evaluation.detector import DIGEST, FEATURES, Detector, detect, run
-from rcm_core.evaluation.judge import Pixels, refuse_pixels, refuse_unpaired, unit_range
+from rcm_core.evaluation.judges.base import Pixels, refuse_pixels, refuse_unpaired, unit_range
+from rcm_core.evaluation.judges.detector import DIGEST, FEATURES, Detector, detect, run
+from rcm_core.evaluation.judges.tracking import follow, shows
 from rcm_core.evaluation.metrics.dynamic_degree import dynamic
 from rcm_core.evaluation.metrics.motion_following import following
 from rcm_core.evaluation.metrics.motion_smoothness import motion_smoothness
 from rcm_core.evaluation.metrics.subject_consistency import subject_consistency
-from rcm_core.evaluation.tracks import follow, shows
 from rcm_core.rng import generator
 from rcm_core.scenes.compose import SIZE
 from rcm_core.scenes.motion import DIRECTIONS, FRAMES, Motion, parse_motion
@@ -50,7 +50,7 @@ class Watched(NamedTuple):
 
 
 class MotionJudge(Pixels):
-    """A ``judge.Judge``; every method takes pixels in [0, 1], ``[N, 3, 8, 32, 32]``."""
+    """A ``base.Judge``; every method takes pixels in [0, 1], ``[N, 3, 8, 32, 32]``."""
 
     name = "detector"
     digest = DIGEST

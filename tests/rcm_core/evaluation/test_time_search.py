@@ -13,8 +13,8 @@ from workspaces import configure
 
 from infra.executors.local import LocalExecutor
 from rcm_core.errors import InputError
-from rcm_core.evaluation.statistics import Estimate
-from rcm_core.evaluation.tune import FIRST, candidates, judged, tune
+from rcm_core.evaluation.bootstrap import Estimate
+from rcm_core.evaluation.time_search import FIRST, candidates, judged, tune
 from rcm_core.storage.files import sha256_folder
 
 

@@ -8,12 +8,12 @@ import numpy as np
 from torch import Tensor
 
 from rcm_core.errors import InputError
-from rcm_core.evaluation.judge import Judge, one_thread
+from rcm_core.evaluation.bootstrap import Bootstrap, Estimate, counts, estimate, halves, share
+from rcm_core.evaluation.judges.base import Judge, one_thread
 from rcm_core.evaluation.metrics.accuracy import accuracy_replicates
 from rcm_core.evaluation.metrics.diversity import pairwise, pairwise_replicates, vendi, vendi_replicates
 from rcm_core.evaluation.metrics.frechet import frechet, frechet_replicates
 from rcm_core.evaluation.metrics.precision_recall import precise, precision_recall, recall_replicates
-from rcm_core.evaluation.statistics import Bootstrap, Estimate, counts, estimate, halves, share
 
 NO_BOUND = (0.0, float("inf"))
 PROPORTION = (0.0, 1.0)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from rcm_core.errors import InputError
-from rcm_core.evaluation.judge import judge_for, unit_range
-from rcm_core.evaluation.quality import score, score_one
-from rcm_core.evaluation.statistics import Bootstrap, Estimate
+from rcm_core.evaluation.bootstrap import Bootstrap, Estimate
+from rcm_core.evaluation.judges.base import unit_range
+from rcm_core.evaluation.judges.build import judge_for
+from rcm_core.evaluation.scores import score, score_one
 from rcm_core.registry import find
 
 BOOTSTRAP = Bootstrap(50, 0)

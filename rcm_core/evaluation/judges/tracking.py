@@ -7,7 +7,7 @@ from itertools import permutations
 
 import numpy as np
 
-from rcm_core.evaluation.detector import Seen
+from rcm_core.evaluation.judges.detector import Seen
 from rcm_core.scenes.request import Thing
 
 FAR = 12.0

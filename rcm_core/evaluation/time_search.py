@@ -14,8 +14,8 @@ from typing import Any
 
 from rcm_core.config.sections import Params
 from rcm_core.diffusion.trigflow import NOISE_ANGLE
-from rcm_core.evaluation.select import HIGHER_IS_BETTER
-from rcm_core.evaluation.statistics import Estimate
+from rcm_core.evaluation.bootstrap import Estimate
+from rcm_core.evaluation.selection import HIGHER_IS_BETTER
 from rcm_core.evaluation.validation import Scale, scale_of, score_job, validation_job
 from rcm_core.protocols import Executor
 from rcm_core.record import hash_inputs

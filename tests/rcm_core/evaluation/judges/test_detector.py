@@ -11,13 +11,13 @@ import torch.nn.functional as F
 
 from rcm_core.benchmarks import scenes
 from rcm_core.errors import InputError
-from rcm_core.evaluation import detector
-from rcm_core.evaluation.detector import DIGEST, PLACE, detect, load_detector, run
+from rcm_core.evaluation.judges import detector
+from rcm_core.evaluation.judges.detector import DIGEST, PLACE, detect, load_detector, run
 from rcm_core.rng import generator
 from rcm_core.scenes.compose import SIZE, compose
 from rcm_core.scenes.request import CATEGORIES
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 def test_the_file_is_small_and_its_record_is_of_it() -> None:

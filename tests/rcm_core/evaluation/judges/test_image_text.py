@@ -14,10 +14,10 @@ from tiny_clip import COLOURS, build_clip, flat
 
 from rcm_core.config.sections import JudgeSection
 from rcm_core.errors import InputError
-from rcm_core.evaluation.judge import judge_of
-from rcm_core.evaluation.open_judge import OpenJudge, Preparation
-from rcm_core.evaluation.quality import score
-from rcm_core.evaluation.statistics import Bootstrap
+from rcm_core.evaluation.bootstrap import Bootstrap
+from rcm_core.evaluation.judges.build import judge_of
+from rcm_core.evaluation.judges.image_text import OpenJudge, Preparation
+from rcm_core.evaluation.scores import score
 
 EACH = 12
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rcm_core.errors import InputError
-from rcm_core.evaluation.judge import one_thread
+from rcm_core.evaluation.judges.base import one_thread
 from rcm_core.scenes.request import NAMES
 from rcm_core.storage.files import sha256
 
@@ -63,7 +63,7 @@ class Detector(nn.Module):
 @lru_cache(maxsize=1)
 def load_detector() -> Detector:
     """The detector with its weights; InputError if the file is missing or another one."""
-    path = Path(__file__).parents[2] / PLACE
+    path = Path(__file__).parents[3] / PLACE
     if not path.is_file():
         raise InputError(
             f"{path} does not exist; restore it from git, or train it: python scripts/data/train_detector.py"
@@ -71,7 +71,7 @@ def load_detector() -> Detector:
     if sha256(path) != DIGEST:
         raise InputError(
             f"{path} is not the detector that the code names (sha256 {DIGEST[:12]}...); restore it from git, or put"
-            " the new hash into rcm_core/evaluation/detector.py"
+            " the new hash into rcm_core/evaluation/judges/detector.py"
         )
     detector = Detector()
     detector.load_state_dict(load_file(path))

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from rcm_core.errors import InputError
-from rcm_core.evaluation.classifier import FEATURES, trained
-from rcm_core.evaluation.judge import judge_for, unit_range
+from rcm_core.evaluation.judges.base import unit_range
+from rcm_core.evaluation.judges.build import judge_for
+from rcm_core.evaluation.judges.classifier import FEATURES, trained
 from rcm_core.registry import available, find
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rcm_core.errors import InputError
-from rcm_core.evaluation.select import Candidate, choose, combined
-from rcm_core.evaluation.statistics import Estimate
+from rcm_core.evaluation.bootstrap import Estimate
+from rcm_core.evaluation.selection import Candidate, choose, combined
 
 
 def number(value: float, width: float = 0.2) -> Estimate:

@@ -1,0 +1,1 @@
+"""Judges: independent networks that look at samples; ``build`` chooses one."""

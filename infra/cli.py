@@ -165,8 +165,8 @@ def check_model(
     """Check that a model can be distilled: tangents, parameterisation, guidance, sharding units, files."""
     from infra.commands.families import family_at
     from infra.commands.tables import print_findings
-    from rcm_core.check_model import check_model as check
     from rcm_core.pipelines.variants import plain_view
+    from rcm_core.preflight.check_model import check_model as check
 
     family, folder = family_at(place, pipeline)
     folder = folder if variant is None else plain_view(folder, variant)

@@ -14,7 +14,7 @@ from infra.executors.local import LocalContext
 from rcm_core.config.sections import Params
 from rcm_core.networks.denoiser import Denoiser
 from rcm_core.pipelines.folder import meta_network
-from rcm_core.plan.model import Model
+from rcm_core.preflight.teacher_spec import Model
 from rcm_core.protocols import Batch, Condition, Examples
 from rcm_core.rng import generator
 from rcm_core.samplers.jobs import Teacher

@@ -36,10 +36,10 @@ from rcm_core.config.sections import Params
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.networks.denoiser import Denoiser
-from rcm_core.plan.calls import Kind, kind_of, kinds
-from rcm_core.plan.estimate import estimate
-from rcm_core.plan.model import Model, model_of
-from rcm_core.plan.rehearsal import held_by
+from rcm_core.preflight.dry_run import held_by
+from rcm_core.preflight.estimate import estimate
+from rcm_core.preflight.network_calls import Kind, kind_of, kinds
+from rcm_core.preflight.teacher_spec import Model, model_of
 from rcm_core.storage.files import write_json
 from rcm_core.training.distill import build_method
 

@@ -34,9 +34,9 @@ from infra.executors.local import _process_group
 from rcm_core.config.base import check
 from rcm_core.config.sections import Params
 from rcm_core.device import resolve_device
-from rcm_core.plan.calls import kinds
-from rcm_core.plan.estimate import estimate
-from rcm_core.plan.model import model_of
+from rcm_core.preflight.estimate import estimate
+from rcm_core.preflight.network_calls import kinds
+from rcm_core.preflight.teacher_spec import model_of
 from rcm_core.storage.files import write_json
 from rcm_core.training.distill import build_method
 

@@ -22,14 +22,14 @@ from infra.params import composed
 from infra.state import state_home
 from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
-from rcm_core.plan.choose import SHARE, Choice, Search, attempts, choose, workers_needed
-from rcm_core.plan.cost import Cost, training_cost, trajectories_cost
-from rcm_core.plan.disk import Written, disk_use
-from rcm_core.plan.estimate import Estimate, estimate
-from rcm_core.plan.gpus import GIB, Gpu, gpu_of
-from rcm_core.plan.model import model_of, published
-from rcm_core.plan.rehearsal import Rehearsal
-from rcm_core.plan.rehearsals import Rehearsals, Run, Task
+from rcm_core.preflight.cost import Cost, training_cost, trajectories_cost
+from rcm_core.preflight.disk import Written, disk_use
+from rcm_core.preflight.dry_run import Rehearsal
+from rcm_core.preflight.dry_runs import Rehearsals, Run, Task
+from rcm_core.preflight.estimate import Estimate, estimate
+from rcm_core.preflight.gpus import GIB, Gpu, gpu_of
+from rcm_core.preflight.layout_search import SHARE, Choice, Search, attempts, choose, workers_needed
+from rcm_core.preflight.teacher_spec import model_of, published
 
 PROCESSES = 2
 """That rehearse: a layout has at most two rehearsals, and which layout is next depends on them."""

@@ -12,9 +12,9 @@ from families import BUILDERS, PROMPTS, build
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rcm_core.check_model import check_model
 from rcm_core.errors import InputError
 from rcm_core.networks.denoiser import Denoiser, load_denoiser
+from rcm_core.preflight.check_model import check_model
 from rcm_core.protocols import Condition
 from rcm_core.registry import available, find
 

@@ -8,7 +8,7 @@ from tiny import ROOT
 
 from experiments.engine.full_step import OVERRIDES, TEACHER, main, measured, small
 from infra.commands.plan import planned
-from rcm_core.plan.model import model_of
+from rcm_core.preflight.teacher_spec import model_of
 
 # diffusers returns a view; nothing changes it in place
 pytestmark = pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")

@@ -21,11 +21,11 @@ from infra.commands.plan import plan, planned, progress, run_in_processes
 from rcm_core.config.base import check
 from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
-from rcm_core.plan.choose import SHARE, attempts, choose
-from rcm_core.plan.estimate import estimate
-from rcm_core.plan.gpus import GPUS, Gpu
-from rcm_core.plan.model import Model, model_of
-from rcm_core.plan.rehearsals import Rehearsals
+from rcm_core.preflight.dry_runs import Rehearsals
+from rcm_core.preflight.estimate import estimate
+from rcm_core.preflight.gpus import GPUS, Gpu
+from rcm_core.preflight.layout_search import SHARE, attempts, choose
+from rcm_core.preflight.teacher_spec import Model, model_of
 
 
 @pytest.fixture(autouse=True)

@@ -11,11 +11,11 @@ from rcm_core.config.method_requirements import refuse_split
 from rcm_core.config.sections import Params
 from rcm_core.config.workers import samples_per_rank
 from rcm_core.pipelines.folder import meta_network
-from rcm_core.plan.calls import Kind, kinds
-from rcm_core.plan.ledger import Peak, Phase
-from rcm_core.plan.model import Model
-from rcm_core.plan.rehearsal import PARTS, Rehearsal, Take
-from rcm_core.plan.rehearsals import Rehearsals, task_of
+from rcm_core.preflight.dry_run import PARTS, Rehearsal, Take
+from rcm_core.preflight.dry_runs import Rehearsals, task_of
+from rcm_core.preflight.memory_ledger import Peak, Phase
+from rcm_core.preflight.network_calls import Kind, kinds
+from rcm_core.preflight.teacher_spec import Model
 from rcm_core.training.distill import build_method
 
 EDGE = 2

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from rcm_core.config.sections import Params
 from rcm_core.diffusion.guidance import calls_per_step
-from rcm_core.plan.estimate import Estimate
-from rcm_core.plan.gpus import Gpu
+from rcm_core.preflight.estimate import Estimate
+from rcm_core.preflight.gpus import Gpu
 
 
 class Cost(NamedTuple):

@@ -13,11 +13,11 @@ from torch import nn
 from experiments.engine.plan_accuracy import CASES, Case, measure, predict
 from rcm_core.config.base import check
 from rcm_core.config.sections import Params
-from rcm_core.plan.calls import kinds
-from rcm_core.plan.estimate import carried_on
-from rcm_core.plan.model import Model, model_of, published
-from rcm_core.plan.rehearsal import Rehearsal, rehearse
-from rcm_core.plan.rehearsals import task_of
+from rcm_core.preflight.dry_run import Rehearsal, rehearse
+from rcm_core.preflight.dry_runs import task_of
+from rcm_core.preflight.estimate import carried_on
+from rcm_core.preflight.network_calls import kinds
+from rcm_core.preflight.teacher_spec import Model, model_of, published
 from rcm_core.training.distill import build_method
 
 
@@ -120,9 +120,9 @@ def test_the_name_of_a_rehearsal_has_all_it_depends_on(monkeypatch: pytest.Monke
         task_of(model, params_of(values, workers=2), alike, True).key,
         task_of(model, params_of(values, checkpointing="blocks"), alike, True).key,
     }
-    monkeypatch.setattr("rcm_core.plan.rehearsals.version", lambda name: f"another {name}")
+    monkeypatch.setattr("rcm_core.preflight.dry_runs.version", lambda name: f"another {name}")
     keys.add(task_of(model, params, alike, True).key)
-    monkeypatch.setattr("rcm_core.plan.rehearsals._code", lambda choices: "other code")
+    monkeypatch.setattr("rcm_core.preflight.dry_runs._code", lambda choices: "other code")
     keys.add(task_of(model, params, alike, True).key)
     assert len(keys) == 10
 

@@ -9,8 +9,8 @@ from tiny import ROOT, tiny_values
 
 from rcm_core.config.base import check
 from rcm_core.config.sections import Params
-from rcm_core.plan.disk import disk_use
-from rcm_core.plan.model import model_of
+from rcm_core.preflight.disk import disk_use
+from rcm_core.preflight.teacher_spec import model_of
 
 
 def size(paths: list[Path]) -> int:

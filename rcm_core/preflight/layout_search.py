@@ -8,10 +8,10 @@ from typing import NamedTuple
 from rcm_core.config.method_requirements import offloadable
 from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
-from rcm_core.plan.estimate import Estimate, estimate, overrides
-from rcm_core.plan.gpus import Gpu
-from rcm_core.plan.model import Model
-from rcm_core.plan.rehearsals import Rehearsals
+from rcm_core.preflight.dry_runs import Rehearsals
+from rcm_core.preflight.estimate import Estimate, estimate, overrides
+from rcm_core.preflight.gpus import Gpu
+from rcm_core.preflight.teacher_spec import Model
 from rcm_core.training.distill import build_method
 
 SHARE = 0.92

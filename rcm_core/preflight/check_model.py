@@ -15,8 +15,8 @@ from rcm_core.errors import named_line
 from rcm_core.jvp import flash_jvp, jvp
 from rcm_core.networks.denoiser import Denoiser
 from rcm_core.pipelines.folder import read_part
+from rcm_core.preflight.model_under_check import Subject, cut, in_double
 from rcm_core.protocols import Family
-from rcm_core.subject import Subject, cut, in_double
 from rcm_core.training.checkpointing.checkpoint import write_network
 
 PROMPTS = ("a red cube left of a blue ball", "a photo of three dogs in the snow")

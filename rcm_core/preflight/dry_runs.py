@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 from rcm_core.closure import code_hash
 from rcm_core.config.sections import Params
-from rcm_core.plan.calls import Kind
-from rcm_core.plan.ledger import Peak, Phase
-from rcm_core.plan.model import Model
-from rcm_core.plan.rehearsal import PARTS, Rehearsal, Take, rehearse
+from rcm_core.preflight.dry_run import PARTS, Rehearsal, Take, rehearse
+from rcm_core.preflight.memory_ledger import Peak, Phase
+from rcm_core.preflight.network_calls import Kind
+from rcm_core.preflight.teacher_spec import Model
 from rcm_core.record import choices_of
 from rcm_core.registry import find
 from rcm_core.storage.files import atomic
@@ -60,7 +60,7 @@ class Task(NamedTuple):
 
 @cache
 def _code(choices: tuple[tuple[str, str], ...]) -> str:
-    return code_hash("rcm_core.plan.rehearsal", dict(choices))
+    return code_hash("rcm_core.preflight.dry_run", dict(choices))
 
 
 Run = Callable[[Callable[[Task], Rehearsal], Sequence[Task]], Iterator[Rehearsal]]

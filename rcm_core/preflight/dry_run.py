@@ -25,10 +25,10 @@ from torch.utils._pytree import tree_leaves
 from rcm_core.config.sections import Params
 from rcm_core.networks.denoiser import Denoiser
 from rcm_core.networks.discriminator import Heads
-from rcm_core.plan.calls import Calls, Kind, kind_of
-from rcm_core.plan.ledger import Ledger, Phase, kept
-from rcm_core.plan.model import Model
-from rcm_core.plan.pretend import FirstRank, fused_attention, world_of
+from rcm_core.preflight.fake_world import FirstRank, fused_attention, world_of
+from rcm_core.preflight.memory_ledger import Ledger, Phase, kept
+from rcm_core.preflight.network_calls import Calls, Kind, kind_of
+from rcm_core.preflight.teacher_spec import Model
 from rcm_core.protocols import Batch, Demands, Examples, Method, Nets, Recorded, Update
 from rcm_core.storage.files import write_json
 from rcm_core.training.distill import FrozenTeacher, build_method, extras_of, roles_of, settings_of

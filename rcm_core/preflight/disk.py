@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from rcm_core.config.sections import Params
-from rcm_core.plan.model import Model
+from rcm_core.preflight.teacher_spec import Model
 from rcm_core.training.disk_usage import (
     CHECKPOINTS,
     candidate_bytes,

@@ -1,1 +1,0 @@
-"""Before a run: what it will take, found by rehearsing its own code on tensors without data."""

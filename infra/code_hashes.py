@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rcm_core.closure import code_hashes, source_of
+from rcm_core.code_hash import code_hashes, source_of
 from rcm_core.errors import InputError, exit_for_bad_input
 from rcm_core.storage.files import json_text, write_json
 from rcm_core.storage.formats import read_yaml

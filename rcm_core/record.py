@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rcm_core.closure import code_hash
+from rcm_core.code_hash import code_hash
 from rcm_core.config.base import Section
 from rcm_core.config.sections import Params
 from rcm_core.errors import InputError

@@ -17,7 +17,7 @@ from experiments.comparison.plan import Plan, Variant
 from infra.executors.local import LocalExecutor
 from infra.params import compose
 from infra.state import state_home
-from rcm_core.closure import code_hash
+from rcm_core.code_hash import code_hash
 from rcm_core.config.sections import Params
 from rcm_core.protocols import Executor
 from rcm_core.record import choices_of, hash_inputs

@@ -1,7 +1,7 @@
 """Tangents of any torch module: forward-mode AD with attention rerouted, and the finite-difference ladder."""
 
 from rcm_core.jvp.attention import flash_jvp
-from rcm_core.jvp.exactly import Exactly
+from rcm_core.jvp.float64 import Exactly
 from rcm_core.jvp.forward import jvp
 from rcm_core.jvp.joint import Dual, joint_jvp
 from rcm_core.jvp.tangent import TangentKind, consistency_jvp

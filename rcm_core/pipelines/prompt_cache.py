@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rcm_core.closure import code_hash
+from rcm_core.code_hash import code_hash
 from rcm_core.protocols import Condition
 from rcm_core.storage.files import atomic
 from rcm_core.storage.pipeline_files import pipeline_files

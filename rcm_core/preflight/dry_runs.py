@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rcm_core.closure import code_hash
+from rcm_core.code_hash import code_hash
 from rcm_core.config.sections import Params
 from rcm_core.preflight.dry_run import PARTS, Rehearsal, Take, rehearse
 from rcm_core.preflight.memory_ledger import Peak, Phase

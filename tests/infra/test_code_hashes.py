@@ -18,7 +18,7 @@ from workspaces import PATIENCE
 from infra.code_hashes import write_hashes
 from infra.params import compose
 from infra.workspace import Workspace, dvc, finish, opened
-from rcm_core.closure import code_hashes
+from rcm_core.code_hash import code_hashes
 from rcm_core.errors import InputError
 
 WORK = """

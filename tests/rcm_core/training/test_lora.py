@@ -23,7 +23,7 @@ from rcm_core.config.load import load_params
 from rcm_core.config.sections import LoraSection
 from rcm_core.errors import InputError
 from rcm_core.jvp import flash_jvp, jvp
-from rcm_core.jvp.exactly import Exactly
+from rcm_core.jvp.float64 import Exactly
 from rcm_core.networks.denoiser import load_denoiser
 from rcm_core.networks.weights import LORA, Target, loading, read_lora
 from rcm_core.pipelines.quiet import without_bars

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from rcm_core import closure as hashing
+from rcm_core import code_hash as hashing
 from rcm_core import normal_form
-from rcm_core.closure import closure, code_hash, code_hashes
+from rcm_core.code_hash import closure, code_hash, code_hashes
 from rcm_core.registry import available
 
 ROOT = Path(__file__).parents[2]
@@ -71,14 +71,14 @@ def test_a_module_that_does_not_exist_has_no_closure() -> None:
 def test_a_closure_imports_nothing_and_stages_that_hand_out_work_import_no_networks() -> None:
     """diffusers with all that it brings is seconds of processor time, in every process of every stage."""
     program = (
-        "import sys; from rcm_core.closure import code_hash;"
+        "import sys; from rcm_core.code_hash import code_hash;"
         f"code_hash('rcm_core.stages.train', {CHOICES!r});"
         "print(*(m for m in sys.modules if m.startswith('rcm_core.')));"
         "import rcm_core.stages.trajectories, rcm_core.stages.train, rcm_core.stages.select, rcm_core.stages.evaluate;"
         "print('diffusers' in sys.modules)"
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert answer.stdout.split() == ["rcm_core.normal_form", "rcm_core.closure", "False"]
+    assert answer.stdout.split() == ["rcm_core.normal_form", "rcm_core.code_hash", "False"]
 
 
 TOY = {
@@ -269,7 +269,7 @@ def test_data_beside_the_code_counts() -> None:
 PROGRAM = """
 import json, sys
 sys.path[:0] = sys.argv[1:]
-from rcm_core.closure import code_hashes
+from rcm_core.code_hash import code_hashes
 choices = {"methods": "rcm", "models": "wan", "benchmarks": "digits"}
 print(json.dumps(code_hashes("rcm_core.stages.train", choices)))
 """

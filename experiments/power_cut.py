@@ -33,7 +33,7 @@ import psutil
 import yaml
 
 from experiments.engine.small import RESULTS, ROOT, write_result
-from experiments.operations import TINY
+from experiments.operations.tiny import TINY
 from infra.prefect.api import FINAL, Api
 from infra.prefect.pace import STAGES
 from infra.prefect.settle import DEPLOYMENT

@@ -98,12 +98,12 @@ def main() -> None:
     """Mini's encoder, that of scenes as drawn, and as taught."""
     conf = {
         name: yaml.safe_load((ROOT / f"conf/teacher/{name}.yaml").read_text())["teacher"]["mini"]
-        for name in ("mini", "scenes-train")
+        for name in ("mini-train", "scenes-train")
     }
     drawn = conf["scenes-train"] | {"text_steps": 0}
     found = []
     for name, mini in {
-        "mini": conf["mini"],
+        "mini": conf["mini-train"],
         "scenes, as drawn": drawn,
         "scenes": conf["scenes-train"],
     }.items():

@@ -45,9 +45,9 @@ def rcm_distill(
         with shared_cluster(space.path, plain) as cluster:
             for number, stage in enumerate(STAGES):
                 set_progress(progress, number, len(STAGES), stage)
-                # A teacher that others may change is looked at every time; DVC sees the hash that comes out.
-                again = stage == "teacher" and params.teacher.source != "mini"
-                attempt(stage, space, plain | cluster, force=again)
+                # A teacher that others may change is hashed in every run; DVC sees the hash that comes out.
+                given = params.teacher.source != "mini" and params.teacher.hash is None
+                attempt(stage, space, plain | cluster, force=stage == "teacher" and given)
         set_progress(progress, len(STAGES), len(STAGES), "done")
         publish_results(space.path, space.report)
         finish(space)

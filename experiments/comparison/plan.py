@@ -150,7 +150,7 @@ COMMON = (
     "train.health.spike=null",
     "train.threads=1",
 )
-# What conf/teacher/mini.yaml trained on one machine: trained on another it would be another teacher by rounding.
+# What conf/teacher/mini-train.yaml trained on one machine: trained on another it would be another teacher by rounding.
 SHIPPED = "teacher.source=data/mini/teacher/pipeline"
 PLANS = {
     "mini": Plan(

@@ -51,10 +51,10 @@ def expected(root: Path, overrides: Sequence[str], teacher: str | None) -> Expec
             seconds[stage] = record["seconds"] * scale + OVERHEAD
     if len(seconds) == len(STAGES):
         return Expectation(seconds, "as long as the last run here")
-    if params.teacher.source != "mini" or not (root / MEASURED).is_file():
-        return Expectation({}, "there is no earlier run with this teacher")
     with composed(root, []) as (_, standard):
         usual = standard.model_dump(mode="json")
+    if params.teacher.source != standard.teacher.source or not (root / MEASURED).is_file():
+        return Expectation({}, "there is no earlier run with this teacher")
     measured = _json(root / MEASURED)["stage_seconds"]
     return Expectation(
         {s: measured[s] * _work(s, wanted) / _work(s, usual) + OVERHEAD for s in STAGES},

@@ -75,7 +75,7 @@ def _train_mini(section: TeacherSection, prompts: list[str], state: Path, execut
     settings, pipeline = section.mini, state / "pipeline"
     if settings is None:
         raise InputError(
-            "teacher.source is mini but teacher.mini is null; take conf/teacher/mini.yaml as it is"
+            "teacher.source is mini but teacher.mini is null; take conf/teacher/mini-train.yaml as it is"
         )
     if section.variant is not None:
         raise InputError(

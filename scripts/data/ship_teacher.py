@@ -2,7 +2,7 @@
 
 ``python scripts/data/ship_teacher.py data/scenes/teacher`` from the project root, after ``dvc repro teacher`` with
 ``teacher=scenes-train``; then put the printed hash into conf/teacher/scenes.yaml. ``data/mini/teacher``, on which
-methods are compared, is made alike of ``teacher=mini`` (``--guidance 1.5``). The record says too how often the
+methods are compared, is made alike of ``teacher=mini-train`` (``--guidance 1.5``). The record says too how often the
 shipped teacher shows what the test prompts ask for, each prompt once.
 """
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from presets import EMBEDDED, PRESETS, preset
+from presets import PRESETS, PUBLISHED, preset
 
 from infra.params import compose, load, teacher_overrides
 from rcm_core.errors import InputError
@@ -62,7 +62,7 @@ def test_what_a_preset_says_is_composed(project: Path, name: str) -> None:
     """Nothing that conf/config.yaml says for all methods overrides a method's own; the whole passes every check that
     is made before any work: data, rates, sampler."""
     said = {key: value for key, value in _leaves(preset(name)) if not key.startswith("train.lr.")}
-    whole = [] if name in EMBEDDED else ["teacher=folder", "teacher.source=/teacher"]
+    whole = [] if name not in PUBLISHED else ["teacher=folder", "teacher.source=/teacher"]
     params = compose(project, [*whole, f"method={name}"])
     composed = dict(_leaves(params.model_dump(mode="json")))
     assert said == {key: composed[key] for key in said}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 
 from rcm_core.registry import available
 
@@ -15,14 +16,18 @@ VARIANTS = ("dmd2-gan",)
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The whole Hydra group option."""
-    content: dict[str, Any] = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    return content
+    """The whole Hydra group option, laid over the presets that its ``defaults`` name."""
+    own: dict[str, Any] = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    bases = [preset(base) for base in own.pop("defaults", []) if base != "_self_"]
+    whole: dict[str, Any] = OmegaConf.to_container(OmegaConf.merge(*bases, own))  # type: ignore[assignment]
+    return whole
 
 
 EMBEDDED = sorted((*available("methods"), *VARIANTS))
+RECIPES = ("rcm-mini",)
+"""For one embedded teacher."""
 PRESETS = sorted(path.stem for path in CONF.glob("*.yaml"))
-PUBLISHED = sorted(set(PRESETS) - set(EMBEDDED))
+PUBLISHED = sorted(set(PRESETS) - {*EMBEDDED, *RECIPES})
 LEAF = re.compile(r"^( *)(\w+): +([^#\s].*)$")
 
 

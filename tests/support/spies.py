@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
+import presets
 import torch
-import yaml
 from torch import Tensor, nn
 
 from rcm_core.config.base import check
 from rcm_core.registry import find
-
-CONF = Path(__file__).parents[2] / "conf" / "method"
 
 
 class Call(NamedTuple):
@@ -53,7 +50,7 @@ class Spy(nn.Module):
 
 def preset(name: str, tangent: str = "exact", **changes: Any) -> Any:
     """The method of ``conf/method/<name>.yaml`` with some parameters changed."""
-    section = yaml.safe_load((CONF / f"{name}.yaml").read_text())["method"] | changes
+    section = presets.preset(name)["method"] | changes
     module = find("methods", section.pop("name"))
     return module.build(check(module.Config, section, name), tangent)
 

@@ -18,9 +18,9 @@ STAGES = (teacher, prompts, trajectories, train, select, evaluate, report, publi
 
 
 def tiny_values() -> dict[str, Any]:
-    """params.yaml as it is, with small numbers."""
+    """params.yaml with a teacher that is trained here, and small numbers."""
     values: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
-    values["teacher"] |= {"steps": 4, "gate": None}
+    values["teacher"] = trained_teacher() | {"steps": 4, "gate": None}
     values["teacher"]["mini"] |= {
         "layers": 2, "heads": 2, "head_dim": 16, "ffn_dim": 64, "text_dim": 32, "steps": 12, "batch": 16,
         "checkpoint_every": 4, "threads": 1,
@@ -36,6 +36,12 @@ def tiny_values() -> dict[str, Any]:
         "samples": 80, "diversity_prompts": 4, "diversity_samples": 5, "timing_samples": 4, "bootstrap": 5,
     }  # fmt: skip
     return values
+
+
+def trained_teacher() -> dict[str, Any]:
+    """The section of the embedded teacher that is trained, not shipped."""
+    section: dict[str, Any] = yaml.safe_load((ROOT / "conf/teacher/mini-train.yaml").read_text())["teacher"]
+    return section
 
 
 def prepare(folder: Path, values: dict[str, Any]) -> Params:

@@ -28,7 +28,7 @@ def section(name: str) -> dict:
     return preset(name)["teacher"]
 
 
-@pytest.mark.parametrize(("place", "recipe"), [(SCENES, "scenes-train"), (MINI, "mini")])
+@pytest.mark.parametrize(("place", "recipe"), [(SCENES, "scenes-train"), (MINI, "mini-train")])
 def test_what_is_shipped_is_what_the_record_says_and_the_recipe_made(place: Path, recipe: str) -> None:
     record, made = read_json(place / "record.json", ""), section(recipe)
     assert record["shipped_hash"] == sha256_folder(place / "pipeline")
@@ -42,11 +42,12 @@ def test_what_is_shipped_is_what_the_record_says_and_the_recipe_made(place: Path
     assert {value.dtype for value in load_file(place / WEIGHTS).values()} == {torch.bfloat16}
 
 
-def test_the_preset_of_scenes_is_its_recipe_with_the_shipped_weights() -> None:
-    shipped, recipe = preset("scenes"), preset("scenes-train")
+@pytest.mark.parametrize(("name", "place"), [("scenes", SCENES), ("mini", MINI)])
+def test_a_preset_of_a_shipped_teacher_is_its_recipe_with_the_shipped_weights(name: str, place: Path) -> None:
+    shipped, recipe = preset(name), preset(f"{name}-train")
     first, second = shipped.pop("teacher"), recipe.pop("teacher")
     assert shipped == recipe
-    assert first["hash"] == read_json(SCENES / "record.json", "")["shipped_hash"]
+    assert first["hash"] == read_json(place / "record.json", "")["shipped_hash"]
     chosen = ("source", "hash", "mini", "gate")
     first, second = ({k: v for k, v in each.items() if k not in chosen} for each in (first, second))
     assert first == second

@@ -42,7 +42,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Plan:
-    """All runs on one teacher (a name in conf/teacher)."""
+    """All runs on one teacher."""
 
     teacher: str
     variants: tuple[Variant, ...]
@@ -56,6 +56,13 @@ class Plan:
     overrides: tuple[str, ...] = field(default=())
     """For every run; what concerns the data must be here, for all runs share them."""
     goal: Goal | None = None
+    preset: str | None = None
+    """Name in conf/teacher; None: ``teacher``."""
+
+    @property
+    def teacher_override(self) -> str:
+        """The override that chooses the teacher's preset."""
+        return f"teacher={self.preset or self.teacher}"
 
     def variant(self, name: str) -> Variant:
         """InputError if there is none of this name."""
@@ -158,6 +165,7 @@ PLANS = {
         (*main_methods(64, 1.5), *OTHERS, *ABLATIONS),
         250,
         overrides=(SHIPPED, "evaluate.samples=2000", *COMMON),
+        preset="mini-train",
     ),
     "scenes": Plan(
         "scenes",

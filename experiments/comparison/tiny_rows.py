@@ -63,7 +63,7 @@ def prepared(space: Path, plan: Any, variant: Any) -> Path:
     (space / "runs").mkdir(parents=True)
     for name in ("conf", "data"):
         (space / name).symlink_to(Path.cwd() / name)
-    chosen = [f"teacher={plan.teacher}", *plan.overrides, f"method={variant.preset}", *variant.overrides]
+    chosen = [plan.teacher_override, *plan.overrides, f"method={variant.preset}", *variant.overrides]
     import_module("infra.params").compose(space, chosen)
     values = yaml.safe_load((space / "params.yaml").read_text())
     for section, settings in SMALL.items():

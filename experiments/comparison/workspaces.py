@@ -76,7 +76,7 @@ def composed(plan: Plan, home: Home) -> dict[str, Params]:
     any variant needs them.
     """
     place = workspace(home.work / plan.teacher / "compose")
-    base = [f"teacher={plan.teacher}", *plan.overrides]
+    base = [plan.teacher_override, *plan.overrides]
     alone = {v.name: compose(place, [*base, f"method={v.preset}", *v.overrides]) for v in plan.variants}
     shared = {key: any(getattr(p.trajectories, key) for p in alone.values()) for key in ("routes", "real")}
     return {

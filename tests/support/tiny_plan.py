@@ -27,4 +27,5 @@ TINY = Plan(
     updates=6,
     seeds=(0,),
     overrides=OVERRIDES,
+    preset="mini-train",
 )

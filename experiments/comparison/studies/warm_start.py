@@ -104,7 +104,7 @@ class Bench:
     def _composed(self, source: Path, extra: Sequence[str]) -> Params:
         plan = self.study.plan
         run = plan.variant(self.study.run)
-        base = [f"teacher={plan.teacher}", f"method={run.preset}", *plan.overrides, *run.overrides]
+        base = [plan.teacher_override, f"method={run.preset}", *plan.overrides, *run.overrides]
         place = [f"teacher.source={source}", "teacher.mini=null", f"select.samples={self.study.samples}"]
         return compose(workspace(self.root / "compose"), [*base, *place, *extra])
 

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
@@ -24,8 +23,7 @@ from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
 from rcm_core.preflight.cost import Cost, training_cost, trajectories_cost
 from rcm_core.preflight.disk import Written, disk_use
-from rcm_core.preflight.dry_run import Rehearsal
-from rcm_core.preflight.dry_runs import Rehearsals, Run, Task
+from rcm_core.preflight.dry_runs import Rehearsals, Run
 from rcm_core.preflight.estimate import Estimate, estimate
 from rcm_core.preflight.gpus import GIB, Gpu, gpu_of
 from rcm_core.preflight.layout_search import SHARE, Choice, Search, attempts, choose, workers_needed
@@ -110,17 +108,7 @@ def run_in_processes() -> Iterator[Run]:
     context = get_context("fork" if sys.platform == "linux" else "spawn")
     with ProcessPoolExecutor(PROCESSES, context, _begin) as pool:
         pool.submit(os.getpid).result()  # all are started before this process has threads
-
-        def run(rehearse: Callable[[Task], Rehearsal], tasks: Sequence[Task]) -> Iterator[Rehearsal]:
-            try:
-                yield from pool.map(rehearse, tasks)
-            except BrokenProcessPool as error:
-                raise InputError(
-                    "a process that rehearsed was killed, most often for lack of memory; free some memory"
-                    " and start `rcm plan` again: it continues with what is rehearsed"
-                ) from error
-
-        yield run
+        yield pool.map
 
 
 def _begin() -> None:

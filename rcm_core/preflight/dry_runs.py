@@ -10,6 +10,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -82,10 +83,18 @@ class Rehearsals:
         new = {key: task for key, task in zip(keys, tasks) if not self._is_known(key)}
         if new:
             self.tell(layout)
-        for key, found in zip(new, self.run(_run, list(new.values()))):
+        for key, found in zip(new, self._rehearsed(list(new.values()))):
             self._known[key] = found
             self._keep(key, found)
         return [self._known[key] for key in keys]
+
+    def _rehearsed(self, tasks: Sequence[Task]) -> list[Rehearsal]:
+        try:
+            return list(self.run(_run, tasks))
+        except BrokenExecutor:
+            self.tell("again, in this process: another one was killed, perhaps for lack of memory")
+            self.run = map
+            return list(map(_run, tasks))
 
     def _is_known(self, key: str) -> bool:
         if key not in self._known and self.folder is not None:

@@ -21,8 +21,8 @@ from rcm_core.training import distill
 
 SAMPLES = "samples"
 """The label under which evaluate samples."""
-NETWORKS = "diffusers.models.transformers.transformer_wan"
-"""The embedded teachers' code: imported late, and no part of the memory that a training takes."""
+LATE = ("diffusers.models.transformers.transformer_wan", "pandas", "pyarrow.parquet", "torch._dynamo")
+"""Modules that a training imports when it needs them. Their code is not counted as memory of the training."""
 
 
 class MeasuringExecutor(LocalExecutor):
@@ -69,7 +69,8 @@ class MeasuringExecutor(LocalExecutor):
 
 def measured_loop(context: TrainContext, spec: dict[str, Any]) -> None:
     """``distill.loop``, measured into the workspace."""
-    importlib.import_module(NETWORKS)
+    for module in LATE:
+        importlib.import_module(module)
     clock = Clock(context)
     trainer = distill.assemble(clock, spec)
     measured(trainer, clock, Path(spec["workspace"]) / PLACE, Path(spec["state"]).name)

@@ -46,8 +46,8 @@ def rcm_distill(
             for number, stage in enumerate(STAGES):
                 set_progress(progress, number, len(STAGES), stage)
                 # A teacher that others may change is hashed in every run; DVC sees the hash that comes out.
-                given = params.teacher.source != "mini" and params.teacher.hash is None
-                attempt(stage, space, plain | cluster, force=stage == "teacher" and given)
+                again = stage == "teacher" and params.teacher.source != "mini"
+                attempt(stage, space, plain | cluster, force=again)
         set_progress(progress, len(STAGES), len(STAGES), "done")
         publish_results(space.path, space.report)
         finish(space)

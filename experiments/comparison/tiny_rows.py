@@ -63,7 +63,8 @@ def prepared(space: Path, plan: Any, variant: Any) -> Path:
     (space / "runs").mkdir(parents=True)
     for name in ("conf", "data"):
         (space / name).symlink_to(Path.cwd() / name)
-    chosen = [plan.teacher_override, *plan.overrides, f"method={variant.preset}", *variant.overrides]
+    teacher = getattr(plan, "preset", None) or plan.teacher  # plans of older commits have no preset
+    chosen = [f"teacher={teacher}", *plan.overrides, f"method={variant.preset}", *variant.overrides]
     import_module("infra.params").compose(space, chosen)
     values = yaml.safe_load((space / "params.yaml").read_text())
     for section, settings in SMALL.items():

@@ -11,8 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rcm_core.code_hash import code_hashes, source_of
+from rcm_core.code_hash import code_hashes
 from rcm_core.errors import InputError, exit_for_bad_input
+from rcm_core.registry import available
 from rcm_core.storage.files import json_text, write_json
 from rcm_core.storage.formats import read_yaml
 
@@ -27,9 +28,10 @@ def write_hashes(workspace: Path) -> None:
 
     Raises InputError for a params.yaml without the three choices, or a module that is no Python.
     """
-    choices = {kind: _choice(workspace / "params.yaml", key) for kind, key in CHOICES.items()}
+    values = read_yaml(workspace / "params.yaml", REMEDY)
+    choices = {kind: _choice(values, key) for kind, key in CHOICES.items()}
     modules: dict[str, str] = {}
-    for stage in _stages():
+    for stage in available("stages"):
         try:
             hashes = code_hashes(f"rcm_core.stages.{stage}", choices)
         except SyntaxError as error:
@@ -39,19 +41,13 @@ def write_hashes(workspace: Path) -> None:
     _write(workspace / FOLDER / MODULES, modules)
 
 
-def _choice(params: Path, key: str) -> str:
+def _choice(values: Any, key: str) -> str:
     section, name = key.split(".")
-    values = read_yaml(params, REMEDY)
-    value = values.get(section, {}).get(name) if isinstance(values, dict) else None
+    found = values.get(section) if isinstance(values, dict) else None
+    value = found.get(name) if isinstance(found, dict) else None
     if not isinstance(value, str):
-        raise InputError(f"{params.name} has {key} = {value!r}, expected a name; {REMEDY}")
+        raise InputError(f"params.yaml has {key} = {value!r}, expected a name; {REMEDY}")
     return value
-
-
-def _stages() -> list[str]:
-    package = source_of("rcm_core.stages")
-    assert package is not None
-    return sorted(path.stem for path in package.parent.glob("[a-z]*.py"))
 
 
 def _write(path: Path, value: Any) -> None:

@@ -102,13 +102,13 @@ def parse_json_lines(text: str, where: str, remedy: str) -> pd.DataFrame:
 
 def parse_parquet(content: bytes, where: str, remedy: str) -> pd.DataFrame:
     """The table in the bytes of a Parquet file."""
-    import pandas as pd
     from pyarrow import ArrowException
     from pyarrow.parquet import read_table
 
     try:
-        read_table(io.BytesIO(content)).validate(full=True)  # texts are UTF-8
-        frame = pd.read_parquet(io.BytesIO(content))
+        table = read_table(io.BytesIO(content))
+        table.validate(full=True)  # texts are UTF-8
+        frame: pd.DataFrame = table.to_pandas()
     except (ValueError, OSError, ArrowException) as error:
         raise InputError(f"{where} is not a Parquet table ({one_line(error)}); {remedy}") from error
     if not frame.columns.is_unique:

@@ -17,11 +17,9 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,6 +31,7 @@ import psutil
 import yaml
 
 from experiments.engine.small import RESULTS, ROOT, write_result
+from experiments.operations.served import until
 from experiments.operations.tiny import TINY
 from infra.prefect.api import FINAL, Api
 from infra.prefect.pace import STAGES
@@ -40,6 +39,7 @@ from infra.prefect.settle import DEPLOYMENT
 from infra.state import state_home
 from infra.workspace import worktrees
 from rcm_core.storage.files import read_json
+from tests.support.projects import free_port
 
 NAME = "power_cut"
 OVERRIDES = [*TINY, "train.iterations=60", "train.candidate_every=30"]
@@ -130,15 +130,6 @@ class Project:
         return {out["path"]: out["md5"] for out in outs}
 
 
-def until(what: str, condition: Callable[[], Any], pause: float) -> Any:
-    limit = time.monotonic() + PATIENCE_SECONDS
-    while not (found := condition()):
-        if time.monotonic() > limit:
-            raise SystemExit(f"{what}: not within {PATIENCE_SECONDS} s")
-        time.sleep(pause)
-    return found
-
-
 def code() -> str:
     """Digest of the committed code that a run consists of."""
     command = ["git", "rev-parse", *(f"HEAD:{name}" for name in CODE)]
@@ -171,7 +162,7 @@ def completed(project: Project, name: str, dead: str) -> dict[str, Any]:
         run = newest(project, name)
         return run if run and run["id"] != dead and run["state"]["type"] in FINAL else None
 
-    return dict(until(f"the end of {name}", ended, 1.0))
+    return dict(until(f"the end of {name}", ended, PATIENCE_SECONDS, 1.0))
 
 
 def seconds(run: dict[str, Any]) -> float:
@@ -186,7 +177,7 @@ def arrive(project: Project, name: str, stage: str) -> None:
     def working() -> bool:
         return owner.exists() and (stage not in KEPT or len(project.kept(stage)) >= KEPT[stage][0])
 
-    until(f"{stage} of {name}", working, 0.005)
+    until(f"{stage} of {name}", working, PATIENCE_SECONDS, 0.005)
     with suppress(FileNotFoundError, IndexError, ProcessLookupError):
         os.kill(int(owner.read_text().split()[1]), signal.SIGSTOP)
 
@@ -233,11 +224,6 @@ def is_right(row: dict[str, Any], limit: float) -> bool:
     clean = not row["slots_taken"] and not row["worktrees_left"] and row["killed_inside_the_stage"]
     ended = row["dead_run"] == "CRASHED" and row["next_run"] == "COMPLETED"
     return bool(clean and ended and row["equal_student"] and row["next_run_seconds"] <= limit)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def main() -> int:

@@ -20,20 +20,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import boto3
-import requests
 import yaml
-from moto.server import ThreadedMotoServer
 
 from experiments.operations.s3 import S3
 from experiments.operations.served import SERVED
 from experiments.operations.tiny import TINY
 from experiments.operations.users import USERS
 from rcm_core.storage.files import sha256_folder
+from tests.support.object_store import BUCKET, CREDENTIALS, object_store
 
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "docs/results/operations.json"
-BUCKET = "operations"
 
 
 class Machine:
@@ -42,9 +39,8 @@ class Machine:
     def __init__(self, folder: Path, endpoint: str) -> None:
         python = Path(sys.executable).parent
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("RCM_", "PREFECT_", "GIT_", "RAY_"))}
-        self.env = kept | {
-            "PATH": f"{python}{os.pathsep}{os.environ['PATH']}", "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1", "RCM_EXECUTOR": "local",
+        self.env = kept | CREDENTIALS | {
+            "PATH": f"{python}{os.pathsep}{os.environ['PATH']}", "RCM_EXECUTOR": "local",
             "RCM_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1",
             "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@example.org", "GIT_COMMITTER_NAME": "a",
             "GIT_COMMITTER_EMAIL": "a@example.org", "DVC_SITE_CACHE_DIR": str(folder / "site"),
@@ -152,28 +148,14 @@ DVC = {"sync": sync, "full_disk": full_disk, "experiments": experiments}
 
 def on_a_clone(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Run the sections ``names`` of ``DVC``; name and result of each."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    requests.post(f"{endpoint}/moto-api/reset", timeout=10).raise_for_status()
-    try:
-        with tempfile.TemporaryDirectory(prefix="rcm-operations-") as name:
-            folder = Path(name)
-            machine = Machine(folder, endpoint)
-            key = {
-                "aws_access_key_id": "testing",
-                "aws_secret_access_key": "testing",
-                "region_name": "us-east-1",
-            }
-            boto3.client("s3", endpoint_url=endpoint, **key).create_bucket(Bucket=BUCKET)
-            first = clone(machine, ROOT, folder / "first")
-            line = run_line(machine, first)
-            for section in names:
-                found = DVC[section](machine, first, folder)
-                yield section, found | ({"line_seconds": line} if section == "sync" else {})
-    finally:
-        server.stop()
+    with object_store() as endpoint, tempfile.TemporaryDirectory(prefix="rcm-operations-") as name:
+        folder = Path(name)
+        machine = Machine(folder, endpoint)
+        first = clone(machine, ROOT, folder / "first")
+        line = run_line(machine, first)
+        for section in names:
+            found = DVC[section](machine, first, folder)
+            yield section, found | ({"line_seconds": line} if section == "sync" else {})
 
 
 def main() -> int:

@@ -11,9 +11,10 @@ from typing import Any
 
 import boto3
 
-from experiments.operations.served import DEPLOYMENT, Served, left, restarted, until
+from experiments.operations.served import Served, left, restarted, until
 from experiments.operations.tiny import TINY
 from infra.prefect.api import FINAL
+from infra.prefect.settle import DEPLOYMENT
 from tests.support.faulty_proxy import Fault, Proxy, faulty_proxy
 from tests.support.object_store import BUCKET, CREDENTIALS, object_store
 from tests.support.projects import commit, copy_project, free_port

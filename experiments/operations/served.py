@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from infra.prefect.api import FINAL
+from infra.prefect.settle import DEPLOYMENT
 from infra.workspace import worktrees
 from tests.support.projects import Toy, free_port, make_toy
 
-DEPLOYMENT = "rcm-distill/rcm-distill"
 WATCH = "watch-teacher/watch-teacher"
 STORM = 20
 EMIT = """
@@ -50,13 +50,13 @@ def restarted(toy: Toy) -> Iterator[Toy]:
         toy.rcm("stop")
 
 
-def until(what: str, condition: Callable[[], Any], seconds: float = 3600) -> Any:
-    """Wait until ``condition``."""
+def until(what: str, condition: Callable[[], Any], seconds: float = 3600, pause: float = 0.5) -> Any:
+    """Return the first true value of ``condition``, tried every ``pause`` seconds; SystemExit after ``seconds``."""
     limit = time.monotonic() + seconds
     while not (found := condition()):
         if time.monotonic() > limit:
             raise SystemExit(f"not within {seconds} seconds: {what}")
-        time.sleep(0.5)
+        time.sleep(pause)
     return found
 
 

@@ -8,13 +8,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from experiments.operations.served import restarted
+from experiments.operations.served import restarted, until
+from infra.prefect.api import FINAL
+from infra.prefect.settle import DEPLOYMENT
 from tests.support.projects import Toy, free_port, make_toy
 
 USER = "rcm-second"
@@ -94,7 +95,7 @@ def users() -> dict[str, Any]:
                 up = run(*rcm, "up")
                 if up.returncode:
                     return {"taken_port": taken, "second_up": said(up, folder), "log": up.stderr[-800:]}
-                runs = [toy.api.start("rcm-distill/rcm-distill", {}) for toy in (first, second)]
+                runs = [toy.api.start(DEPLOYMENT, {}) for toy in (first, second)]
                 states = [ended(toy, run["id"]) for toy, run in zip((first, second), runs, strict=True)]
                 return {"taken_port": taken, "runs_at_the_same_time": states, "ray_folder": mode("/tmp/ray")}
         finally:
@@ -103,9 +104,8 @@ def users() -> dict[str, Any]:
 
 def ended(toy: Toy, run: str) -> str:
     """The last state of the run."""
-    while (state := toy.api.run(run)["state"])["type"] in ("SCHEDULED", "PENDING", "RUNNING"):
-        time.sleep(1)
-    return str(state["type"])
+    until("the run ends", lambda: toy.api.run(run)["state"]["type"] in FINAL)
+    return str(toy.api.run(run)["state"]["type"])
 
 
 def mode(path: str) -> str:

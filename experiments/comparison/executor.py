@@ -21,7 +21,7 @@ from rcm_core.training import distill
 
 SAMPLES = "samples"
 """The label under which evaluate samples."""
-LATE = ("diffusers.models.transformers.transformer_wan", "pandas", "pyarrow.parquet", "torch._dynamo")
+LATE = ("diffusers.models.transformers.transformer_wan", "pandas", "pyarrow.parquet")
 """Modules that a training imports when it needs them. Their code is not counted as memory of the training."""
 
 

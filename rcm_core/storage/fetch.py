@@ -22,7 +22,6 @@ from filelock import FileLock
 from rcm_core.errors import InputError
 from rcm_core.storage.files import atomic_folder, failure, require_space, storage_errors
 from rcm_core.storage.hashes import cache_root
-from rcm_core.storage.hashes import sha256 as sha256
 from rcm_core.storage.links import place_folder
 from rcm_core.storage.pipeline_files import objects, refuse_changed, signatures
 from rcm_core.storage.s3 import filesystem, unbroken

@@ -10,7 +10,6 @@ import fsspec
 
 from rcm_core.errors import InputError, one_line
 from rcm_core.storage.files import failure, storage_errors
-from rcm_core.storage.hashes import sha256 as sha256
 
 ATTEMPTS = 4
 """Times that botocore (mode standard: exponential backoff) sends a request that fails or is answered with 5xx, 429."""

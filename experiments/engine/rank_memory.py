@@ -48,17 +48,20 @@ def measure_rank(rank: int, place: Path) -> None:
     """Write what loading the teacher in ``place`` takes of this rank's memory beside it."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{place / 'meeting'}", rank=rank, world_size=WORLD)
-    folder = place / "teacher"
     spread = Spread.of(PLAIN, WORLD, CPU)
     spread.load("student", place / "tiny", wan, CPU)  # type: ignore[arg-type]  # imports all that a load imports
+    write_json(place / f"{rank}.json", load_measured(spread, place / "teacher"))
+    dist.destroy_process_group()
+
+
+def load_measured(spread: Spread, folder: Path) -> dict[str, int]:
+    """Bytes of this rank's part of the network in ``folder``, and by how much memory rose at most to load it."""
     dist.barrier()
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak is from here on
     denoiser = spread.load("student", folder, wan, CPU)  # type: ignore[arg-type]
     peak = resident("VmHWM") - before
-    part = sum(p.to_local().nbytes for p in denoiser.parameters())  # type: ignore[attr-defined]
-    write_json(place / f"{rank}.json", {"peak": peak, "part": part})
-    dist.destroy_process_group()
+    return {"peak": peak, "part": sum(p.to_local().nbytes for p in denoiser.parameters())}  # type: ignore[attr-defined]
 
 
 def resident(name: str) -> int:

@@ -1,4 +1,4 @@
-"""Ray as ``rcm_core.protocols.Executor``: tasks for ``map``, Ray Train for ``train``."""
+"""Ray as ``rcm_core.protocols.Executor``: actors for ``map``, Ray Train for ``train``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from infra.executors.local import numbers_of
 from infra.ray.capacity import capacity
 from infra.ray.connection import connect, start_local
 from infra.ray.storage import Checkpoints, Place
+from infra.ray.workers import Workers
 from infra.state import held, state_root
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
@@ -20,7 +21,6 @@ from rcm_core.protocols import Item, Result, TrainContext
 from rcm_core.storage.files import storage_errors
 from rcm_core.storage.s3 import unbroken
 
-LOST_WORKERS = 3
 KEPT = 2
 RESIZE_SECONDS = 60
 """Between two looks whether there is room for more workers."""
@@ -34,6 +34,7 @@ class RayExecutor:
         self.state_root = state_root(workspace)
         self.address = address
         self.checkpoints = Checkpoints()
+        self.workers = Workers(workspace)
         if address:
             connect(workspace, address)
         else:
@@ -54,22 +55,9 @@ class RayExecutor:
         *,
         device: str = "cpu",
     ) -> Iterator[Result]:
-        import ray
-
         gpus = self._gpus(device)
         self._require(label, cpus=1, gpus=gpus)
-        # Ray ends a worker that had a GPU after each task, and so it must: one that is kept keeps its first GPU too,
-        # with the networks on it, whatever GPU it is given next
-        task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=LOST_WORKERS)(_call)
-        shared = ray.put((function, str(self.workspace)))
-        waiting = [task.remote(shared, item) for item in items]
-        try:
-            while waiting:
-                done, waiting = ray.wait(waiting, num_returns=1)
-                yield _result(done[0], label)
-        finally:
-            for left in waiting:
-                ray.cancel(left, force=True)
+        return self.workers.map(function, items, label, gpus)
 
     def train(
         self,
@@ -90,6 +78,7 @@ class RayExecutor:
         gpus, numbers = self._gpus(device), numbers_of(workers)
         least, most = numbers[0], numbers[-1]
         self._require(f"training with {least} x {threads} threads", least * threads, least * gpus)
+        self.workers.release()
         state = state.absolute()
         state.mkdir(parents=True, exist_ok=True)
         log = state / "log.txt"
@@ -139,32 +128,6 @@ class RayExecutor:
                     f"{what} needs {needed} {kind}s and {where} has {have[kind]}; ask for fewer workers or"
                     f" threads, or start Ray with --num-{kind.lower()}s {needed}"
                 )
-
-
-def _call(shared: tuple[Callable[[Item], Result], str], item: Item) -> Result:
-    """Runs on a Ray worker: one thread, so that results do not depend on the machine's cores."""
-    import torch
-    from rcm_kernels.plain import fastest_attention
-
-    function, workspace = shared
-    os.chdir(workspace)
-    torch.set_num_threads(1)
-    with fastest_attention():
-        return function(item)
-
-
-def _result(reference: Any, label: str) -> Any:
-    import ray
-    from ray.exceptions import RayTaskError, WorkerCrashedError
-
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        raise error.cause from error
-    except WorkerCrashedError as error:
-        raise RuntimeError(
-            f"{label}: a worker died {LOST_WORKERS + 1} times on the same item (out of memory?)"
-        ) from error
 
 
 def _fit(trainer: Any, log: Path, place: Place) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from infra.ray.cluster import shared_cluster
 from infra.ray.executor import RayExecutor
 from infra.ray.lifeline import CLUSTER, Lifeline
 from rcm_core.errors import InputError, OutageError
+from rcm_core.samplers.jobs import Job, Teacher
 from rcm_core.storage.s3 import filesystem
 
 pytestmark = [
@@ -70,6 +72,16 @@ def test_map_retries_the_item_of_a_killed_worker(executor: RayExecutor, tmp_path
     assert (tmp_path / "died").exists()
 
 
+def test_an_item_that_ends_every_worker_ends_the_stage(executor: RayExecutor, tmp_path: Path) -> None:
+    from toys import dies
+
+    with pytest.raises(
+        RuntimeError, match=r"^jobs: a worker died 4 times on the same item \(out of memory\?\)$"
+    ):
+        list(executor.map(dies, [str(tmp_path / "died")], "jobs"))
+    assert (tmp_path / "died").read_text() == "....", "once, and thrice again"
+
+
 def test_map_raises_the_function_s_own_exception(executor: RayExecutor) -> None:
     from toys import refuses
 
@@ -77,11 +89,39 @@ def test_map_raises_the_function_s_own_exception(executor: RayExecutor) -> None:
         list(executor.map(refuses, [1], "refusals"))
 
 
+def test_a_worker_loads_each_network_once_and_holds_one_teacher_and_one_student(
+    executor: RayExecutor, tmp_path: Path
+) -> None:
+    from toys import loads
+
+    folder = ROOT / "data/mini/teacher/pipeline"
+    teacher = Teacher(str(folder), "wan", (1, 1, 8, 8), 2.0, 2, 3.0, "euler", "")
+    whole = Job(teacher, ("the digit 7",), (0,), seed=0, steps=2)
+    for number in range(3):
+        shutil.copytree(folder / "transformer", tmp_path / f"{number}/transformer")
+    students = [replace(whole, steps=1, network=str(tmp_path / f"{n}/transformer")) for n in range(3)]
+    jobs = [job for student in students for job in (whole, student, replace(student, seed=1))]
+    found = dict(sorted(executor.map(loads, jobs, "jobs"), key=lambda row: len(row[1])))
+    again = executor.map(loads, [whole], "more jobs of the stage")
+    found |= dict(again)
+    for loaded in found.values():
+        folders = [folder for folder, _ in loaded]
+        assert len(set(folders)) == len(folders) <= 4
+        assert all(held <= 1 for _, held in loaded)
+    assert {folder for loaded in found.values() for folder, _ in loaded} == {
+        str(folder), *(str(tmp_path / str(n)) for n in range(3)),
+    }  # fmt: skip
+
+
 def test_training_resumes_after_a_worker_is_killed(
     executor: RayExecutor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from toys import square
+
+    assert len(list(executor.map(square, range(2), "workers that the training ends"))) == 2
     spec = {"steps": 17, "kill": [1, 13, str(tmp_path / "died")], "out": str(tmp_path / "sum")}
     train(executor, "count", spec, tmp_path / "state")
+    assert not executor.workers._idle
     said = capsys.readouterr().out
     assert (tmp_path / "died").exists()
     starts = [line for line in said.splitlines() if line.startswith("from step")]
@@ -190,6 +230,7 @@ def test_a_run_whose_driver_was_killed_continues(
     state, ready = tmp_path / "state", tmp_path / "ready"
     script = f"""
 from pathlib import Path
+from infra.ray.capacity import capacity
 from infra.ray.executor import RayExecutor
 import toys
 executor = RayExecutor(Path({str(toys)!r}), {cluster!r})

@@ -13,12 +13,15 @@ from families import BUILDERS, build
 from processes import on_ranks
 from torch.distributed.fsdp import FSDPModule
 
+from experiments.engine.rank_memory import load_measured, write_teacher
 from rcm_core.networks.denoiser import load_denoiser
 from rcm_core.registry import find
 from rcm_core.training.checkpointing.checkpoint import full_tensors
 from rcm_core.training.parallel.sharding import PLAIN, Spread
 
 CPU = torch.device("cpu")
+SLACK = 24 * 2**20
+"""Bytes of the allocator and of gloo."""
 
 
 def on_a_rank(rank: int, world: int, place: Path) -> None:
@@ -55,6 +58,8 @@ def on_a_rank(rank: int, world: int, place: Path) -> None:
         family.load_network = read
         if rank == world - 1:
             torch.save({**found, "other": other}, place / f"{name}.pt")
+    taken = load_measured(Spread.of(PLAIN, world, CPU), place / "large")
+    (place / f"memory-{rank}.json").write_text(json.dumps(taken))
     dist.destroy_process_group()
 
 
@@ -63,8 +68,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("spread")
     for name in BUILDERS:
         build(name, folder / name)
+    write_teacher(folder / "large", layers=8, width=512, shard="20MB")
     on_ranks(on_a_rank, (2, folder), 2)
     return folder
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_holds_its_part_and_no_more_than_one_file(rank: int, place: Path) -> None:
+    files = [path.stat().st_size for path in (place / "large/transformer").glob("*.safetensors")]
+    taken = json.loads((place / f"memory-{rank}.json").read_text())
+    assert len(files) >= 6
+    assert sum(files) > max(files) + 2 * SLACK  # who maps the whole network is seen
+    assert taken["part"] < taken["peak"] < taken["part"] + max(files) + SLACK
 
 
 @pytest.mark.parametrize("name", BUILDERS)

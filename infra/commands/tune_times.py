@@ -12,6 +12,7 @@ from infra.launch import LazyExecutor
 from infra.state import held, state_home
 from rcm_core.config.load import load_params
 from rcm_core.diffusion.trigflow import NOISE_ANGLE
+from rcm_core.errors import InputError
 from rcm_core.evaluation.time_search import Angles, Round, Tuning, tune
 from rcm_core.storage.files import write_json
 
@@ -21,10 +22,14 @@ PLACE = Path("runs/tune/times.json")
 def tune_times(params: Path, workspace: Path, steps: int, samples: int | None) -> Tuning:
     """Searches, writes ``runs/tune/times.json`` and prints what was found; nothing that a stage reads is changed."""
     checked = load_params(params)
+    place = workspace / PLACE
+    place.parent.mkdir(parents=True, exist_ok=True)  # before the search: what cannot be written ends it here
+    if place.is_dir():
+        raise InputError(f"{place} is a folder, and the result is written there; remove it")
     lock = state_home(workspace) / "locks" / f"{workspace.name}-tune"
     with held(lock), LazyExecutor(workspace, None) as executor:
         found = tune(checked, workspace, executor, steps, samples)
-        write_json(workspace / PLACE, found.record())
+        write_json(place, found.record())
     show(found)
     return found
 

@@ -12,7 +12,6 @@ import math
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +21,7 @@ from rcm_core.data.prompts import LARGEST_TEXT, LONGEST, clean_text, decode_text
 from rcm_core.data.trajectory_store import Place, opened
 from rcm_core.errors import InputError
 from rcm_core.protocols import Condition
+from rcm_core.storage.formats import read_pickled
 
 LATENT, TEXT, PROMPT = "latent.pt", "embed.pt", "prompt.txt"
 SPARE = 2**20
@@ -175,10 +175,4 @@ def _loaded(place: Place, member: Member, span: Span, where: str) -> Any:
     """What torch.save wrote between these bytes; nothing is unpickled but tensors."""
     system, root = opened(place)
     content = system.cat_file(f"{root}/{member.tar}", start=span[0], end=span[1])
-    try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise InputError(
-            f"{where} is no tensor that can be read safely ({reason}); save tensors alone"
-        ) from error
+    return read_pickled(io.BytesIO(content), where, "save tensors alone")

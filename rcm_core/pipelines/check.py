@@ -121,6 +121,20 @@ def _check_index(layout: Layout, folder: Path, index: dict[str, Any]) -> None:
             )
 
 
+def _refuse_other_class(folder: Path, encoder: Encoder, expected: str) -> None:
+    """InputError if model_index.json has diffusers load ``encoder`` as a model of another type than ``expected``."""
+    import transformers
+
+    entry = read_part(folder, "model_index.json").get(encoder.part)
+    named = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+    kind = getattr(transformers, named, None) if isinstance(named, str) else None
+    if named is not None and getattr(getattr(kind, "config_class", None), "model_type", None) != expected:
+        raise InputError(
+            f"{folder}/model_index.json names {encoder.part} {named}, but this family loads a {encoder.kind}"
+            f" ({expected}); fetch the teacher again"
+        )
+
+
 def _check_encoder(folder: Path, encoder: Encoder, network: dict[str, Any]) -> None:
     """InputError unless ``encoder`` and its tokenizer are whole, of the class that the codec loads, and of the width
     that the ``network`` takes.
@@ -135,6 +149,7 @@ def _check_encoder(folder: Path, encoder: Encoder, network: dict[str, Any]) -> N
             " the unquantised one"
         )
     found, expected = config.get("model_type", kind.config_class.model_type), kind.config_class.model_type
+    _refuse_other_class(folder, encoder, expected)
     if found != expected:
         raise InputError(
             f"{place} holds a text encoder of the type {found}, but this family loads a {encoder.kind} ({expected});"

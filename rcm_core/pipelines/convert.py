@@ -10,7 +10,6 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +21,7 @@ from rcm_core.errors import InputError
 from rcm_core.pipelines.folder import Layout, meta_network, network_config
 from rcm_core.pipelines.quiet import without_bars
 from rcm_core.storage.files import atomic_folder, require_space
+from rcm_core.storage.formats import read_pickled
 from rcm_core.storage.pipeline_files import pipeline_files
 
 WRAPPERS = ("state_dict", "model", "generator")
@@ -110,14 +110,9 @@ def read_raw(checkpoint: Path) -> dict[str, Tensor]:
         )
     if checkpoint.suffix == ".safetensors":
         return _safetensors(checkpoint)
-    try:
-        content: Any = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise InputError(
-            f"{checkpoint} is no file of tensors that can be read safely ({reason}); fetch it again, or save its"
-            " tensors alone"
-        ) from error
+    content: Any = read_pickled(
+        checkpoint, str(checkpoint), "fetch it again, or save its tensors alone", mmap=True
+    )
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]

@@ -13,7 +13,8 @@ import math
 import re
 from collections.abc import Hashable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import yaml
 
@@ -26,6 +27,11 @@ MOST_BYTES = 256 * 2**20
 """A text file of more bytes is not read: none that is written here comes near."""
 MOST_YAML = 2**20
 """The same of YAML, whose parser is slow."""
+UNPICKLING = (
+    ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, RuntimeError, TypeError,
+    UnpicklingError, ValueError,
+)  # fmt: skip
+"""What torch.load raises for bytes that torch.save did not write."""
 MOST_DEPTH = 100
 """Lists and mappings inside each other."""
 MOST_NODES = 100_000
@@ -167,6 +173,18 @@ def read_tensors(path: Path, remedy: str) -> dict[str, Any]:
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path} is not a safetensors file ({one_line(error)}); {remedy}") from error
     return tensors
+
+
+def read_pickled(source: Path | BinaryIO, where: str, remedy: str, mmap: bool = False) -> Any:
+    """What ``torch.save`` wrote, on the CPU; nothing is unpickled but tensors and plain containers."""
+    import torch
+
+    try:
+        return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
+    except UNPICKLING as error:
+        raise InputError(
+            f"{where} is no file of tensors that can be read safely ({one_line(error)}); {remedy}"
+        ) from error
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

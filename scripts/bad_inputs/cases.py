@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from scripts.bad_inputs.checkpoints import checkpoints
 from scripts.bad_inputs.damage import (
     CURVE_DAMAGES,
     TENSOR_DAMAGES,
@@ -18,6 +20,8 @@ from scripts.bad_inputs.damage import (
     manifest_damages,
     table_damages,
 )
+from scripts.bad_inputs.given import given
+from scripts.bad_inputs.own_samples import own_samples
 from scripts.bad_inputs.params import TEXTS, VALUES
 from scripts.bad_inputs.project import Case
 
@@ -48,7 +52,14 @@ def cases(root: Path) -> Iterator[Case]:
     yield from _files(root)
     yield from _params(root)
     yield from _samples(root)
+    yield from _students(root)
     yield from _conversions(root)
+    yield from _searches(root)
+    yield from given(root)
+    yield from own_samples(root)
+    yield from checkpoints(root)
+    if os.geteuid() == 0:  # who may mount
+        yield from _disks(root)
 
 
 def _files(root: Path) -> Iterator[Case]:
@@ -133,6 +144,7 @@ def _samples(root: Path) -> Iterator[Case]:
         "UTF-16.txt": "a seven\n".encode("utf-16"), "latin.txt": "sept é\n".encode("latin-1"), "empty.txt": b"",
         "parquet.txt": (root / "runs/prompts/prompts.parquet").read_bytes(), "blank.txt": b"\n \n",
         "bad.parquet": b"PAR1", "bad.csv": b"a,b\n1,2\n", "bad.jsonl": b"{",
+        "half.jsonl": b'{"prompt": "\\ud800"}\n',
     }  # fmt: skip
     for name, content in texts.items():
         (root / name).write_bytes(content)
@@ -142,6 +154,7 @@ def _samples(root: Path) -> Iterator[Case]:
     for what, more in {
         "empty --prompt": ("--prompt", ""), "--steps 0": ("--steps", "0"), "--steps 9": ("--steps", "9"),
         "--steps x": ("--steps", "x"), "--seed -1": ("--seed", "-1"), "--seed huge": ("--seed", str(10**30)),
+        "--prompt with half of a surrogate pair": ("--prompt", "a \udcff"), "--prompt with NUL": ("--prompt", "a\0"),
         "--batch 0": ("--batch", "0"), "--what": ("--what",), "--model none": ("--model", "none"),
         "--model a file": ("--model", "params.yaml"), "--model empty": ("--model", "bad"),
     }.items():  # fmt: skip
@@ -160,6 +173,19 @@ def _samples(root: Path) -> Iterator[Case]:
         yield Case(
             "rcm sample", f"{place} is rubbish", (*SAMPLE, "--out", "o.png"), place, lambda _: b"{rubbish"
         )
+
+
+def _students(root: Path) -> Iterator[Case]:
+    place = "student/model_index.json"
+    content = (root / place).read_bytes()
+    keys = ("transformer", "scheduler", "text_encoder", "tokenizer", "vae")
+    for what, damage in (json_damages(content, b'{"a": 1}') | key_damages(content, keys)).items():
+        yield Case("published model_index.json", what, (*SAMPLE, "--out", "o.png"), place, damage)
+    for what, damage in key_damages(content, ("_class_name",)).items():
+        yield Case(
+            "published model_index.json", what, (*SAMPLE, "--out", "class.png"), place, damage,
+            accepted="diffusers alone asks for its class; here the family in student.json says what is loaded",
+        )  # fmt: skip
 
 
 def _conversions(root: Path) -> Iterator[Case]:
@@ -187,6 +213,33 @@ def _conversions(root: Path) -> Iterator[Case]:
     yield Case(
         "rcm convert", "--weights x", ("convert", good, "--like", like, "--out", "new", "--weights", "x")
     )
+
+
+def _searches(root: Path) -> Iterator[Case]:
+    (root / "runs/tune").write_bytes(b"a file")
+    for what, more in {
+        "runs/tune is a file": (), "--steps 0": ("--steps", "0"), "--steps 99": ("--steps", "99"),
+        "--samples 1": ("--samples", "1"), "--samples x": ("--samples", "x"), "--params none": ("--params", "none"),
+        "--params a folder": ("--params", "bad"), "--params rubbish": ("--params", "bad/text3.yaml"),
+    }.items():  # fmt: skip
+        yield Case("rcm tune-times", what, ("tune-times", *more))
+
+
+def _disks(root: Path) -> Iterator[Case]:
+    good = "student/transformer/diffusion_pytorch_model.safetensors"
+    values = yaml.safe_load((root / "params.yaml").read_text())
+    commands: dict[str, tuple[str, ...]] = {
+        "rcm sample --out a picture": (*SAMPLE, "--out", "disk/o.png"),
+        "rcm sample --out a folder": (*SAMPLE, "--out", "disk/samples"),
+        "rcm convert --out": ("convert", good, "--like", "student", "--out", "disk/new"),
+    }
+    for stage in ("trajectories", "publish"):
+        name = f"bad/{stage}.target.yaml"
+        (root / name).write_text(yaml.safe_dump(_with(values, [stage, "target"], "disk/target")))
+        commands[f"{stage}.target"] = ("run", stage, "--params", name)
+    for what, command in commands.items():
+        yield Case("disk", f"full: {what}", command, disk="full")
+        yield Case("disk", f"read-only: {what}", command, disk="read-only")
 
 
 def _with(values: Any, keys: list[str], value: Any) -> Any:

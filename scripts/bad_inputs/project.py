@@ -6,13 +6,14 @@ import io
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from infra import cli
 from infra.executors.local import LocalExecutor
@@ -34,6 +35,10 @@ class Case:
     """The file that is changed."""
     damage: Callable[[bytes], bytes] | None = None
     """What becomes of its bytes; None: it is removed."""
+    accepted: str = ""
+    """Why it is taken, as it is; empty: it must be refused."""
+    disk: Literal["full", "read-only"] | None = None
+    """What is mounted as the folder ``disk``."""
 
 
 class Hang(Exception):  # noqa: N818 - what happened
@@ -53,19 +58,20 @@ class Project:
 
     def run(self, case: Case) -> dict[str, Any]:
         """What the command said of the input, whose file is as before afterwards."""
-        with self._changed(case):
+        with self._mounted(case), self._changed(case):
             status, said = self._call(case.command)
         last = said.strip().splitlines()[-1] if said.strip() else ""
         errors = [line for line in said.splitlines() if line.startswith("error: ")]
         refused = status == 2 and len(errors) == 1 and last == errors[0] and "Traceback" not in said
+        taken = {"accepted": case.accepted, "taken": status == 0 and not errors} if case.accepted else {}
         return {
             "where": case.where,
             "what": case.what,
-            "command": " ".join(part[:80] for part in case.command),
+            "command": " ".join(ascii(part)[1:-1][:80] for part in case.command),
             "status": status,
             "last_line": last.replace(str(self.root), ".")[:300],
             "refused": refused,
-        }
+        } | taken
 
     def _call(self, command: tuple[str, ...]) -> tuple[int | str, str]:
         said = io.StringIO()
@@ -99,6 +105,25 @@ class Project:
         return status, said.getvalue()
 
     @contextmanager
+    def _mounted(self, case: Case) -> Iterator[None]:
+        if case.disk is None:
+            yield
+            return
+        place = self.root / "disk"
+        place.mkdir(exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], check=True)
+        try:
+            if case.disk == "read-only":
+                subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+            else:
+                with suppress(OSError), (place / "filling").open("wb", buffering=0) as stream:
+                    while stream.write(bytes(4096)):
+                        pass
+            yield
+        finally:
+            subprocess.run(["umount", str(place)], check=True)
+
+    @contextmanager
     def _changed(self, case: Case) -> Iterator[None]:
         if case.place is None:
             yield
@@ -113,6 +138,11 @@ class Project:
         finally:
             path.unlink(missing_ok=True)
             path.write_bytes(content)
+
+
+def is_right(row: dict[str, Any]) -> bool:
+    """Whether the input of ``row`` was refused, or taken if there is a reason to take it."""
+    return bool(row["taken"] if "taken" in row else row["refused"])
 
 
 def _hang(*_: Any) -> None:

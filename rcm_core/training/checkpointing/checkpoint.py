@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
@@ -22,10 +23,10 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor
 
-from rcm_core.errors import InputError, one_line
+from rcm_core.errors import InputError, named_line
 from rcm_core.networks.weights import write_network as write_network
 from rcm_core.storage.files import write_json
-from rcm_core.storage.formats import read_text
+from rcm_core.storage.formats import UNPICKLING, read_text
 from rcm_core.storage.schemas import Progress, fit
 from rcm_core.training.ema import PowerEMA
 
@@ -88,6 +89,12 @@ def load(
     """
     place, remedy = folder / "progress.json", f"remove {folder} to go on from an earlier checkpoint"
     progress: dict[str, Any] = fit(Progress, read_text(place, remedy), str(place), remedy)
+    try:
+        FileSystemReader(folder).read_metadata()  # here: DCP would log what it raises, and go on
+    except (OSError, *UNPICKLING) as error:
+        raise InputError(
+            f"checkpoint {folder} cannot be read ({named_line(error, 200)}); {remedy}"
+        ) from error
     state = gather(nets, {}, ema)
     state["optimisers"] = {
         role: get_optimizer_state_dict(nets[role], optimisers[role]) for role in progress["optimisers"]
@@ -96,7 +103,9 @@ def load(
         with alone_if_one():
             state_dict_loader.load(state, checkpoint_id=folder, no_dist=dist.get_world_size() == 1)
     except DAMAGED as error:
-        reason = one_line(error, 200)
+        failures = error.failures if isinstance(error, CheckpointException) else {}
+        cause = next((failure for failure, _ in failures.values()), error)  # of the first rank that has one
+        reason = named_line(cause, 200)
         raise InputError(f"checkpoint {folder} cannot be read ({reason}); {remedy}") from error
     for role, net in nets.items():
         set_model_state_dict(net, state["nets"][role])

@@ -179,9 +179,11 @@ def test_tensors_that_do_not_fit_or_are_none(tmp_path: Path) -> None:
     for content, said in (
         (
             others.stored(Harm()),
-            r"latent\.pt is no tensor that can be read safely \(.*\); save tensors alone",
+            r"latent\.pt is no file of tensors that can be read safely \(.*\); save tensors alone",
         ),
-        (b"not a tensor", r"latent\.pt is no tensor that can be read safely"),
+        (b"not a tensor", r"latent\.pt is no file of tensors that can be read safely"),
+        (b"rubbish", r"latent\.pt is no file of tensors that can be read safely"),
+        (b"", r"latent\.pt is no file of tensors that can be read safely"),
         (others.stored({"x": torch.zeros(2)}), r"latent\.pt holds a dict; expected a tensor \[2, 3, 4, 6\]"),
     ):
         with pytest.raises(InputError, match=said) as caught:

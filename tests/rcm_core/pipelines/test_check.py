@@ -104,6 +104,9 @@ DAMAGES: dict[str, tuple[str, Spoil, str]] = {
     "index: numbers": ("wan", edit(INDEX, tokenizer=[1, 2]), r"has tokenizer = \[1, 2\]; expected"),
     "index: no scheduler": ("wan", edit(INDEX, scheduler=...), "has scheduler = null; expected"),
     "index: part that is absent": ("sd3", edit(INDEX, image_encoder=["transformers", "A"]), "lacks image_encoder"),
+    "index: text encoder of another type": (
+        "wan", edit(INDEX, text_encoder=["transformers", "CLIPTextModel"]), "names text_encoder CLIPTextModel, but",
+    ),
     "index: a list": ("wan", write(INDEX, "[]"), r"model_index\.json holds .*; expected a JSON object"),
     "index: not JSON": ("wan", write(INDEX, "{"), r"model_index\.json is not JSON"),
     "index: nested deeply": ("wan", write(INDEX, '{"a":' + 200_000 * "["), r"model_index\.json is not JSON"),

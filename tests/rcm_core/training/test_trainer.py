@@ -254,10 +254,31 @@ def test_a_follower_moves_after_the_updates_it_follows_and_is_resumed(folder: Pa
     assert equal(weights(trainer(folder, tmp_path, method), "target"), weights(made, "target"))
 
 
+@pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", "progress.json"])
+@pytest.mark.parametrize("content", [None, b"", b"not a checkpoint", bytes(1000)])
+def test_a_damaged_checkpoint_is_named_in_one_sentence(
+    folder: Path, tmp_path: Path, name: str, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer(folder, tmp_path, healthy, iterations=2).run()
+    place = tmp_path / "step_00000002" / name
+    place.unlink()
+    if content is not None:
+        place.write_bytes(content)
+    with pytest.raises(InputError, match=r"step_00000002.* remove .*step_00000002 to go on") as caught:
+        trainer(folder, tmp_path, healthy)
+    assert "Traceback" not in str(caught.value)
+    assert [
+        record for record in caplog.records if "NullHandler" not in record.name
+    ] == []  # shown to the user
+
+
 def test_a_checkpoint_of_other_ema_lengths_or_networks_is_not_loaded(folder: Path, tmp_path: Path) -> None:
     trainer(folder, tmp_path, healthy, iterations=2).run()
-    with pytest.raises(InputError, match=r"checkpoint .*step_00000002 cannot be read .*remove .* to go on"):
+    with pytest.raises(
+        InputError, match=r"checkpoint .*step_00000002 cannot be read .*remove .* to go on"
+    ) as caught:
         trainer(folder, tmp_path, healthy, ema_lengths=(0.05,))
+    assert "Traceback" not in str(caught.value)
 
 
 def test_the_rate_warms_up_and_decays(folder: Path, tmp_path: Path) -> None:

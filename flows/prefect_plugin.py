@@ -6,11 +6,13 @@ Active where ``[plugins] enabled = true`` (prefect.toml in the project) or with 
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from prefect.plugins import HookContext, SetupResult, register_hook
+from prefect.settings import get_current_settings
 
 from infra.prefect.server import known_api_url
 
@@ -19,16 +21,29 @@ from infra.prefect.server import known_api_url
 def setup_environment(*, ctx: HookContext) -> SetupResult | None:
     """A deployment called like its flow may be named once; without an API setting our own server is used.
 
-    In a server, SQLite's transactions lock before they read.
+    In a server, SQLite's transactions lock before they read. A worker's temporary files lie in Prefect's data folder.
     """
     if sys.argv[1:2] == ["server"]:
         _lock_before_reading()
+    if sys.argv[1:2] == ["worker"]:
+        _set_temporary_folder(get_current_settings().home / "temporary")
     from prefect.client.orchestration._deployments.client import DeploymentAsyncClient, DeploymentClient
 
     for client in (DeploymentClient, DeploymentAsyncClient):
         client.read_deployment_by_name = _completing(client.read_deployment_by_name)
     url = known_api_url(Path.cwd()) if ctx.api_url is None else None
     return SetupResult(env={"PREFECT_API_URL": url}) if url else None
+
+
+def _set_temporary_folder(folder: Path) -> None:
+    """Make ``folder`` the place of temporary files, in this process alone.
+
+    Prefect's workers share <temporary folder>/runner_storage, which belongs to the first user of the machine who
+    started one: the worker of a second user cannot write there. Flow runs keep the machine's temporary folder, because
+    the paths of Ray's sockets must be short.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.tempdir = str(folder)
 
 
 def _lock_before_reading() -> None:

@@ -21,6 +21,8 @@ from rcm_core.errors import InputError
 
 POOL = "rcm-pool"
 PORT = "RCM_PREFECT_PORT"
+PLUGIN = {"PREFECT_PLUGINS_ENABLED": "true"}
+"""Environment that switches ``flows.prefect_plugin`` on."""
 DATABASE = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
 """Prefect's variable for the server's database, and its older name."""
 POSTGRES_PORT = 5432
@@ -126,8 +128,7 @@ def ensure_server(root: Path) -> tuple[str, bool]:
     if not running:
         _require_database()
         arguments = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
-        # The plugin has SQLite transactions lock before they read (flows.prefect_plugin).
-        env = local.environment(url) | {"PREFECT_PLUGINS_ENABLED": "true"}
+        env = local.environment(url) | PLUGIN  # SQLite transactions lock before they read
         started = local.server.start(python_command("prefect", *arguments), root, env, {"url": url})
         _wait(lambda: Api(url).healthy(), started, local.server, "Prefect's server")
     return url, True
@@ -142,9 +143,8 @@ def ensure_worker(root: Path, url: str) -> bool:
         return False
     arguments = ["worker", "start", "--pool", POOL, "--type", "process", "--limit", "1"]
     arguments += ["--name", local.worker_name]
-    started = local.worker.start(
-        python_command("prefect", *arguments), root, local.environment(url), {"url": url}
-    )
+    env = local.environment(url) | PLUGIN  # temporary files of its own
+    started = local.worker.start(python_command("prefect", *arguments), root, env, {"url": url})
     _wait(lambda: api(url).has_pool(POOL), started, local.worker, "Prefect's worker")
     return True
 

@@ -58,6 +58,8 @@ def test_schedule_trigger_and_limit_are_deployed(served: Any) -> None:
     expected = [a["trigger"]["expect"] for a in automations if a["enabled"]]
     assert ["teacher.updated"] in expected
     assert served.api.deployment(WATCH)["schedules"][0]["active"]
+    # the machine's /tmp/runner_storage may belong to another user (flows.prefect_plugin)
+    assert list((served.root / ".rcm/prefect/temporary/runner_storage").iterdir())
 
 
 def test_the_literal_command_runs_the_line_and_ends_as_an_experiment(served: Any) -> None:

@@ -37,7 +37,7 @@ class Source:
     modules: frozenset[str]
     """Everything that it may import as a module."""
     kinds: frozenset[str]
-    """Registry folders in which it looks something up: ``find("methods", ...)`` (rcm_core/registry.py)."""
+    """Registry folders in which it looks something up: ``find("methods", ...)``, ``find_family(...)``."""
 
 
 def normal_form(text: str) -> Source:
@@ -93,6 +93,8 @@ def _kind(node: ast.AST) -> Iterator[str]:
     match node:
         case ast.Call(func=ast.Name(id="find"), args=[ast.Constant(value=str(kind)), *_]):
             yield kind
+        case ast.Call(func=ast.Name(id="find_family")):
+            yield "models"
 
 
 def _movable(nodes: list[ast.AST], imports: list[_Import]) -> Mapping[str, _Import]:

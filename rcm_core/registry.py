@@ -5,8 +5,15 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 from rcm_core.errors import InputError, nearest
+
+if TYPE_CHECKING:  # protocols imports torch
+    from rcm_core.protocols import Family
+
+FAMILIES = "models"
+"""Folder of the families. Written as a name, so that the code hash counts a family where one is looked up alone."""
 
 
 def available(kind: str) -> list[str]:
@@ -22,3 +29,8 @@ def find(kind: str, name: str) -> ModuleType:
         noun = {"methods": "method", "models": "family", "benchmarks": "data set"}.get(kind, kind)
         raise InputError(f"unknown {noun} {name!r}{nearest(name, names)}; available: {', '.join(names)}")
     return importlib.import_module(f"rcm_core.{kind}.{name}")
+
+
+def find_family(name: str) -> Family:
+    """Return the family ``name`` of ``rcm_core.models``; InputError as ``find``."""
+    return cast("Family", find(FAMILIES, name))

@@ -22,6 +22,7 @@ import torch.multiprocessing as processes
 from rcm_core.config.sections import MiniTraining
 from rcm_core.models import wan
 from rcm_core.pipelines.mini import save_pipeline
+from rcm_core.registry import find_family
 from rcm_core.storage.files import json_text, write_json
 from rcm_core.training.parallel.sharding import PLAIN, Spread
 
@@ -49,7 +50,7 @@ def measure_rank(rank: int, place: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{place / 'meeting'}", rank=rank, world_size=WORLD)
     spread = Spread.of(PLAIN, WORLD, CPU)
-    spread.load("student", place / "tiny", wan, CPU)  # type: ignore[arg-type]  # imports all that a load imports
+    spread.load("student", place / "tiny", find_family("wan"), CPU)  # imports all that a load imports
     write_json(place / f"{rank}.json", load_measured(spread, place / "teacher"))
     dist.destroy_process_group()
 
@@ -59,7 +60,7 @@ def load_measured(spread: Spread, folder: Path) -> dict[str, int]:
     dist.barrier()
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak is from here on
-    denoiser = spread.load("student", folder, wan, CPU)  # type: ignore[arg-type]
+    denoiser = spread.load("student", folder, find_family("wan"), CPU)
     peak = resident("VmHWM") - before
     return {"peak": peak, "part": sum(p.to_local().nbytes for p in denoiser.parameters())}  # type: ignore[attr-defined]
 

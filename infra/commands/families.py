@@ -5,11 +5,12 @@ from __future__ import annotations
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType, UnionType
+from typing import cast
 
 from rcm_core.errors import InputError, named_line
 from rcm_core.pipelines.folder import read_part
 from rcm_core.protocols import Family, Tokens
-from rcm_core.registry import available, find
+from rcm_core.registry import available, find_family
 
 
 def family_at(place: Path, pipeline: Path | None) -> tuple[Family, Path]:
@@ -20,7 +21,7 @@ def family_at(place: Path, pipeline: Path | None) -> tuple[Family, Path]:
     if place.is_dir():
         if pipeline is not None:
             raise InputError(f"{place} is a folder already; give --pipeline with an adapter file only")
-        return family_of(place), place  # type: ignore[return-value]
+        return family_of(place), place
     if place.suffix != ".py" or not place.is_file():
         raise InputError(f"{place} is neither a folder nor an adapter file (.py) that exists")
     if pipeline is None:
@@ -37,7 +38,7 @@ def family_at(place: Path, pipeline: Path | None) -> tuple[Family, Path]:
     if missing:
         raise InputError(f"{place} lacks {', '.join(missing)}; rcm_core.protocols.Family says what each is")
     _refuse_types(place, module)
-    return module, pipeline  # type: ignore[return-value]
+    return cast("Family", module), pipeline
 
 
 def _refuse_types(place: Path, module: ModuleType) -> None:
@@ -60,10 +61,10 @@ def _refuse_types(place: Path, module: ModuleType) -> None:
         )
 
 
-def family_of(folder: Path) -> ModuleType:
+def family_of(folder: Path) -> Family:
     """The family whose network lies in ``folder/transformer``; InputError if none of ours does."""
     name = read_part(folder, "transformer/config.json").get("_class_name")
-    families = [find("models", family) for family in available("models")]
+    families = [find_family(family) for family in available("models")]
     ours = [family for family in families if family.network_class == name]
     if not ours:
         known = ", ".join(family.network_class for family in families)

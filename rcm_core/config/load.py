@@ -20,7 +20,7 @@ from rcm_core.config.sections import Params, TeacherSection, TrainSection
 from rcm_core.config.workers import samples_per_rank, worlds
 from rcm_core.errors import InputError
 from rcm_core.protocols import Demands
-from rcm_core.registry import available, find
+from rcm_core.registry import available, find, find_family
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.samplers.teacher_ode import grid_flaw
 from rcm_core.storage.formats import read_yaml
@@ -59,11 +59,11 @@ def _check_choices(params: Params, where: str) -> None:
     module = find("methods", name)
     config = check(module.Config, method, f"{where}: method")
     built = module.build(config, params.train.tangent)
-    family = find("models", params.teacher.family)
+    family = find_family(params.teacher.family)
     _check_judge(params, where)
     refuse_import(built.demands, params.trajectories)
-    refuse_impossible(built.demands, family, provided(params.trajectories), params.train.lr.given)  # type: ignore[arg-type]
-    refuse_split(built.demands, family, params.train.parallel.context)  # type: ignore[arg-type]
+    refuse_impossible(built.demands, family, provided(params.trajectories), params.train.lr.given)
+    refuse_split(built.demands, family, params.train.parallel.context)
     refuse_lora(built.demands, params.train)
     refuse_offload(built.demands, params.train)
     _check_optimiser(params.train, where)

@@ -23,7 +23,7 @@ from rcm_core.preflight.memory_ledger import Peak, Phase
 from rcm_core.preflight.network_calls import Kind
 from rcm_core.preflight.teacher_spec import Model
 from rcm_core.record import choices_of
-from rcm_core.registry import find
+from rcm_core.registry import find_family
 from rcm_core.storage.files import atomic
 
 LIBRARIES = ("torch", "diffusers")
@@ -124,7 +124,7 @@ def task_of(model: Model, params: Params, alike: Sequence[Kind], fused: bool) ->
 
 
 def _run(task: Task) -> Rehearsal:
-    family: Any = find("models", task.params.teacher.family)
+    family = find_family(task.params.teacher.family)
     model = Model(task.teacher, family, task.config, task.shape, task.text)
     return rehearse(model, task.params, task.alike, task.fused)
 

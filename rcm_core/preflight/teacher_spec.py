@@ -16,7 +16,7 @@ from rcm_core.pipelines.folder import meta_network, read_part
 from rcm_core.pipelines.mini import build_network
 from rcm_core.pipelines.shape_check import check_shape
 from rcm_core.protocols import Condition, Family
-from rcm_core.registry import find
+from rcm_core.registry import find_family
 
 PUBLISHED = Path("data/models")
 DEPTH = "num_layers"
@@ -65,7 +65,7 @@ def model_of(teacher: TeacherSection, root: Path) -> Model:
 
     InputError if there is none, or if it is of another family.
     """
-    family: Family = find("models", teacher.family)  # type: ignore[assignment]
+    family = find_family(teacher.family)
     known = published(root)
     if teacher.source in known:
         facts = known[teacher.source]

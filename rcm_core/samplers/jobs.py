@@ -20,8 +20,8 @@ from rcm_core.networks.weights import LORA, Target, is_lora, loading, read_lora
 from rcm_core.pipelines.check import check_parts
 from rcm_core.pipelines.prompt_cache import encoded, texts_of
 from rcm_core.pipelines.teacher_folder import pipeline_of
-from rcm_core.protocols import Codec, Condition, Family
-from rcm_core.registry import find
+from rcm_core.protocols import Codec, Condition
+from rcm_core.registry import find, find_family
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import Sampler, sample_student
 from rcm_core.samplers.kept import Kept, state_of
@@ -115,7 +115,7 @@ def network_of(
 
 
 def _load_network(folder: str, family: str, transformer: str | None, device: str, precision: str) -> Denoiser:
-    module: Family = find("models", family)  # type: ignore[assignment]
+    module = find_family(family)
     where = resolve_device(device)
     refuse_precision(precision, where)
     low = precision == "bfloat16"
@@ -137,8 +137,7 @@ def codec_of(folder: str, family: str, device: str = "cpu") -> Codec:
     """The text encoder and VAE of a pipeline folder, on ``device``; what they give is on the CPU. One is kept."""
 
     def load() -> Codec:
-        codec: Codec = find("models", family).load_codec(Path(folder)).to(resolve_device(device))
-        return codec
+        return find_family(family).load_codec(Path(folder)).to(resolve_device(device))
 
     return KEPT.get("codec", (folder, family, device, state_of(Path(folder))), load)
 

@@ -15,9 +15,9 @@ from rcm_core.pipelines.folder import read_part
 from rcm_core.pipelines.loaded_files import loaded_files
 from rcm_core.pipelines.teacher_folder import is_ours, verified_pipeline
 from rcm_core.pipelines.vae import pixel_shape
-from rcm_core.protocols import Executor, Family
+from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
-from rcm_core.registry import find
+from rcm_core.registry import find_family
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.samplers.jobs import Teacher, codec_of, read_sampler
 from rcm_core.storage.files import (
@@ -101,7 +101,7 @@ def _place(folder: Path, teacher: Path, ours: bool, transformer: Path) -> dict[s
 def _merge(transformer: Path, teacher: Path, params: Params, workspace: Path) -> None:
     """Write the teacher's network with the LoRA in ``transformer`` added, as one network beside the LoRA."""
     facts = Teacher.read(workspace)
-    family: Family = find("models", facts.family)  # type: ignore[assignment]
+    family = find_family(facts.family)
     precision = params.train.candidate_precision or facts.precision
     low, matrices = precision == "bfloat16", transformer / LORA
     require_space(transformer, sum(f.stat().st_size for f in (teacher / "transformer").glob("*.safetensors")))

@@ -21,7 +21,7 @@ from rcm_core.pipelines.shape_check import check_teacher_shape
 from rcm_core.pipelines.teacher_folder import TRAINED, given_pipeline
 from rcm_core.protocols import Executor, Family
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
-from rcm_core.registry import find
+from rcm_core.registry import find, find_family
 from rcm_core.samplers.jobs import Job, Teacher, sample_pixels, split_jobs
 from rcm_core.storage.fetch import remember
 from rcm_core.storage.files import atomic_folder, sha256_folder, write_json
@@ -65,8 +65,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
 
 
 def _family(section: TeacherSection) -> Family:
-    family: Family = find("models", section.family)  # type: ignore[assignment]
-    return family
+    return find_family(section.family)
 
 
 def _train_mini(section: TeacherSection, prompts: list[str], state: Path, executor: Executor) -> None:

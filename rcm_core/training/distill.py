@@ -20,7 +20,7 @@ from rcm_core.diffusion.guidance import Guided
 from rcm_core.networks.denoiser import Denoiser
 from rcm_core.networks.discriminator import Heads
 from rcm_core.protocols import Condition, Demands, Method, TrainContext
-from rcm_core.registry import find
+from rcm_core.registry import find, find_family
 from rcm_core.rng import address
 from rcm_core.samplers.jobs import Teacher
 from rcm_core.storage.files import write_json
@@ -111,7 +111,7 @@ def build_nets(
     The networks begin as the teacher; the student and its follower as ``warm``, if that is given. With ``shared`` they
     are no networks of their own but its roles.
     """
-    demands, family, folder = method.demands, find("models", teacher.family), Path(teacher.folder)
+    demands, family, folder = method.demands, find_family(teacher.family), Path(teacher.folder)
     copies = roles_of(demands)
     nets: dict[str, nn.Module] = {}
     with torch.random.fork_rng(devices=[]):
@@ -122,7 +122,7 @@ def build_nets(
                 nets[role] = Adapted(shared, role, folder, extras).to(device).train()
                 continue
             weights = warm if role in ("student", "target") else None
-            nets[role] = spread.load(role, folder, family, device, extras, weights).train()  # type: ignore[arg-type]
+            nets[role] = spread.load(role, folder, family, device, extras, weights).train()
         if "heads" in demands.roles:
             torch.manual_seed(address(seed, "heads"))
             student = nets["student"]
@@ -162,26 +162,26 @@ def assemble(context: TrainContext, spec: dict[str, Any]) -> Trainer:
     source = TrajectorySource(store, section.batch, section.seed, device, method.demands.needs, held)
 
     teacher = Teacher.read(workspace)
-    family = find("models", teacher.family)
-    refuse_impossible(method.demands, family, source.provides, section.lr.given)  # type: ignore[arg-type]
-    refuse_split(method.demands, family, section.parallel.context)  # type: ignore[arg-type]
+    family = find_family(teacher.family)
+    refuse_impossible(method.demands, family, source.provides, section.lr.given)
+    refuse_split(method.demands, family, section.parallel.context)
     refuse_lora(method.demands, section)
     refuse_offload(method.demands, section)
     warm = None
     if spec.get("warm_start") is not None and context.rank == 0:  # who sends the others their parts
         student, old = (Path(spec["warm_start"][name]) for name in ("student", "teacher"))
-        warm = initial_weights(family, student, old, Path(teacher.folder))  # type: ignore[arg-type]
+        warm = initial_weights(family, student, old, Path(teacher.folder))
     spread = Spread.of(section.parallel, context.world, device)
     shared, folder = None, Path(teacher.folder)
     if section.lora is not None:
-        shared = load_shared(folder, family, section.lora, roles_of(method.demands), section.seed)  # type: ignore[arg-type]
+        shared = load_shared(folder, family, section.lora, roles_of(method.demands), section.seed)
         spread.apply(shared)  # which moves one unit after the other, if it is sharded
         shared.to(device)
     nets = build_nets(method, teacher, section.seed, device, spread, warm, shared)
     if shared is not None:
         frozen: Denoiser = Adapted(shared, None, folder)
     else:
-        frozen = spread.load("teacher", folder, family, device)  # type: ignore[arg-type]
+        frozen = spread.load("teacher", folder, family, device)
     guide = FrozenTeacher(frozen, teacher.guidance, source.negative)
     return Trainer(
         nets=nets,

@@ -14,7 +14,7 @@ from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.networks.denoiser import load_denoiser
 from rcm_core.protocols import Condition, TrainContext
-from rcm_core.registry import find
+from rcm_core.registry import find, find_family
 from rcm_core.training.flow_matching import FlowMatching
 from rcm_core.training.loop_settings import LoopSettings
 from rcm_core.training.memory_usage import write_usage
@@ -57,7 +57,7 @@ def image_source(section: TeacherSection, prompts: list[str], folder: Path, devi
             f"teacher.shape is {list(section.shape)}, but images of {section.data} have {list(images.shape[1:])}"
             " (channels, frames, height, width); make them equal"
         )
-    codec = find("models", section.family).load_codec(folder)
+    codec = find_family(section.family).load_codec(folder)
     encoded: Condition = codec.encode_text([*prompts, section.negative_prompt])
     table = {k: v[:-1].to(device) for k, v in encoded.items()}
     negative = {k: v[-1:].to(device) for k, v in encoded.items()}
@@ -83,7 +83,7 @@ def loop(context: TrainContext, spec: dict[str, Any]) -> None:
     section = TeacherSection.model_validate(spec["teacher"], strict=False)
     device = resolve_device(section.device)
     folder = Path(spec["pipeline"])
-    student = load_denoiser(folder, find("models", section.family)).to(device).train()  # type: ignore[arg-type]
+    student = load_denoiser(folder, find_family(section.family)).to(device).train()
     shard(student, context.world, device)
     mini = section.mini
     assert mini is not None  # settings_of has refused it before

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from infra.executors.local import LocalContext
 from rcm_core.config.sections import HealthSection
-from rcm_core.models import wan
 from rcm_core.networks.denoiser import Denoiser, load_denoiser
 from rcm_core.protocols import Batch, Demands, Examples, Follow, Update
+from rcm_core.registry import find_family
 from rcm_core.rng import generator
 from rcm_core.training.loop_settings import LoopSettings
 from rcm_core.training.probe import Probe
@@ -101,7 +101,7 @@ def trainer(folder: Path, state: Path, method: Callable[[str], Pull], **settings
     """At the beginning, or where ``state`` was left; ``settings`` are the loop's, but for the trainer's own."""
     demands = method("exact").demands
     roles = sorted(demands.roles | {f.follower for f in demands.follows})
-    nets: dict[str, Denoiser] = {role: load_denoiser(folder, wan) for role in roles}  # type: ignore[arg-type]
+    nets: dict[str, Denoiser] = {role: load_denoiser(folder, find_family("wan")) for role in roles}
     own = {k: settings.pop(k) for k in ("tangent_fallback", "probe") if k in settings}
     return Trainer(
         nets=nets,

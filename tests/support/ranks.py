@@ -13,9 +13,9 @@ import torch.distributed as dist
 from loops import SETTINGS, probe
 
 from rcm_core.config.load import load_params
-from rcm_core.models import wan
 from rcm_core.networks.denoiser import load_denoiser
 from rcm_core.protocols import Batch, Demands, Follow
+from rcm_core.registry import find_family
 from rcm_core.rng import generator
 from rcm_core.training import distill
 from rcm_core.training.checkpointing.checkpoint import full_tensors
@@ -63,7 +63,7 @@ class Noise:
 
 def trainer(pipeline: Path, context: Context, until: int, accumulate: int = 1) -> Trainer:
     """A trainer at the beginning, or where ``context`` resumes."""
-    student = load_denoiser(pipeline, wan).train()  # type: ignore[arg-type]
+    student = load_denoiser(pipeline, find_family("wan")).train()
     shard(student, context.world, CPU)
     settings = LoopSettings(
         iterations=until,
@@ -118,7 +118,7 @@ def probe_on(rank: int, world: int, pipeline: Path, state: Path) -> None:
     """
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{state / 'meeting'}", rank=rank, world_size=world)
-    nets = {role: load_denoiser(pipeline, wan) for role in ("student", "target")}  # type: ignore[arg-type]
+    nets = {role: load_denoiser(pipeline, find_family("wan")) for role in ("student", "target")}
     for net in nets.values():
         shard(net, world, CPU)
     demands = Demands(

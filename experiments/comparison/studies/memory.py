@@ -36,6 +36,7 @@ from rcm_core.models import wan
 from rcm_core.networks.denoiser import Denoiser
 from rcm_core.pipelines.mini import build_network
 from rcm_core.protocols import Batch
+from rcm_core.registry import find_family
 from rcm_core.rng import generator
 from rcm_core.storage.files import write_json
 from rcm_core.training.distill import FrozenTeacher, build_method
@@ -160,7 +161,7 @@ def trainer_of(case: str, size: Size, folder: Path) -> Trainer:
 def _denoiser(size: Size) -> Denoiser:
     torch.manual_seed(1)
     network: nn.Module = build_network(16, 4, 32, size.layers, 512, 64)
-    return Denoiser(network, wan, wan.parameterisation(Path())).train()  # type: ignore[arg-type]
+    return Denoiser(network, find_family("wan"), wan.parameterisation(Path())).train()
 
 
 def measure(case: str, size: Size) -> dict[str, float]:

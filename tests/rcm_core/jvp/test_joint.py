@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from rcm_core.diffusion.parameterisation import RectifiedFlow
 from rcm_core.jvp import flash_jvp, joint_jvp, jvp
-from rcm_core.models import wan
 from rcm_core.networks.denoiser import Denoiser
 from rcm_core.pipelines.mini import build_network
+from rcm_core.registry import find_family
 from rcm_core.training.parallel.sharding import shard
 
 
@@ -25,7 +25,7 @@ def denoiser() -> Denoiser:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.normal_(0, 0.2, generator=rng)
-    return Denoiser(network, wan, RectifiedFlow(time_scale=1000.0))  # type: ignore[arg-type]
+    return Denoiser(network, find_family("wan"), RectifiedFlow(time_scale=1000.0))
 
 
 def draw(rank: int = 0) -> tuple[Tensor, ...]:

@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def made(folder: Path) -> tuple[Denoiser, Tensor, dict[str, Tensor]]:
-    denoiser = load_denoiser(folder, family_of(folder))  # type: ignore[arg-type]
+    denoiser = load_denoiser(folder, family_of(folder))
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in denoiser.parameters():  # as initialised the last layer is nought

@@ -25,7 +25,7 @@ from rcm_core.samplers.jobs import Job, Teacher, sample
 def test_a_lowered_network_is_near_and_sees_the_time_in_float32(family: str, tmp_path: Path) -> None:
     build(family, tmp_path)
     ours = family_of(tmp_path)
-    plain, low = (load_denoiser(tmp_path, ours) for _ in range(2))  # type: ignore[arg-type]
+    plain, low = (load_denoiser(tmp_path, ours) for _ in range(2))
     lower(low)
     assert {p.dtype for p in low.parameters()} == {torch.bfloat16, torch.float32}
     times: list[torch.Tensor] = []

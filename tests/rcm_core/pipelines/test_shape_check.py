@@ -14,8 +14,7 @@ from families import BUILDERS, build, cosmos
 from rcm_core.errors import InputError
 from rcm_core.pipelines.headers import read_part
 from rcm_core.pipelines.shape_check import check_shape, check_teacher_shape
-from rcm_core.protocols import Family
-from rcm_core.registry import find
+from rcm_core.registry import find, find_family
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +84,7 @@ def test_a_vae_that_decodes_something_else_is_refused(
 
 def test_networks_that_are_given_frames_or_a_picture_are_refused(tmp_path: Path) -> None:
     cosmos(tmp_path, given=True)
-    family: Family = find("models", "cosmos")  # type: ignore[assignment]
+    family = find_family("cosmos")
     with pytest.raises(InputError, match="video-to-world network, which continues given frames"):
         check_teacher_shape(family, tmp_path, (4, 2, 4, 4), "here")
     config: Any = WanTransformer3DModel(
@@ -94,4 +93,4 @@ def test_networks_that_are_given_frames_or_a_picture_are_refused(tmp_path: Path)
     ).config  # fmt: skip
     for channels in (4, 9):
         with pytest.raises(InputError, match=r"teacher\.shape is .*, but the network of here"):
-            check_shape(find("models", "wan"), config, (channels, 2, 4, 4), "here")  # type: ignore[arg-type]
+            check_shape(find_family("wan"), config, (channels, 2, 4, 4), "here")

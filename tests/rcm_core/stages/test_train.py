@@ -20,8 +20,8 @@ from infra.executors import local
 from infra.executors.local import LocalContext, LocalExecutor
 from rcm_core.config.method_requirements import refuse_impossible, refuse_split
 from rcm_core.errors import InputError
-from rcm_core.models import sana, wan
 from rcm_core.protocols import Demands
+from rcm_core.registry import find_family
 from rcm_core.stages import report, select, train
 from rcm_core.storage.files import sha256, sha256_folder
 
@@ -275,9 +275,9 @@ def test_a_method_that_cannot_have_what_it_needs(demands: Demands, message: str)
 
 def test_states_that_cannot_be_split_are_refused() -> None:
     plain = Demands(frozenset({"student"}), frozenset())
-    refuse_split(plain, sana, 1)  # type: ignore[arg-type]
-    refuse_split(plain, wan, 2)  # type: ignore[arg-type]
+    refuse_split(plain, find_family("sana"), 1)
+    refuse_split(plain, find_family("wan"), 2)
     with pytest.raises(InputError, match=r"context is 2, but states of this family cannot be split"):
-        refuse_split(plain, sana, 2)  # type: ignore[arg-type]
+        refuse_split(plain, find_family("sana"), 2)
     with pytest.raises(InputError, match="the method's discriminator sees whole states; set it to 1"):
-        refuse_split(plain._replace(heads=(1,)), wan, 2)  # type: ignore[arg-type]
+        refuse_split(plain._replace(heads=(1,)), find_family("wan"), 2)

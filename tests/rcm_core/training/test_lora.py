@@ -27,7 +27,7 @@ from rcm_core.jvp.float64 import Exactly
 from rcm_core.networks.denoiser import load_denoiser
 from rcm_core.networks.weights import LORA, Target, loading, read_lora
 from rcm_core.pipelines.quiet import without_bars
-from rcm_core.registry import find
+from rcm_core.registry import find, find_family
 from rcm_core.samplers.jobs import network_of
 from rcm_core.stages import evaluate, publish, select, train
 from rcm_core.training.lora import Adapted, Shared, load_shared
@@ -41,7 +41,7 @@ CPU = torch.device("cpu")
 def roles(folder: Path, family: str, grown: bool = True) -> tuple[Shared, dict[str, Adapted]]:
     """Student and fake score on one network, with matrices that do something if ``grown``."""
     build(family, folder)
-    shared = load_shared(folder, find("models", family), SECTION, ["fake", "student"], 0)  # type: ignore[arg-type]
+    shared = load_shared(folder, find_family(family), SECTION, ["fake", "student"], 0)
     views = {role: Adapted(shared, role, folder) for role in ("fake", "student")}
     rng = torch.Generator().manual_seed(1)
     for view in views.values() if grown else ():
@@ -60,10 +60,10 @@ def asked(shared: Shared, folder: Path) -> tuple[Tensor, Tensor, Any]:
 def test_every_role_begins_as_the_teacher(family: str, tmp_path: Path) -> None:
     shared, views = roles(tmp_path, family, grown=False)
     x, t, condition = asked(shared, tmp_path)
-    plain = load_denoiser(tmp_path, family_of(tmp_path))(x, t, condition)  # type: ignore[arg-type]
+    plain = load_denoiser(tmp_path, family_of(tmp_path))(x, t, condition)
     for view in (*views.values(), Adapted(shared, None, tmp_path)):
         assert torch.equal(view(x, t, condition), plain)
-    many = sum(p.numel() for p in load_denoiser(tmp_path, family_of(tmp_path)).parameters())  # type: ignore[arg-type]
+    many = sum(p.numel() for p in load_denoiser(tmp_path, family_of(tmp_path)).parameters())
     assert (
         sum(p.numel() for p in shared.parameters() if not p.requires_grad) == many
     )  # one network, not three
@@ -74,7 +74,7 @@ def test_every_role_begins_as_the_teacher(family: str, tmp_path: Path) -> None:
 def test_what_is_merged_is_what_the_role_computes(family: str, tmp_path: Path) -> None:
     shared, views = roles(tmp_path, family)
     x, t, condition = asked(shared, tmp_path)
-    merged = load_denoiser(tmp_path, family_of(tmp_path))  # type: ignore[arg-type]
+    merged = load_denoiser(tmp_path, family_of(tmp_path))
     student = views["student"]
     student.write(tmp_path, student.state_dict())
     with loading(Target(lora=read_lora(tmp_path / LORA))):
@@ -177,7 +177,7 @@ def test_candidates_of_lora_are_matrices_and_are_merged_when_published(workspace
         pipeline.load_lora_weights(chosen)
     unmerged = network_of(str(teacher), "wan", str(workspace / "runs/select/transformer"), "cpu")
     assert all(torch.equal(after[n], value) for n, value in unmerged.network.state_dict().items())
-    student = load_denoiser(teacher, find("models", "wan"))  # type: ignore[arg-type]
+    student = load_denoiser(teacher, find_family("wan"))
     student.network.load_state_dict(after)
     x = torch.randn(2, 1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     text = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(1))

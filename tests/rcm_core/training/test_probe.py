@@ -16,8 +16,8 @@ from ranks import probe_on
 from rcm_core.data.loaders import TrajectorySource
 from rcm_core.data.trajectory_store import Store
 from rcm_core.errors import InputError
-from rcm_core.models import wan
 from rcm_core.networks.denoiser import load_denoiser
+from rcm_core.registry import find_family
 from rcm_core.rng import generator
 from rcm_core.training import probe as probing
 from rcm_core.training.ema import PowerEMA
@@ -100,7 +100,7 @@ def test_e71_channels_that_change_against_each_other_do_not_cancel() -> None:
 
 
 def test_a_reading_is_a_function_of_weights_and_seed(folder: Path) -> None:
-    student = load_denoiser(folder, wan).train()  # type: ignore[arg-type]
+    student = load_denoiser(folder, find_family("wan")).train()
     ema = PowerEMA(student, (0.05, 0.1))
     before = {k: v.clone() for k, v in student.state_dict().items()}
     streams = torch.get_rng_state()
@@ -114,7 +114,7 @@ def test_a_reading_is_a_function_of_weights_and_seed(folder: Path) -> None:
 
 
 def test_it_is_the_shortest_average_that_is_probed(folder: Path) -> None:
-    student = load_denoiser(folder, wan)  # type: ignore[arg-type]
+    student = load_denoiser(folder, find_family("wan"))
     ema = PowerEMA(student, (0.1, 0.05))
     at_first = probe().read(0, student, ema)
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_it_is_the_shortest_average_that_is_probed(folder: Path) -> None:
 
 
 def test_calls_of_any_size_give_the_same_samples(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    student = load_denoiser(folder, wan)  # type: ignore[arg-type]
+    student = load_denoiser(folder, find_family("wan"))
     whole = probe().samples(student)
     monkeypatch.setattr(probing, "CELLS", 3 * 64)
     # a batch of another size may take another matrix kernel: float32 rounding
@@ -139,7 +139,7 @@ def test_calls_of_any_size_give_the_same_samples(folder: Path, monkeypatch: pyte
 
 
 def test_samples_that_are_not_finite_give_no_number(folder: Path) -> None:
-    student = load_denoiser(folder, wan)  # type: ignore[arg-type]
+    student = load_denoiser(folder, find_family("wan"))
     with torch.no_grad():
         student.network.proj_out.bias.fill_(math.nan)
     reading = probe().read(7, student, PowerEMA(student, (0.1,)))
@@ -186,12 +186,12 @@ def test_no_more_than_half_is_held_back(tiny_run: Path, tmp_path: Path) -> None:
 
 def test_a_student_that_embeds_its_guidance_is_probed_at_its_scale(folder: Path) -> None:
     """The candidate has the scale folded in: it and the probed student give the same samples."""
-    student = load_denoiser(folder, wan, ["guidance"])  # type: ignore[arg-type]
+    student = load_denoiser(folder, find_family("wan"), ["guidance"])
     with torch.no_grad():
         for p in student.extras.parameters():
             p.normal_(0, 0.1, generator=generator("extras"))
     asked = Probe(probe().held, 0, 2, CPU, 1, guidance=3.0).samples(student)
-    folded = load_denoiser(folder, wan)  # type: ignore[arg-type]
+    folded = load_denoiser(folder, find_family("wan"))
     plain = student.plain(dict(student.named_parameters()), 3.0)
     folded.network.load_state_dict(plain)
     # the same sum in another order

@@ -19,6 +19,7 @@ from infra.executors import local
 from infra.executors.local import LocalContext, LocalExecutor
 from rcm_core.errors import InputError
 from rcm_core.models import wan
+from rcm_core.registry import find_family
 from rcm_core.stages import train
 from rcm_core.storage.files import sha256_folder
 from rcm_core.storage.s3 import filesystem
@@ -85,7 +86,7 @@ def test_with_equal_teachers_it_begins_exactly_at_the_old_student(
 def test_it_is_moved_by_what_changed_in_the_teacher(fresh: Path) -> None:
     change_teacher(fresh, lambda name, value: value + 0.25)
     student = load_file(fresh / NAMES["student"] / WEIGHTS)
-    found = initial_weights(wan, *folders(fresh))  # type: ignore[arg-type]
+    found = initial_weights(find_family("wan"), *folders(fresh))
     for name, value in student.items():
         # a quarter is exact in binary; the sums round in the last place of numbers of the order of 1
         assert torch.allclose(found[name], value + 0.25, rtol=0, atol=2e-6)
@@ -168,7 +169,7 @@ def test_another_architecture_is_refused_by_its_first_difference(fresh: Path) ->
     with pytest.raises(
         InputError, match=r"train\.warm_start: ffn_dim is 64 in .* and 128 in the new teacher"
     ):
-        initial_weights(wan, *folders(fresh))  # type: ignore[arg-type]
+        initial_weights(find_family("wan"), *folders(fresh))
 
 
 def test_what_a_teacher_leaves_to_diffusers_is_no_difference(fresh: Path) -> None:
@@ -177,11 +178,11 @@ def test_what_a_teacher_leaves_to_diffusers_is_no_difference(fresh: Path) -> Non
     config = json.loads(place.read_text())
     assert config.pop("eps") == 1e-6
     place.write_text(json.dumps(config))
-    found = initial_weights(wan, *folders(fresh))  # type: ignore[arg-type]
+    found = initial_weights(find_family("wan"), *folders(fresh))
     assert found.keys() == load_file(fresh / NAMES["student"] / WEIGHTS).keys()
     place.write_text(json.dumps({**config, "eps": 1e-3}))
     with pytest.raises(InputError, match=r"eps is 1e-06 in .* and 0\.001 in the new teacher"):
-        initial_weights(wan, *folders(fresh))  # type: ignore[arg-type]
+        initial_weights(find_family("wan"), *folders(fresh))
 
 
 def test_the_tensor_that_differs_is_named(fresh: Path) -> None:

@@ -10,7 +10,7 @@ from families import BUILDERS, build
 from safetensors.torch import load_file
 
 from rcm_core.networks.denoiser import load_denoiser, lower
-from rcm_core.registry import find
+from rcm_core.registry import find_family
 from rcm_core.samplers.jobs import network_of
 from rcm_core.training.checkpointing.candidates import (
     drop_candidates,
@@ -26,7 +26,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 @pytest.mark.parametrize("name", BUILDERS)
 def test_bfloat16_candidates_sample_as_float32_ones_do(name: str, tmp_path: Path) -> None:
     build(name, tmp_path)
-    student = load_denoiser(tmp_path, find("models", name))  # type: ignore[arg-type]
+    student = load_denoiser(tmp_path, find_family(name))
     ema = PowerEMA(student, [0.1])
     sizes, networks = {}, {}
     for precision in ("float32", "bfloat16"):

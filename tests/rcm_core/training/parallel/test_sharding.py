@@ -64,7 +64,7 @@ class Made:
 
 
 def loaded(folder: Path, seed: int = 3) -> Denoiser:
-    denoiser = load_denoiser(folder, family_of(folder))  # type: ignore[arg-type]
+    denoiser = load_denoiser(folder, family_of(folder))
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in denoiser.parameters():  # as initialised many modules hide what they are given

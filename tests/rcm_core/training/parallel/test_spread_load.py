@@ -35,7 +35,7 @@ def on_a_rank(rank: int, world: int, place: Path) -> None:
         spread = Spread.of(PLAIN.model_copy(update={"offload": ("teacher",)}), world, CPU)
         found = {}
         for frozen in (False, True):
-            denoiser = spread.load("teacher" if frozen else "student", folder, family, CPU)  # type: ignore[arg-type]
+            denoiser = spread.load("teacher" if frozen else "student", folder, family, CPU)
             assert {p.requires_grad for p in denoiser.parameters()} == {not frozen}
             units = [m for m in denoiser.modules() if isinstance(m, FSDPModule)]
             groups = [unit._get_fsdp_state()._fsdp_param_group for unit in units]
@@ -53,7 +53,7 @@ def on_a_rank(rank: int, world: int, place: Path) -> None:
                 family,
                 CPU,
                 weights={k: v + 1 for k, v in read(folder).state_dict().items()},
-            ).network.state_dict()  # type: ignore[arg-type]
+            ).network.state_dict()
         )
         family.load_network = read
         if rank == world - 1:

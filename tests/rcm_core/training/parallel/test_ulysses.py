@@ -24,7 +24,7 @@ SHAPES = {"wan": (2, 3, 4, 8), "cosmos": (4, 2, 4, 8), "sd3": (4, 1, 8, 8), "lon
 
 
 def loaded(folder: Path) -> Denoiser:
-    denoiser = load_denoiser(folder, family_of(folder))  # type: ignore[arg-type]
+    denoiser = load_denoiser(folder, family_of(folder))
     rng = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in denoiser.parameters():  # as initialised many modules hide what they are given

@@ -10,6 +10,7 @@ from typing import Any
 import interpreted  # noqa: F401 - before anything imports triton
 import pytest
 from filelock import FileLock
+from outputs import outputs_checked
 from progress import FileProgress
 from tiny import prepare, run_all, tiny_values
 
@@ -41,6 +42,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("RCM_CACHE", str(folder))
         patch.setenv("RCM_TEST_PIPELINES", str(tmp_path_factory.mktemp("pipelines")))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_output_is_written() -> Iterator[None]:
+    """Hold every run of a stage in a test to dvc.yaml's list of outputs."""
+    with outputs_checked():
+        yield
 
 
 @pytest.fixture

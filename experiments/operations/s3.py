@@ -96,6 +96,14 @@ def stage_of(project: Served, run: str, stage: str) -> dict[str, Any]:
     return next((s for s in project.api.stages(run) if s["name"] == stage), {})
 
 
+def waits(project: Served, run: str, stage: str) -> bool:
+    """Whether ``stage`` waits for its next attempt; SystemExit if the run has ended."""
+    state = project.api.run(run)["state"]
+    if state["type"] in FINAL:
+        raise SystemExit(f"the run ended as {state['name']} before {stage} waited: {state['message']}")
+    return bool(stage_of(project, run, stage).get("state_name") == "AwaitingRetry")
+
+
 def outages(project: Served, proxy: Proxy) -> dict[str, Any]:
     """S3 stays away in each stage until Prefect waits for the next attempt, and then answers."""
     proxy.faults[:] = [*PASSING]
@@ -103,10 +111,7 @@ def outages(project: Served, proxy: Proxy) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for stage, (method, path) in PLACES.items():
         proxy.faults.append(Fault(OUTAGES[stage], method, path, times=-1, after=1))
-        until(
-            f"{stage} waits",
-            lambda stage=stage: stage_of(project, run, stage).get("state_name") == "AwaitingRetry",
-        )
+        until(f"{stage} waits", lambda stage=stage: waits(project, run, stage))
         message = stage_of(project, run, stage)["state"]["message"]
         proxy.faults.pop()
         found[stage] = {"fault": f"{OUTAGES[stage]} {method}", "waits": message}

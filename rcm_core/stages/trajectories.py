@@ -158,10 +158,9 @@ def _write(
     negative = negative_condition(teacher, torch.device("cpu"))
     with atomic(out / "negative.safetensors") as temporary:
         save_file({f"condition.{k}": v.contiguous() for k, v in negative.items()}, temporary)
-    if section.target is None:
-        with atomic_folder(out / "shards") as folder:
-            for facts in shards:
-                shutil.copyfile(Path(place.url) / facts["shard"], folder / facts["shard"])
+    with atomic_folder(out / "shards") as folder:  # empty if they lie at the target: DVC expects every output
+        for facts in shards if section.target is None else ():
+            shutil.copyfile(Path(place.url) / facts["shard"], folder / facts["shard"])
     real = section.real and section.source is not None
     write_store(out, "shards" if section.target is None else place.url, place.endpoint, real)
     write_manifest(out / MANIFEST, shards)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from object_store import CREDENTIALS
+from projects import free_port
+from tiny import tiny_values
 
 from infra.launch import LazyExecutor, run_stage
 from rcm_core.errors import InputError
@@ -15,8 +20,8 @@ from rcm_core.errors import InputError
 ROOT = Path(__file__).parents[2]
 
 
-def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
+def launch(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | more | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
     command = [sys.executable, "-m", "infra.launch", *arguments]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
@@ -46,3 +51,15 @@ def test_an_unknown_executor_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
         pytest.raises(InputError, match="'slurm': expected ray, local or torchrun"),
     ):
         executor.map(print, [1], "one")
+
+
+def test_a_storage_that_does_not_answer_is_one_sentence_and_status_75(tmp_path: Path) -> None:
+    """75 (EX_TEMPFAIL) tells the flow, and any other scheduler, that the same command may succeed later."""
+    values = tiny_values()
+    values["teacher"] |= {"source": "s3://bucket/teacher", "endpoint": f"http://127.0.0.1:{free_port()}"}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    answer = launch(tmp_path, "teacher", **CREDENTIALS)
+    assert answer.returncode == 75, answer.stderr
+    assert re.fullmatch(r"error: s3://bucket .*cannot be reached.*\n", answer.stderr)
+    assert not list((tmp_path / "runs").rglob("*"))

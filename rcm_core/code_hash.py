@@ -42,15 +42,25 @@ def form_of(module: str) -> Source | None:
 def imports_of(module: str, choices: Mapping[str, str]) -> set[str]:
     """Return the project modules that ``module`` imports anywhere in its file or looks up, with their packages.
 
-    ``find("methods", ...)`` counts as an import of ``choices["methods"]``.
+    ``find("methods", ...)`` counts as an import of ``choices["methods"]``. A folder without a choice counts
+    whole.
     """
     form = form_of(module)
     if form is None:
         return set()
     names = {resolve_name(name, _package(module)) for name in form.modules}
-    names |= {f"rcm_core.{kind}.{choices[kind]}" for kind in form.kinds}
+    names |= {f"rcm_core.{kind}.{name}" for kind in form.kinds for name in _chosen(kind, choices)}
     ours = {name for name in names if name.split(".")[0] in ROOTS}
     return {whole for name in ours for whole in with_packages(name) if source_of(whole) is not None}
+
+
+def _chosen(kind: str, choices: Mapping[str, str]) -> list[str]:
+    """Names of the modules in the registry folder ``kind`` that count."""
+    if kind in choices:
+        return [choices[kind]]
+    package = source_of(f"rcm_core.{kind}")
+    files = package.parent.glob("*.py") if package else ()
+    return sorted(path.stem for path in files if path.stem != "__init__")
 
 
 def with_packages(module: str) -> list[str]:

@@ -37,7 +37,9 @@ class Source:
     modules: frozenset[str]
     """Everything that it may import as a module."""
     kinds: frozenset[str]
-    """Registry folders in which it looks something up: ``find("methods", ...)``, ``find_family(...)``."""
+    """Registry folders in which it looks something up: ``find("methods", ...)``, ``find_family(...)``, or all of a folder:
+    ``every("evaluation.metrics")``.
+    """
 
 
 def normal_form(text: str) -> Source:
@@ -91,7 +93,7 @@ def _imported(node: ast.AST) -> Iterator[_Import]:
 
 def _kind(node: ast.AST) -> Iterator[str]:
     match node:
-        case ast.Call(func=ast.Name(id="find"), args=[ast.Constant(value=str(kind)), *_]):
+        case ast.Call(func=ast.Name(id="find" | "every"), args=[ast.Constant(value=str(kind)), *_]):
             yield kind
         case ast.Call(func=ast.Name(id="find_family")):
             yield "models"

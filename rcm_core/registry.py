@@ -34,3 +34,8 @@ def find(kind: str, name: str) -> ModuleType:
 def find_family(name: str) -> Family:
     """Return the family ``name`` of ``rcm_core.models``; InputError as ``find``."""
     return cast("Family", find(FAMILIES, name))
+
+
+def every(kind: str) -> list[ModuleType]:
+    """Return the modules of all implementations of ``kind``, sorted by name."""
+    return [find(kind, name) for name in available(kind)]

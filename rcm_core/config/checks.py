@@ -6,6 +6,7 @@ import math
 
 import psutil
 
+from rcm_core.config.metrics import takes_features
 from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
 
@@ -21,7 +22,7 @@ def refuse_contradictions(params: Params, where: str) -> None:
     """InputError if an interval or a count is larger than what it divides, or too small for the metric."""
     evaluate, select, mini = params.evaluate, params.select, params.teacher.mini
     _refuse_short(params, where)
-    selected = FEWEST if select.metric == "accuracy" else select.samples
+    selected = select.samples if takes_features(params) else FEWEST
     for key, value in (("select.samples", selected), ("evaluate.samples", evaluate.samples)):
         if value < FEWEST:
             raise InputError(

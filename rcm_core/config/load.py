@@ -16,6 +16,7 @@ from rcm_core.config.method_requirements import (
     refuse_offload,
     refuse_split,
 )
+from rcm_core.config.metrics import refuse_metric, refuse_real
 from rcm_core.config.sections import Params, TeacherSection, TrainSection
 from rcm_core.config.workers import samples_per_rank, worlds
 from rcm_core.errors import InputError
@@ -60,6 +61,7 @@ def _check_choices(params: Params, where: str) -> None:
     config = check(module.Config, method, f"{where}: method")
     built = module.build(config, params.train.tangent)
     family = find_family(params.teacher.family)
+    refuse_metric(params, where)
     _check_judge(params, where)
     refuse_import(built.demands, params.trajectories)
     refuse_impossible(built.demands, family, provided(params.trajectories), params.train.lr.given)
@@ -112,8 +114,7 @@ def _check_judge(params: Params, where: str) -> None:
             f"{without} for trajectories.real; name some in trajectories.source, or set it to false and choose a method"
             " without a discriminator"
         )
-    if params.select.metric == "frechet":
-        raise InputError(f"{without} for select.metric = 'frechet'; set it to frechet_teacher or accuracy")
+    refuse_real(params, without)
 
 
 def _check_simulation(config: Section, kind: str, where: str) -> None:

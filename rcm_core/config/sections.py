@@ -229,7 +229,8 @@ class SelectSection(Section):
     batch: Count | None
     """Samples that are made at a time; null: all."""
     steps: Steps
-    metric: Literal["frechet", "frechet_teacher", "accuracy"]
+    metric: str
+    """A metric of ``rcm_core/evaluation/metrics`` that may select."""
     bootstrap: Resamples
     seed: Seed
     device: Literal["auto", "cpu", "cuda"]

@@ -68,10 +68,19 @@ def estimate(value: float, replicates: np.ndarray, n: int, bounds: tuple[float, 
     }
 
 
-def share(flags: np.ndarray, replicates: np.ndarray) -> Estimate:
-    """The mean of ``flags`` [N] with its interval; where all agree no resample differs, and Wilson's bound
-    is taken.
-    """
+def share_replicates(flags: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Mean of ``flags`` [N] in ``R`` weighted copies: sample n occurs ``counts[r, n]`` times; float64 ``[R]``."""
+    replicates: np.ndarray = counts @ flags.astype(np.float64) / counts.sum(1)
+    return replicates
+
+
+def share(flags: np.ndarray, bootstrap: Bootstrap, *where: int | str) -> Estimate:
+    """The mean of ``flags`` [N] with its interval."""
+    return share_of(flags, share_replicates(flags, counts(len(flags), bootstrap, *where)))
+
+
+def share_of(flags: np.ndarray, replicates: np.ndarray) -> Estimate:
+    """The same from ``replicates`` [R]; where all flags agree no resample differs, and Wilson's bound is taken."""
     n, value = len(flags), float(np.mean(flags, dtype=np.float64))
     result = estimate(value, replicates, n, (0.0, 1.0))
     if value in (0.0, 1.0):
@@ -85,10 +94,15 @@ def exact(value: float, n: int) -> Estimate:
     return {"value": value, "low": value, "high": value, "n": n}
 
 
-def mean(values: np.ndarray, bootstrap: Bootstrap, *where: int | str) -> Estimate:
+def mean(
+    values: np.ndarray,
+    bootstrap: Bootstrap,
+    *where: int | str,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+) -> Estimate:
     """The mean of ``values`` [N] with its interval, as for times per sample."""
     drawn = counts(len(values), bootstrap, *where)
-    return estimate(float(values.mean()), drawn @ values / len(values), len(values), (-np.inf, np.inf))
+    return estimate(float(values.mean()), drawn @ values / len(values), len(values), bounds)
 
 
 def _rng(bootstrap: Bootstrap, where: tuple[int | str, ...]) -> np.random.Generator:

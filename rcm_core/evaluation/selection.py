@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 from rcm_core.errors import InputError
 from rcm_core.evaluation.bootstrap import Estimate
-
-HIGHER_IS_BETTER = frozenset({"accuracy"})
+from rcm_core.evaluation.metric import metric_of
 
 
 class Candidate(NamedTuple):
@@ -37,7 +36,7 @@ def choose(
             " train.iterations and run `dvc repro train`"
         )
     means = {candidate: combined(list(per_step.values())) for candidate, per_step in scores.items()}
-    sign = -1 if metric in HIGHER_IS_BETTER else 1
+    sign = -metric_of(metric).sign
     ranked = sorted(means, key=lambda c: (sign * means[c]["value"], -c.step, -c.ema, c.name))
     return {
         "choice": ranked[0]._asdict(),
@@ -69,7 +68,7 @@ def _reason(
     ranked: Sequence[Candidate], means: Mapping[Candidate, Estimate], metric: str, steps: Sequence[int]
 ) -> str:
     best = means[ranked[0]]
-    direction = "highest" if metric in HIGHER_IS_BETTER else "lowest"
+    direction = "highest" if metric_of(metric).higher_is_better else "lowest"
     over = f"over {_listed(steps)} step{'s' if list(steps) != [1] else ''}"
     head = (
         f"{ranked[0].name} has the {direction} mean {metric} {over} on the validation split: {_words(best)},"

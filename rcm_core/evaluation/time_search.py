@@ -15,7 +15,7 @@ from typing import Any
 from rcm_core.config.sections import Params
 from rcm_core.diffusion.trigflow import NOISE_ANGLE
 from rcm_core.evaluation.bootstrap import Estimate
-from rcm_core.evaluation.selection import HIGHER_IS_BETTER
+from rcm_core.evaluation.metric import metric_of
 from rcm_core.evaluation.validation import Scale, scale_of, score_job, validation_job
 from rcm_core.protocols import Executor
 from rcm_core.record import hash_inputs
@@ -107,7 +107,7 @@ def tune(params: Params, workspace: Path, executor: Executor, steps: int, sample
 
 def judged(metric: str, scores: dict[Angles, Estimate], tried: Sequence[Angles], now: Angles | None) -> Round:
     """The outcome of one round; of equals the first in ``scores`` is taken, what is there ``now`` before it."""
-    sign = -1 if metric in HIGHER_IS_BETTER else 1
+    sign = -metric_of(metric).sign
 
     def cost(angles: Angles) -> float:
         return sign * scores[angles]["value"]

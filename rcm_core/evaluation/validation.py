@@ -14,6 +14,7 @@ from rcm_core.errors import InputError
 from rcm_core.evaluation.bootstrap import Bootstrap, Estimate
 from rcm_core.evaluation.judges.base import Judge
 from rcm_core.evaluation.judges.build import judge_of
+from rcm_core.evaluation.metric import metric_of
 from rcm_core.evaluation.scores import score_one
 from rcm_core.evaluation.teacher_features import teacher_features
 from rcm_core.protocols import Executor
@@ -28,8 +29,8 @@ class Scale(NamedTuple):
 
     judge: Judge
     metric: str
-    reference: np.ndarray
-    """Features [M, D] that both Frechet distances are to."""
+    references: dict[str, np.ndarray]
+    """Features [M, D] of real images ("real") and of the teacher's samples ("teacher"), if ``metric`` needs them."""
     bootstrap: Bootstrap
 
 
@@ -38,16 +39,18 @@ def scale_of(params: Params, workspace: Path, executor: Executor) -> Scale:
     section = params.select
     data = read_teacher(workspace)["data"]
     judge = judge_of(params.judge, data, workspace, executor.state_root / "cache", section.device)
-    reference: np.ndarray | None = np.empty((0, 0))  # which accuracy does not look at
-    if section.metric == "frechet":
-        reference = judge.real_features("validation")
-    elif section.metric == "frechet_teacher":
-        reference = teacher_features(workspace, judge, executor, section.batch, section.device)
-    if reference is None:
-        raise InputError(
-            f"select.metric is frechet, but {data} has no real images; set it to frechet_teacher"
-        )
-    return Scale(judge, section.metric, reference, Bootstrap(section.bootstrap, section.seed))
+    needs = metric_of(section.metric).needs
+    references: dict[str, np.ndarray] = {}
+    if "real" in needs:
+        real = judge.real_features("validation")
+        if real is None:
+            raise InputError(
+                f"select.metric is {section.metric}, but {data} has no real images; set it to frechet_teacher"
+            )
+        references["real"] = real
+    if "teacher" in needs:
+        references["teacher"] = teacher_features(workspace, judge, executor, section.batch, section.device)
+    return Scale(judge, section.metric, references, Bootstrap(section.bootstrap, section.seed))
 
 
 def validation_job(section: SelectSection, workspace: Path, cache: Path | None = None) -> Job:
@@ -70,7 +73,7 @@ def validation_job(section: SelectSection, workspace: Path, cache: Path | None =
 
 def score_job(item: tuple[Key, Job, Scale]) -> tuple[Key, Estimate]:
     """What executors map over: the key and the job's score."""
-    key, job, (judge, metric, reference, bootstrap) = item
+    key, job, (judge, metric, references, bootstrap) = item
     torch.set_num_threads(1)
     looked = torch.cat([judge.look(sample_pixels(part)) for part in split_jobs(job, job.batch)])
-    return key, score_one(metric, looked, job.prompts, judge, reference, bootstrap)
+    return key, score_one(metric, looked, job.prompts, judge, references, bootstrap)

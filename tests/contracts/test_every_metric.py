@@ -1,132 +1,113 @@
-"""What every metric keeps: identical sets score best, order does not matter, weights are copies."""
+"""What every metric keeps: complete facts, values and intervals within bounds, the stated direction, no order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from rcm_core.evaluation.metrics import (
-    accuracy,
-    diversity,
-    dynamic_degree,
-    frechet,
-    motion_following,
-    motion_smoothness,
-    precision_recall,
-    subject_consistency,
-)
-from rcm_core.registry import available
+from rcm_core.evaluation.bootstrap import Bootstrap
+from rcm_core.evaluation.metric import INPUTS, Metric, Place, every_metric
+from rcm_core.registry import available, every
 
-Array = np.ndarray
+N, WIDTH, FRAMES = 60, 6, 5
+BOOTSTRAP = Bootstrap(8, 0)
+REFERENCES = ("real", "teacher", "categories")
+TIME = np.arange(FRAMES, dtype=float)
 
 
-class Case(NamedTuple):
-    """A metric as a function of samples [N, 8] and a reference [M, 8]."""
-
-    value: Callable[[Array, Array], float]
-    best: float
-    replicate: Callable[[Array, Array, Array], Array] | None
-    """With counts [R, N]; None where copies of a sample are not a larger sample."""
-
-
-def _agree(samples: Array, reference: Array) -> Array:
-    return samples[:, 0].round() == reference[: len(samples), 0].round()
-
-
-def _in_groups(samples: Array) -> Array:
-    return samples.reshape(1, -1, samples.shape[-1])
-
-
-def _tracks(samples: Array, reference: Array) -> Array:
-    """One object in four frames, which stands if both sets are the same: ``[N, 1, 4, 2]``."""
-    samples, reference = np.sort(samples, 0), np.sort(reference, 0)[: len(samples)]
-    return np.stack((samples, reference, samples, reference), 1)[:, None, :, :2]
-
-
-def _steps(samples: Array) -> Array:
-    """One object that goes from the origin by a sample, tenfold: ``[N, 1, 2, 2]``."""
-    return np.stack((0 * samples, 10 * samples), 1)[:, None, :, :2]
-
-
-def _sideways(samples: Array) -> Array:
-    return np.sign(samples[:, None, :2]) * (1, 0)
-
-
-CASES = {
-    "accuracy": Case(
-        lambda s, r: accuracy.accuracy(_agree(np.sort(s, 0), np.sort(r, 0))),
-        1.0,
-        None,
-    ),
-    "frechet": Case(frechet.frechet, 0.0, frechet.frechet_replicates),
-    "precision_recall": Case(
-        lambda s, r: sum(precision_recall.precision_recall(s, r)) / 2,
-        1.0,
-        None,
-    ),
-    "subject_consistency": Case(
-        lambda s, r: subject_consistency.subject_consistency(_tracks(s, r)[:, 0]).mean(), 1.0, None
-    ),
-    "motion_smoothness": Case(
-        lambda s, r: motion_smoothness.motion_smoothness(_tracks(s, r)).mean(), 1.0, None
-    ),
-    # the share that moves, or goes right, has no reference either
-    "dynamic_degree": Case(
-        lambda s, r: dynamic_degree.dynamic(_steps(s)).mean() / dynamic_degree.dynamic(_steps(r)).mean(),
-        1.0,
-        None,
-    ),
-    "motion_following": Case(
-        lambda s, r: (
-            motion_following.following(_steps(s), _sideways(s)).mean()
-            / motion_following.following(_steps(r), _sideways(r)).mean()
-        ),
-        1.0,
-        None,
-    ),
-    # diversity has no reference: relative to the reference's own, 1 is the same
-    "diversity": Case(
-        lambda s, r: diversity.vendi(_in_groups(s)) / diversity.vendi(_in_groups(r)),
-        1.0,
-        lambda s, r, c: (
-            diversity.vendi_replicates(_in_groups(s), c[:, None]) / diversity.vendi(_in_groups(r))
-        ),
-    ),
-}
-
-
-@pytest.fixture
-def sets() -> tuple[Array, Array]:
+def inputs(good: bool) -> dict[str, Any]:
+    """All inputs of metrics: of perfect samples, or of samples that are wrong in every respect."""
     rng = np.random.default_rng(0)
-    return rng.normal(0.5, 1.0, (80, 8)), rng.normal(0.0, 1.5, (90, 8))
+    real = rng.normal(size=(N, WIDTH))
+    groups = np.eye(4)[None].repeat(3, 0) + (0 if good else 100)
+    # objects that move to the right by 2 pixels a frame, or that shiver at one place
+    path = 2 * TIME if good else 0.8 * (TIME % 2)
+    tracks = np.zeros((N, 2, FRAMES, 2))
+    tracks[..., 0] = path
+    subjects = np.ones((N, FRAMES, WIDTH))
+    if not good:
+        subjects[:, 1::2] *= np.sign(np.arange(WIDTH) - 2.5)
+    return {
+        "features": real if good else real + 9,
+        "correct": np.full(N, good),
+        "category": np.array(["one", "two"])[np.arange(N) % 2],
+        "categories": ("one", "two"),
+        "teacher": real,
+        "real": real,
+        "groups": groups,
+        "group_pixels": np.eye(4)[None].repeat(3, 0) * (1 if good else 0.1),
+        "similarity": np.full(N, 1.0 if good else -0.5),
+        "subjects": subjects,
+        "tracks": tracks,
+        "directions": np.tile((1.0, 0.0), (N, 2, 1)),
+    }
 
 
-def test_every_metric_is_held_to_the_contract() -> None:
-    assert sorted(CASES) == available("evaluation.metrics")
+@pytest.fixture(params=every_metric(), ids=lambda metric: metric.name)
+def metric(request: pytest.FixtureRequest) -> Metric:
+    found: Metric = request.param
+    return found
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_identical_sets_score_best(name: str, sets: tuple[Array, Array]) -> None:
-    # eigenvalues of float64 covariances: 1e-9 is far above their rounding and far below any real distance
-    assert CASES[name].value(sets[0], sets[0]) == pytest.approx(CASES[name].best, abs=1e-9)
+def test_every_file_has_records_and_names_are_unique() -> None:
+    assert len(every("evaluation.metrics")) == len(available("evaluation.metrics"))
+    assert all(module.METRICS for module in every("evaluation.metrics"))
+    for fact in ("name", "place"):
+        values = [getattr(metric, fact) for metric in every_metric()]
+        assert len(set(values)) == len(values), fact
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_order_of_samples_does_not_matter(name: str, sets: tuple[Array, Array]) -> None:
-    samples, reference = sets
+def test_every_input_has_an_example() -> None:
+    assert inputs(True).keys() == INPUTS.keys()
+
+
+def test_facts_are_complete(metric: Metric) -> None:
+    assert metric.name.isidentifier()
+    assert metric.title
+    assert metric.bounds[0] < metric.bounds[1]
+    assert metric.needs
+    assert metric.needs <= INPUTS.keys()
+    assert metric.shown <= set(get_args(Place))
+    # what compares groups cannot be measured on the samples of selection
+    assert not (metric.selects and metric.needs & {"groups", "group_pixels"})
+    assert not metric.stands_in_for or metric.stands_in_for in {m.name for m in every_metric()}
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_values_lie_in_their_interval_and_within_bounds(metric: Metric, good: bool) -> None:
+    numbers = [metric.estimate(inputs(good), BOOTSTRAP)]
+    numbers += metric.parts(inputs(good), BOOTSTRAP).values() if metric.parts else []
+    for number in numbers:
+        slack = 1e-9  # of eigenvalues
+        assert metric.bounds[0] - slack <= number["low"] <= number["value"] + slack
+        assert number["value"] - slack <= number["high"] <= metric.bounds[1] + slack
+        assert number["n"] > 0
+    assert metric.estimate(inputs(good), BOOTSTRAP) == numbers[0]
+
+
+def test_perfect_samples_are_better_and_the_best_there_can_be(metric: Metric) -> None:
+    good, bad = (metric.estimate(inputs(kind), BOOTSTRAP)["value"] for kind in (True, False))
+    assert metric.sign * good > metric.sign * bad
+    best = metric.bounds[1 if metric.higher_is_better else 0]
+    if np.isfinite(best):
+        assert good == pytest.approx(best, abs=1e-9)
+
+
+def test_the_order_of_samples_does_not_matter(metric: Metric) -> None:
     rng = np.random.default_rng(1)
-    shuffled = CASES[name].value(rng.permutation(samples), rng.permutation(reference))
-    assert shuffled == pytest.approx(CASES[name].value(samples, reference), abs=1e-9)
+    mixed = inputs(True) | {name: mixture(name) for name in ("features", "correct", "similarity", "tracks")}
+    order = rng.permutation(N)
+    shuffled = {
+        name: value if name in REFERENCES else value[order] if len(value) == N else np.flip(value, 1).copy()
+        for name, value in mixed.items()
+    }
+    shuffled |= {name: rng.permutation(mixed[name]) for name in ("real", "teacher")}
+    values = [metric.estimate(each, BOOTSTRAP)["value"] for each in (mixed, shuffled)]
+    assert values[0] == pytest.approx(values[1], abs=1e-9)
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.replicate])
-def test_counting_a_sample_twice_is_having_it_twice(name: str, sets: tuple[Array, Array]) -> None:
-    samples, reference = sets
-    counts = np.random.default_rng(2).integers(0, 4, (3, len(samples)))
-    case = CASES[name]
-    assert case.replicate is not None
-    copied = [case.value(samples.repeat(row, axis=0), reference) for row in counts]
-    assert case.replicate(samples, reference, counts) == pytest.approx(copied, abs=1e-9)
+def mixture(name: str) -> Any:
+    """Half of the good samples' ``name``, half of the bad ones'."""
+    return np.concatenate([inputs(True)[name][: N // 2], inputs(False)[name][N // 2 :]])

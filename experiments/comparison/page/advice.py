@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from experiments.comparison.page.claims import ACCURACY, gain
-from experiments.comparison.page.results import LOWER_IS_BETTER, Group, Results
+from experiments.comparison.page.results import Group, Results
 from experiments.comparison.page.tables import BUDGET_WORDS, MIB, cell, measured, percent
 from experiments.comparison.plan import UPDATES
+from rcm_core.evaluation.metric import metric_of, shown_metrics
 
 RULE = (
     "A method counts among the best by a number if no other preset is better by it with 95 % confidence, over the mean"
     " of all step counts; everywhere means on every teacher and in every budget."
 )
-SUPERLATIVES = {
-    "frechet_teacher": "lowest Frechet distance to the teacher's samples",
-    "frechet": "lowest Frechet distance to real images",
-    ACCURACY: "highest accuracy",
-    "diversity": "most diverse",
-}
+FIRST = "frechet_teacher"
+"""The metric that the advice begins with."""
 
 
 def presets(group: Group) -> list[str]:
@@ -26,8 +23,8 @@ def presets(group: Group) -> list[str]:
 
 def best(group: Group, metric: str) -> str:
     """The preset with the best mean of ``metric``."""
-    sign = 1 if metric in LOWER_IS_BETTER else -1
-    return min(presets(group), key=lambda name: sign * group.interval(name, metric).value)
+    sign = metric_of(metric).sign
+    return max(presets(group), key=lambda name: sign * group.interval(name, metric).value)
 
 
 def among_best(group: Group, metric: str) -> list[str]:
@@ -38,7 +35,7 @@ def among_best(group: Group, metric: str) -> list[str]:
 
 def recommended(results: Results) -> list[str]:
     """Among the best by the distance to the teacher and by accuracy, in every group."""
-    good = [set(among_best(g, "frechet_teacher")) & set(among_best(g, g.accuracy)) for g in results.groups]
+    good = [set(among_best(g, FIRST)) & set(among_best(g, g.accuracy)) for g in results.groups]
     return [name for name in presets(results.groups[0]) if all(name in names for names in good)]
 
 
@@ -58,12 +55,13 @@ def advice(results: Results) -> str:
 
 def _lines(group: Group) -> list[str]:
     lines = [f"- `{group.teacher}`, {BUDGET_WORDS[group.budget]}:"]
-    for metric, words in SUPERLATIVES.items():
-        name = group.accuracy if metric == ACCURACY else metric
+    advising = [metric for metric in shown_metrics("advice") if metric.name in group.metrics]
+    for metric in sorted(advising, key=lambda metric: metric.name != FIRST):
+        name = group.accuracy if metric.name == ACCURACY else metric.name
         first = best(group, name)
         ties = [n for n in among_best(group, name) if n != first]
         unit = " %" if percent(name) else ""
-        line = f"  - {words} `{first}` ({cell(group.interval(first, name), name)}{unit})"
+        line = f"  - {metric.superlative} `{first}` ({cell(group.interval(first, name), name)}{unit})"
         lines.append(
             line + (f"; not told apart from it: {_listed(ties)}" if ties else "; it beats all others")
         )

@@ -8,15 +8,17 @@ from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from experiments.comparison.page.intervals import Interval, difference
-from experiments.comparison.page.results import LOWER_IS_BETTER, Group
+from experiments.comparison.page.results import Group
+from rcm_core.evaluation.metric import metric_of
 
 Verdict = Literal["shows", "does not show", "undecided", "not run"]
 ACCURACY = "accuracy"
 """Stands for the benchmark's headline accuracy."""
 DISTANCE = "distance"
 """Stands for the Frechet distance to each of the two references."""
-REFERENCES = {"frechet_teacher": "to the teacher's samples", "frechet": "to real images"}
-WORDS = {metric: f"Frechet distance {words}" for metric, words in REFERENCES.items()}
+REFERENCES = {
+    name: metric_of(name).phrase.removeprefix("Frechet distance ") for name in ("frechet_teacher", "frechet")
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Part:
 
     @property
     def words(self) -> str:
-        metric = WORDS.get(self.metric, self.metric)
+        metric = self.metric if self.metric == DISTANCE else metric_of(self.metric).phrase
         if self.steps is not None:
             metric = f"{self.steps}-step {metric}"
         if self.within:
@@ -176,7 +178,7 @@ def gain(group: Group, ours: str, theirs: str, metric: str, steps: int | None = 
     every metric.
     """
     found = difference(group.values(ours, metric, steps), group.values(theirs, metric, steps))
-    if metric not in LOWER_IS_BETTER:
+    if metric_of(metric).higher_is_better:
         return found
     return Interval(-found.value, -found.high, -found.low, found.seeds)
 

@@ -23,9 +23,8 @@ from typing import NamedTuple
 from scipy.stats import t as student_t
 
 from rcm_core.evaluation.bootstrap import Z95, Estimate
+from rcm_core.evaluation.metric import metric_of
 from rcm_core.evaluation.selection import combined
-
-PROPORTIONS = ("accuracy", "precision", "recall")
 
 
 class Interval(NamedTuple):
@@ -95,7 +94,7 @@ def over_steps(rows: dict[str, dict[str, Estimate]], metric: str) -> Estimate:
 
 def bounded(interval: Interval, metric: str) -> Interval:
     """``interval`` cut to the values that ``metric`` can have."""
-    return interval.within(0.0, 1.0 if metric.startswith(PROPORTIONS) else math.inf)
+    return interval.within(*metric_of(metric).bounds)
 
 
 def _spread(run: Estimate) -> float:

@@ -14,9 +14,7 @@ from experiments.comparison.page.intervals import Interval, bounded, mean_over_s
 from experiments.comparison.plan import BUDGETS, PLANS
 from experiments.comparison.workspaces import FORMAT
 from rcm_core.evaluation.bootstrap import Estimate
-
-LOWER_IS_BETTER = ("frechet", "frechet_teacher")
-QUALITY = ("frechet", "frechet_teacher", "accuracy", "precision", "recall", "diversity")
+from rcm_core.evaluation.metric import part_names, shown_metrics
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,12 @@ class Group:
 
     @property
     def metrics(self) -> list[str]:
-        """Of the tables: those of every benchmark, then the accuracies by category if there are any."""
-        row = next(iter(next(iter(self.runs.values()))[0]["rows"].values()))
-        return [*QUALITY, *sorted(k for k in row if k.startswith("accuracy_"))]
+        """Names in the tables: the metrics that all results have, then their parts (accuracies by category)."""
+        runs = [run for found in self.runs.values() for run in found]
+        rows = [row for run in (self.reference, *runs) for row in run["rows"].values()]
+        common = set.intersection(*map(set, rows))
+        shown = [metric.name for metric in shown_metrics("comparison") if metric.name in common]
+        return [*shown, *(part for name in shown for part in part_names(name, common))]
 
     @property
     def accuracy(self) -> str:

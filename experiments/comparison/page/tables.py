@@ -11,16 +11,9 @@ from experiments.comparison.page.results import Group, Results
 from experiments.comparison.page.warm_verdict import Length, end
 from experiments.comparison.plan import updates_in
 from rcm_core.evaluation.bootstrap import Estimate
+from rcm_core.evaluation.metric import metric_of
 from rcm_core.training.distill import build_method
 
-HEADS = {
-    "frechet": "Frechet to real",
-    "frechet_teacher": "Frechet to teacher",
-    "accuracy": "accuracy %",
-    "precision": "precision %",
-    "recall": "recall %",
-    "diversity": "diversity",
-}
 BUDGET_WORDS = {"updates": "equal student updates", "time": "equal wall-clock"}
 NETWORKS = ("student", "fake", "target", "teacher")
 MIB = 2**20
@@ -33,8 +26,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def percent(metric: str) -> bool:
-    """Whether ``metric`` is shown in per cent."""
-    return metric.startswith(("accuracy", "precision", "recall"))
+    """Whether ``metric`` is shown in per cent; "" is a plain number."""
+    return metric != "" and metric_of(metric).is_proportion
 
 
 def cell(value: Interval | Estimate, metric: str) -> str:
@@ -220,4 +213,5 @@ def warm_table(study: dict[str, Any]) -> str:
 
 
 def _head(metric: str) -> str:
-    return HEADS.get(metric, f"{metric.replace('_', ' ')} %")
+    record = metric_of(metric)
+    return record.column if record.name == metric else f"{metric.replace('_', ' ')} %"

@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.comparison.page.intervals import Interval, paired
 from rcm_core.evaluation.bootstrap import Estimate
-from rcm_core.evaluation.selection import HIGHER_IS_BETTER
+from rcm_core.evaluation.metric import metric_of
 
 PROMISED = 0.4
 """Of the cold start's student updates, the warm start's that are as good at most."""
@@ -39,7 +39,7 @@ def end(training: dict[str, Any], metric: str) -> Estimate:
 
     What a training passes through does not count: of many scores with their chance the best is good by chance.
     """
-    best = max if metric in HIGHER_IS_BETTER else min
+    best = max if metric_of(metric).higher_is_better else min
     last: list[Estimate] = [c["score"] for c in training["curve"] if c["updates"] == training["updates"]]
     return best(last, key=lambda score: score["value"])
 
@@ -47,7 +47,7 @@ def end(training: dict[str, Any], metric: str) -> Estimate:
 def lengths(study: dict[str, Any]) -> list[Length]:
     """Of a study, shortest first."""
     metric, seeds = study["metric"], study["seeds"]
-    sign = 1 if metric in HIGHER_IS_BETTER else -1
+    sign = metric_of(metric).sign
     found = []
     for each in zip(*(seed["warm"] for seed in seeds), strict=True):
         scores = [end(warm, metric)["value"] for warm in each]

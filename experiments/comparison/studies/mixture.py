@@ -101,7 +101,7 @@ def measured(params: Params, workspace: Path, each: int, most: int) -> list[dict
             continue
         pixels, prompts = decode(job, x[found]), [job.prompts[i] for i in found.tolist()]
         scores = {
-            metric: score_one(metric, pixels, prompts, scale.judge, scale.reference, scale.bootstrap)
+            metric: score_one(metric, pixels, prompts, scale.judge, scale.references, scale.bootstrap)
             for metric in METRICS
         }
         rows.append({"part": part.words, **scores})

@@ -59,8 +59,8 @@ class Judge(Protocol):
         """Float64 ``[N, D]``: the space of the Frechet distance, precision, recall and the Vendi score."""
         ...
 
-    def measures(self, looked: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:
-        """What else the benchmark measures of every sample, by name, float64 ``[N]`` in [0, 1]; higher is better."""
+    def observe(self, looked: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+        """What it sees besides, for further metrics; named as in ``evaluation.metric.INPUTS``."""
         ...
 
     def real_features(self, split: str) -> np.ndarray | None:

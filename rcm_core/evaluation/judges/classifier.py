@@ -70,8 +70,8 @@ class Classifier(Pixels):
         refuse_unpaired(pixels, prompts)
         return (self.logits(pixels).argmax(1) == self.labels(prompts)).numpy()
 
-    def measures(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:  # noqa: ARG002
-        """None besides accuracy."""
+    def observe(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:  # noqa: ARG002
+        """Nothing for further metrics."""
         return {}
 
     def real_features(self, split: str) -> np.ndarray:

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.evaluation.judges.base import refuse_range, refuse_unpaired
-from rcm_core.evaluation.metrics.subject_consistency import subject_consistency
 from rcm_core.pipelines.folder import read_part
 from rcm_core.pipelines.quiet import without_bars
 
@@ -75,13 +74,10 @@ class OpenJudge:
         own, most = self._likeness(looked, prompts)
         return np.asarray(own >= most)
 
-    def measures(self, looked: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:
-        """``text_similarity``; of clips also ``subject_consistency``; float64 ``[N]`` in [0, 1]."""
-        found = {"text_similarity": self._likeness(looked, prompts)[0].clip(0, 1)}
-        if looked.shape[1] > 1:
-            consistent = subject_consistency(looked.double().numpy())
-            found["subject_consistency"] = consistent.clip(0, 1)
-        return found
+    def observe(self, looked: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Similarity to the own prompt; for clips also the embeddings of the frames."""
+        found = {"similarity": self._likeness(looked, prompts)[0]}
+        return found | ({"subjects": looked.double().numpy()} if looked.shape[1] > 1 else {})
 
     def features(self, looked: Tensor) -> np.ndarray:
         """The mean over frames, float64 ``[N, D]``."""

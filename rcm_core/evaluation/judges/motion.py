@@ -15,10 +15,7 @@ from torch import Tensor
 from rcm_core.evaluation.judges.base import Pixels, refuse_pixels, refuse_unpaired, unit_range
 from rcm_core.evaluation.judges.detector import DIGEST, FEATURES, Detector, detect, run
 from rcm_core.evaluation.judges.tracking import follow, shows
-from rcm_core.evaluation.metrics.dynamic_degree import dynamic
 from rcm_core.evaluation.metrics.motion_following import following
-from rcm_core.evaluation.metrics.motion_smoothness import motion_smoothness
-from rcm_core.evaluation.metrics.subject_consistency import subject_consistency
 from rcm_core.rng import generator
 from rcm_core.scenes.compose import SIZE
 from rcm_core.scenes.motion import DIRECTIONS, FRAMES, Motion, parse_motion
@@ -73,15 +70,10 @@ class MotionJudge(Pixels):
         right: np.ndarray = (seen.shown >= ENOUGH) & following(seen.tracks, seen.directions)
         return right
 
-    def measures(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:
-        """VBench-like measures of every clip, float64 ``[N]`` in [0, 1]; higher is better."""
+    def observe(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Subjects, tracks and the directions asked for, for the VBench-like metrics."""
         seen = self.watch(pixels, [parse_motion(prompt) for prompt in prompts])
-        return {
-            "subject_consistency": subject_consistency(seen.subjects),
-            "motion_smoothness": motion_smoothness(seen.tracks),
-            "dynamic_degree": dynamic(seen.tracks).astype(np.float64),
-            "motion_following": following(seen.tracks, seen.directions).astype(np.float64),
-        }
+        return {"subjects": seen.subjects, "tracks": seen.tracks, "directions": seen.directions}
 
     def watch(self, pixels: Tensor, motions: Sequence[Motion]) -> Watched:
         """Detects in every frame and follows the things that ``motions`` name."""

@@ -72,8 +72,8 @@ class SceneJudge(Pixels):
         seen = detect(run(self._detector, _frames(pixels))[1])
         return np.array([satisfied(request, one) for request, one in zip(requests, seen)], dtype=bool)
 
-    def measures(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:  # noqa: ARG002
-        """None besides accuracy."""
+    def observe(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:  # noqa: ARG002
+        """Nothing for further metrics."""
         return {}
 
     def features(self, pixels: Tensor) -> np.ndarray:

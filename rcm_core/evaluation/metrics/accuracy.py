@@ -8,13 +8,61 @@ from __future__ import annotations
 
 import numpy as np
 
+from rcm_core.errors import InputError
+from rcm_core.evaluation.bootstrap import (
+    Bootstrap,
+    Estimate,
+    counts,
+    estimate,
+    share,
+    share_of,
+    share_replicates,
+)
+from rcm_core.evaluation.metric import PROPORTION, Inputs, Metric
 
-def accuracy(correct: np.ndarray) -> float:
-    """Mean of the flags ``correct`` [N]."""
-    return float(np.mean(correct, dtype=np.float64))
+
+def accuracy(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
+    """Share of correct samples."""
+    return share(inputs["correct"], bootstrap, "accuracy")
 
 
-def accuracy_replicates(correct: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Accuracy of ``R`` weighted copies: sample n occurs ``counts[r, n]`` times; float64 ``[R]``."""
-    replicates: np.ndarray = counts @ correct.astype(np.float64) / counts.sum(1)
-    return replicates
+def by_category(inputs: Inputs, bootstrap: Bootstrap) -> dict[str, Estimate]:
+    """Accuracy of each category, and "mean", which weighs the categories equally.
+
+    The mean is GenEval's overall score (arXiv 2310.11513); its interval resamples within the categories. Empty without
+    categories; InputError if one has no sample.
+    """
+    correct, categories = inputs["correct"], inputs["categories"]
+    rows: dict[str, Estimate] = {}
+    replicates = []
+    for category in categories:
+        flags = correct[inputs["category"] == category]
+        if not len(flags):
+            raise InputError(
+                f"none of {len(correct)} prompts is of the category {category!r}; evaluate at least"
+                f" {len(categories)} samples, of prompt lists in which categories take turns"
+            )
+        drawn = share_replicates(flags, counts(len(flags), bootstrap, "accuracy", category))
+        rows[category] = share_of(flags, drawn)
+        replicates.append(drawn)
+    if rows:
+        values = [row["value"] for row in rows.values()]
+        spread = np.mean(replicates, axis=0)
+        rows["mean"] = estimate(float(np.mean(values)), spread, len(correct), PROPORTION)
+    return rows
+
+
+METRICS = (
+    Metric(
+        name="accuracy",
+        title="Accuracy",
+        note="prompt recognised",
+        higher_is_better=True,
+        bounds=PROPORTION,
+        needs=frozenset({"correct", "category", "categories"}),
+        estimate=accuracy,
+        parts=by_category,
+        place=30,
+        shown=frozenset({"results", "card", "comparison", "advice"}),
+    ),
+)

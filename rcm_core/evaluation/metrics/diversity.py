@@ -12,6 +12,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from rcm_core.evaluation.bootstrap import Bootstrap, Estimate, counts, estimate
+from rcm_core.evaluation.metric import NO_BOUND, Inputs, Metric
+
 
 def vendi(groups: np.ndarray) -> float:
     """Mean over prompts of the Vendi score of the features ``groups`` [P, S, D]."""
@@ -53,3 +56,54 @@ def pairwise_replicates(groups: np.ndarray, counts: np.ndarray) -> np.ndarray:
     total = torch.einsum("rps,pst,rpt->rp", weights, distance, weights)
     distances: np.ndarray = (total / pairs.clamp_min(1)).mean(-1).numpy()
     return distances
+
+
+def diversity(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
+    """Vendi score of the features; at most the number of samples per prompt."""
+    groups = inputs["groups"]
+    many, each = groups.shape[:2]
+    return estimate(
+        vendi(groups), vendi_replicates(groups, _drawn(groups, bootstrap)), many * each, (1.0, each)
+    )
+
+
+def pairwise_difference(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
+    """RMS difference between two samples of one prompt, in pixels."""
+    groups = inputs["group_pixels"]
+    many, each = groups.shape[:2]
+    spread = pairwise_replicates(groups, _drawn(groups, bootstrap))
+    return estimate(pairwise(groups), spread, many * each, NO_BOUND)
+
+
+def _drawn(groups: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
+    """How often each sample occurs in each resample, int64 ``[R, P, S]``; prompts keep their numbers of samples."""
+    many, each = groups.shape[:2]
+    return np.stack([counts(each, bootstrap, "diversity", i) for i in range(many)], axis=1)
+
+
+METRICS = (
+    Metric(
+        name="diversity",
+        title="Diversity",
+        note="Vendi score per prompt",
+        superlative="most diverse",
+        higher_is_better=True,
+        bounds=(1.0, float("inf")),
+        needs=frozenset({"groups"}),
+        estimate=diversity,
+        place=60,
+        selects=False,
+        shown=frozenset({"results", "card", "comparison", "advice"}),
+    ),
+    Metric(
+        name="pairwise",
+        title="Pairwise difference",
+        higher_is_better=True,
+        bounds=NO_BOUND,
+        needs=frozenset({"group_pixels"}),
+        estimate=pairwise_difference,
+        place=70,
+        selects=False,
+        shown=frozenset(),
+    ),
+)

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from rcm_core.evaluation.bootstrap import Bootstrap, Estimate, mean
+from rcm_core.evaluation.metric import PROPORTION, Inputs, Metric
+
 MOVES = 1.0
 """Pixels per frame; half of what an object of the benchmark moves."""
 
@@ -21,3 +24,23 @@ def dynamic(tracks: np.ndarray) -> np.ndarray:
     speed = np.where(known, steps, 0.0).sum(-1) / np.maximum(known.sum(-1), 1)
     moving: np.ndarray = speed.max(-1, initial=0.0) >= MOVES
     return moving
+
+
+def dynamic_degree_estimate(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
+    """Share of the clips in which something moves."""
+    return mean(dynamic(inputs["tracks"]).astype(np.float64), bootstrap, "dynamic_degree", bounds=PROPORTION)
+
+
+METRICS = (
+    Metric(
+        name="dynamic_degree",
+        title="Dynamic degree",
+        higher_is_better=True,
+        bounds=PROPORTION,
+        needs=frozenset({"tracks"}),
+        estimate=dynamic_degree_estimate,
+        place=100,
+        selects=False,
+        shown=frozenset({"measures", "comparison"}),
+    ),
+)

@@ -14,6 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rcm_core.errors import InputError
+from rcm_core.evaluation.bootstrap import Bootstrap, Estimate, counts, estimate
+from rcm_core.evaluation.metric import NO_BOUND, Inputs, Metric
+
 
 def frechet(samples: np.ndarray, reference: np.ndarray) -> float:
     """The distance d^2 between ``samples`` [N, D] and ``reference`` [M, D], in float64."""
@@ -57,3 +61,60 @@ def _without_rounding(values: Tensor) -> Tensor:
     """Eigenvalues that are zero but for rounding are zero: the root of 1e-16 would be an error of 1e-8."""
     floor = values.shape[-1] * torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)
     return torch.where(values > floor, values, torch.zeros_like(values))
+
+
+def frechet_estimate(features: np.ndarray, reference: np.ndarray, bootstrap: Bootstrap) -> Estimate:
+    """Frechet distance of ``features`` [N, D] to ``reference`` [M, D]; InputError if either has one sample."""
+    if min(len(features), len(reference)) < 2:
+        raise InputError(
+            f"a Frechet distance of {len(features)} samples to {len(reference)} has no variance; make at least 2"
+            " (select.samples, evaluate.samples, trajectories.samples)"
+        )
+    drawn = counts(len(features), bootstrap, "frechet")
+    replicates = frechet_replicates(features, reference, drawn)
+    return estimate(frechet(features, reference), replicates, len(features), NO_BOUND)
+
+
+def to_real(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
+    """Distance to held-out real images."""
+    return frechet_estimate(inputs["features"], inputs["real"], bootstrap)
+
+
+def to_teacher(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
+    """Distance to the teacher's own samples from other seeds: the teacher's distance is the floor, not 0."""
+    return frechet_estimate(inputs["features"], inputs["teacher"], bootstrap)
+
+
+METRICS = (
+    Metric(
+        name="frechet",
+        title="Fréchet",
+        note="to held-out real images",
+        chart="Fréchet to real images",
+        axis="Fréchet distance",
+        column="Frechet to real",
+        phrase="Frechet distance to real images",
+        higher_is_better=False,
+        bounds=NO_BOUND,
+        needs=frozenset({"features", "real"}),
+        estimate=to_real,
+        place=10,
+        shown=frozenset({"results", "card", "comparison", "advice"}),
+    ),
+    Metric(
+        name="frechet_teacher",
+        title="Fréchet",
+        note="to {reference}",
+        chart="Fréchet to {reference}",
+        axis="Fréchet to teacher",
+        column="Frechet to teacher",
+        phrase="Frechet distance to the teacher's samples",
+        higher_is_better=False,
+        bounds=NO_BOUND,
+        needs=frozenset({"features", "teacher"}),
+        estimate=to_teacher,
+        place=20,
+        shown=frozenset({"results", "card", "comparison", "advice"}),
+        stands_in_for="frechet",
+    ),
+)

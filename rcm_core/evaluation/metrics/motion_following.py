@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from rcm_core.evaluation.bootstrap import Bootstrap, Estimate, mean
+from rcm_core.evaluation.metric import PROPORTION, Inputs, Metric
+
 FAR = 6.0
 """Pixels from the first to the last place; an object of the benchmark goes 14."""
 
@@ -34,3 +37,28 @@ def _gone(tracks: np.ndarray) -> np.ndarray:
     places = [np.take_along_axis(tracks, frame[..., None, None], axis=2)[:, :, 0] for frame in (first, last)]
     gone: np.ndarray = places[1] - places[0]
     return gone
+
+
+def motion_following_estimate(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
+    """Share of the clips that move as asked."""
+    return mean(
+        following(inputs["tracks"], inputs["directions"]).astype(np.float64),
+        bootstrap,
+        "motion_following",
+        bounds=PROPORTION,
+    )
+
+
+METRICS = (
+    Metric(
+        name="motion_following",
+        title="Motion following",
+        higher_is_better=True,
+        bounds=PROPORTION,
+        needs=frozenset({"tracks", "directions"}),
+        estimate=motion_following_estimate,
+        place=110,
+        selects=False,
+        shown=frozenset({"measures", "comparison"}),
+    ),
+)

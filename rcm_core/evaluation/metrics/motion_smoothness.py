@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from rcm_core.evaluation.bootstrap import Bootstrap, Estimate, mean
+from rcm_core.evaluation.metric import PROPORTION, Inputs, Metric
+
 
 def motion_smoothness(tracks: np.ndarray) -> np.ndarray:
     """Of ``tracks`` [N, K, T, 2], the centres of K objects in T frames, NaN where one is not seen; float64 ``[N]``.
@@ -23,3 +26,23 @@ def motion_smoothness(tracks: np.ndarray) -> np.ndarray:
     count = known.sum((1, 2))
     total = np.where(known, errors, 0.0).sum((1, 2))
     return np.where(count > 0, 1 / (1 + total / np.maximum(count, 1)), 0.0)
+
+
+def motion_smoothness_estimate(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
+    """Mean over the clips."""
+    return mean(motion_smoothness(inputs["tracks"]), bootstrap, "motion_smoothness", bounds=PROPORTION)
+
+
+METRICS = (
+    Metric(
+        name="motion_smoothness",
+        title="Motion smoothness",
+        higher_is_better=True,
+        bounds=PROPORTION,
+        needs=frozenset({"tracks"}),
+        estimate=motion_smoothness_estimate,
+        place=90,
+        selects=False,
+        shown=frozenset({"measures", "comparison"}),
+    ),
+)

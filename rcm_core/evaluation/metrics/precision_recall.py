@@ -16,17 +16,12 @@ import torch
 from torch import Tensor
 
 from rcm_core.errors import InputError
+from rcm_core.evaluation.bootstrap import Bootstrap, Estimate, estimate, halves, share
+from rcm_core.evaluation.metric import PROPORTION, Inputs, Metric
 
 NEIGHBOURS = 5
 SHORTLIST = 64
 """Neighbours kept per point: a random half misses ``NEIGHBOURS`` of 64 with probability 4e-13."""
-
-
-def precision_recall(samples: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
-    """Of ``samples`` [N, D] against ``reference`` [M, D]; InputError if either is tiny."""
-    everything = np.ones((1, len(samples)), dtype=bool)
-    inside = precise(samples, reference)
-    return float(inside.mean()), float(recall_replicates(samples, reference, everything)[0])
 
 
 def precise(samples: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -69,3 +64,43 @@ def _checked(features: np.ndarray) -> Tensor:
             f" of each; give at least {4 * NEIGHBOURS}"
         )
     return torch.from_numpy(features).double()
+
+
+def precision(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
+    """Share of samples inside the real manifold."""
+    return share(precise(inputs["features"], inputs["real"]), bootstrap, "precision")
+
+
+def recall(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
+    """Share of real images inside the samples' manifold; resampled by halves, which hold no sample twice."""
+    features, real = inputs["features"], inputs["real"]
+    everything = np.ones((1, len(features)), dtype=bool)
+    value = float(recall_replicates(features, real, everything)[0])
+    spread = recall_replicates(features, real, halves(len(features), bootstrap, "recall"))
+    return estimate(value, spread, len(features), PROPORTION)
+
+
+METRICS = (
+    Metric(
+        name="precision",
+        title="Precision",
+        note="inside the real manifold",
+        higher_is_better=True,
+        bounds=PROPORTION,
+        needs=frozenset({"features", "real"}),
+        estimate=precision,
+        place=40,
+        selects=False,
+    ),
+    Metric(
+        name="recall",
+        title="Recall",
+        note="real manifold covered",
+        higher_is_better=True,
+        bounds=PROPORTION,
+        needs=frozenset({"features", "real"}),
+        estimate=recall,
+        place=50,
+        selects=False,
+    ),
+)

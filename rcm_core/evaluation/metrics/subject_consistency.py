@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from rcm_core.evaluation.bootstrap import Bootstrap, Estimate, mean
+from rcm_core.evaluation.metric import PROPORTION, Inputs, Metric
+
 
 def subject_consistency(features: np.ndarray) -> np.ndarray:
     """Of ``features`` [N, T >= 2, D] in every frame, float64 ``[N]``.
@@ -20,3 +23,28 @@ def subject_consistency(features: np.ndarray) -> np.ndarray:
     before = (unit[:, 1:] * unit[:, :-1]).sum(-1)
     scores: np.ndarray = ((first + before) / 2).mean(-1)
     return scores
+
+
+def subject_consistency_estimate(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
+    """Mean over the clips."""
+    return mean(
+        subject_consistency(inputs["subjects"]).clip(0, 1),
+        bootstrap,
+        "subject_consistency",
+        bounds=PROPORTION,
+    )
+
+
+METRICS = (
+    Metric(
+        name="subject_consistency",
+        title="Subject consistency",
+        higher_is_better=True,
+        bounds=PROPORTION,
+        needs=frozenset({"subjects"}),
+        estimate=subject_consistency_estimate,
+        place=80,
+        selects=False,
+        shown=frozenset({"measures", "comparison"}),
+    ),
+)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from rcm_core.evaluation.metric import metric_of, shown_metrics
 from rcm_core.evaluation.report.labels import label_points, wrap_titles
 from rcm_core.evaluation.report.run_folder import Curve, Run, Sampler
 
@@ -32,17 +33,6 @@ STYLE = {
     "axes.grid": True, "grid.color": LINE, "grid.linewidth": 0.7, "axes.axisbelow": True,
     "xtick.color": MUTED, "ytick.color": MUTED, "xtick.major.size": 0, "ytick.major.size": 0,
     "xtick.minor.size": 0, "ytick.minor.size": 0, "legend.frameon": False, "lines.linewidth": 1.8,
-}  # fmt: skip
-METRICS = (
-    ("frechet", "Fréchet to real images ↓"),
-    ("frechet_teacher", "Fréchet to {reference} ↓"),
-    ("accuracy", "Accuracy ↑"),
-    ("precision", "Precision ↑"),
-    ("recall", "Recall ↑"),
-    ("diversity", "Diversity ↑"),
-)
-METRIC_WORDS = {
-    "frechet": "Fréchet distance", "frechet_teacher": "Fréchet to teacher", "accuracy": "accuracy",
 }  # fmt: skip
 CURVES = {
     "loss": ("Student loss", False),
@@ -90,7 +80,8 @@ def intervals(run: Run) -> str:
     """Every metric of every sampler with its interval."""
     with matplotlib.rc_context(STYLE):
         known = run.metrics["teacher"]
-        shown = [(key, title.format(reference=run.reference)) for key, title in METRICS if key in known]
+        metrics = [metric for metric in shown_metrics("results") if metric.name in known]
+        shown = [(m.name, f"{m.chart.format(reference=run.reference)} {m.arrow}") for m in metrics]
         down = -(-len(shown) // 3)
         figure = Figure(figsize=(9.6, 2.2 * down), layout=_roomy())
         grid = figure.subplots(down, 3, sharey=True, squeeze=False)
@@ -157,7 +148,7 @@ def candidates(selection: dict[str, Any]) -> str:
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_visible(False)
         for axes in grid[:, 0]:
-            axes.set_ylabel(METRIC_WORDS[selection["metric"]])
+            axes.set_ylabel(metric_of(selection["metric"]).axis)
         _legend_above(figure, grid[0, 0])
         return _svg(figure)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from rcm_core.evaluation.metric import metric_of
 from rcm_core.evaluation.report.formatting import escape, interval, number, per_sample
 from rcm_core.evaluation.report.run_folder import Run, Sampler, counted
 
-BETTER = {"frechet": "lower is better", "frechet_teacher": "lower is better", "diversity": "higher is better"}
 SEES = "sees what the prompt asked for"
 
 
@@ -70,7 +70,7 @@ def _ratio_card(run: Run, student: Sampler, key: str, title: str) -> str:
     mine, other = (run.metrics[name][key] for name in (student.key, "teacher"))
     words = (
         f"of the teacher's: {number(mine['value'])} ({interval(mine)}) against {number(other['value'])}"
-        f" ({interval(other)}); {BETTER[key]}"
+        f" ({interval(other)}); {metric_of(key).direction}"
     )
     return _card(f"{title}, {counted(student.steps)}", f"{mine['value'] / other['value']:.2f}", "×", words)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rcm_core.diffusion.guidance import calls_per_step
+from rcm_core.evaluation.metric import shown_metrics
 from rcm_core.samplers.few_step import Sampler
 
 KINDS = {"renoise": "new noise after each step", "euler": "deterministic, Euler steps"}
@@ -131,9 +132,11 @@ def settings_table(method: Mapping[str, Any], above: str = "") -> str:
 
 def _columns(known: dict[str, Any]) -> list[str]:
     """What there is to say of a sampler."""
-    distance = "frechet" if "frechet" in known else "frechet_teacher"
-    every = (distance, "accuracy", "text_similarity", "precision", "recall", "diversity")
-    return [name for name in every if name in known]
+    return [
+        metric.name
+        for metric in shown_metrics("card")
+        if metric.name in known and metric.stands_in_for not in known
+    ]
 
 
 def _cell(estimate: dict[str, Any]) -> str:

@@ -5,27 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from rcm_core.evaluation.metric import part_names, shown_metrics
 from rcm_core.evaluation.report.formatting import data_size, duration, escape, interval, number, per_sample
 from rcm_core.evaluation.report.run_folder import Run, counted
 
-COLUMNS = (
-    ("frechet", "Fréchet ↓", "to held-out real images"),
-    ("frechet_teacher", "Fréchet ↓", "to {reference}"),
-    ("accuracy", "Accuracy ↑", "prompt recognised"),
-    ("precision", "Precision ↑", "inside the real manifold"),
-    ("recall", "Recall ↑", "real manifold covered"),
-    ("diversity", "Diversity ↑", "Vendi score per prompt"),
-)
-
-MEASURES = (
-    "text_similarity", "subject_consistency", "motion_smoothness", "dynamic_degree", "motion_following",
-)  # fmt: skip
-
 
 def columns(run: Run) -> list[tuple[str, str, str]]:
-    """Those of ``COLUMNS`` that the benchmark has."""
+    """Key, title and small print of the metrics of the table of results that the benchmark has."""
     known = run.metrics["teacher"]
-    return [(k, title, what.format(reference=run.reference)) for k, title, what in COLUMNS if k in known]
+    return [
+        (m.name, f"{m.title} {m.arrow}", m.note.format(reference=run.reference))
+        for m in shown_metrics("results")
+        if m.name in known
+    ]
 
 
 def results(run: Run) -> str:
@@ -52,8 +44,9 @@ def results(run: Run) -> str:
 def categories(run: Run) -> str:
     """Accuracy by category of prompts, and what else the judge measures, with 95 % intervals; empty if neither."""
     known = run.metrics["teacher"]
-    named = sorted(key for key in known if key.startswith("accuracy_") and key != "accuracy_mean")
-    keys = [*named, *(key for key in ("accuracy_mean", *MEASURES) if key in known)]
+    parts = sorted(set(part_names("accuracy", known)) - {"accuracy_mean"})
+    measures = (metric.name for metric in shown_metrics("measures"))
+    keys = [*parts, *(key for key in ("accuracy_mean", *measures) if key in known)]
     titles = [escape(key.removeprefix("accuracy_").replace("_", " ")) for key in keys]
     head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     body = []

@@ -7,9 +7,7 @@ import pytest
 
 from rcm_core.evaluation.bootstrap import Bootstrap, counts, estimate, exact, halves, mean, share
 from rcm_core.evaluation.judges.base import one_thread
-from rcm_core.evaluation.metrics.accuracy import accuracy_replicates
-from rcm_core.evaluation.metrics.frechet import frechet
-from rcm_core.evaluation.scores import frechet_estimate
+from rcm_core.evaluation.metrics.frechet import frechet, frechet_estimate
 
 TRIALS = 150
 # 150 trials at 0.95 fall below 0.89 once in a thousand times; the bootstrap itself may lack two points
@@ -45,7 +43,7 @@ def test_interval_brackets_the_value_even_if_the_replicates_are_biased() -> None
 @pytest.mark.parametrize("agree", [True, False])
 def test_unanimous_flags_are_not_certain(agree: bool) -> None:
     flags = np.full(100, agree)
-    e = share(flags, accuracy_replicates(flags, counts(100, Bootstrap(50, 0))))
+    e = share(flags, Bootstrap(50, 0), "flags")
     # the rule of three: 3/100 at one-sided 95 %, Wilson's two-sided is 0.037
     assert e["high"] - e["low"] == pytest.approx(0.037, abs=1e-3)
     assert e["value"] == float(agree)

@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 
 from rcm_core.errors import InputError
-from rcm_core.evaluation.metrics.accuracy import accuracy, accuracy_replicates
-from rcm_core.evaluation.metrics.diversity import pairwise, pairwise_replicates, vendi
-from rcm_core.evaluation.metrics.frechet import frechet
-from rcm_core.evaluation.metrics.precision_recall import NEIGHBOURS, precision_recall
+from rcm_core.evaluation.bootstrap import Bootstrap, share_replicates
+from rcm_core.evaluation.metrics.accuracy import accuracy
+from rcm_core.evaluation.metrics.diversity import pairwise, pairwise_replicates, vendi, vendi_replicates
+from rcm_core.evaluation.metrics.frechet import frechet, frechet_replicates
+from rcm_core.evaluation.metrics.precision_recall import NEIGHBOURS, precision, recall
+
+
+def precision_recall(samples: np.ndarray, real: np.ndarray) -> tuple[float, float]:
+    inputs = {"features": samples, "real": real}
+    one, two = (measure(inputs, Bootstrap(2, 0))["value"] for measure in (precision, recall))
+    return one, two
 
 
 def with_moments(mean: np.ndarray, covariance: np.ndarray, n: int, seed: int) -> np.ndarray:
@@ -92,5 +99,16 @@ def test_pairwise_is_the_mean_distance_between_two_samples() -> None:
 
 def test_accuracy_counts() -> None:
     correct = np.array([True, True, True, False])
-    assert accuracy(correct) == 0.75
-    assert accuracy_replicates(correct, np.array([[0, 0, 0, 4], [1, 1, 1, 1]])) == pytest.approx([0, 0.75])
+    assert accuracy({"correct": correct}, Bootstrap(9, 0))["value"] == 0.75
+    assert share_replicates(correct, np.array([[0, 0, 0, 4], [1, 1, 1, 1]])) == pytest.approx([0, 0.75])
+
+
+def test_counting_a_sample_twice_is_having_it_twice() -> None:
+    rng = np.random.default_rng(0)
+    samples, reference = rng.normal(0.5, 1.0, (80, 8)), rng.normal(0.0, 1.5, (90, 8))
+    counts = rng.integers(0, 4, (3, len(samples)))
+    copies = [samples.repeat(row, axis=0) for row in counts]
+    far = [frechet(copy, reference) for copy in copies]
+    assert frechet_replicates(samples, reference, counts) == pytest.approx(far, abs=1e-9)
+    distinct = [vendi(copy[None]) for copy in copies]
+    assert vendi_replicates(samples[None], counts[:, None]) == pytest.approx(distinct, abs=1e-9)

@@ -5,128 +5,29 @@ from __future__ import annotations
 import base64
 import json
 import re
-from html.parser import HTMLParser
 from io import BytesIO
-from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 from PIL import Image
-from safetensors.torch import save_file
+from reports import PROMPTS, Page, about, made_up_health, made_up_run
 
 from rcm_core.errors import InputError
-from rcm_core.evaluation.bootstrap import Estimate, exact
-from rcm_core.evaluation.report import figures
 from rcm_core.evaluation.report.formatting import duration, number, per_sample
 from rcm_core.evaluation.report.page import render
-from rcm_core.evaluation.report.run_folder import read_run
 from rcm_core.evaluation.report.samples import picture, spread
-from rcm_core.evaluation.selection import Candidate, choose
 from rcm_core.evaluation.teacher_features import IMPORTED
-from rcm_core.monitoring.early_stopping import Reading, Verdict
+from rcm_core.monitoring.early_stopping import Verdict
 from rcm_core.storage.files import write_json
 
 TITLE = "A <b>made-up</b> & tested run"
-VOID = {"meta", "img", "br", "path", "use", "rect", "circle", "line", "polyline", "polygon"}
-
-
-def about(value: float, width: float) -> Estimate:
-    return {"value": value, "low": value - width, "high": value + width, "n": 60}
-
-
-def row(frechet: float, accuracy: float, calls: int, seconds: float) -> dict[str, Any]:
-    return {
-        "frechet": about(frechet, 0.2), "frechet_teacher": about(frechet - 0.6, 0.2),
-        "accuracy": about(accuracy, 0.008), "precision": about(0.93, 0.02), "recall": about(0.81, 0.03),
-        "diversity": about(1.9, 0.05), "network_calls": exact(calls, 60),
-        "seconds_per_sample": about(seconds, seconds / 20),
-    }  # fmt: skip
-
-
-def made_up_selection() -> dict[str, Any]:
-    scores = {
-        Candidate(f"step_{step:06d}-ema_{ema:.2f}", step, ema): {
-            str(steps): about(1.4 + 300 / step + 4 * ema / steps, 0.15) for steps in (1, 2, 4)
-        }
-        for step in (300, 600, 900)
-        for ema in (0.05, 0.1)
-    }
-    return choose(scores, "frechet", (1, 2, 4)) | {
-        "sampler": {"kind": "renoise", "times": [[1.5], [1.5, 1.2], [1.5, 1.2, 0.8, 0.5]]}
-    }
-
-
-def record(stage: str, seconds: float) -> dict[str, Any]:
-    parameters = {"train": {"iterations": 900, "lr": {"student": 2e-4, "fake": 2e-4}, "tangent": "exact"}}
-    method = {"method": {"name": "rcm", "student_every": 5, "fixed_times": None, "p_mean": -0.8}}
-    return {
-        "stage": stage, "parameters": parameters | method, "inputs": {"runs/teacher/teacher.json": "ab" * 32},
-        "commit": "0123abc" * 5, "versions": {"torch": "2.13.0", "ray": None}, "seed": 0, "device": "cpu",
-        "seconds": seconds, "peak_memory_bytes": 700 * 2**20,
-    }  # fmt: skip
-
-
-def made_up_health(verdict: Verdict | None = None, **changed: Any) -> dict[str, Any]:
-    readings = [Reading.of(step, (0.4 / (step + 100), -0.1, 0.05, 0.1)) for step in (0, 300, 600, 900)]
-    return {
-        "step": 900, "iterations": 900, "tangent": "exact", "nonfinite": 0, "step_downs": [],
-        "spikes": {"tangent_norm": 0, "gradient_norm": 0}, "readings": [r._asdict() for r in readings],
-        "verdict": verdict._asdict() if verdict else None,
-    } | changed  # fmt: skip
-
-
-def made_up_run(
-    runs: Path, shape: tuple[int, ...], prompts: list[str], pixels: torch.Tensor | None = None
-) -> Path:
-    """A folder ``runs`` with the files that the report reads."""
-    write_json(runs / "teacher/teacher.json", {
-        "hash": "5f" * 32, "family": "wan", "licence": "Apache-2.0", "source": "mini",
-        "guidance": 2.0, "steps": 50, "shift": 3.0, "solver": "euler", "negative_prompt": "",
-        "shape": list(shape), "data": "digits", "precision": "float32",
-        "gate": {"judge_accuracy": 0.98, "teacher_accuracy": 0.99},
-    })  # fmt: skip
-    metrics = {
-        "teacher": row(1.8, 0.995, 100, 0.05), "teacher_1": row(4.5, 0.99, 2, 0.001),
-        "student_1": row(2.2, 0.99, 1, 0.0005), "student_2": row(2.0, 0.992, 2, 0.001),
-        "student_4": row(1.85, 0.994, 4, 0.002),
-    }  # fmt: skip
-    protocol = {"hash": "c0" * 32, "description": "60 samples for 6 held-out prompts."}
-    write_json(runs / "evaluate/metrics.json", metrics | {"protocol": protocol})
-    write_json(runs / "evaluate/samples/prompts.json", prompts)
-    rng = torch.Generator().manual_seed(0)
-    real = pixels if pixels is not None else torch.rand(len(prompts), *shape, generator=rng)
-    for key in metrics:
-        noisy = (real + 0.05 * torch.randn(real.shape, generator=rng)).clamp(0, 1)
-        save_file({"pixels": noisy.contiguous()}, runs / f"evaluate/samples/{key}.safetensors")
-    write_json(runs / "select/selection.json", made_up_selection())
-    curve = [
-        f"{s},{3 - s / 600:.4f},{60 * np.exp(-s / 400):.4f},0,{0.9 + 90 / s:.4f}," for s in range(50, 901, 50)
-    ]
-    (runs / "train").mkdir(parents=True)
-    header = "step,loss,tangent_norm,nonfinite,fake_loss,dmd_gradient"
-    (runs / "train/curves.csv").write_text("\n".join([header, *curve]) + "\n")
-    write_json(runs / "train/health.json", made_up_health())
-    spent = {
-        "teacher": 172.4,
-        "prompts": 0.1,
-        "trajectories": 44.0,
-        "train": 231.9,
-        "select": 9.0,
-        "evaluate": 31.0,
-    }
-    for stage, seconds in spent.items():
-        write_json(runs / stage / "record.json", record(stage, seconds))
-    return runs
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    return made_up_run(tmp_path / "runs", (1, 1, 8, 8), [f"the digit {i % 6}" for i in range(60)])
+    return made_up_run(tmp_path / "runs", (1, 1, 8, 8), PROMPTS)
 
 
 def test_what_stands_for_the_teacher_is_said(runs: Path) -> None:
@@ -161,37 +62,6 @@ def test_categories_have_a_table_where_there_are_some(runs: Path) -> None:
         assert words in text
     for value, width in (("0.710", "0.690 – 0.730"), ("0.625", "0.605 – 0.645")):
         assert text.count(f"{value} {width}") == 5  # once for every sampler
-
-
-class Page(HTMLParser):
-    """Text, attributes and balance of the tags."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.text: list[str] = []
-        self.links: list[str] = []
-        self.pictures: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-        for name, value in attrs:
-            if name in ("href", "src", "xlink:href", "srcset", "action", "data", "poster"):
-                (self.pictures if tag == "img" else self.links).append(value or "")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
 
 
 def test_page_is_well_formed_and_says_what_it_must(runs: Path) -> None:
@@ -261,7 +131,7 @@ def test_page_fetches_nothing(runs: Path) -> None:
 
 
 def test_page_is_a_function_of_its_files(runs: Path, tmp_path: Path) -> None:
-    again = made_up_run(tmp_path / "again", (1, 1, 8, 8), [f"the digit {i % 6}" for i in range(60)])
+    again = made_up_run(tmp_path / "again", (1, 1, 8, 8), PROMPTS)
     assert render(runs, TITLE, 4) == render(again, TITLE, 4)
 
 
@@ -337,51 +207,3 @@ def test_numbers_are_readable() -> None:
     assert shown == ["0.000", "0.00012", "0.0123", "0.500", "1.23", "45.7", "1,234", "1.00e+07"]
     assert [per_sample(s) for s in (2.0, 0.0512, 4e-5)] == ["2.00 s", "51.2 ms", "40.0 µs"]
     assert [duration(s) for s in (4.25, 65, 3725)] == ["4.2 s", "1 min 05 s", "1 h 02 min"]
-
-
-def test_no_text_of_a_figure_overlaps_another(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Long names of references, points at the same place, many curves and many numbers of steps."""
-    drawn: list[Figure] = []
-    monkeypatch.setattr(figures, "_svg", lambda figure: drawn.append(figure) or figures.wrap_titles(figure))
-    metrics = json.loads((runs / "evaluate/metrics.json").read_text())
-    metrics["protocol"]["reference"] = IMPORTED
-    metrics["teacher_1"] = metrics["student_1"]
-    write_json(runs / "evaluate/metrics.json", metrics)
-    run = read_run(runs)
-    selection = json.loads(json.dumps(run.selection)) | {"steps": [1, 2, 4, 8, 16]}
-    for candidate in selection["candidates"]:
-        candidate["scores"] |= {"8": candidate["score"], "16": candidate["score"]}
-    figures.cost_and_quality(run)
-    figures.intervals(run)
-    figures.training({key: [(1.0, 2.0), (100.0, 3.0)] for key in figures.CURVES})
-    figures.candidates(selection)
-    for figure in drawn:
-        figure.draw_without_rendering()
-        hidden = not_drawn(figure)
-        texts = [
-            t for t in figure.findobj(Text) if t.get_text().strip() and t.get_visible() and t not in hidden
-        ]
-        boxes = [t.get_window_extent().shrunk(0.99, 0.99) for t in texts]
-        for (one, box), (other, around) in combinations(zip(texts, boxes), 2):
-            assert not box.overlaps(around), (one.get_text(), other.get_text())
-
-
-def not_drawn(figure: Figure) -> set[Text]:
-    """Texts of hidden axes, and tick labels beyond the limits of their axes."""
-    found: set[Text] = set()
-    for axes in figure.axes:
-        frame = axes.get_window_extent()
-        if not axes.get_visible():
-            found.update(axes.findobj(Text))
-        for low, high, labels in (
-            (frame.x0, frame.x1, axes.get_xticklabels()),
-            (frame.y0, frame.y1, axes.get_yticklabels()),
-        ):
-            for label in labels:
-                box = label.get_window_extent()
-                middle = (
-                    sum((box.x0, box.x1) if low == frame.x0 and high == frame.x1 else (box.y0, box.y1)) / 2
-                )
-                if not low - 1 <= middle <= high + 1:
-                    found.add(label)
-    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -62,9 +61,9 @@ def test_score_is_deterministic_and_score_one_is_a_part_of_it() -> None:
     judge, whole = judge_for("digits"), row(samples, labels, groups)
     prompts = [f"the digit {digit}" for digit in labels]
     assert row(samples, labels, groups) == whole
-    for metric, reference in (("frechet", "test"), ("accuracy", "test")):
-        one = score_one(metric, samples, prompts, judge, judge.real_features(reference), BOOTSTRAP)
-        assert one == whole[metric]
+    for metric in ("frechet", "accuracy", "recall"):
+        references = {"real": judge.real_features("test")}
+        assert score_one(metric, samples, prompts, judge, references, BOOTSTRAP) == whole[metric]
 
 
 def test_a_thousand_samples_with_two_hundred_resamples_take_seconds() -> None:
@@ -81,6 +80,8 @@ def test_wrong_questions_are_refused() -> None:
     samples, labels, groups = real()
     judge = judge_for("digits")
     with pytest.raises(InputError, match="unknown metric"):
-        score_one("fid", samples, [], judge, np.zeros((30, 64)), BOOTSTRAP)
+        score_one("fid", samples, [], judge, {}, BOOTSTRAP)
+    with pytest.raises(InputError, match="'frechet' needs real, which this benchmark does not have"):
+        score_one("frechet", samples, [], judge, {}, BOOTSTRAP)
     with pytest.raises(InputError, match="samples >= 2"):
         row(samples, labels, groups[:, :1])

@@ -24,9 +24,10 @@ from experiments.comparison.page.claims import (
     verdict,
 )
 from experiments.comparison.page.page import goal_sentence
-from experiments.comparison.page.results import QUALITY, Group, Results
+from experiments.comparison.page.results import Group, Results
 from experiments.comparison.plan import PLANS
 from rcm_core.evaluation.bootstrap import Estimate
+from rcm_core.evaluation.metric import shown_metrics
 
 TRAINING = {"seconds": 1.0, "memory_bytes": 1.0}
 
@@ -198,7 +199,12 @@ def test_costs_have_student_s_interval_over_seeds() -> None:
 def test_what_is_promised_of_scenes_is_said(teacher: float, student: float, said: tuple[str, str]) -> None:
     methods = {"scm": {"accuracy": student}, "kd": {"accuracy": 0.1}}
     made = dataclasses.replace(
-        group(**{n: dict.fromkeys(QUALITY, 1.0) | v for n, v in methods.items()}),
+        group(
+            **{
+                n: dict.fromkeys((m.name for m in shown_metrics("comparison")), 1.0) | v
+                for n, v in methods.items()
+            }
+        ),
         teacher="scenes",
         reference={"rows": {"teacher": {"accuracy": about(teacher)}}},
     )

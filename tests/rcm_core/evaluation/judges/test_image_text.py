@@ -17,6 +17,7 @@ from rcm_core.errors import InputError
 from rcm_core.evaluation.bootstrap import Bootstrap
 from rcm_core.evaluation.judges.build import judge_of
 from rcm_core.evaluation.judges.image_text import OpenJudge, Preparation
+from rcm_core.evaluation.metrics.subject_consistency import subject_consistency
 from rcm_core.evaluation.scores import score
 
 EACH = 12
@@ -46,8 +47,8 @@ def test_a_sample_is_right_if_its_own_prompt_is_the_likeliest(judge: OpenJudge) 
     looked, asked = judge.look(pictures(EACH)), prompts(EACH)
     assert judge.correct(looked, asked).all()
     assert not judge.correct(looked, asked[EACH:] + asked[:EACH]).any()
-    right = judge.measures(looked, asked)["text_similarity"]
-    wrong = judge.measures(looked, asked[EACH:] + asked[:EACH])["text_similarity"]
+    right = judge.observe(looked, asked)["similarity"]
+    wrong = judge.observe(looked, asked[EACH:] + asked[:EACH])["similarity"]
     assert right.min() > wrong.max()
     assert right.min() >= 0
     assert right.max() <= 1
@@ -65,8 +66,9 @@ def test_of_long_clips_eight_frames_are_seen_the_first_and_the_last_among_them(j
     looked = judge.look(clip)
     assert looked.shape[1] == 8
     torch.testing.assert_close(looked[:, -1:], judge.look(clip[:, :, -1:]), rtol=1e-4, atol=1e-5)
-    still = judge.measures(judge.look(flat("red", 1, 21)), ["a red picture"])["subject_consistency"]
-    assert judge.measures(looked, ["a red picture"])["subject_consistency"] < still
+    still = judge.observe(judge.look(flat("red", 1, 21)), ["a red picture"])["subjects"]
+    changing = judge.observe(looked, ["a red picture"])["subjects"]
+    assert subject_consistency(changing) < subject_consistency(still)
 
 
 def test_its_row_has_what_needs_no_real_images(judge: OpenJudge) -> None:

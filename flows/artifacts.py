@@ -13,10 +13,9 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from infra.commands.summary import METRICS, early_stop, metric_table
-from rcm_core.storage.schemas import ShownMetrics, read
+from infra.commands.summary import early_stop, metric_table
+from rcm_core.storage.run_folder import RunFolder
 
-SAMPLES = Path("runs/evaluate/samples")
 PROMPTS_SHOWN = 6
 
 
@@ -33,23 +32,24 @@ def set_progress(identity: UUID, done: int, total: int, what: str) -> None:
 
 def publish_results(folder: Path, report: Path) -> None:
     """Table, samples and report of a finished run in ``folder``."""
-    if (folder / METRICS).is_file():
-        table = markdown(*metric_table(read(folder / METRICS, ShownMetrics, "evaluate")))
+    run = RunFolder.of(folder)
+    if run.metrics_file.is_file():
+        table = markdown(*metric_table(run.shown_metrics()))
         create_markdown_artifact(table, key="metrics", description="Numbers with 95 % intervals")
     if stop := early_stop(folder):
         create_markdown_artifact(stop, key="training", description="Training stopped early")
-    if (folder / SAMPLES).is_dir():
-        table = sample_table(folder / "runs")
+    if run.samples.is_dir():
+        table = sample_table(run)
         create_markdown_artifact(table, key="samples", description="Teacher and student from the same noise")
     create_link_artifact(report.as_uri(), link_text=str(report), key="report", description="The whole report")
 
 
-def sample_table(runs: Path) -> str:
+def sample_table(folder: RunFolder) -> str:
     """Markdown: a row per prompt, a column per sampler, one picture each, the same noise along a row."""
-    from rcm_core.evaluation.report.run_folder import read_run
+    from rcm_core.evaluation.report.finished_run import read_run
     from rcm_core.evaluation.report.samples import picture, spread
 
-    run = read_run(runs)
+    run = read_run(folder)
     rows = []
     for prompt in spread(list(dict.fromkeys(run.prompts)), PROMPTS_SHOWN):
         index = run.prompts.index(prompt)

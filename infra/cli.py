@@ -12,6 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from rcm_core.errors import InputError, exit_for_bad_input
+from rcm_core.storage.run_folder import RELATIVE
 
 app = typer.Typer(
     help="Distils a slow diffusion model into a student that samples in 1-4 steps.",
@@ -116,7 +117,7 @@ def sample(
     prompts_file: Annotated[Path | None, typer.Option(help="A prompt per line.")] = None,
     steps: Annotated[int, typer.Option(help="Network calls per sample.", min=1)] = 1,
     seed: Annotated[int, typer.Option(help="Sample i has the noise of (seed, i).", min=0, max=2**63 - 1)] = 0,
-    model: Annotated[Path, typer.Option(help="A published student.")] = Path("runs/publish/pipeline"),
+    model: Annotated[Path, typer.Option(help="A published student.")] = RELATIVE.published,
     batch: Annotated[int, typer.Option(help="Samples at a time; changes no sample.", min=1)] = 16,
     force: Annotated[bool, typer.Option("--force", help="Also over files that are not ours.")] = False,
 ) -> None:

@@ -16,10 +16,10 @@ from rcm_core.errors import InputError, exit_for_bad_input
 from rcm_core.registry import available
 from rcm_core.storage.files import json_text, write_json
 from rcm_core.storage.formats import read_yaml
+from rcm_core.storage.run_folder import RunFolder
 
 CHOICES = {"methods": "method.name", "models": "teacher.family", "benchmarks": "teacher.data"}
 """Registry folders, and the key of params.yaml that chooses in each."""
-FOLDER, MODULES = Path("runs/code"), "modules.json"
 REMEDY = "compose it again with `python -m infra.params`"
 
 
@@ -30,15 +30,15 @@ def write_hashes(workspace: Path) -> None:
     """
     values = read_yaml(workspace / "params.yaml", REMEDY)
     choices = {kind: _choice(values, key) for kind, key in CHOICES.items()}
-    modules: dict[str, str] = {}
+    run, modules = RunFolder.of(workspace), dict[str, str]()
     for stage in available("stages"):
         try:
             hashes = code_hashes(f"rcm_core.stages.{stage}", choices)
         except SyntaxError as error:
             raise InputError(f"{error.filename}, line {error.lineno}: {error.msg}; correct it") from error
         modules |= hashes
-        _write(workspace / FOLDER / f"{stage}.json", sorted(hashes.values()))
-    _write(workspace / FOLDER / MODULES, modules)
+        _write(run.code_hashes(stage), sorted(hashes.values()))
+    _write(run.code_modules, modules)
 
 
 def _choice(values: Any, key: str) -> str:

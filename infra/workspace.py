@@ -16,9 +16,9 @@ import yaml
 
 from infra.state import held, state_home
 from rcm_core.errors import InputError
+from rcm_core.storage.run_folder import RunFolder
 
 OURS = {"NAME": "rcm-distill", "EMAIL": "rcm-distill@localhost"}
-REPORT = Path("runs/report/report.html")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Workspace:
         """Where the report stays when the run has ended."""
         if self.own:
             return state_home(self.root) / "reports" / f"{self.name}.html"
-        return self.path / REPORT
+        return RunFolder.of(self.path).report
 
 
 def run_name(given: str | None, flow_run: str, identity: str) -> str:
@@ -95,9 +95,10 @@ def finish(space: Workspace) -> None:
     """Keeps what a run in a worktree leaves: its report, and the run as a DVC experiment."""
     if not space.own:
         return
-    if (space.path / REPORT).is_file():
+    report = RunFolder.of(space.path).report
+    if report.is_file():
         space.report.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(space.path / REPORT, space.report)
+        shutil.copy2(report, space.report)
     dvc(space, "exp", "save", "--force", "--name", space.name)
     _git(space.root, "worktree", "remove", "--force", str(space.path))
 

@@ -37,7 +37,7 @@ class Source:
     modules: frozenset[str]
     """Everything that it may import as a module."""
     kinds: frozenset[str]
-    """Registry folders in which it looks something up: ``find("methods", ...)``, ``find_family(...)``, or all of a folder:
+    """Registry folders in which it looks something up: ``find("methods", ...)``, ``find_family(...)``, or whole ones:
     ``every("evaluation.metrics")``.
     """
 

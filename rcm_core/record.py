@@ -9,7 +9,7 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +20,7 @@ from rcm_core.config.base import Section
 from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
 from rcm_core.storage.files import json_text, sha256, sha256_folder, write_json
+from rcm_core.storage.run_folder import RunFolder
 
 PACKAGES = (
     "torch",
@@ -34,10 +35,10 @@ PACKAGES = (
 )
 
 
-def hash_inputs(workspace: Path, inputs: list[str]) -> dict[str, str]:
+def hash_inputs(workspace: Path, inputs: Sequence[Path | str]) -> dict[str, str]:
     """Content hash of each input path (relative to ``workspace``); InputError if one is missing."""
     hashes = {}
-    for name in inputs:
+    for name in map(str, inputs):
         path = workspace / name
         if not path.exists():
             raise InputError(f"{name} does not exist; make it with `dvc repro`")
@@ -81,7 +82,8 @@ def recorded(
     Temporary files that a killed run of this stage left in its folder are removed first.
     """
     extra: dict[str, Any] = {}
-    remove_leftovers(workspace / "runs" / stage)
+    run = RunFolder.of(workspace)
+    remove_leftovers(run.stage(stage))
     started = time.perf_counter()
     yield extra
     usage = [
@@ -101,7 +103,7 @@ def recorded(
         "peak_memory_bytes": peak,
         **extra,
     }
-    write_json(workspace / "runs" / stage / "record.json", record)
+    write_json(run.record_file(stage), record)
 
 
 def version(package: str) -> str | None:

@@ -20,7 +20,8 @@ from experiments.comparison.workspaces import FORMAT, OWN, code_of, digest, ensu
 from rcm_core.config.load import load_params
 from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
-from rcm_core.storage.files import json_text, read_json, write_json
+from rcm_core.storage.files import json_text, write_json
+from rcm_core.storage.run_folder import RunFolder
 from rcm_core.training.distill import build_method
 
 BAD_INPUT = 2
@@ -47,14 +48,14 @@ def execute(case: Case) -> None:
     do_stages(params, workspace, Path(case.cache))
     result = Path(case.result)
     if case.seed == 0:
-        save_grid(workspace / "runs/evaluate/samples", ("student",), result.with_suffix(".png"))
+        save_grid(RunFolder.of(workspace).samples, ("student",), result.with_suffix(".png"))
     _write_reference(workspace, result.parents[1])
     write_json(result, outcome(case, params, workspace))
 
 
 def do_stages(params: Params, workspace: Path, cache: Path, further: tuple[str, ...] = ()) -> None:
     """What is not done yet of a run's own stages and of ``further`` ones; ``cache`` keeps the teacher's samples."""
-    facts = read_json(workspace / "runs/teacher/teacher.json", "teacher")
+    facts = RunFolder.of(workspace).teacher()
     executor = MeasuringExecutor(workspace, cache / code_of("evaluate", params)[:20], facts["hash"])
     for stage in (*OWN, *further):
         ensure(stage, params, workspace, executor)
@@ -63,8 +64,8 @@ def do_stages(params: Params, workspace: Path, cache: Path, further: tuple[str, 
 def outcome(case: Case, params: Params, workspace: Path) -> dict[str, Any]:
     """The result as it is committed; nothing in it says where it was made."""
     section, method = params.train, build_method(params.method, params.train.tangent)
-    metrics = read_json(workspace / "runs/evaluate/metrics.json", "evaluate")
-    selection = read_json(workspace / "runs/select/selection.json", "select")
+    run = RunFolder.of(workspace)
+    metrics, selection = run.metrics(), run.selection()
     chosen = next(c for c in selection["candidates"] if c["name"] == selection["choice"]["name"])
     found = json.loads((workspace / PLACE).read_text())["sessions"]
     return {
@@ -72,7 +73,7 @@ def outcome(case: Case, params: Params, workspace: Path) -> dict[str, Any]:
         "key": run_key(params, workspace),
         "params": digest(params.model_dump(mode="json", exclude={"report", "publish"})),
         **{k: getattr(case, k) for k in ("teacher", "name", "preset", "words", "budget", "seed")},
-        "teacher_hash": read_json(workspace / "runs/teacher/teacher.json", "teacher")["hash"],
+        "teacher_hash": run.teacher()["hash"],
         "protocol": metrics["protocol"]["hash"],
         "method": params.method,
         "iterations": section.iterations,
@@ -87,8 +88,8 @@ def outcome(case: Case, params: Params, workspace: Path) -> dict[str, Any]:
 
 def _write_reference(workspace: Path, folder: Path) -> None:
     """The teacher's own numbers and pictures, the same in every run, once."""
-    metrics = read_json(workspace / "runs/evaluate/metrics.json", "evaluate")
-    facts = read_json(workspace / "runs/teacher/teacher.json", "teacher")
+    metrics = RunFolder.of(workspace).metrics()
+    facts = RunFolder.of(workspace).teacher()
     place = folder / "teacher.json"
     known = json.loads(place.read_text()) if place.is_file() else {}
     reference = {
@@ -99,7 +100,7 @@ def _write_reference(workspace: Path, folder: Path) -> None:
     }
     if json_text(known) != json_text(reference):
         write_json(place, reference)
-        save_grid(workspace / "runs/evaluate/samples", ("teacher",), folder / "teacher.png")
+        save_grid(RunFolder.of(workspace).samples, ("teacher",), folder / "teacher.png")
 
 
 def _untimed(row: dict[str, Any]) -> dict[str, Any]:

@@ -21,20 +21,25 @@ from rcm_core.code_hash import code_hash
 from rcm_core.config.sections import Params
 from rcm_core.protocols import Executor
 from rcm_core.record import choices_of, hash_inputs
-from rcm_core.storage.files import atomic, read_json, write_json
+from rcm_core.storage.files import atomic, write_json
+from rcm_core.storage.run_folder import RELATIVE, RunFolder
 
 ROOT = Path(__file__).parents[2]
 SHARED = ("teacher", "prompts", "trajectories")
 OWN = ("train", "select", "evaluate")
-TEACHER, PROMPTS = "runs/teacher/teacher.json", "runs/prompts/prompts.parquet"
-MANIFEST = "runs/trajectories/manifest.parquet"
 SECTIONS = {"train": ("train", "method"), "select": ("select", "sampler")}
 """Sections of the parameters that a stage depends on, where it is not the one of its name alone."""
 INPUTS = {
-    "trajectories": [TEACHER, PROMPTS],
-    "train": [TEACHER, MANIFEST],
-    "select": [TEACHER, PROMPTS, MANIFEST, "runs/train/candidates"],
-    "evaluate": [TEACHER, PROMPTS, MANIFEST, "runs/select/selection.json", "runs/select/transformer"],
+    "trajectories": [RELATIVE.teacher_file, RELATIVE.prompts_file],
+    "train": [RELATIVE.teacher_file, RELATIVE.manifest],
+    "select": [RELATIVE.teacher_file, RELATIVE.prompts_file, RELATIVE.manifest, RELATIVE.candidates],
+    "evaluate": [
+        RELATIVE.teacher_file,
+        RELATIVE.prompts_file,
+        RELATIVE.manifest,
+        RELATIVE.selection_file,
+        RELATIVE.student,
+    ],
 }
 FORMAT = 1
 """Of the result files; a result of another format is made again."""
@@ -105,13 +110,18 @@ def workspace(path: Path) -> Path:
 def run_workspace(home: Home, plan: Plan, variant: Variant, params: Params) -> Path:
     """A run's workspace with its params.yaml and links to what is shared."""
     path = workspace(home.run(plan, variant.name, params.train.seed, params.train.iterations))
-    (path / "runs").mkdir(exist_ok=True)
-    for stage in SHARED:
-        link = path / "runs" / stage
-        if not link.is_symlink():
-            link.symlink_to(home.shared(plan) / "runs" / stage)
+    share_stages(path, home.shared(plan))
     write_params(path, params)
     return path
+
+
+def share_stages(path: Path, shared: Path) -> None:
+    """Link what the first stages left in the workspace ``shared`` into the workspace ``path``."""
+    run, source = RunFolder.of(path), RunFolder.of(shared)
+    run.root.mkdir(exist_ok=True)
+    for stage in SHARED:
+        if not run.stage(stage).is_symlink():
+            run.stage(stage).symlink_to(source.stage(stage))
 
 
 def write_params(path: Path, params: Params) -> None:
@@ -172,7 +182,7 @@ def code_of(stage: str, params: Params) -> str:
 
 
 def _teacher(path: Path) -> dict[str, Any]:
-    return {k: v for k, v in read_json(path / TEACHER, "teacher").items() if k != "gate"}
+    return {k: v for k, v in RunFolder.of(path).teacher().items() if k != "gate"}
 
 
 def _prompts(params: Params) -> list[str]:

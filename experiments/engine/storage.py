@@ -26,6 +26,7 @@ import yaml
 from rcm_core.config.sections import MiniTraining
 from rcm_core.data.prompts import read_prompts
 from rcm_core.storage.files import json_text, write_json
+from rcm_core.storage.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("teacher", "prompts", "trajectories", "train", "select", "evaluate", "report", "publish")
@@ -125,7 +126,7 @@ def measure(work: Path, layers: int) -> dict[str, Any]:
         found[stage] = json.loads(place.read_text())
         print(stage, json_text(found[stage]), flush=True)
     size = sum(f.stat().st_size for f in source.rglob("*") if f.is_file())
-    count = len(list((project / "runs/train/candidates").iterdir()))
+    count = len(list(RunFolder.of(project).candidates.iterdir()))
     return {"pipeline_bytes": size, "candidates": count, "stages": found, "asked": checks(found, size, count)}
 
 

@@ -27,6 +27,7 @@ from experiments.operations.served import SERVED
 from experiments.operations.tiny import TINY
 from experiments.operations.users import USERS
 from rcm_core.storage.files import sha256_folder
+from rcm_core.storage.run_folder import RunFolder
 from tests.support.object_store import BUCKET, CREDENTIALS, object_store
 
 ROOT = Path(__file__).parents[2]
@@ -89,7 +90,9 @@ def sync(machine: Machine, first: Path, folder: Path) -> dict[str, Any]:
     status = machine.must(second, "git", "status", "--porcelain")
     return {
         "cache_type": machine.must(first, "dvc", "config", "cache.type").strip(),
-        "hard_links_there": sum(p.stat().st_nlink > 1 for p in (second / "runs").rglob("*") if p.is_file()),
+        "hard_links_there": sum(
+            p.stat().st_nlink > 1 for p in RunFolder.of(second).root.rglob("*") if p.is_file()
+        ),
         "stages_run_in_the_second_clone": said.count("Running stage") - said.count("Running stage 'code'"),
         "stages_skipped_there": said.count("didn't change, skipping"),
         "changed_files_there": len(status.splitlines()),
@@ -130,7 +133,7 @@ def experiments(machine: Machine, first: Path, folder: Path) -> dict[str, Any]: 
     for name in asked:
         machine.must(first, "dvc", "exp", "apply", name)
         params[name] = yaml.safe_load((first / "params.yaml").read_text())
-        students.add(sha256_folder(first / "runs/publish/pipeline/transformer"))
+        students.add(sha256_folder(RunFolder.of(first).published / "transformer"))
         params[name]["train"].pop("seed")
     machine.must(first, "git", "checkout", "-q", ".")
     machine.must(first, "dvc", "checkout")

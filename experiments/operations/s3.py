@@ -15,6 +15,7 @@ from experiments.operations.served import Served, left, restarted, until
 from experiments.operations.tiny import TINY
 from infra.prefect.api import FINAL
 from infra.prefect.settle import DEPLOYMENT
+from rcm_core.storage.run_folder import RunFolder
 from tests.support.faulty_proxy import Fault, Proxy, faulty_proxy
 from tests.support.object_store import BUCKET, CREDENTIALS, object_store
 from tests.support.projects import commit, copy_project, free_port
@@ -61,7 +62,7 @@ def store_teacher(project: Served, endpoint: str) -> None:
         answer = project.run("env", "RCM_EXECUTOR=local", sys.executable, "-m", *command)
         if answer.returncode:
             raise SystemExit(answer.stdout + answer.stderr)
-    pipeline = project.root / "runs/teacher/pipeline"
+    pipeline = RunFolder.of(project.root).teacher_pipeline
     client = s3(endpoint)
     for path in (p for p in pipeline.rglob("*") if p.is_file()):
         client.upload_file(str(path), BUCKET, f"teacher/{path.relative_to(pipeline)}")

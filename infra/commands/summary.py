@@ -9,29 +9,27 @@ from rich.console import Console
 
 from infra.commands.tables import print_table
 from rcm_core.monitoring.early_stopping import of_state, sentence
-from rcm_core.storage.schemas import HealthFacts, ShownMetrics, read
-
-METRICS = Path("runs/evaluate/metrics.json")
-HEALTH = Path("runs/train/health.json")
-REPORT = Path("runs/report/report.html")
+from rcm_core.storage.run_folder import RunFolder
 
 
 def show(root: Path, page: str) -> None:
     """The numbers, where the report is, where the Prefect page is and how to stop it."""
     console = Console(highlight=False)
-    if (root / METRICS).is_file():
-        print_table(*metric_table(read(root / METRICS, ShownMetrics, "evaluate")))
+    run = RunFolder.of(root)
+    if run.metrics_file.is_file():
+        print_table(*metric_table(run.shown_metrics()))
     if stop := early_stop(root):
         console.print(stop, style="bold", soft_wrap=True)
-    console.print(f"report:  {root / REPORT}", soft_wrap=True)
+    console.print(f"report:  {run.report}", soft_wrap=True)
     console.print(f"Prefect: {page} (stop it with `rcm stop` or `make stop`)", soft_wrap=True)
 
 
 def early_stop(root: Path) -> str | None:
     """Why training ended before its last iteration, in a sentence; None if it did not."""
-    if not (root / HEALTH).is_file():
+    run = RunFolder.of(root)
+    if not run.health_file.is_file():
         return None
-    facts = read(root / HEALTH, HealthFacts, "train")
+    facts = run.health()
     verdict = of_state(facts["verdict"])
     return None if verdict is None else sentence(verdict, facts["iterations"])
 

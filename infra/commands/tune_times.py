@@ -15,14 +15,13 @@ from rcm_core.diffusion.trigflow import NOISE_ANGLE
 from rcm_core.errors import InputError
 from rcm_core.evaluation.time_search import Angles, Round, Tuning, tune
 from rcm_core.storage.files import write_json
-
-PLACE = Path("runs/tune/times.json")
+from rcm_core.storage.run_folder import RELATIVE, RunFolder
 
 
 def tune_times(params: Path, workspace: Path, steps: int, samples: int | None) -> Tuning:
     """Searches, writes ``runs/tune/times.json`` and prints what was found; nothing that a stage reads is changed."""
     checked = load_params(params)
-    place = workspace / PLACE
+    place = RunFolder.of(workspace).tuned_times
     place.parent.mkdir(parents=True, exist_ok=True)  # before the search: what cannot be written ends it here
     if place.is_dir():
         raise InputError(f"{place} is a folder, and the result is written there; remove it")
@@ -45,7 +44,9 @@ def show(found: Tuning) -> None:
     print_table(*table(found), keep=2)
     for outcome in found.rounds:
         console.print(sentence(outcome), soft_wrap=True)
-    console.print(f"written to {PLACE}; to use it, with the other overrides of your run:", soft_wrap=True)
+    console.print(
+        f"written to {RELATIVE.tuned_times}; to use it, with the other overrides of your run:", soft_wrap=True
+    )
     console.print(f"    dvc exp run -S '{setting(found)}'", soft_wrap=True, markup=False)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from infra.params import composed, teacher_overrides
 from rcm_core.errors import InputError
 from rcm_core.storage.files import read_json
+from rcm_core.storage.run_folder import RunFolder
 
 STAGES = ("teacher", "prompts", "trajectories", "train", "select", "evaluate", "report", "publish")
 MEASURED = Path("docs/results/mini.json")
@@ -45,7 +46,7 @@ def expected(root: Path, overrides: Sequence[str], teacher: str | None) -> Expec
         wanted = params.model_dump(mode="json")
     seconds = {}
     for stage in STAGES:
-        record = _json(root / "runs" / stage / "record.json")
+        record = _json(RunFolder.of(root).record_file(stage))
         if "seconds" in record:
             scale = _work(stage, wanted) / _work(stage, wanted | record.get("parameters", {}))
             seconds[stage] = record["seconds"] * scale + OVERHEAD

@@ -14,7 +14,7 @@ from torch import Tensor
 from rcm_core.config.sections import SourceSection
 from rcm_core.data import image_folder, webdataset
 from rcm_core.data.image_folder import IMAGES, VIDEOS, Header, Wanted
-from rcm_core.data.prompts import load_split, refuse_overlap
+from rcm_core.data.prompts import refuse_overlap
 from rcm_core.data.trajectory_store import Place
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
@@ -23,6 +23,7 @@ from rcm_core.protocols import Condition, Executor
 from rcm_core.rng import generator
 from rcm_core.samplers.jobs import Teacher, codec_of, conditions, negative_condition
 from rcm_core.storage.files import sha256
+from rcm_core.storage.run_folder import RunFolder
 
 KEY = "trajectories.source"
 CHUNK = 256
@@ -77,7 +78,7 @@ def find(section: SourceSection, teacher: Teacher, workspace: Path, executor: Ex
         samples, digests = _in_tars(place, archives, teacher, executor)
     else:
         samples, digests = _in_files(place, list(listed), wanted, executor)
-    splits = {split: load_split(workspace, split) for split in ("validation", "test")}
+    splits = {split: RunFolder.of(workspace).prompts(split) for split in ("validation", "test")}
     refuse_overlap({KEY: list(dict.fromkeys(s.prompt for s in samples)), **splits})
     content = [f"{name}\0{digests[name] or listed[name]}" for name in sorted(digests)]
     content += [f"{sample.name}\0{sample.prompt}" for sample in samples]

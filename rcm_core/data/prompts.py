@@ -166,22 +166,6 @@ def refuse_overlap(splits: dict[str, list[str]]) -> None:
                 )
 
 
-def load_split(workspace: Path, split: str) -> list[str]:
-    """Prompts of ``split`` in file order, from the outputs of the prompts stage."""
-
-    path = workspace / "runs/prompts/prompts.parquet"
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; make it with `dvc repro prompts`")
-    remedy = "`dvc repro prompts` makes it again"
-    frame = parse_parquet(path.read_bytes(), str(path), remedy)
-    if lacking := sorted({"split", "prompt"} - set(frame.columns)):
-        raise InputError(f"{path} lacks the column {lacking[0]}; {remedy}")
-    found = frame.loc[frame["split"] == split, "prompt"].tolist()
-    if not found or not all(isinstance(prompt, str) for prompt in found):
-        raise InputError(f"{path} has no prompts of the split {split}, or others than texts; {remedy}")
-    return found
-
-
 def by_label(
     prompts: Sequence[str], label: Callable[[str], int], asked: Iterable[int]
 ) -> dict[int, list[int]]:

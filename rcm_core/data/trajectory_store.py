@@ -18,10 +18,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from rcm_core.errors import InputError
+from rcm_core.storage.checked_json import fit, read
 from rcm_core.storage.files import atomic, sha256, write_json
 from rcm_core.storage.formats import parse_parquet, read_tensors
 from rcm_core.storage.s3 import filesystem, unbroken
-from rcm_core.storage.schemas import ShardFacts, StoreFacts, fit, read
+from rcm_core.storage.schemas import ShardFacts, StoreFacts
 
 if TYPE_CHECKING:
     import pandas as pd

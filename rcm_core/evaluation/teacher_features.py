@@ -16,6 +16,7 @@ from rcm_core.evaluation.judges.base import Judge
 from rcm_core.protocols import Executor
 from rcm_core.samplers.jobs import Teacher, codec_of
 from rcm_core.storage.files import sha256
+from rcm_core.storage.run_folder import RunFolder
 
 IMPORTED = "the imported samples"
 """In the teacher's place, where ``trajectories.source`` names some."""
@@ -44,7 +45,7 @@ def teacher_features(
     ``batch`` samples are decoded at a time.
     """
     cache = executor.state_root / "cache"
-    count = len(Store(workspace / "runs/trajectories", cache))
+    count = len(Store(RunFolder.of(workspace).trajectories, cache))
     parts = [
         Part(workspace, cache, first, min(first + BATCH, count), batch or BATCH, judge, device)
         for first in range(0, count, BATCH)
@@ -60,7 +61,7 @@ def _store(folder: Path, cache: Path, digest: str) -> Store:  # noqa: ARG001 - o
 
 def _look(part: Part) -> tuple[int, Tensor]:
     torch.set_num_threads(1)
-    folder, teacher = part.workspace / "runs/trajectories", Teacher.read(part.workspace)
+    folder, teacher = RunFolder.of(part.workspace).trajectories, Teacher.read(part.workspace)
     store = _store(folder, part.cache, sha256(folder / MANIFEST))
     codec = codec_of(teacher.folder, teacher.family, resolve_device(part.device).type)
     looked = []

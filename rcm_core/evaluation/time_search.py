@@ -21,14 +21,14 @@ from rcm_core.protocols import Executor
 from rcm_core.record import hash_inputs
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.samplers.jobs import Job
-from rcm_core.storage.schemas import read_selection
+from rcm_core.storage.run_folder import RELATIVE, RunFolder
 
 Angles = tuple[float, ...]
 FIRST = (NOISE_ANGLE, *(round(math.atan(s), 4) for s in (1600, 800, 400, 200, 100, 50, 25, 12, 6)))
 """tan t, the noise level of EDM, down to 6: t = 1.4."""
 LATER = 15
 """Every later time is n fifteenths of the one before it."""
-INPUTS = ["runs/teacher/teacher.json", "runs/prompts/prompts.parquet", "runs/select/transformer"]
+INPUTS = [RELATIVE.teacher_file, RELATIVE.prompts_file, RELATIVE.student]
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,12 @@ def tune(params: Params, workspace: Path, executor: Executor, steps: int, sample
 
     InputError if there is no chosen student.
     """
-    chosen = read_selection(workspace)["choice"]["name"]
+    run = RunFolder.of(workspace)
+    chosen = run.selection()["choice"]["name"]
     inputs = hash_inputs(workspace, INPUTS)
     section = params.select.model_copy(update={"samples": samples or params.select.samples})
     now = Sampler.of(params.sampler.kind, params.sampler.times)
-    network = str(workspace / "runs/select/transformer")
+    network = str(run.student)
     whole = replace(
         validation_job(section, workspace, executor.state_root / "cache"), network=network, sampler=now
     )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from rcm_core.config.sections import Params, SelectSection
-from rcm_core.data.prompts import cycle, load_split
+from rcm_core.data.prompts import cycle
 from rcm_core.errors import InputError
 from rcm_core.evaluation.bootstrap import Bootstrap, Estimate
 from rcm_core.evaluation.judges.base import Judge
@@ -19,7 +19,7 @@ from rcm_core.evaluation.scores import score_one
 from rcm_core.evaluation.teacher_features import teacher_features
 from rcm_core.protocols import Executor
 from rcm_core.samplers.jobs import Job, Teacher, sample_pixels, split_jobs
-from rcm_core.storage.schemas import read_teacher
+from rcm_core.storage.run_folder import RunFolder
 
 Key = TypeVar("Key")
 
@@ -37,7 +37,7 @@ class Scale(NamedTuple):
 def scale_of(params: Params, workspace: Path, executor: Executor) -> Scale:
     """The metric of ``params.select`` with its reference; InputError if the benchmark has none."""
     section = params.select
-    data = read_teacher(workspace)["data"]
+    data = RunFolder.of(workspace).teacher()["data"]
     judge = judge_of(params.judge, data, workspace, executor.state_root / "cache", section.device)
     needs = metric_of(section.metric).needs
     references: dict[str, np.ndarray] = {}
@@ -58,7 +58,7 @@ def validation_job(section: SelectSection, workspace: Path, cache: Path | None =
 
     Prompts, ids and seed are the same for all that is compared; ``cache`` is where encoded prompts may be kept.
     """
-    prompts = cycle(load_split(workspace, "validation"), section.samples)
+    prompts = cycle(RunFolder.of(workspace).prompts("validation"), section.samples)
     ids = tuple(range(section.samples))
     return Job(
         Teacher.read(workspace, cache),

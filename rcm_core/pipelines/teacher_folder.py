@@ -16,14 +16,14 @@ from rcm_core.pipelines.variants import plain_view
 from rcm_core.storage.fetch import fetch, pipeline_with
 from rcm_core.storage.files import sha256_folder
 from rcm_core.storage.pipeline_files import require_index
-from rcm_core.storage.schemas import read_teacher
+from rcm_core.storage.run_folder import RELATIVE, RunFolder
 
 TRAINED = "mini"
 
 
 def pipeline_of(workspace: Path) -> Path:
     """The folder of the pipeline of ``workspace``'s teacher; InputError if it is not there."""
-    return _folder(workspace, read_teacher(workspace))
+    return _folder(workspace, RunFolder.of(workspace).teacher())
 
 
 def verified_pipeline(workspace: Path) -> Path:
@@ -31,12 +31,12 @@ def verified_pipeline(workspace: Path) -> Path:
 
     Cheap: hashes of files that did not change are kept (``hashes``).
     """
-    facts: dict[str, Any] = read_teacher(workspace)
+    facts: dict[str, Any] = RunFolder.of(workspace).teacher()
     folder = _folder(workspace, facts)
     found = sha256_folder(folder)
     if found != facts["hash"]:
         raise InputError(
-            f"the teacher in {folder} has content hash {found}, but runs/teacher/teacher.json was made from"
+            f"the teacher in {folder} has content hash {found}, but {RELATIVE.teacher_file} was made from"
             f" {facts['hash']}; restore that teacher, or take the new one with `dvc repro --force teacher`"
         )
     return folder
@@ -69,7 +69,7 @@ def given_pipeline(source: str, endpoint: str | None, workspace: Path, variant: 
 def _folder(workspace: Path, facts: dict[str, Any]) -> Path:
     source = facts["source"]
     if source == TRAINED:
-        folder = workspace / "runs/teacher/pipeline"
+        folder = RunFolder.of(workspace).teacher_pipeline
         require_index(folder, f"{folder} (`dvc repro teacher` makes it again)")
         return folder
     known = pipeline_with(facts["hash"]) if "://" in source else None

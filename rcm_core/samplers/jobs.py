@@ -26,8 +26,10 @@ from rcm_core.rng import generator
 from rcm_core.samplers.few_step import Sampler, sample_student
 from rcm_core.samplers.kept import Kept, state_of
 from rcm_core.samplers.teacher_ode import Grid, Solver, sample_teacher
+from rcm_core.storage.checked_json import read
 from rcm_core.storage.files import read_json
-from rcm_core.storage.schemas import StudentFacts, read, read_teacher
+from rcm_core.storage.run_folder import RunFolder
+from rcm_core.storage.schemas import StudentFacts
 
 NEGATIVE = "negative"
 """Folder of the kept negative prompts: a family may encode them otherwise than prompts."""
@@ -55,7 +57,7 @@ class Teacher:
     @classmethod
     def read(cls, workspace: Path, cache: Path | None = None) -> Teacher:
         """From the teacher stage's outputs; ``cache`` is where prompts of a large text encoder are kept."""
-        facts = read_teacher(workspace)
+        facts = RunFolder.of(workspace).teacher()
         folder = pipeline_of(workspace)
         texts = None if cache is None else texts_of(folder, cache, facts["family"], facts["hash"])
         return cls.of(folder, facts, texts)

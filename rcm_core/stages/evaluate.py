@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rcm_core.config.sections import EvaluateSection, Params
-from rcm_core.data.prompts import cycle, load_split
+from rcm_core.data.prompts import cycle
 from rcm_core.errors import InputError
 from rcm_core.evaluation.bootstrap import Bootstrap, exact, mean
 from rcm_core.evaluation.judges.base import Judge
@@ -28,17 +28,17 @@ from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.samplers.jobs import Job, Teacher, read_sampler, sample_pixels, split_jobs
 from rcm_core.storage.files import atomic_folder, write_json
-from rcm_core.storage.schemas import read_selection, read_teacher
+from rcm_core.storage.run_folder import RELATIVE, RunFolder
 
 STAGE = "evaluate"
 TIMINGS = 3
 REPEATS = 4
 INPUTS = [
-    "runs/teacher/teacher.json",
-    "runs/prompts/prompts.parquet",
-    "runs/trajectories/manifest.parquet",
-    "runs/select/selection.json",
-    "runs/select/transformer",
+    RELATIVE.teacher_file,
+    RELATIVE.prompts_file,
+    RELATIVE.manifest,
+    RELATIVE.selection_file,
+    RELATIVE.student,
 ]
 
 
@@ -47,7 +47,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     section = params.evaluate
     inputs = hash_inputs(workspace, INPUTS)
     verified_pipeline(workspace)
-    facts = read_teacher(workspace)
+    facts = RunFolder.of(workspace).teacher()
     parameters = dump(evaluate=section, judge=params.judge)
     with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device):
         jobs = _jobs(section, workspace, executor.state_root / "cache")
@@ -72,14 +72,14 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
             params.trajectories.source is not None,
         )  # fmt: skip
         timings = _timings(jobs, section, executor)
-        _write(workspace / "runs" / STAGE, quality, timings, pixels, jobs)
+        _write(RunFolder.of(workspace), quality, timings, pixels, jobs)
 
 
 def _jobs(section: EvaluateSection, workspace: Path, cache: Path) -> dict[str, Job]:
     teacher = Teacher.read(workspace, cache)
-    place = workspace / "runs/select/selection.json"
-    sampler = read_sampler(read_selection(workspace)["sampler"], place, "select")
-    split = load_split(workspace, "test")
+    run = RunFolder.of(workspace)
+    sampler = read_sampler(run.selection()["sampler"], run.selection_file, "select")
+    split = run.prompts("test")
     distinct = min(len(split), section.samples)
     if section.diversity_prompts > distinct:
         raise InputError(
@@ -87,7 +87,7 @@ def _jobs(section: EvaluateSection, workspace: Path, cache: Path) -> dict[str, J
             " it, or write more into prompts.test"
         )
     prompts = cycle(split, section.samples)
-    network = str(workspace / "runs/select/transformer")
+    network = str(run.student)
     whole = Job(
         teacher, prompts, tuple(range(section.samples)), section.seed, teacher.steps, device=section.device
     )
@@ -221,19 +221,18 @@ def _of_categories(judge: Judge) -> str:
 
 
 def _write(
-    out: Path,
+    run: RunFolder,
     quality: dict[str, Any],
     timings: dict[str, Any],
     pixels: dict[str, Tensor],
     jobs: dict[str, Job],
 ) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(out / "samples") as folder:
+    with atomic_folder(run.samples) as folder:
         for name, job in jobs.items():
             save_file({"pixels": pixels[name].contiguous()}, folder / f"{name}.safetensors")
             write_json(folder / "prompts.json", list(job.prompts[: len(pixels[name])]))
-    write_json(out / "quality.json", quality)
+    write_json(run.quality_file, quality)
     merged = {
         n: row | ({"seconds_per_sample": timings[n]} if n in timings else {}) for n, row in quality.items()
     }
-    write_json(out / "metrics.json", merged)
+    write_json(run.metrics_file, merged)

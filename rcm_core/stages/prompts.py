@@ -11,6 +11,7 @@ from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.registry import find
 from rcm_core.storage.files import atomic, write_json
+from rcm_core.storage.run_folder import RunFolder
 
 STAGE = "prompts"
 
@@ -33,11 +34,11 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
     import pandas as pd  # not needed to refuse bad input
 
     with recorded(STAGE, workspace, dump(prompts=params.prompts), inputs, None, "cpu"):
-        out = workspace / "runs" / STAGE
-        with atomic(out / "prompts.parquet") as temporary:
+        run = RunFolder.of(workspace)
+        with atomic(run.prompts_file) as temporary:
             pd.DataFrame(rows).to_parquet(temporary, index=False)
         facts = {
             split: {"count": len(prompts), "sha256": hashlib.sha256("\n".join(prompts).encode()).hexdigest()}
             for split, prompts in splits.items()
         }
-        write_json(out / "prompts.json", facts)
+        write_json(run.prompt_hashes_file, facts)

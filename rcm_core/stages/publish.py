@@ -30,8 +30,8 @@ from rcm_core.storage.files import (
 )
 from rcm_core.storage.links import place_file, shares
 from rcm_core.storage.pipeline_files import pipeline_files
+from rcm_core.storage.run_folder import RELATIVE, RunFolder
 from rcm_core.storage.s3 import filesystem, unbroken
-from rcm_core.storage.schemas import Quality, read, read_selection, read_teacher
 from rcm_core.storage.uploads import Earlier
 
 STAGE = "publish"
@@ -42,10 +42,10 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
     inputs = hash_inputs(
         workspace,
         [
-            "runs/teacher/teacher.json",
-            "runs/select/selection.json",
-            "runs/select/transformer",
-            "runs/evaluate/quality.json",
+            RELATIVE.teacher_file,
+            RELATIVE.selection_file,
+            RELATIVE.student,
+            RELATIVE.quality_file,
         ],
     )
     source = verified_pipeline(workspace)
@@ -54,15 +54,14 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
     precision = {"train.candidate_precision": params.train.candidate_precision}
     parameters = precision | dump(publish=params.publish, method=params.method)
     with recorded(STAGE, workspace, parameters, inputs, None, "cpu") as extra:
-        out = workspace / "runs" / STAGE / "pipeline"
-        chosen = workspace / "runs/select/selection.json"
-        selection = read_selection(workspace)
-        sampler = read_sampler(selection["sampler"], chosen, "select")
-        quality = read(workspace / "runs/evaluate/quality.json", Quality, "evaluate")
+        run_folder = RunFolder.of(workspace)
+        out, selection = run_folder.published, run_folder.selection()
+        sampler = read_sampler(selection["sampler"], run_folder.selection_file, "select")
+        quality = run_folder.quality()
         facts = _facts(params, workspace, selection)
         with atomic_folder(out) as folder:
-            ours = is_ours(read_teacher(workspace))
-            placed = _place(folder, source, ours, workspace / "runs/select/transformer")
+            ours = is_ours(run_folder.teacher())
+            placed = _place(folder, source, ours, run_folder.student)
             if is_lora(folder / "transformer"):
                 _merge(folder / "transformer", source, params, workspace)
             _write_scheduler(folder, sampler)
@@ -118,7 +117,7 @@ def _merge(transformer: Path, teacher: Path, params: Params, workspace: Path) ->
 def _facts(params: Params, workspace: Path, selection: dict[str, Any]) -> dict[str, Any]:
     """``student.json``; the sampler is in the scheduler's configuration alone."""
     teacher = Teacher.read(workspace)
-    source = read_teacher(workspace)
+    source = RunFolder.of(workspace).teacher()
     index = read_part(Path(teacher.folder), "model_index.json")
     absent = [name for name in ABSENT.get(teacher.family, ()) if index.get(name, [None])[0] is None]
     return {

@@ -9,19 +9,19 @@ from rcm_core.config.sections import Params
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.storage.files import atomic
-from rcm_core.storage.schemas import read_selection
+from rcm_core.storage.run_folder import RELATIVE, RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd
 
 STAGE = "report"
 INPUTS = [
-    "runs/teacher/teacher.json",
-    "runs/train/curves.csv",
-    "runs/train/health.json",
-    "runs/select/selection.json",
-    "runs/evaluate/metrics.json",
-    "runs/evaluate/samples",
+    RELATIVE.teacher_file,
+    RELATIVE.curves,
+    RELATIVE.health_file,
+    RELATIVE.selection_file,
+    RELATIVE.metrics_file,
+    RELATIVE.samples,
 ]
 
 
@@ -31,12 +31,12 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
     from rcm_core.evaluation.report.page import render  # matplotlib is not needed to refuse bad input
 
     with recorded(STAGE, workspace, dump(report=params.report), inputs, None, "cpu"):
-        page = render(workspace / "runs", params.report.title, params.report.prompts)
-        with atomic(workspace / "runs" / STAGE / "report.html") as temporary:
+        run_folder = RunFolder.of(workspace)
+        page = render(run_folder, params.report.title, params.report.prompts)
+        with atomic(run_folder.report) as temporary:
             temporary.write_text(page, encoding="utf-8")
-        selection = read_selection(workspace)
-        with atomic(workspace / "runs" / STAGE / "quality.csv") as temporary:
-            quality_of(selection).to_csv(temporary, index=False)
+        with atomic(run_folder.report_series) as temporary:
+            quality_of(run_folder.selection()).to_csv(temporary, index=False)
 
 
 def quality_of(selection: dict[str, Any]) -> pd.DataFrame:

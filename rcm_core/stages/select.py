@@ -16,6 +16,7 @@ from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.storage.files import atomic_folder, write_json
 from rcm_core.storage.links import place_folder
+from rcm_core.storage.run_folder import RELATIVE, RunFolder
 
 STAGE = "select"
 
@@ -24,13 +25,12 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     """Scores every checkpoint x EMA length at every step count and copies the best one's network."""
     section = params.select
     sampler = Sampler.of(params.sampler.kind, params.sampler.times)
-    inputs = hash_inputs(
-        workspace, ["runs/teacher/teacher.json", "runs/prompts/prompts.parquet", "runs/train/candidates"]
-    )
+    inputs = hash_inputs(workspace, [RELATIVE.teacher_file, RELATIVE.prompts_file, RELATIVE.candidates])
     verified_pipeline(workspace)
     parameters = dump(select=section, sampler=params.sampler, judge=params.judge)
     with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device):
-        root = workspace / "runs/train/candidates"
+        run_folder = RunFolder.of(workspace)
+        root = run_folder.candidates
         found = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
         candidates = {parse(name): root / name for name in found}
         if not candidates:
@@ -51,11 +51,9 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
             scores[candidate][str(steps)] = estimate
         ordered = {c: {str(s): v[str(s)] for s in section.steps} for c, v in scores.items()}
         selection = choose(ordered, section.metric, section.steps) | {"sampler": asdict(sampler)}
-        out = workspace / "runs" / STAGE
-        out.mkdir(parents=True, exist_ok=True)
-        with atomic_folder(out / "transformer") as folder:
+        with atomic_folder(run_folder.student) as folder:
             place_folder(root / selection["choice"]["name"] / "transformer", folder)
-        write_json(out / "selection.json", selection)
+        write_json(run_folder.selection_file, selection)
     print(f"select: {selection['reason']}", flush=True)
 
 
@@ -66,5 +64,5 @@ def parse(name: str) -> Candidate:
         return Candidate(name, int(step), float(ema))
     except ValueError as error:
         raise InputError(
-            f"runs/train/candidates/{name} is not a candidate's name (step_<n>-ema_<length>); remove it"
+            f"{RELATIVE.candidates / name} is not a candidate's name (step_<n>-ema_<length>); remove it"
         ) from error

@@ -27,6 +27,7 @@ from rcm_core.storage.fetch import remember
 from rcm_core.storage.files import atomic_folder, sha256_folder, write_json
 from rcm_core.storage.links import place_folder
 from rcm_core.storage.pipeline_files import refuse_changed, signatures
+from rcm_core.storage.run_folder import RunFolder
 from rcm_core.training.memory_usage import peak_memory
 
 STAGE = "teacher"
@@ -40,7 +41,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     train = read_prompts(workspace / params.prompts.train, FEWEST)
     validation = read_prompts(workspace / params.prompts.validation)
     inputs = hash_inputs(workspace, [params.prompts.train, params.prompts.validation])
-    out = workspace / "runs" / STAGE
+    run_folder = RunFolder.of(workspace)
     with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device) as extra:
         state = live_state(executor.state_root, STAGE, fingerprint(STAGE, params, parameters, inputs))
         if section.source == TRAINED:
@@ -55,11 +56,10 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
         facts = _facts(section, pipeline)
         refuse_changed(before, signatures(pipeline), section.source)
         facts["gate"] = _gate(section, facts, pipeline, validation, executor)
-        out.mkdir(parents=True, exist_ok=True)
-        with atomic_folder(out / "pipeline") as folder:
+        with atomic_folder(run_folder.teacher_pipeline) as folder:
             if section.source == TRAINED:
                 place_folder(pipeline, folder)
-        write_json(out / "teacher.json", facts)
+        write_json(run_folder.teacher_file, facts)
         extra["peak_memory_bytes"] = peak_memory(state)
     clear_state(state)
 

@@ -11,10 +11,12 @@ from rcm_core.pipelines.teacher_folder import pipeline_of, verified_pipeline
 from rcm_core.protocols import Executor
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.samplers.jobs import Teacher
+from rcm_core.storage.checked_json import fit
 from rcm_core.storage.files import atomic, atomic_folder, require_space, write_json
 from rcm_core.storage.formats import read_text
 from rcm_core.storage.links import place_folder
-from rcm_core.storage.schemas import CurveState, HealthFacts, fit
+from rcm_core.storage.run_folder import RELATIVE, RunFolder
+from rcm_core.storage.schemas import CurveState, HealthFacts
 from rcm_core.training import warm_start
 from rcm_core.training.curves import Curves
 from rcm_core.training.disk_usage import (
@@ -36,7 +38,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     """Trains, or resumes exactly this training; the candidates appear when the last step is done."""
     section = params.train
     parameters = dump(train=section, method=params.method)
-    inputs = hash_inputs(workspace, ["runs/teacher/teacher.json", "runs/trajectories/manifest.parquet"])
+    inputs = hash_inputs(workspace, [RELATIVE.teacher_file, RELATIVE.manifest])
     verified_pipeline(workspace)
     numbers = worlds(section, "params.yaml")
     origin = None
@@ -60,7 +62,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
             distill.loop, spec, state=state, workers=numbers, threads=section.threads,
             max_failures=section.max_failures, device=section.device,
         )  # fmt: skip
-        write(workspace / "runs" / STAGE, state)
+        write(RunFolder.of(workspace), state)
         extra["peak_memory_bytes"] = peak_memory(state)
         extra["method"] = params.method["name"]
     clear_state(state)
@@ -75,8 +77,8 @@ def _size(params: Params, workspace: Path) -> int:
     return OVERHEAD + candidates + CHECKPOINTS * checkpoint_bytes(section, trained)
 
 
-def write(out: Path, state: Path) -> None:
-    """Candidates, curves and health of the finished training in ``state``, atomically into ``out``."""
+def write(run_folder: RunFolder, state: Path) -> None:
+    """Write candidates, curves and health of the finished training in ``state``, each atomically."""
     finished = state / "curves.json"
     if not finished.is_file():
         raise InputError(f"{state} holds no finished training; remove it and run `dvc repro train` again")
@@ -84,10 +86,10 @@ def write(out: Path, state: Path) -> None:
     curves = fit(CurveState, read_text(finished, remedy), str(finished), remedy)
     place = state / "health.json"
     health = fit(HealthFacts, read_text(place, remedy), str(place), remedy)
-    with atomic_folder(out / "candidates") as folder:
+    with atomic_folder(run_folder.candidates) as folder:
         place_folder(
             state / "candidates", folder
         )  # without hidden names, which a killed run had begun to write
-    with atomic(out / "curves.csv") as temporary:
+    with atomic(run_folder.curves) as temporary:
         Curves(**curves).write(temporary)
-    write_json(out / "health.json", health)
+    write_json(run_folder.health_file, health)

@@ -15,7 +15,6 @@ import torch
 
 from rcm_core.config.sections import Params, TrajectoriesSection
 from rcm_core.data import importer
-from rcm_core.data.prompts import load_split
 from rcm_core.data.real_images import RealExamples
 from rcm_core.data.shards import ImportJob, ShardJob, make_shard
 from rcm_core.data.trajectory_store import (
@@ -36,8 +35,8 @@ from rcm_core.samplers.jobs import (
     negative_condition,
 )
 from rcm_core.storage.files import atomic, atomic_folder, require_space, require_target
+from rcm_core.storage.run_folder import RELATIVE, RunFolder
 from rcm_core.storage.s3 import unbroken
-from rcm_core.storage.schemas import read_teacher
 
 STAGE = "trajectories"
 MAX_NONFINITE = 0.01
@@ -47,7 +46,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     """Generates or imports the missing shards, then the manifest; a shard that is whole is never made twice."""
     section, teacher = params.trajectories, Teacher.read(workspace, executor.state_root / "cache")
     parameters = dump(trajectories=section)
-    inputs = hash_inputs(workspace, ["runs/teacher/teacher.json", "runs/prompts/prompts.parquet"])
+    inputs = hash_inputs(workspace, [RELATIVE.teacher_file, RELATIVE.prompts_file])
     verified_pipeline(workspace)
     source = None
     if section.source is not None:
@@ -71,7 +70,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
             shards.append(facts)
             print(f"trajectories: {len(shards)}/{len(jobs)} shards", flush=True)
         _refuse_nonfinite(shards, samples, source)
-        _write(workspace / "runs" / STAGE, section, teacher, place, shards)
+        _write(RunFolder.of(workspace).trajectories, section, teacher, place, shards)
     clear_state(state)
 
 
@@ -88,8 +87,8 @@ def _jobs(
     section: TrajectoriesSection, teacher: Teacher, workspace: Path, place: Place
 ) -> Sequence[ShardJob | ImportJob]:
     """What the teacher generates."""
-    prompts = load_split(workspace, "train")
-    data = read_teacher(workspace)["data"]
+    run_folder = RunFolder.of(workspace)
+    prompts, data = run_folder.prompts("train"), run_folder.teacher()["data"]
     real = RealExamples(data, tuple(prompts), section.seed) if section.real else None
     jobs = []
     for name, ids in _shards(section, section.samples):

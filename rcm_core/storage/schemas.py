@@ -1,20 +1,13 @@
-"""What the files hold that stages leave for each other and read back: one schema and one reader a file.
-
-A reader returns the file's own values once they fit the schema. Keys that the schema does not name are allowed: stages
-may note more. InputError names the file, the first thing that does not fit, and the stage that makes the file again.
-"""
+"""Schemas of the JSON files that stages leave for each other; ``run_folder`` and ``checked_json`` read them."""
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
+from pydantic import ConfigDict, Field, RootModel, model_validator
 
-from rcm_core.errors import InputError
-from rcm_core.storage.formats import parse_json, read_text
+from rcm_core.storage.checked_json import Facts
 
 Whole = Annotated[int, Field(ge=0, lt=2**63)]
 Count = Annotated[int, Field(ge=1, lt=2**63)]
@@ -22,12 +15,6 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Angles = Annotated[list[Finite], Field(min_length=1)]
 CANDIDATE = r"^step_[0-9]{1,18}-ema_[0-9.e+-]+$"
-
-
-class Facts(BaseModel):
-    """Strict values; keys of others are allowed."""
-
-    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
 
 class TeacherFacts(Facts):
@@ -131,7 +118,7 @@ class ShownMetrics(Facts):
     """Numbers by sampler and name, as a table shows them."""
 
     __pydantic_extra__: dict[str, Row] = Field(init=False)
-    protocol: dict[str, Any] = {}
+    protocol: dict[str, Any] = Field(default_factory=dict)
 
 
 class Quality(Facts):
@@ -235,7 +222,7 @@ class Record(Facts):
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     peak_memory_bytes: Whole
     commit: str | None = None
-    versions: dict[str, str | None] = {}
+    versions: dict[str, str | None] = Field(default_factory=dict)
     seed: int | None = None
     device: str = ""
 
@@ -263,7 +250,7 @@ class StudentFacts(Facts):
     family: str
     shape: Annotated[list[Count], Field(min_length=4, max_length=4)]
     text_length: Count
-    absent: list[str] = []
+    absent: list[str] = Field(default_factory=list)
     precision: Literal["float32", "bfloat16"] = "float32"
     steps: list[Count]
     method: dict[str, Any]
@@ -281,41 +268,3 @@ class Usage(Facts):
     """Peak memory that a rank left in the live state."""
 
     peak_memory_bytes: Whole
-
-
-def fit(schema: type[BaseModel], text: str, where: str, remedy: str) -> Any:
-    """The JSON value in ``text`` once it fits ``schema``; InputError otherwise."""
-    value = parse_json(text, where, remedy)
-    try:
-        schema.model_validate_json(json.dumps(value))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        message = (
-            message[0].lower()
-            + message[1:]
-            + (f", got {str(first['input'])[:80]!r}" if key and first["type"] != "missing" else "")
-        )
-        raise InputError(f"{where}: {f'{key}: ' if key else ''}{message}; {remedy}") from error
-    return value
-
-
-def read(path: Path, schema: type[BaseModel], made_by: str) -> Any:
-    """The JSON value in ``path`` once it fits ``schema``; InputError names the stage that makes the file again."""
-    if not path.exists():
-        raise InputError(f"{path} does not exist; make it with `dvc repro {made_by}`")
-    remedy = f"`dvc repro {made_by}` makes it again"
-    return fit(schema, read_text(path, remedy), str(path), remedy)
-
-
-def read_teacher(workspace: Path) -> dict[str, Any]:
-    """``runs/teacher/teacher.json``."""
-    facts: dict[str, Any] = read(workspace / "runs/teacher/teacher.json", TeacherFacts, "teacher")
-    return facts
-
-
-def read_selection(workspace: Path) -> dict[str, Any]:
-    """``runs/select/selection.json``."""
-    facts: dict[str, Any] = read(workspace / "runs/select/selection.json", Selection, "select")
-    return facts

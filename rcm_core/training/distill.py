@@ -24,6 +24,7 @@ from rcm_core.registry import find, find_family
 from rcm_core.rng import address
 from rcm_core.samplers.jobs import Teacher
 from rcm_core.storage.files import write_json
+from rcm_core.storage.run_folder import RunFolder
 from rcm_core.training.loop_settings import LoopSettings
 from rcm_core.training.lora import Adapted, Shared, load_shared
 from rcm_core.training.memory_usage import write_usage
@@ -156,7 +157,7 @@ def assemble(context: TrainContext, spec: dict[str, Any]) -> Trainer:
     section, workspace = params.train, Path(spec["workspace"])
     torch.set_num_threads(section.threads)
     device = resolve_device(section.device)
-    store = Store(workspace / "runs/trajectories", Path(spec["cache"]))
+    store = Store(RunFolder.of(workspace).trajectories, Path(spec["cache"]))
     method = build_method(params.method, section.tangent)
     held = section.health.probe_samples if section.health.probe_every else 0
     source = TrajectorySource(store, section.batch, section.seed, device, method.demands.needs, held)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
+from rcm_core.storage.checked_json import fit
 from rcm_core.storage.files import write_json
 from rcm_core.storage.formats import read_text
-from rcm_core.storage.schemas import Usage, fit
+from rcm_core.storage.schemas import Usage
 
 
 def write_usage(state: Path, rank: int, device: torch.device) -> None:

@@ -20,10 +20,11 @@ from rcm_core.networks.weights import Target, loading
 from rcm_core.pipelines.folder import meta_network, read_part
 from rcm_core.pipelines.variants import plain_view
 from rcm_core.protocols import Family
+from rcm_core.storage.checked_json import fit
 from rcm_core.storage.fetch import folder_of
 from rcm_core.storage.files import sha256_folder
 from rcm_core.storage.formats import read_text
-from rcm_core.storage.schemas import StudentFacts, fit
+from rcm_core.storage.schemas import StudentFacts
 
 KEY = "train.warm_start"
 

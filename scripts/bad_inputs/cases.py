@@ -11,6 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from rcm_core.storage.run_folder import RELATIVE, RunFolder
 from scripts.bad_inputs.checkpoints import checkpoints
 from scripts.bad_inputs.damage import (
     CURVE_DAMAGES,
@@ -27,22 +28,22 @@ from scripts.bad_inputs.project import Case
 
 SAMPLE = ("sample", "--prompt", "a seven", "--model", "student")
 JSON: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "runs/teacher/teacher.json": (("run", "trajectories"), ("hash", "shape", "family", "steps", "solver")),
-    "runs/trajectories/store.json": (("run", "train"), ("location",)),
-    "runs/select/selection.json": (("run", "publish"), ("choice", "sampler", "steps", "candidates")),
-    "runs/evaluate/quality.json": (("run", "publish"), ("protocol", "teacher")),
-    "runs/evaluate/metrics.json": (("run", "report"), ("protocol", "teacher")),
-    "runs/evaluate/samples/prompts.json": (("run", "report"), ()),
-    "runs/train/health.json": (("run", "report"), ("iterations", "spikes", "readings", "step_downs")),
-    "runs/train/record.json": (("run", "report"), ("parameters", "inputs", "seconds")),
-    "runs/evaluate/record.json": (("run", "report"), ("inputs",)),
+    str(RELATIVE.teacher_file): (("run", "trajectories"), ("hash", "shape", "family", "steps", "solver")),
+    str(RELATIVE.trajectories / "store.json"): (("run", "train"), ("location",)),
+    str(RELATIVE.selection_file): (("run", "publish"), ("choice", "sampler", "steps", "candidates")),
+    str(RELATIVE.quality_file): (("run", "publish"), ("protocol", "teacher")),
+    str(RELATIVE.metrics_file): (("run", "report"), ("protocol", "teacher")),
+    str(RELATIVE.sample_prompts_file): (("run", "report"), ()),
+    str(RELATIVE.health_file): (("run", "report"), ("iterations", "spikes", "readings", "step_downs")),
+    str(RELATIVE.record_file("train")): (("run", "report"), ("parameters", "inputs", "seconds")),
+    str(RELATIVE.record_file("evaluate")): (("run", "report"), ("inputs",)),
     "student/student.json": ((*SAMPLE, "--out", "o.png"), ("family", "shape")),
     "student/scheduler/scheduler_config.json": ((*SAMPLE, "--out", "o.png"), ("kind", "times")),
 }
 TENSORS = {
-    "runs/trajectories/negative.safetensors": ("run", "train"),
-    "runs/trajectories/shards/shard_00001.safetensors": ("run", "train"),
-    "runs/evaluate/samples/teacher.safetensors": ("run", "report"),
+    str(RELATIVE.trajectories / "negative.safetensors"): ("run", "train"),
+    str(RELATIVE.trajectories / "shards/shard_00001.safetensors"): ("run", "train"),
+    str(RELATIVE.samples / "teacher.safetensors"): ("run", "report"),
     "student/transformer/diffusion_pytorch_model.safetensors": (*SAMPLE, "--out", "o.png"),
 }
 
@@ -71,20 +72,20 @@ def _files(root: Path) -> Iterator[Case]:
         for what, damage in damages.items():
             yield Case(place, what, command, place, damage)
     for place, command, column in (
-        ("runs/prompts/prompts.parquet", ("run", "trajectories"), "prompt"),
-        ("runs/trajectories/manifest.parquet", ("run", "train"), "prompt"),
+        (str(RELATIVE.prompts_file), ("run", "trajectories"), "prompt"),
+        (str(RELATIVE.manifest), ("run", "train"), "prompt"),
     ):
         yield Case(place, "missing", command, place)
         for what, damage in table_damages((root / place).read_bytes(), column).items():
             yield Case(place, what, command, place, damage)
-    place = "runs/trajectories/manifest.parquet"
+    place = str(RELATIVE.manifest)
     for what, damage in manifest_damages((root / place).read_bytes()).items():
         yield Case(place, what, ("run", "train"), place, damage)
     for place, command in TENSORS.items():
         yield Case(place, "missing", command, place)
         for what, damage in TENSOR_DAMAGES.items():
             yield Case(place, what, command, place, damage)
-    place = "runs/train/curves.csv"
+    place = str(RELATIVE.curves)
     for what, damage in CURVE_DAMAGES.items():
         yield Case(place, what, ("run", "report"), place, damage)
 
@@ -142,7 +143,7 @@ def _samples(root: Path) -> Iterator[Case]:
         yield Case("rcm sample", f"--out {out[:40]}", (*SAMPLE, "--out", out))
     texts = {
         "UTF-16.txt": "a seven\n".encode("utf-16"), "latin.txt": "sept é\n".encode("latin-1"), "empty.txt": b"",
-        "parquet.txt": (root / "runs/prompts/prompts.parquet").read_bytes(), "blank.txt": b"\n \n",
+        "parquet.txt": RunFolder.of(root).prompts_file.read_bytes(), "blank.txt": b"\n \n",
         "bad.parquet": b"PAR1", "bad.csv": b"a,b\n1,2\n", "bad.jsonl": b"{",
         "half.jsonl": b'{"prompt": "\\ud800"}\n',
     }  # fmt: skip
@@ -216,9 +217,9 @@ def _conversions(root: Path) -> Iterator[Case]:
 
 
 def _searches(root: Path) -> Iterator[Case]:
-    (root / "runs/tune").write_bytes(b"a file")
+    RunFolder.of(root).tuned_times.parent.write_bytes(b"a file")
     for what, more in {
-        "runs/tune is a file": (), "--steps 0": ("--steps", "0"), "--steps 99": ("--steps", "99"),
+        f"{RELATIVE.tuned_times.parent} is a file": (), "--steps 0": ("--steps", "0"), "--steps 99": ("--steps", "99"),
         "--samples 1": ("--samples", "1"), "--samples x": ("--samples", "x"), "--params none": ("--params", "none"),
         "--params a folder": ("--params", "bad"), "--params rubbish": ("--params", "bad/text3.yaml"),
     }.items():  # fmt: skip

@@ -13,6 +13,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from rcm_core.storage.run_folder import RunFolder
 from scripts.bad_inputs.project import Case
 
 PIPELINE = "given/pipeline"
@@ -165,7 +166,7 @@ ADAPTERS: dict[str, bytes] = {
 def given(root: Path) -> Iterator[Case]:
     """Rows of teachers, adapters and samples; every input lies in a folder of its own below ``root/given``."""
     values = yaml.safe_load((root / "params.yaml").read_text())
-    shutil.copytree(root / "runs/teacher/pipeline", root / PIPELINE)
+    shutil.copytree(RunFolder.of(root).teacher_pipeline, root / PIPELINE)
     mine = changed(values, "teacher", mini=None, gate=None, hash=None)
     for number, (what, change) in enumerate(TEACHERS.items()):
         folder = root / f"given/teacher{number}"

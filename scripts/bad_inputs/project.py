@@ -18,6 +18,7 @@ from typing import Any, Literal
 from infra import cli
 from infra.executors.local import LocalExecutor
 from rcm_core.samplers import jobs
+from rcm_core.storage.run_folder import RunFolder
 from tests.support.tiny import prepare, run_all, tiny_values
 
 SECONDS = 120
@@ -54,7 +55,7 @@ class Project:
     def make(self) -> None:
         """Run all stages, and keep what a student is."""
         run_all(self.root, prepare(self.root, tiny_values()), LocalExecutor(self.root))
-        shutil.copytree(self.root / "runs/publish/pipeline", self.root / "student")
+        shutil.copytree(RunFolder.of(self.root).published, self.root / "student")
 
     def run(self, case: Case) -> dict[str, Any]:
         """What the command said of the input, whose file is as before afterwards."""

@@ -18,39 +18,39 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from rcm_core.data.prompts import load_split
 from rcm_core.evaluation.judges.build import judge_for
 from rcm_core.samplers.jobs import Job, Teacher, sample_pixels, split_jobs
 from rcm_core.storage.files import atomic_folder, read_json, sha256_folder, write_json
+from rcm_core.storage.run_folder import RELATIVE, RunFolder
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 MOST = 12 * 2**20
 BATCH = 64
 
 
-def ship(runs: Path, place: Path) -> str:
-    """Writes ``place/{pipeline,record.json}`` from ``runs/teacher``; the content hash of the pipeline."""
+def ship(run: RunFolder, place: Path) -> str:
+    """Writes ``place/{pipeline,record.json}`` from the trained teacher; the content hash of the pipeline."""
     with atomic_folder(place / "pipeline") as folder:
-        shutil.copytree(runs / "teacher/pipeline", folder, dirs_exist_ok=True)
+        shutil.copytree(run.teacher_pipeline, folder, dirs_exist_ok=True)
         halved = {name: value.bfloat16() for name, value in load_file(folder / WEIGHTS).items()}
         save_file(halved, folder / WEIGHTS, metadata={"format": "pt"})
     size = sum(path.stat().st_size for path in (place / "pipeline").rglob("*") if path.is_file())
     if size > MOST:
         raise SystemExit(f"{place} would hold {size:,} bytes; ship at most {MOST:,}")
-    record = read_json(runs / "teacher/record.json", "teacher")
-    trained = read_json(runs / "teacher/teacher.json", "teacher")["hash"]
+    record = read_json(run.record_file("teacher"), "teacher")
+    trained = run.teacher()["hash"]
     digest = sha256_folder(place / "pipeline")
     write_json(place / "record.json", {**record, "trained_hash": trained, "shipped_hash": digest})
     return digest
 
 
-def score(runs: Path, place: Path, guidance: float) -> dict[str, Any]:
+def score(run: RunFolder, place: Path, guidance: float) -> dict[str, Any]:
     """Accuracy of the shipped teacher on the test prompts at its full steps, by category and their mean."""
-    facts = read_json(runs / "teacher/teacher.json", "teacher")
+    facts = run.teacher()
     keys = ("family", "steps", "shift", "solver", "negative_prompt")
     shape = tuple(facts["shape"])
     teacher = Teacher(str(place / "pipeline"), shape=shape, guidance=guidance, **{k: facts[k] for k in keys})
-    prompts = tuple(load_split(runs.parent, "test"))
+    prompts = tuple(run.prompts("test"))
     whole = Job(teacher, prompts, tuple(range(len(prompts))), 0, teacher.steps)
     judge = judge_for(facts["data"])
     pixels = torch.cat([sample_pixels(job) for job in split_jobs(whole, BATCH)])
@@ -70,12 +70,12 @@ def score(runs: Path, place: Path, guidance: float) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("place", type=Path)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the teacher stage has run")
+    parser.add_argument("--runs", type=Path, default=RELATIVE.root, help="where the teacher stage has run")
     parser.add_argument("--guidance", type=float, default=3.0, help="at which it is scored")
     options = parser.parse_args()
-    print(f"hash: {ship(options.runs, options.place)}")
+    print(f"hash: {ship(RunFolder(options.runs), options.place)}")
     record = options.place / "record.json"
-    found = score(options.runs, options.place, options.guidance)
+    found = score(RunFolder(options.runs), options.place, options.guidance)
     write_json(record, {**read_json(record, "teacher"), "test": found})
     print(found)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flows.artifacts import PROMPTS_SHOWN, markdown, sample_table
 from infra.commands.summary import metric_table
+from rcm_core.storage.run_folder import RunFolder
 
 
 def test_every_sampler_and_metric_is_in_the_table(tiny_run: Path) -> None:
@@ -18,7 +19,7 @@ def test_every_sampler_and_metric_is_in_the_table(tiny_run: Path) -> None:
 
 
 def test_samples_stand_side_by_side(tiny_run: Path) -> None:
-    _, _, *rows = sample_table(tiny_run / "runs").splitlines()
+    _, _, *rows = sample_table(RunFolder.of(tiny_run)).splitlines()
     assert 0 < len(rows) <= PROMPTS_SHOWN
     assert all(row.count("data:image/") == rows[0].count("data:image/") >= 3 for row in rows)
 

@@ -12,10 +12,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from rcm_core.data.prompts import load_split
 from rcm_core.evaluation.judges.detector import Detector
 from rcm_core.models import wan
 from rcm_core.storage.files import read_json, sha256, sha256_folder
+from rcm_core.storage.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -71,7 +71,7 @@ def test_a_shipped_teacher_is_the_trained_one_in_half_the_bytes(tiny_run: Path, 
     record = read_json(tmp_path / "teacher/record.json", "teacher")
     assert record["shipped_hash"] == sha256_folder(shipped)
     assert record["trained_hash"] == sha256_folder(trained)
-    assert record["test"]["samples"] == len(load_split(tiny_run, "test"))
+    assert record["test"]["samples"] == len(RunFolder.of(tiny_run).prompts("test"))
     assert 0 <= record["test"]["accuracy"] <= 1
     assert (shipped / WEIGHTS).stat().st_size < 0.6 * (trained / WEIGHTS).stat().st_size
     wan.check_folder(shipped)

@@ -29,6 +29,7 @@ from infra.executors.local import LocalExecutor
 from infra.ray.cluster import shared_cluster
 from rcm_core.stages import train
 from rcm_core.storage.files import sha256, sha256_folder
+from rcm_core.storage.run_folder import RunFolder
 
 pytestmark = [
     pytest.mark.system,
@@ -236,7 +237,7 @@ def two_ranks(fresh: Callable[..., Path]) -> Path:
     state = folder / "state"
     state.mkdir()
     on_ranks(distil_on, (2, folder, state), 2)
-    train.write(folder / "runs/train", state)
+    train.write(RunFolder.of(folder), state)
     return folder
 
 

@@ -20,6 +20,7 @@ from experiments.comparison.run_case import unwind_when_told
 from experiments.comparison.runner import Runner, Start, alone, in_subprocess
 from experiments.comparison.workspaces import FORMAT, Home
 from rcm_core.storage.files import write_json
+from rcm_core.storage.run_folder import RunFolder
 
 RUN = "rcm"
 
@@ -29,7 +30,7 @@ def balance(plan: Plan, home: Home, start: Start) -> dict[str, Any]:
     runner = Runner(plan, home, start)
     runner.prepare()
     params, workspace = runner.made(plan.variant(RUN), 0, UPDATES)
-    matching = params.method["dmd_weight"] * mean_gradient(workspace / "runs/train/curves.csv")
+    matching = params.method["dmd_weight"] * mean_gradient(RunFolder.of(workspace).curves)
     consistency = params.method["consistency_weight"]
     # both losses' gradients are twice their weight times the length of what they are made of
     return {"matching": 2 * matching, "consistency": 2 * consistency, "share": matching / consistency}

@@ -34,7 +34,8 @@ from rcm_core.protocols import Batch
 from rcm_core.rng import generator
 from rcm_core.samplers.jobs import Job, conditions, decode, network_of
 from rcm_core.samplers.rollout import random_schedule, recorded_walk
-from rcm_core.storage.files import read_json, write_json
+from rcm_core.storage.files import write_json
+from rcm_core.storage.run_folder import RunFolder
 from rcm_core.training.distill import build_method
 
 RUNS = ("dmd2", "dmd2-5", "dmd2-single", "rcm", "rcm-0.1", "cdm")
@@ -91,7 +92,7 @@ def measured(params: Params, workspace: Path, each: int, most: int) -> list[dict
     """One row for each part that has ``each`` of ``most`` predictions of the chosen student."""
     section = params.select.model_copy(update={"samples": most, "metric": METRICS[0]})
     scale = scale_of(params.model_copy(update={"select": section}), workspace, executor_in(workspace))
-    job = replace(validation_job(section, workspace), network=str(workspace / "runs/select/transformer"))
+    job = replace(validation_job(section, workspace), network=str(RunFolder.of(workspace).student))
     pairs = list(predicted(params, job))
     x, t = torch.cat([x for x, _ in pairs]), torch.cat([t for _, t in pairs])
     rows = []
@@ -110,7 +111,7 @@ def measured(params: Params, workspace: Path, each: int, most: int) -> list[dict
 
 def over_training(workspace: Path) -> list[dict[str, Any]]:
     """Selection's scores of the candidates of the longest EMA, as training went on."""
-    candidates = read_json(workspace / "runs/select/selection.json", "select")["candidates"]
+    candidates = RunFolder.of(workspace).selection()["candidates"]
     longest = max(c["ema"] for c in candidates)
     return [{"step": c["step"], "scores": c["scores"]} for c in candidates if c["ema"] == longest]
 

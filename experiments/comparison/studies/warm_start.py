@@ -33,13 +33,15 @@ from experiments.comparison.workspaces import (
     executor_in,
     run_key,
     settled,
+    share_stages,
     workspace,
     write_params,
 )
 from infra.params import compose
 from rcm_core.config.sections import Params
 from rcm_core.pipelines.teacher_folder import pipeline_of
-from rcm_core.storage.files import read_json, write_json
+from rcm_core.storage.files import write_json
+from rcm_core.storage.run_folder import RunFolder
 from rcm_core.training.distill import build_method
 
 STUDIED = "rcm-0.1"
@@ -112,20 +114,17 @@ class Bench:
         """The folder of the old teacher's student of ``seed``, published."""
         plan = self.study.plan
         _, path = self.runner.made(plan.variant(self.study.run), seed, UPDATES, ("publish",))
-        return path / "runs/publish/pipeline"
+        return RunFolder.of(path).published
 
     def train(self, name: str, params: Params) -> dict[str, Any]:
         """A training on the new teacher with all its candidates' scores and the choice's quality on the test split."""
         path = workspace(self.root / name)
-        (path / "runs").mkdir(exist_ok=True)
-        for stage in SHARED:
-            if not (path / "runs" / stage).is_symlink():
-                (path / "runs" / stage).symlink_to(self.new / "runs" / stage)
+        share_stages(path, self.new)
         write_params(path, params)
         do_stages(params, path, self.root / "samples")
         method = build_method(params.method, params.train.tangent)
-        selection = read_json(path / "runs/select/selection.json", "select")
-        quality = read_json(path / "runs/evaluate/quality.json", "evaluate")
+        run = RunFolder.of(path)
+        selection, quality = run.selection(), run.quality()
         return {
             "key": run_key(params, path),
             "iterations": params.train.iterations,

@@ -18,7 +18,8 @@ from rcm_core.evaluation.selection import combined
 from rcm_core.evaluation.validation import scale_of, score_job, validation_job
 from rcm_core.pipelines.teacher_folder import pipeline_of
 from rcm_core.samplers.few_step import Sampler
-from rcm_core.storage.files import atomic_folder, read_json, write_json
+from rcm_core.storage.files import atomic_folder, write_json
+from rcm_core.storage.run_folder import RunFolder
 from rcm_core.training import pretrain
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -26,7 +27,7 @@ WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
 def refine(params: Params, steps: int, seed: int, old: Path, folder: Path) -> None:
     """``folder/pipeline``: the teacher of the workspace ``old``, trained further on other batches and noise; once."""
-    facts = read_json(old / "runs/teacher/teacher.json", "teacher")
+    facts = RunFolder.of(old).teacher()
     key = {"key": digest([facts["hash"], steps, seed])}
     done, state, pipeline = folder / "done.json", folder / "state", pipeline_of(old)
     if done.is_file() and json.loads(done.read_text()) == key:

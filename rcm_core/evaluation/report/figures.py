@@ -15,8 +15,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from rcm_core.evaluation.metric import metric_of, shown_metrics
+from rcm_core.evaluation.report.finished_run import Curve, Run, Sampler
 from rcm_core.evaluation.report.labels import label_points, wrap_titles
-from rcm_core.evaluation.report.run_folder import Curve, Run, Sampler
 
 INK, MUTED, LINE = "#010101", "#020202", "#030303"
 TEACHER, STUDENT, RAW = "#040404", "#050505", "#060606"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from rcm_core.evaluation.metric import metric_of
+from rcm_core.evaluation.report.finished_run import Run, Sampler, counted
 from rcm_core.evaluation.report.formatting import escape, interval, number, per_sample
-from rcm_core.evaluation.report.run_folder import Run, Sampler, counted
 
 SEES = "sees what the prompt asked for"
 

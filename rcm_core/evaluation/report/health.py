@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from rcm_core.evaluation.report.finished_run import Run
 from rcm_core.evaluation.report.formatting import escape, number
-from rcm_core.evaluation.report.run_folder import Run
 from rcm_core.monitoring.early_stopping import of_state, sentence
 
 

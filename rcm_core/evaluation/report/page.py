@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rcm_core.evaluation.report import figures, health, tables
+from rcm_core.evaluation.report.finished_run import Run, read_run
 from rcm_core.evaluation.report.formatting import escape
 from rcm_core.evaluation.report.headline import cards, header
-from rcm_core.evaluation.report.run_folder import Run, read_run
 from rcm_core.evaluation.report.samples import grid, per_cell
 from rcm_core.evaluation.report.style import STYLE
+from rcm_core.storage.run_folder import RunFolder
 
 
-def render(runs: Path, title: str, prompts: int) -> str:
-    """``report.html`` of the run in ``runs``, with ``prompts`` rows of samples.
+def render(run_folder: RunFolder, title: str, prompts: int) -> str:
+    """``report.html`` of a run, with ``prompts`` rows of samples.
 
     The same files give the same bytes; nothing is fetched when the page is opened. InputError names a
     file that is missing or does not fit.
     """
-    run = read_run(runs)
+    run = read_run(run_folder)
     panels = (
         header(run, title), health.warning(run), cards(run), _samples(run, prompts), _numbers(run), *_categories(run),
         _training(run), _selection(run), _lineage(run), _protocol(run),

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from rcm_core.errors import InputError
+from rcm_core.evaluation.report.finished_run import Run
 from rcm_core.evaluation.report.formatting import escape
-from rcm_core.evaluation.report.run_folder import Run
 
 SMALLEST, LARGEST = 32, 192
 """Sides in pixels: smaller samples are enlarged without smoothing, larger ones are shrunk."""

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from rcm_core.evaluation.metric import part_names, shown_metrics
+from rcm_core.evaluation.report.finished_run import Run, counted
 from rcm_core.evaluation.report.formatting import data_size, duration, escape, interval, number, per_sample
-from rcm_core.evaluation.report.run_folder import Run, counted
 
 
 def columns(run: Run) -> list[tuple[str, str, str]]:

@@ -25,9 +25,10 @@ from torch.distributed.tensor import DTensor
 
 from rcm_core.errors import InputError, named_line
 from rcm_core.networks.weights import write_network as write_network
+from rcm_core.storage.checked_json import fit
 from rcm_core.storage.files import write_json
 from rcm_core.storage.formats import UNPICKLING, read_text
-from rcm_core.storage.schemas import Progress, fit
+from rcm_core.storage.schemas import Progress
 from rcm_core.training.ema import PowerEMA
 
 DAMAGED = (CheckpointException, UnpicklingError, EOFError, OSError)

@@ -10,8 +10,8 @@ import torch
 
 from rcm_core.benchmarks import digits
 from rcm_core.data.loaders import DrawnSource, ImageSource, Order, TrajectorySource
-from rcm_core.data.prompts import load_split
 from rcm_core.data.trajectory_store import Store
+from rcm_core.storage.run_folder import RunFolder
 
 CPU = torch.device("cpu")
 
@@ -66,7 +66,7 @@ def test_a_batch_holds_samples_with_their_own_conditions(tiny_run: Path, tmp_pat
 
 
 def test_images_come_with_prompts_that_name_them(tiny_run: Path) -> None:
-    prompts = load_split(tiny_run, "train")
+    prompts = RunFolder.of(tiny_run).prompts("train")
     images, labels = digits.images("train")
     named = torch.tensor([digits.label(p) for p in prompts])
     choices = [torch.nonzero(named == label).flatten() for label in labels]

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
-from rcm_core.data.prompts import by_label, clean_text, cycle, load_split, read_prompts, refuse_overlap
+from rcm_core.data.prompts import by_label, clean_text, cycle, read_prompts, refuse_overlap
 from rcm_core.errors import InputError
 from rcm_core.storage.formats import parse_json_lines
+from rcm_core.storage.run_folder import RunFolder
 
 
 def test_lines_are_stripped_and_keep_their_order(tmp_path: Path) -> None:
@@ -178,12 +179,12 @@ def test_a_split_is_read_back_in_order(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"prompts\.parquet does not exist; make it with `dvc repro prompts`"
     ):
-        load_split(tmp_path, "train")
+        RunFolder.of(tmp_path).prompts("train")
     (tmp_path / "runs/prompts").mkdir(parents=True)
     rows = [("train", "b"), ("test", "c"), ("train", "a")]
     frame = pd.DataFrame(rows, columns=["split", "prompt"])
     frame.to_parquet(tmp_path / "runs/prompts/prompts.parquet")
-    assert load_split(tmp_path, "train") == ["b", "a"]
+    assert RunFolder.of(tmp_path).prompts("train") == ["b", "a"]
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 12])

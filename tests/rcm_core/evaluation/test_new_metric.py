@@ -25,11 +25,12 @@ from rcm_core.evaluation.bootstrap import Bootstrap
 from rcm_core.evaluation.judges.build import judge_for
 from rcm_core.evaluation.metric import every_metric
 from rcm_core.evaluation.report import figures, model_card
+from rcm_core.evaluation.report.finished_run import read_run
 from rcm_core.evaluation.report.page import render
-from rcm_core.evaluation.report.run_folder import read_run
 from rcm_core.evaluation.scores import score, score_one
 from rcm_core.evaluation.selection import Candidate, choose
 from rcm_core.samplers.few_step import Sampler
+from rcm_core.storage.run_folder import RunFolder
 
 FILE = '''
 """Spread of the features."""
@@ -103,10 +104,10 @@ def test_it_is_in_the_report_and_on_the_card(tmp_path: Path) -> None:
         if name != "protocol":
             row["blur"] = about(2.625, 0.125)
     (runs / "evaluate/metrics.json").write_text(json.dumps(metrics))
-    text = " ".join(" ".join(Page(render(runs, "title", 1)).text).split())
+    text = " ".join(" ".join(Page(render(RunFolder(runs), "title", 1)).text).split())
     assert "Blur ↓ of the features" in text
     assert text.count("2.62 2.50 – 2.75") == 5  # once for every sampler
-    assert "Blur ↓" in figures.intervals(read_run(runs))
+    assert "Blur ↓" in figures.intervals(read_run(RunFolder(runs)))
     teacher = {"licence": "x", "source": "s", "steps": 5, "guidance": 2.0, "hash": "h", "data": "digits"}
     facts = {
         "teacher": teacher, "steps": [1], "method": {"name": "rcm"}, "version": "v", "family": "wan",

@@ -21,6 +21,7 @@ from rcm_core.evaluation.report.samples import picture, spread
 from rcm_core.evaluation.teacher_features import IMPORTED
 from rcm_core.monitoring.early_stopping import Verdict
 from rcm_core.storage.files import write_json
+from rcm_core.storage.run_folder import RunFolder
 
 TITLE = "A <b>made-up</b> & tested run"
 
@@ -37,7 +38,7 @@ def test_what_stands_for_the_teacher_is_said(runs: Path) -> None:
             del row["frechet"]  # no real images
     for protocol, words in (({}, "the teacher's samples"), ({"reference": IMPORTED}, IMPORTED)):
         write_json(runs / "evaluate/metrics.json", metrics | {"protocol": metrics["protocol"] | protocol})
-        text = " ".join(" ".join(Page(render(runs, TITLE, 1)).text).split())
+        text = " ".join(" ".join(Page(render(RunFolder(runs), TITLE, 1)).text).split())
         for said in (
             f"Fréchet distance to {words}, 1 step",
             f"Against {words} and held-out prompts",
@@ -48,14 +49,14 @@ def test_what_stands_for_the_teacher_is_said(runs: Path) -> None:
 
 
 def test_categories_have_a_table_where_there_are_some(runs: Path) -> None:
-    assert "Accuracy by category" not in render(runs, TITLE, 6)
+    assert "Accuracy by category" not in render(RunFolder(runs), TITLE, 6)
     metrics = json.loads((runs / "evaluate/metrics.json").read_text())
     for key, row in metrics.items():
         if key != "protocol":
             row["accuracy_counting"], row["accuracy_mean"] = about(0.71, 0.02), about(0.8125, 0.02)
             row["motion_following"] = about(0.625, 0.02)
     write_json(runs / "evaluate/metrics.json", metrics)
-    page = Page(render(runs, TITLE, 6))
+    page = Page(render(RunFolder(runs), TITLE, 6))
     assert page.open == []
     text = " ".join(" ".join(page.text).split())
     for words in ("Accuracy by category", "counting", "mean", "motion following"):
@@ -65,7 +66,7 @@ def test_categories_have_a_table_where_there_are_some(runs: Path) -> None:
 
 
 def test_page_is_well_formed_and_says_what_it_must(runs: Path) -> None:
-    page = Page(render(runs, TITLE, 6))
+    page = Page(render(RunFolder(runs), TITLE, 6))
     text = " ".join(" ".join(page.text).split())
     assert page.open == []
     for words in (
@@ -80,7 +81,7 @@ def test_page_is_well_formed_and_says_what_it_must(runs: Path) -> None:
 
 
 def text_of(runs: Path) -> str:
-    return " ".join(" ".join(Page(render(runs, TITLE, 1)).text).split())
+    return " ".join(" ".join(Page(render(RunFolder(runs), TITLE, 1)).text).split())
 
 
 def test_a_training_to_the_end_says_what_was_noticed_and_warns_of_nothing(runs: Path) -> None:
@@ -112,7 +113,7 @@ def test_an_early_stop_is_one_clear_line(runs: Path) -> None:
 def test_a_collapse_is_said_at_the_top_too(runs: Path) -> None:
     lost = Verdict("collapse", 600, 300, "the score was 0.9 & <not> good")
     write_json(runs / "train/health.json", made_up_health(lost))
-    html = render(runs, TITLE, 1)
+    html = render(RunFolder(runs), TITLE, 1)
     line = (
         "Training stopped at step 600 of 900 because the student collapsed: the score was 0.9 & <not> good."
     )
@@ -122,7 +123,7 @@ def test_a_collapse_is_said_at_the_top_too(runs: Path) -> None:
 
 
 def test_page_fetches_nothing(runs: Path) -> None:
-    html = render(runs, TITLE, 3)
+    html = render(RunFolder(runs), TITLE, 3)
     page = Page(html)
     assert all(source.startswith("data:image/") for source in page.pictures)
     assert all(link.startswith("#") for link in page.links)
@@ -132,20 +133,20 @@ def test_page_fetches_nothing(runs: Path) -> None:
 
 def test_page_is_a_function_of_its_files(runs: Path, tmp_path: Path) -> None:
     again = made_up_run(tmp_path / "again", (1, 1, 8, 8), PROMPTS)
-    assert render(runs, TITLE, 4) == render(again, TITLE, 4)
+    assert render(RunFolder(runs), TITLE, 4) == render(RunFolder(again), TITLE, 4)
 
 
 def test_text_of_a_run_is_never_markup(tmp_path: Path) -> None:
     attack = '"><script>alert(1)</script>'
     runs = made_up_run(tmp_path / "runs", (1, 1, 8, 8), [attack] * 4)
-    html = render(runs, attack, 1)
+    html = render(RunFolder(runs), attack, 1)
     assert "<script" not in html
     assert attack in " ".join(Page(html).text)
 
 
 def test_clips_move(tmp_path: Path) -> None:
     runs = made_up_run(tmp_path / "runs", (3, 5, 8, 12), ["a red 3 moving left"] * 4)
-    pictures = Page(render(runs, "clips", 1)).pictures
+    pictures = Page(render(RunFolder(runs), "clips", 1)).pictures
     clip = Image.open(BytesIO(base64.b64decode(pictures[0].removeprefix("data:image/gif;base64,"))))
     assert clip.n_frames == 5
     assert clip.size == (48, 32)
@@ -172,7 +173,7 @@ def test_small_pictures_are_enlarged_exactly_and_large_ones_shrunk() -> None:
 
 def test_training_without_curves_is_said(runs: Path) -> None:
     (runs / "train/curves.csv").write_text("step,loss,tangent_norm,nonfinite,fake_loss,dmd_gradient\n")
-    assert "Training left no curve" in render(runs, TITLE, 1)
+    assert "Training left no curve" in render(RunFolder(runs), TITLE, 1)
 
 
 @pytest.mark.parametrize(
@@ -186,20 +187,20 @@ def test_training_without_curves_is_said(runs: Path) -> None:
 def test_a_missing_file_is_named_with_the_stage_that_makes_it(runs: Path, name: str, stage: str) -> None:
     (runs / name).unlink()
     with pytest.raises(InputError, match=f"{Path(name).name}.*dvc repro {stage}"):
-        render(runs, TITLE, 1)
+        render(RunFolder(runs), TITLE, 1)
 
 
 @pytest.mark.parametrize("damage", [b"", b"not safetensors at all"])
 def test_damaged_samples_are_named(runs: Path, damage: bytes) -> None:
     (runs / "evaluate/samples/teacher.safetensors").write_bytes(damage)
     with pytest.raises(InputError, match=r"teacher\.safetensors.*dvc repro -f evaluate"):
-        render(runs, TITLE, 1)
+        render(RunFolder(runs), TITLE, 1)
 
 
 def test_samples_of_other_prompts_are_refused(runs: Path) -> None:
     write_json(runs / "evaluate/samples/prompts.json", ["the digit 1"])
     with pytest.raises(InputError, match="for 1 prompts"):
-        render(runs, TITLE, 1)
+        render(RunFolder(runs), TITLE, 1)
 
 
 def test_numbers_are_readable() -> None:

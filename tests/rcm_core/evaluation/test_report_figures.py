@@ -12,9 +12,10 @@ from matplotlib.text import Text
 from reports import PROMPTS, made_up_run
 
 from rcm_core.evaluation.report import figures
-from rcm_core.evaluation.report.run_folder import read_run
+from rcm_core.evaluation.report.finished_run import read_run
 from rcm_core.evaluation.teacher_features import IMPORTED
 from rcm_core.storage.files import write_json
+from rcm_core.storage.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_no_text_of_a_figure_overlaps_another(runs: Path, monkeypatch: pytest.Mo
     metrics["protocol"]["reference"] = IMPORTED
     metrics["teacher_1"] = metrics["student_1"]
     write_json(runs / "evaluate/metrics.json", metrics)
-    run = read_run(runs)
+    run = read_run(RunFolder(runs))
     selection = json.loads(json.dumps(run.selection)) | {"steps": [1, 2, 4, 8, 16]}
     for candidate in selection["candidates"]:
         candidate["scores"] |= {"8": candidate["score"], "16": candidate["score"]}

@@ -13,11 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rcm_core.config.load import load_params
-from rcm_core.data.prompts import load_split
 from rcm_core.data.trajectory_store import read_manifest, read_negative
 from rcm_core.errors import InputError
 from rcm_core.samplers.jobs import Teacher
+from rcm_core.storage.checked_json import fit
 from rcm_core.storage.formats import read_csv, read_object, read_tensors, read_text, read_yaml
+from rcm_core.storage.run_folder import RunFolder
 from rcm_core.storage.schemas import (
     CurveState,
     HealthFacts,
@@ -34,7 +35,6 @@ from rcm_core.storage.schemas import (
     TeacherFacts,
     TrainRecord,
     Usage,
-    fit,
 )
 
 SCHEMAS = (
@@ -43,7 +43,7 @@ SCHEMAS = (
 )  # fmt: skip
 FILES: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "teacher.json": ("runs/teacher/teacher.json", lambda root: Teacher.read(root)),
-    "prompts.parquet": ("runs/prompts/prompts.parquet", lambda root: load_split(root, "train")),
+    "prompts.parquet": ("runs/prompts/prompts.parquet", lambda root: RunFolder.of(root).prompts("train")),
     "manifest.parquet": (
         "runs/trajectories/manifest.parquet", lambda root: read_manifest(root / "runs/trajectories/manifest.parquet"),
     ),

@@ -8,17 +8,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from rcm_core.errors import InputError
+from rcm_core.storage.checked_json import read
 from rcm_core.storage.formats import read_csv, read_tensors
-from rcm_core.storage.schemas import (
-    HealthFacts,
-    Metrics,
-    Prompts,
-    Record,
-    Selection,
-    TeacherFacts,
-    TrainRecord,
-    read,
-)
+from rcm_core.storage.run_folder import RunFolder
+from rcm_core.storage.schemas import Record, TrainRecord
 
 STAGES = ("teacher", "prompts", "trajectories", "train", "select", "evaluate")
 Curve = list[tuple[float, float]]
@@ -62,23 +55,20 @@ class Run(NamedTuple):
         return reference
 
 
-def read_run(runs: Path) -> Run:
-    """Reads the folder ``runs``; InputError names a file that is missing, unreadable or does not fit."""
-    folder = runs / "evaluate/samples"
-    teacher = read(runs / "teacher/teacher.json", TeacherFacts, "teacher")
-    metrics = read(runs / "evaluate/metrics.json", Metrics, "evaluate")
-    prompts = read(folder / "prompts.json", Prompts, "evaluate")
+def read_run(run: RunFolder) -> Run:
+    """Read a finished run; InputError names a file that is missing, unreadable or does not fit."""
+    teacher, metrics, prompts = run.teacher(), run.metrics(), run.sample_prompts()
     samplers = _samplers(metrics, teacher["steps"])
     return Run(
         teacher=teacher,
-        selection=read(runs / "select/selection.json", Selection, "select"),
+        selection=run.selection(),
         metrics=metrics,
         samplers=samplers,
-        samples={s.key: _pixels(folder / f"{s.key}.safetensors", len(prompts)) for s in samplers},
+        samples={s.key: _pixels(run.samples / f"{s.key}.safetensors", len(prompts)) for s in samplers},
         prompts=prompts,
-        curves=_curves(runs / "train/curves.csv"),
-        health=read(runs / "train/health.json", HealthFacts, "train"),
-        records=_records(runs),
+        curves=_curves(run.curves),
+        health=run.health(),
+        records=_records(run),
     )
 
 
@@ -100,9 +90,9 @@ def _samplers(metrics: dict[str, Any], teacher_steps: int) -> list[Sampler]:
     ]
 
 
-def _records(runs: Path) -> dict[str, dict[str, Any]]:
+def _records(run: RunFolder) -> dict[str, dict[str, Any]]:
     return {
-        stage: read(runs / stage / "record.json", TrainRecord if stage == "train" else Record, stage)
+        stage: read(run.record_file(stage), TrainRecord if stage == "train" else Record, stage)
         for stage in STAGES
     }
 

@@ -35,7 +35,7 @@ def test_no_other_module_has_a_path_of_runs() -> None:
 
 
 def test_every_place_is_an_output_of_dvc_or_inside_one() -> None:
-    """Except the result of `rcm tune-times`, which is no stage, and the names of hashed modules, which are for people."""
+    """Except the result of `rcm tune-times`, which is no stage, and the names of hashed modules."""
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     outs = {
         Path(*out) if isinstance(out, dict) else Path(out)

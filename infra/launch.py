@@ -16,7 +16,7 @@ from infra.ray.lifeline import Lifeline, connect
 from infra.state import held, state_home, state_root
 from rcm_core.config.load import load_params
 from rcm_core.errors import InputError, exit_for_bad_input, nearest
-from rcm_core.protocols import Item, Result, TrainContext
+from rcm_core.protocols import Item, Result, TrainJob
 from rcm_core.registry import available
 
 EXECUTORS = ("ray", "local", "torchrun")
@@ -49,26 +49,8 @@ class LazyExecutor:
             return iter(())
         return self._executor().map(function, items, label, device=device)
 
-    def train(
-        self,
-        loop: Callable[[TrainContext, dict[str, Any]], None],
-        spec: dict[str, Any],
-        *,
-        state: Path,
-        workers: int | range,
-        threads: int,
-        device: str,
-        max_failures: int = 0,
-    ) -> None:
-        self._executor().train(
-            loop,
-            spec,
-            state=state,
-            workers=workers,
-            threads=threads,
-            device=device,
-            max_failures=max_failures,
-        )
+    def train(self, job: TrainJob) -> None:
+        self._executor().train(job)
 
     def _executor(self) -> Any:
         if self._started is None:

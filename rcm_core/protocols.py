@@ -7,6 +7,7 @@ noise, ``F`` the velocity dx/dt. Tensors are ``[B, C, T, H, W]`` for states and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 
@@ -264,6 +265,24 @@ class TrainContext(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class TrainJob:
+    """A training as executors run it: ``loop(context, spec)`` on every rank."""
+
+    loop: Callable[[TrainContext, dict[str, Any]], None]
+    spec: dict[str, Any]
+    """What the loop is told; plain values that can be pickled."""
+    state: Path
+    """Folder of live state and checkpoints; a job with the same folder resumes."""
+    workers: int | range = 1
+    """Number of ranks; of a range the most for which there is room."""
+    threads: int = 1
+    """Threads of each rank."""
+    device: str = "cpu"
+    max_failures: int = 0
+    """How often lost ranks are restarted from the newest checkpoint."""
+
+
 class Executor(Protocol):
     """Where work runs; infra has one for Ray and one in-process."""
 
@@ -284,21 +303,6 @@ class Executor(Protocol):
         """
         ...
 
-    def train(
-        self,
-        loop: Callable[[TrainContext, dict[str, Any]], None],
-        spec: dict[str, Any],
-        *,
-        state: Path,
-        workers: int | range,
-        threads: int,
-        device: str,
-        max_failures: int = 0,
-    ) -> None:
-        """Runs ``loop(context, spec)`` on ``workers`` ranks, of a range on the most for which there is room; live
-        state and checkpoints lie in ``state``.
-
-        Lost ranks are restarted ``max_failures`` times from the newest checkpoint. Called again with the same
-        ``state`` (after a kill, say) it resumes; two processes never hold one state.
-        """
+    def train(self, job: TrainJob) -> None:
+        """Run ``job`` to its end, or resume it where a killed process left it; two processes never hold one state."""
         ...

@@ -20,7 +20,7 @@ from experiments.comparison.measurements import machine
 from infra.executors.local import LocalExecutor
 from rcm_core.config.load import load_params
 from rcm_core.config.sections import Params
-from rcm_core.protocols import TrainContext
+from rcm_core.protocols import TrainContext, TrainJob
 from rcm_core.storage.files import read_json, write_json
 from rcm_core.training import distill
 from rcm_core.training.trainer import Trainer
@@ -123,10 +123,10 @@ def calibrate(job: Calibration) -> None:
     first = load_params(Path(job.workspaces[job.anchor]) / "params.yaml").train
     spec: dict[str, Any] = {"workspaces": job.workspaces, "rounds": job.rounds}
     with tempfile.TemporaryDirectory() as folder:
-        LocalExecutor(Path(folder)).train(
+        LocalExecutor(Path(folder)).train(TrainJob(
             measure, spec, state=Path(folder) / "calibration", workers=1, threads=first.threads,
             device=first.device,
-        )  # fmt: skip
+        ))  # fmt: skip
     found: dict[str, Cost] = spec["found"]
     place = Path(job.place)
     known = known_entries(place)

@@ -14,7 +14,7 @@ from torch import Tensor
 from experiments.comparison.measurements import PLACE, Clock, measured
 from experiments.comparison.workspaces import digest
 from infra.executors.local import LocalExecutor
-from rcm_core.protocols import Item, Result, TrainContext
+from rcm_core.protocols import Item, Result, TrainContext, TrainJob
 from rcm_core.samplers.jobs import Job
 from rcm_core.storage.files import atomic
 from rcm_core.training import distill
@@ -61,10 +61,8 @@ class MeasuringExecutor(LocalExecutor):
         whole["teacher"] |= {"folder": self._teacher}
         return digest(whole)
 
-    def train(
-        self, loop: Callable[[TrainContext, dict[str, Any]], None], spec: dict[str, Any], **how: Any
-    ) -> None:
-        super().train(measured_loop if loop is distill.loop else loop, spec, **how)
+    def train(self, job: TrainJob) -> None:
+        super().train(dataclasses.replace(job, loop=measured_loop) if job.loop is distill.loop else job)
 
 
 def measured_loop(context: TrainContext, spec: dict[str, Any]) -> None:

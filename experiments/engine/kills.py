@@ -18,7 +18,7 @@ from typing import Any
 
 from experiments.engine.small import ROOT, WORKERS, spec_of, workspace, write_result
 from infra.ray.executor import RayExecutor
-from rcm_core.protocols import TrainContext
+from rcm_core.protocols import TrainContext, TrainJob
 from rcm_core.storage.files import sha256, sha256_folder
 from rcm_core.training import distill
 
@@ -49,7 +49,9 @@ def loop(context: TrainContext, spec: dict[str, Any]) -> None:
 def train(executor: RayExecutor, spec: dict[str, Any]) -> tuple[str, str]:
     """Digests of candidates and curves."""
     state = Path(spec["state"])
-    executor.train(loop, spec, state=state, workers=WORKERS, threads=1, device="cpu", max_failures=1)
+    executor.train(
+        TrainJob(loop, spec, state=state, workers=WORKERS, threads=1, device="cpu", max_failures=1)
+    )
     return sha256_folder(state / "candidates"), sha256(state / "curves.json")
 
 

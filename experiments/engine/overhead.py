@@ -22,7 +22,7 @@ from typing import Any
 from experiments.engine.small import ROOT, WORKERS, spec_of, workspace, write_result
 from infra.executors.torchrun import TorchrunExecutor, started
 from infra.ray.executor import RayExecutor
-from rcm_core.protocols import TrainContext
+from rcm_core.protocols import TrainContext, TrainJob
 from rcm_core.storage.files import write_json
 from rcm_core.training import distill
 
@@ -56,7 +56,7 @@ def loop(context: TrainContext, spec: dict[str, Any]) -> None:
 def on_ray(executor: RayExecutor, spec: dict[str, Any], workers: int) -> dict[str, Any]:
     """Seconds of one training by Ray Train; its cluster runs already."""
     state = Path(spec["state"])
-    executor.train(loop, spec, state=state, workers=workers, threads=1, device="cpu")
+    executor.train(TrainJob(loop, spec, state=state, workers=workers, threads=1, device="cpu"))
     return json.loads((state / "seconds.json").read_text())
 
 
@@ -75,7 +75,7 @@ def as_rank(state: Path) -> None:
             executor.follow()
             return
         spec, workers = json.loads((state / "spec.json").read_text()), int(os.environ["WORLD_SIZE"])
-        executor.train(loop, spec, state=state, workers=workers, threads=1, device="cpu")
+        executor.train(TrainJob(loop, spec, state=state, workers=workers, threads=1, device="cpu"))
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:

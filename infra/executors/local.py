@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -18,7 +18,7 @@ from infra.executors.preemption import LEFT, notice
 from infra.state import held, state_root
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
-from rcm_core.protocols import Item, Result, TrainContext
+from rcm_core.protocols import Item, Result, TrainJob
 from rcm_core.storage.links import place_file
 
 KEPT = 2
@@ -93,28 +93,24 @@ class LocalExecutor:
                 result = function(item)
             yield result
 
-    def train(
-        self,
-        loop: Callable[[TrainContext, dict[str, Any]], None],
-        spec: dict[str, Any],
-        *,
-        state: Path,
-        workers: int | range,
-        threads: int,
-        device: str,
-        max_failures: int = 0,  # noqa: ARG002
-    ) -> None:
-        numbers = numbers_of(workers)
+    def train(self, job: TrainJob) -> None:
+        numbers = numbers_of(job.workers)
         if 1 not in numbers:
             raise InputError(
                 f"workers = {numbers[0]}: the local executor has one; set workers: 1, start {numbers[0]} by torchrun,"
                 " or unset RCM_EXECUTOR"
             )
-        resolve_device(device)
-        folder = state / "local"
-        with held(state), on_threads(threads), _process_group(), fastest_attention(), notice() as told:
+        resolve_device(job.device)
+        folder = job.state / "local"
+        with (
+            held(job.state),
+            on_threads(job.threads),
+            _process_group(),
+            fastest_attention(),
+            notice() as told,
+        ):
             folder.mkdir(parents=True, exist_ok=True)
-            loop(LocalContext(folder, told=told), spec)
+            job.loop(LocalContext(folder, told=told), job.spec)
 
     def close(self) -> None:
         """Nothing is left open."""

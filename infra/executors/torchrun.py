@@ -23,7 +23,7 @@ from infra.executors.preemption import notice
 from infra.state import held
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
-from rcm_core.protocols import Item, Result, TrainContext
+from rcm_core.protocols import Item, Result, TrainJob
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LOOK_SECONDS = 0.1
@@ -68,45 +68,35 @@ class TorchrunExecutor:
     ) -> Iterator[Result]:
         return self._local.map(function, items, label, device=device)
 
-    def train(
-        self,
-        loop: Callable[[TrainContext, dict[str, Any]], None],
-        spec: dict[str, Any],
-        *,
-        state: Path,
-        workers: int | range,
-        threads: int,
-        device: str,
-        max_failures: int = 0,  # noqa: ARG002
-    ) -> None:
-        most = numbers_of(workers)[-1]
-        if self.world not in numbers_of(workers):
+    def train(self, job: TrainJob) -> None:
+        most = numbers_of(job.workers)[-1]
+        if self.world not in numbers_of(job.workers):
             raise InputError(
                 f"workers = {most}, but torchrun has started {self.world}; start it with {most} processes"
                 f" (--nnodes x --nproc-per-node), or set workers: {self.world}"
             )
-        resolve_device(device)
-        folder = state / "local"
-        with held(state):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._say((loop, spec, folder, threads))
-            self._run(loop, spec, folder, threads)
+        resolve_device(job.device)
+        with held(job.state):
+            (job.state / "local").mkdir(parents=True, exist_ok=True)
+            self._say(job)
+            self._run(job)
 
     def follow(self) -> None:
         """What the other ranks do: every training that rank 0 begins, until its stage ends."""
         while job := self._hear():
-            self._run(*job)
+            self._run(job)
 
-    def _run(self, loop: Callable[..., None], spec: dict[str, Any], folder: Path, threads: int) -> None:
+    def _run(self, job: TrainJob) -> None:
+        folder = job.state / "local"
         try:
-            with on_threads(threads), fastest_attention(), notice() as told:
-                loop(LocalContext(folder, self.rank, self.world, told), spec)
+            with on_threads(job.threads), fastest_attention(), notice() as told:
+                job.loop(LocalContext(folder, self.rank, self.world, told), job.spec)
         except Exception as error:
             if self._store.add("failures", 1) > 1:  # what another rank says, or its loss
                 raise SystemExit(1) from error
             raise
 
-    def _say(self, job: tuple[Any, ...] | None) -> None:
+    def _say(self, job: TrainJob | None) -> None:
         self._store.set(f"job {self._jobs}", pickle.dumps(job))
         self._jobs += 1
 

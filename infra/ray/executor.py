@@ -17,7 +17,7 @@ from infra.ray.workers import Workers
 from infra.state import held, state_root
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
-from rcm_core.protocols import Item, Result, TrainContext
+from rcm_core.protocols import Item, Result, TrainJob
 from rcm_core.storage.files import storage_errors
 from rcm_core.storage.s3 import unbroken
 
@@ -59,36 +59,26 @@ class RayExecutor:
         self._require(label, cpus=1, gpus=gpus)
         return self.workers.map(function, items, label, gpus)
 
-    def train(
-        self,
-        loop: Callable[[TrainContext, dict[str, Any]], None],
-        spec: dict[str, Any],
-        *,
-        state: Path,
-        workers: int | range,
-        threads: int,
-        device: str,
-        max_failures: int = 0,
-    ) -> None:
+    def train(self, job: TrainJob) -> None:
         from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
         from infra.ray.training import Failures, Listener, run_rank
 
-        gpus, numbers = self._gpus(device), numbers_of(workers)
+        gpus, numbers = self._gpus(job.device), numbers_of(job.workers)
         least, most = numbers[0], numbers[-1]
-        self._require(f"training with {least} x {threads} threads", least * threads, least * gpus)
+        self._require(f"training with {least} x {job.threads} threads", least * job.threads, least * gpus)
         self.workers.release()
-        state = state.absolute()
+        state = job.state.absolute()
         state.mkdir(parents=True, exist_ok=True)
         log = state / "log.txt"
         place, storage = self.checkpoints.place(state)
         trainer = TorchTrainer(
             run_rank,
             train_loop_config={
-                "loop": loop,
-                "spec": spec,
-                "threads": threads,
+                "loop": job.loop,
+                "spec": job.spec,
+                "threads": job.threads,
                 "workspace": str(self.workspace),
                 "log": str(log),
                 "place": place,
@@ -98,12 +88,12 @@ class RayExecutor:
                 num_workers=most if least == most else (least, most),
                 elastic_resize_monitor_interval_s=RESIZE_SECONDS,
                 use_gpu=bool(gpus),
-                resources_per_worker={"CPU": threads, **({"GPU": gpus} if gpus else {})},
+                resources_per_worker={"CPU": job.threads, **({"GPU": gpus} if gpus else {})},
             ),
             run_config=RunConfig(
                 name=state.name,
                 **storage,
-                failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=1),
+                failure_config=FailureConfig(max_failures=job.max_failures, controller_failure_limit=1),
                 checkpoint_config=CheckpointConfig(num_to_keep=KEPT),
                 callbacks=[Failures(log), Listener()],
             ),

@@ -19,7 +19,7 @@ from rcm_core.evaluation.judges.build import judge_for
 from rcm_core.pipelines import mini
 from rcm_core.pipelines.shape_check import check_teacher_shape
 from rcm_core.pipelines.teacher_folder import TRAINED, given_pipeline
-from rcm_core.protocols import Executor, Family
+from rcm_core.protocols import Executor, Family, TrainJob
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.registry import find, find_family
 from rcm_core.samplers.jobs import Job, Teacher, sample_pixels, split_jobs
@@ -97,10 +97,10 @@ def _train_mini(section: TeacherSection, prompts: list[str], state: Path, execut
         "state": str(state),
         "threads": settings.threads,
     }
-    executor.train(
+    executor.train(TrainJob(
         pretrain.loop, spec, state=state, workers=settings.workers, threads=settings.threads, max_failures=3,
         device=section.device,
-    )  # fmt: skip
+    ))  # fmt: skip
     trained = candidates / f"step_{settings.steps:06d}-ema_{settings.ema_length:g}" / "transformer"
     with atomic_folder(pipeline / "transformer") as folder:
         shutil.copytree(trained, folder, dirs_exist_ok=True)

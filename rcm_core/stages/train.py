@@ -8,7 +8,7 @@ from rcm_core.config.sections import Params
 from rcm_core.config.workers import worlds
 from rcm_core.errors import InputError
 from rcm_core.pipelines.teacher_folder import pipeline_of, verified_pipeline
-from rcm_core.protocols import Executor
+from rcm_core.protocols import Executor, TrainJob
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.samplers.jobs import Teacher
 from rcm_core.storage.checked_json import fit
@@ -58,10 +58,10 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
             "cache": str(executor.state_root / "cache"),
             "warm_start": origin and {"student": str(origin.student), "teacher": str(origin.teacher)},
         }
-        executor.train(
+        executor.train(TrainJob(
             distill.loop, spec, state=state, workers=numbers, threads=section.threads,
             max_failures=section.max_failures, device=section.device,
-        )  # fmt: skip
+        ))  # fmt: skip
         write(RunFolder.of(workspace), state)
         extra["peak_memory_bytes"] = peak_memory(state)
         extra["method"] = params.method["name"]

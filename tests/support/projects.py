@@ -81,7 +81,9 @@ def run(params, workspace, executor):
     spec = {"steps": params.train.iterations, "seconds": 6 / params.train.iterations}
     spec["student"] = str(out / "out.txt")
     state = executor.state_root / "train" / "toy"
-    executor.train(loop, spec, state=state, workers=1, threads=1, device="cpu", max_failures=1)
+    from rcm_core.protocols import TrainJob
+
+    executor.train(TrainJob(loop, spec, state=state, max_failures=1))
 '''
 
 METRICS = """{

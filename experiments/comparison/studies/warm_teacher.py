@@ -17,6 +17,7 @@ from rcm_core.evaluation.bootstrap import Estimate
 from rcm_core.evaluation.selection import combined
 from rcm_core.evaluation.validation import scale_of, score_job, validation_job
 from rcm_core.pipelines.teacher_folder import pipeline_of
+from rcm_core.protocols import TrainJob
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.storage.files import atomic_folder, write_json
 from rcm_core.storage.run_folder import RunFolder
@@ -45,7 +46,7 @@ def refine(params: Params, steps: int, seed: int, old: Path, folder: Path) -> No
         "threads": mini.threads,
     }
     executor_in(folder).train(
-        pretrain.loop, spec, state=state, workers=1, threads=mini.threads, device=section.device
+        TrainJob(pretrain.loop, spec, state=state, workers=1, threads=mini.threads, device=section.device)
     )
     trained = state / "candidates" / f"step_{mini.steps:06d}-ema_{mini.ema_length:g}" / "transformer"
     with atomic_folder(folder / "pipeline") as made:

@@ -15,7 +15,7 @@ import torch
 from infra.executors.local import LocalExecutor, on_threads
 from infra.state import held
 from rcm_core.errors import InputError
-from rcm_core.protocols import TrainContext
+from rcm_core.protocols import TrainContext, TrainJob
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_training_goes_on_from_the_newest_checkpoint_and_keeps_two(
     state, out = tmp_path / "state", tmp_path / "sum"
     for steps in (7, 22):
         spec = {"steps": steps, "out": str(out)}
-        executor.train(count, spec, state=state, workers=1, threads=1, device="cpu", max_failures=0)
+        executor.train(TrainJob(count, spec, state=state, workers=1, threads=1, device="cpu", max_failures=0))
         assert out.read_text() == str(sum(range(1, steps + 1)))
     assert sorted(p.name for p in (state / "local").iterdir()) == ["step_00000015", "step_00000020"]
 
@@ -55,7 +55,7 @@ def test_an_interrupted_copy_is_no_checkpoint(executor: LocalExecutor, toys: Pat
     state = tmp_path / "state"
     (state / "local" / ".step_00000005.partial").mkdir(parents=True)
     spec = {"steps": 5, "out": str(tmp_path / "sum")}
-    executor.train(count, spec, state=state, workers=1, threads=1, device="cpu")
+    executor.train(TrainJob(count, spec, state=state, workers=1, threads=1, device="cpu"))
     assert (tmp_path / "sum").read_text() == "15"
 
 
@@ -75,7 +75,9 @@ def test_the_first_sigterm_is_a_notice_and_the_second_ends_it(
         for signals in (1, 2):
             with pytest.raises(SystemExit) if signals == 2 else nullcontext():
                 spec = {"signals": signals}
-                executor.train(loop, spec, state=tmp_path / "state", workers=1, threads=1, device="cpu")
+                executor.train(
+                    TrainJob(loop, spec, state=tmp_path / "state", workers=1, threads=1, device="cpu")
+                )
     finally:
         signal.signal(signal.SIGTERM, before)
     assert told == [False, True, False, True]
@@ -83,7 +85,7 @@ def test_the_first_sigterm_is_a_notice_and_the_second_ends_it(
 
 def test_more_than_one_worker_is_refused(executor: LocalExecutor, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="workers = 2: the local executor has one"):
-        executor.train(print, {}, state=tmp_path, workers=2, threads=1, device="cpu")
+        executor.train(TrainJob(print, {}, state=tmp_path, workers=2, threads=1, device="cpu"))
 
 
 def test_an_absent_gpu_is_refused(executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,4 +96,4 @@ def test_an_absent_gpu_is_refused(executor: LocalExecutor, monkeypatch: pytest.M
 
 def test_a_state_in_use_is_refused_by_name(executor: LocalExecutor, tmp_path: Path) -> None:
     with held(tmp_path / "state"), pytest.raises(InputError, match=f"process {os.getpid()}"):
-        executor.train(print, {}, state=tmp_path / "state", workers=1, threads=1, device="cpu")
+        executor.train(TrainJob(print, {}, state=tmp_path / "state", workers=1, threads=1, device="cpu"))

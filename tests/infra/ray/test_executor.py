@@ -20,6 +20,7 @@ from infra.ray.cluster import shared_cluster
 from infra.ray.executor import RayExecutor
 from infra.ray.lifeline import CLUSTER, Lifeline
 from rcm_core.errors import InputError, OutageError
+from rcm_core.protocols import TrainJob
 from rcm_core.samplers.jobs import Job, Teacher
 from rcm_core.storage.s3 import filesystem
 
@@ -55,7 +56,9 @@ def train(executor: RayExecutor, loop: str, spec: dict[str, object], state: Path
     import toys
 
     chosen = vars(toys)[loop]
-    executor.train(chosen, spec, state=state, workers=workers, threads=1, device="auto", max_failures=2)
+    executor.train(
+        TrainJob(chosen, spec, state=state, workers=workers, threads=1, device="auto", max_failures=2)
+    )
 
 
 def test_map_gives_every_result_on_one_thread_in_the_workspace(executor: RayExecutor, toys: Path) -> None:
@@ -233,9 +236,10 @@ from pathlib import Path
 from infra.ray.capacity import capacity
 from infra.ray.executor import RayExecutor
 import toys
+from rcm_core.protocols import TrainJob
 executor = RayExecutor(Path({str(toys)!r}), {cluster!r})
 spec = dict(ready={str(ready)!r})
-executor.train(toys.hangs, spec, state=Path({str(state)!r}), workers=2, threads=1, device="cpu")
+executor.train(TrainJob(toys.hangs, spec, state=Path({str(state)!r}), workers=2, threads=1, device="cpu"))
 """
     driver = subprocess.Popen(
         [sys.executable, "-c", script],

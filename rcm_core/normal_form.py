@@ -37,7 +37,7 @@ class Source:
     modules: frozenset[str]
     """Everything that it may import as a module."""
     kinds: frozenset[str]
-    """Registry folders in which it looks something up: ``find("methods", ...)``, ``find_family(...)``, or whole ones:
+    """Registry folders in which it looks something up: ``find("methods", ...)``, ``find_family(...)``, or a whole one:
     ``every("evaluation.metrics")``.
     """
 
@@ -97,6 +97,8 @@ def _kind(node: ast.AST) -> Iterator[str]:
             yield kind
         case ast.Call(func=ast.Name(id="find_family")):
             yield "models"
+        case ast.Call(func=ast.Name(id="find_benchmark")):
+            yield "benchmarks"
 
 
 def _movable(nodes: list[ast.AST], imports: list[_Import]) -> Mapping[str, _Import]:

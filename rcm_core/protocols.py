@@ -157,6 +157,35 @@ class Family(Protocol):
         ...
 
 
+class Benchmark(Protocol):
+    """What a file in ``rcm_core/benchmarks`` provides (as module-level names), all of it."""
+
+    judge: str
+    """"classifier", "scenes" or "motion"; "open": the network that the params name."""
+    classes: int
+    """Number of labels."""
+    categories: tuple[str, ...]
+    """Kinds of prompts whose accuracies are reported one by one; none if all prompts are of one kind."""
+    emphasis: tuple[int, ...]
+    """How often each label is drawn in training the built-in teacher, relative to the others."""
+    draw: Callable[[str, str, torch.Generator], Tensor] | None
+    """``(prompt, split, rng)``: an image of the prompt in [-1, 1], ``[C, T, H, W]``. None: images are all there are."""
+    meanings: Callable[[str], dict[int, tuple[int, ...]]] | None
+    """What words of a prompt mean, by their position. None: the text encoder learns no meanings."""
+
+    def label(self, prompt: str) -> int:
+        """The label that ``prompt`` asks for; InputError if it cannot be read."""
+        ...
+
+    def images(self, split: str) -> tuple[Tensor, Tensor]:
+        """Real images in [-1, 1], ``[N, C, T, H, W]``, and labels ``[N]``; InputError if there are none."""
+        ...
+
+    def composed(self, split: str) -> tuple[Tensor, list[Any]]:
+        """The same images, and what each of them shows as its prompt's reader would say it."""
+        ...
+
+
 class Examples(NamedTuple):
     """Real data with its own condition."""
 

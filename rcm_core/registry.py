@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, cast
 from rcm_core.errors import InputError, nearest
 
 if TYPE_CHECKING:  # protocols imports torch
-    from rcm_core.protocols import Family
+    from rcm_core.protocols import Benchmark, Family
 
-FAMILIES = "models"
-"""Folder of the families. Written as a name, so that the code hash counts a family where one is looked up alone."""
+FAMILIES, BENCHMARKS = "models", "benchmarks"
+"""Folders. Written as names, so that the code hash counts a family or benchmark where one is looked up alone."""
 
 
 def available(kind: str) -> list[str]:
@@ -34,6 +34,11 @@ def find(kind: str, name: str) -> ModuleType:
 def find_family(name: str) -> Family:
     """Return the family ``name`` of ``rcm_core.models``; InputError as ``find``."""
     return cast("Family", find(FAMILIES, name))
+
+
+def find_benchmark(name: str) -> Benchmark:
+    """Return the benchmark ``name`` of ``rcm_core.benchmarks``; InputError as ``find``."""
+    return cast("Benchmark", find(BENCHMARKS, name))
 
 
 def every(kind: str) -> list[ModuleType]:

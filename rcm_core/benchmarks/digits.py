@@ -1,6 +1,6 @@
 """``digits``: one real handwritten digit per image; the prompt names it.
 
-A data module provides ``classes``, ``images(split)`` and ``label(prompt)``.
+``protocols.Benchmark`` describes the names.
 """
 
 from __future__ import annotations
@@ -9,7 +9,12 @@ from torch import Tensor
 
 from rcm_core.scenes.scans import named_digit, scans
 
+judge = "classifier"
+categories: tuple[str, ...] = ()
 classes = 10
+emphasis = (1,) * classes
+draw = None
+meanings = None
 
 
 def images(split: str) -> tuple[Tensor, Tensor]:
@@ -24,3 +29,9 @@ def images(split: str) -> tuple[Tensor, Tensor]:
 def label(prompt: str) -> int:
     """The digit that ``prompt`` asks for; InputError if it names none or several."""
     return named_digit(prompt)
+
+
+def composed(split: str) -> tuple[Tensor, list[int]]:
+    """The images of ``images`` and their labels."""
+    pixels, labels = images(split)
+    return pixels, labels.tolist()

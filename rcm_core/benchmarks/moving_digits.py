@@ -1,6 +1,6 @@
 """``moving_digits``: a real handwritten digit that crosses the picture, right or left; the prompt says both.
 
-Labels are ``2 * digit + direction`` with right = 0 and left = 1. ``digits`` says what a data module provides.
+Labels are ``2 * digit + direction`` with right = 0 and left = 1.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from torch import Tensor
 from rcm_core.errors import InputError
 from rcm_core.scenes.scans import named_digit, scans
 
+judge = "classifier"
+categories: tuple[str, ...] = ()
 classes = 20
+emphasis = (1,) * classes
+draw = None
+meanings = None
 FRAMES, HEIGHT, WIDTH = 5, 8, 12
 DIRECTIONS = ("right", "left")
 
@@ -39,3 +44,9 @@ def label(prompt: str) -> int:
         found = "both directions" if named else "no direction"
         raise InputError(f"the prompt {prompt!r} names {found}; say 'moving right' or 'moving left'")
     return 2 * named_digit(prompt) + named[0]
+
+
+def composed(split: str) -> tuple[Tensor, list[int]]:
+    """The images of ``images`` and their labels."""
+    pixels, labels = images(split)
+    return pixels, labels.tolist()

@@ -1,7 +1,6 @@
 """``scenes``: up to four coloured handwritten digits on a canvas of 32x32 that a prompt composes.
 
-Labels are the index of the prompt's category. Besides what ``digits`` says of a data module it has ``categories``,
-names its ``judge``, draws images of any prompt and says of real images what was composed.
+Labels are the index of the prompt's category.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``scenes_video``: one or two coloured handwritten digits that move as the prompt says, 8 frames of 32x32.
 
-Labels are the index of the prompt's category; ``scenes`` says what such a data module has.
+Labels are the index of the prompt's category.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from rcm_core.scenes.request import NAMES, Thing
 judge = "motion"
 categories = CATEGORIES
 classes = len(CATEGORIES)
+emphasis = (1,) * classes
+meanings = None
 CLIPS = {"train": 400, "validation": 200, "test": 400}
 
 

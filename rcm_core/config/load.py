@@ -21,7 +21,7 @@ from rcm_core.config.sections import Params, TeacherSection, TrainSection
 from rcm_core.config.workers import samples_per_rank, worlds
 from rcm_core.errors import InputError
 from rcm_core.protocols import Demands
-from rcm_core.registry import available, find, find_family
+from rcm_core.registry import available, find, find_benchmark, find_family
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.samplers.teacher_ode import grid_flaw
 from rcm_core.storage.formats import read_yaml
@@ -93,8 +93,7 @@ def _check_optimiser(train: TrainSection, where: str) -> None:
 def _check_judge(params: Params, where: str) -> None:
     """Who brings no images brings a judge, and asks for nothing that takes images."""
     teacher = params.teacher
-    data = find("benchmarks", teacher.data)
-    if getattr(data, "judge", "") != "open":
+    if find_benchmark(teacher.data).judge != "open":
         if params.judge is not None:
             raise InputError(
                 f"{where}: teacher.data = {teacher.data!r} has a judge of its own; set judge to null"

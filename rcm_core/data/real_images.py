@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from rcm_core.data.prompts import by_label
-from rcm_core.registry import find
+from rcm_core.registry import find_benchmark
 from rcm_core.rng import address, generator
 
 
@@ -22,21 +23,20 @@ class RealExamples:
 
     def of(self, ids: tuple[int, ...]) -> tuple[Tensor, tuple[str, ...]]:
         """Pixels in [-1, 1], [B, C, T, H, W], and their prompts; example i is a function of (seed, i)."""
-        module = find("benchmarks", self.data)
-        if hasattr(module, "draw"):
-            return self._drawn(module, ids)
-        images, labels = module.images("train")
-        named = by_label(self.prompts, module.label, labels.tolist())
+        benchmark = find_benchmark(self.data)
+        if benchmark.draw is not None:
+            return self._drawn(benchmark.draw, ids)
+        images, labels = benchmark.images("train")
+        named = by_label(self.prompts, benchmark.label, labels.tolist())
         rows = [address(self.seed, "real", i) % len(images) for i in ids]
         choices = [named[int(labels[row])] for row in rows]
         numbers = (c[address(self.seed, "real prompt", i) % len(c)] for i, c in zip(ids, choices))
         return images[rows], tuple(self.prompts[number] for number in numbers)
 
-    def _drawn(self, module: object, ids: tuple[int, ...]) -> tuple[Tensor, tuple[str, ...]]:
+    def _drawn(
+        self, draw: Callable[[str, str, torch.Generator], Tensor], ids: tuple[int, ...]
+    ) -> tuple[Tensor, tuple[str, ...]]:
         """A benchmark that composes its images: each for a prompt of its own."""
         prompts = tuple(self.prompts[address(self.seed, "real prompt", i) % len(self.prompts)] for i in ids)
-        drawn = [
-            module.draw(prompt, "train", generator(self.seed, "real", i))  # type: ignore[attr-defined]
-            for i, prompt in zip(ids, prompts)
-        ]
+        drawn = [draw(prompt, "train", generator(self.seed, "real", i)) for i, prompt in zip(ids, prompts)]
         return torch.stack(drawn), prompts

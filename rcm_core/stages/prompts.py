@@ -9,7 +9,7 @@ from rcm_core.config.sections import Params
 from rcm_core.data.prompts import FEWEST, SPLITS, read_prompts, refuse_overlap
 from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
-from rcm_core.registry import find
+from rcm_core.registry import find_benchmark
 from rcm_core.storage.files import atomic, write_json
 from rcm_core.storage.run_folder import RunFolder
 
@@ -24,7 +24,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
         for split, name in files.items()
     }
     refuse_overlap(splits)
-    data = find("benchmarks", params.teacher.data)
+    data = find_benchmark(params.teacher.data)
     rows = [
         {"split": split, "prompt": prompt, "label": data.label(prompt)}
         for split, prompts in splits.items()

@@ -21,7 +21,7 @@ from rcm_core.pipelines.shape_check import check_teacher_shape
 from rcm_core.pipelines.teacher_folder import TRAINED, given_pipeline
 from rcm_core.protocols import Executor, Family, TrainJob
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
-from rcm_core.registry import find, find_family
+from rcm_core.registry import find_benchmark, find_family
 from rcm_core.samplers.jobs import Job, Teacher, sample_pixels, split_jobs
 from rcm_core.storage.fetch import remember
 from rcm_core.storage.files import atomic_folder, sha256_folder, write_json
@@ -82,7 +82,7 @@ def _train_mini(section: TeacherSection, prompts: list[str], state: Path, execut
             " set it to null"
         )
     if not pipeline.exists():
-        meanings = getattr(find("benchmarks", section.data), "meanings", None)
+        meanings = find_benchmark(section.data).meanings
         with atomic_folder(pipeline) as folder:
             mini.save_pipeline(
                 folder, section.shape, prompts, settings, section.shift, section.seed, meanings

@@ -14,7 +14,7 @@ from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.networks.denoiser import load_denoiser
 from rcm_core.protocols import Condition, TrainContext
-from rcm_core.registry import find, find_family
+from rcm_core.registry import find_benchmark, find_family
 from rcm_core.training.flow_matching import FlowMatching
 from rcm_core.training.loop_settings import LoopSettings
 from rcm_core.training.memory_usage import write_usage
@@ -50,7 +50,7 @@ def settings_of(section: TeacherSection) -> LoopSettings:
 
 def image_source(section: TeacherSection, prompts: list[str], folder: Path, device: torch.device) -> Source:
     """Training images of ``section.data`` with the prompts that name their labels; drawn if the benchmark can."""
-    data = find("benchmarks", section.data)
+    data = find_benchmark(section.data)
     images, labels = data.images("train")
     if images.shape[1:] != section.shape:
         raise InputError(
@@ -62,14 +62,13 @@ def image_source(section: TeacherSection, prompts: list[str], folder: Path, devi
     table = {k: v[:-1].to(device) for k, v in encoded.items()}
     negative = {k: v[-1:].to(device) for k, v in encoded.items()}
     batch = settings_of(section).batch
-    if hasattr(data, "draw"):
-        emphasis = getattr(data, "emphasis", (1,) * data.classes)
+    draw_image = data.draw
+    if draw_image is not None:
         named = sorted(by_label(prompts, data.label, ()).items())
-        groups = [rows for label, rows in named for _ in range(emphasis[label])]
+        groups = [rows for label, rows in named for _ in range(data.emphasis[label])]
 
         def draw(row: int, rng: torch.Generator) -> torch.Tensor:
-            image: torch.Tensor = data.draw(prompts[row], "train", rng)
-            return image.to(device)
+            return draw_image(prompts[row], "train", rng).to(device)
 
         return DrawnSource(draw, groups, table, negative, batch, section.seed)
     rows = by_label(prompts, data.label, labels.tolist())

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from rcm_core.config.sections import JudgeSection
 from rcm_core.evaluation.judges.base import Judge
-from rcm_core.registry import find
+from rcm_core.registry import find_benchmark
 from rcm_core.storage.fetch import folder_of
 from rcm_core.storage.files import sha256_folder
 
@@ -22,8 +21,8 @@ def judge_for(data: str) -> Judge:
     from rcm_core.evaluation.judges.motion import MotionJudge
     from rcm_core.evaluation.judges.scenes import SceneJudge
 
-    source: Any = find("benchmarks", data)  # a module
-    match getattr(source, "judge", "classifier"):
+    source = find_benchmark(data)
+    match source.judge:
         case "scenes":
             return SceneJudge(load_detector(), source)
         case "motion":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rcm_core.evaluation.judges.base import Pixels, one_thread, refuse_pixels, refuse_unpaired, unit_range
-from rcm_core.registry import find
+from rcm_core.protocols import Benchmark
+from rcm_core.registry import find_benchmark
 from rcm_core.rng import address, generator
 
 FEATURES = 64
@@ -26,16 +26,6 @@ BATCH = 128
 PEAK_LR = 3e-3
 NOISE = 0.2  # std of the training noise; the pixels span [-1, 1]
 SMOOTHING = 0.05
-
-
-class Benchmark(Protocol):
-    """What the judge asks of a file in ``rcm_core/benchmarks``."""
-
-    classes: int
-
-    def images(self, split: str) -> tuple[Tensor, Tensor]: ...
-
-    def label(self, prompt: str) -> int: ...
 
 
 class Classifier(Pixels):
@@ -102,7 +92,7 @@ class Classifier(Pixels):
 @lru_cache(maxsize=4)
 def trained(data: str) -> Classifier:
     """The classifier of ``rcm_core/benchmarks/<data>.py``; always the same weights, as they come from one address."""
-    source = find("benchmarks", data)
+    source = find_benchmark(data)
     pixels, labels = source.images("train")
     # the global stream gives the initial weights; fork_rng hands it back untouched
     with one_thread(), torch.random.fork_rng(devices=[]):

@@ -6,7 +6,7 @@ A clip is right if most of its frames show exactly the things asked for and each
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from rcm_core.evaluation.judges.base import Pixels, refuse_pixels, refuse_unpair
 from rcm_core.evaluation.judges.detector import DIGEST, FEATURES, Detector, detect, run
 from rcm_core.evaluation.judges.tracking import follow, shows
 from rcm_core.evaluation.metrics.motion_following import following
+from rcm_core.protocols import Benchmark
 from rcm_core.rng import generator
 from rcm_core.scenes.compose import SIZE
 from rcm_core.scenes.motion import DIRECTIONS, FRAMES, Motion, parse_motion
@@ -23,14 +24,6 @@ from rcm_core.scenes.motion import DIRECTIONS, FRAMES, Motion, parse_motion
 MOST = 2
 ENOUGH = 0.75
 """Share of the frames that must show what was asked for."""
-
-
-class Benchmark(Protocol):
-    """What it asks of a file in ``rcm_core/benchmarks``."""
-
-    categories: tuple[str, ...]
-
-    def composed(self, split: str) -> tuple[Tensor, list[Motion]]: ...
 
 
 class Watched(NamedTuple):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import permutations
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,17 +16,9 @@ from torch import Tensor
 from rcm_core.evaluation.judges.base import Pixels, refuse_pixels, refuse_unpaired, unit_range
 from rcm_core.evaluation.judges.detector import DIGEST, Detector, Seen, detect, run
 from rcm_core.evaluation.judges.tracking import matches, shows
+from rcm_core.protocols import Benchmark
 from rcm_core.scenes.compose import SIZE
 from rcm_core.scenes.request import Request, parse
-
-
-class Benchmark(Protocol):
-    """What it asks of a file in ``rcm_core/benchmarks``."""
-
-    categories: tuple[str, ...]
-
-    def composed(self, split: str) -> tuple[Tensor, list[Request]]: ...
-
 
 MARGIN = 6.0
 """Pixels by which one object must lie further to its side than the other; less is not left of anything."""

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from rcm_core.errors import InputError
-from rcm_core.registry import available, find
+from rcm_core.protocols import Benchmark
+from rcm_core.registry import available, find, find_benchmark
 from rcm_core.scenes.scans import SPLIT_SIZES, scans
 
 ROOT = Path(__file__).parents[3]
@@ -29,6 +30,18 @@ def prompts(name: str, split: str) -> list[str]:
 
 def test_lists_stand_beside_every_data_module() -> None:
     assert available("benchmarks") == sorted([*LISTS, "open"])  # which has prompts and nothing else
+
+
+@pytest.mark.parametrize("name", available("benchmarks"))
+def test_every_benchmark_has_all_that_the_protocol_names(name: str) -> None:
+    benchmark = find_benchmark(name)
+    members = {*Benchmark.__annotations__, "label", "images", "composed"}
+    assert members <= vars(benchmark).keys()
+    assert len(benchmark.emphasis) == benchmark.classes
+    assert benchmark.judge in ("classifier", "scenes", "motion", "open")
+    if benchmark.judge == "open":
+        with pytest.raises(InputError, match="'open' has no test images"):
+            benchmark.images("test")
 
 
 @pytest.mark.parametrize("name", LISTS)

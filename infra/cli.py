@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
 
+from infra.interrupt import unwind_on_signals
 from rcm_core.errors import InputError, exit_for_bad_input
 from rcm_core.storage.run_folder import RELATIVE
 
@@ -235,8 +234,7 @@ def doctor() -> None:
 
 def main() -> None:
     """One sentence and status 2 for bad input, 75 for an outage; an interrupt unwinds everything that was started."""
-    signal.signal(signal.SIGTERM, _interrupted)
-    signal.signal(signal.SIGINT, _interrupted)
+    unwind_on_signals()
     with exit_for_bad_input():
         try:
             status = app(standalone_mode=False)
@@ -262,13 +260,6 @@ def collect_prompts(given: list[str], file: Path | None) -> list[str]:
     if not prompts:
         raise InputError("no prompt; give --prompt 'a handwritten seven' or --prompts-file")
     return prompts
-
-
-def _interrupted(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    """Once is enough: the second signal would cut the cleaning short."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
+from infra.interrupt import unwind_on_signals
 from infra.ray.lifeline import Lifeline, connect
 from infra.state import held, state_home, state_root
 from rcm_core.config.load import load_params
@@ -119,16 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     options = parser.parse_args(arguments)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    signal.signal(signal.SIGTERM, _interrupted)
-    signal.signal(signal.SIGINT, _interrupted)
+    unwind_on_signals()
     with exit_for_bad_input():
         run_stage(options.stage, options.params, Path.cwd())
-
-
-def _interrupted(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    """Unwinds the stage (temporary files go, Ray stops) and ends with the shell's status for the signal."""
-    signal.signal(number, signal.SIG_IGN)
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

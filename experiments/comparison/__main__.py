@@ -13,13 +13,13 @@ import argparse
 import sys
 
 from experiments.comparison.plan import BUDGETS, PLANS, chosen, plan_of, seeds_of
-from experiments.comparison.run_case import unwind_when_told
 from experiments.comparison.runner import Runner, state
 from experiments.comparison.workspaces import Home
+from infra.interrupt import unwind_on_signals
 from infra.state import held
-from rcm_core.errors import InputError
+from rcm_core.errors import BAD_INPUT, InputError
 
-BAD_INPUT, FAILED = 2, 1
+FAILED = 1
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,5 +65,5 @@ def _run(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    unwind_when_told()
+    unwind_on_signals()
     sys.exit(main())

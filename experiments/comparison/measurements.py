@@ -23,7 +23,6 @@ from rcm_core.storage.files import write_json
 from rcm_core.training.trainer import Trainer
 
 PLACE = "measured.json"
-MEBI = 2**20
 
 
 def networks_of(trainer: Trainer) -> dict[str, Denoiser]:

@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 from experiments.comparison.executor import MeasuringExecutor
@@ -17,14 +15,13 @@ from experiments.comparison.grid import save_grid
 from experiments.comparison.measurements import PLACE, machine, summary
 from experiments.comparison.plan import updates_in
 from experiments.comparison.workspaces import FORMAT, OWN, code_of, digest, ensure, run_key
+from infra.interrupt import unwind_on_signals
 from rcm_core.config.load import load_params
 from rcm_core.config.sections import Params
-from rcm_core.errors import InputError
+from rcm_core.errors import BAD_INPUT, InputError
 from rcm_core.storage.files import json_text, write_json
 from rcm_core.storage.run_folder import RunFolder
 from rcm_core.training.distill import build_method
-
-BAD_INPUT = 2
 
 
 class Case(NamedTuple):
@@ -107,22 +104,10 @@ def _untimed(row: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in row.items() if k != "seconds_per_sample"}
 
 
-def interrupted(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    """Unwinds: what was measured is noted, temporary files go, a run in progress is ended."""
-    signal.signal(number, signal.SIG_IGN)
-    raise SystemExit(128 + number)
-
-
-def unwind_when_told() -> None:
-    """From now on SIGTERM and SIGINT unwind this process."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, interrupted)
-
-
 def main() -> int:
     """0, or 2 with one sentence for what cannot be trained."""
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    unwind_when_told()
+    unwind_on_signals()
     try:
         execute(Case(**json.loads(Path(sys.argv[1]).read_text())))
     except InputError as error:

@@ -35,7 +35,7 @@ from experiments.comparison.workspaces import (
 )
 from infra.state import held
 from rcm_core.config.sections import Params
-from rcm_core.errors import InputError
+from rcm_core.errors import BAD_INPUT, InputError
 from rcm_core.storage.files import json_text, write_json
 from rcm_core.training.distill import build_method
 
@@ -209,7 +209,7 @@ def alone(work: Callable[[Home], None]) -> int:
             work(home)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        return run_case.BAD_INPUT
+        return BAD_INPUT
     return 0
 
 

@@ -34,7 +34,7 @@ from infra.commands.plan import planned
 from infra.executors.local import _process_group
 from rcm_core.config.sections import Params
 from rcm_core.device import resolve_device
-from rcm_core.errors import InputError
+from rcm_core.errors import BAD_INPUT, InputError
 from rcm_core.networks.denoiser import Denoiser
 from rcm_core.preflight.dry_run import held_by
 from rcm_core.preflight.estimate import estimate
@@ -42,6 +42,7 @@ from rcm_core.preflight.network_calls import Kind, kind_of, kinds
 from rcm_core.preflight.teacher_spec import Model, model_of
 from rcm_core.storage.files import write_json
 from rcm_core.training.distill import build_method
+from rcm_core.units import MIB
 
 TEACHER = "wan-1.3b"
 OVERRIDES = ("method=rcm-wan-1.3b", "train.batch=1", "train.device=auto")
@@ -50,7 +51,6 @@ SMALL_SHAPE, SMALL_TEXT = (2, 8, 8), 8
 """Of latents, but for their channels; tokens of a prompt."""
 ROUNDS = 3
 """Timed iterations of every kind, after one that warms up."""
-MEBI, BAD_INPUT = 2**20, 2
 
 
 class Span(NamedTuple):
@@ -165,7 +165,7 @@ def iterations(made: Assembled, kind: Kind, device: torch.device) -> dict[str, A
         "milliseconds_on_average": whole + more,
         "samples": samples,
         "parts": dict(sorted(medians.items())) | {"losses and backward passes": rest},
-        "peak_mebibytes": {name: peak / MEBI for name, peak in sorted(parts.peaks.items())},
+        "peak_mebibytes": {name: peak / MIB for name, peak in sorted(parts.peaks.items())},
     }
 
 
@@ -207,9 +207,9 @@ def measured(params: Params, model: Model, device: torch.device) -> dict[str, An
         "iterations": found,
         "milliseconds": sum(each["share"] * each["milliseconds_on_average"] for each in found),
         "tangent_times_plain": tangent_times_plain(found),
-        "held_mebibytes": {name: size / MEBI for name, size in held.items()},
+        "held_mebibytes": {name: size / MIB for name, size in held.items()},
         "peak_mebibytes": max(each["peak_mebibytes"].get("iteration", 0.0) for each in found),
-        "predicted": {"peak_mebibytes": predicted.peak / MEBI, "flops": predicted.flops},
+        "predicted": {"peak_mebibytes": predicted.peak / MIB, "flops": predicted.flops},
         "machine": machine(),
     }
 

@@ -39,6 +39,7 @@ from rcm_core.preflight.network_calls import kinds
 from rcm_core.preflight.teacher_spec import model_of
 from rcm_core.storage.files import write_json
 from rcm_core.training.distill import build_method
+from rcm_core.units import MIB
 
 ALLOWED = 0.15
 """Of the measured peak: what is promised."""
@@ -154,7 +155,7 @@ def compared(name: str) -> dict[str, Any]:
     predicted, measured = predict(name), in_fresh_process(name)
     ratio = predicted["tensors"] / measured["tensors"]
     print(
-        f"{name}: predicted {predicted['tensors'] / 2**20:.1f} MiB, {ratio:.3f} of what was measured",
+        f"{name}: predicted {predicted['tensors'] / MIB:.1f} MiB, {ratio:.3f} of what was measured",
         flush=True,
     )
     return {"predicted": predicted, "measured": measured, "ratio": ratio}

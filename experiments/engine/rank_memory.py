@@ -25,9 +25,10 @@ from rcm_core.pipelines.mini import save_pipeline
 from rcm_core.registry import find_family
 from rcm_core.storage.files import json_text, write_json
 from rcm_core.training.parallel.sharding import PLAIN, Spread
+from rcm_core.units import MIB
 
 WORLD = 2
-SLACK = 48 * 2**20
+SLACK = 48 * MIB
 """Bytes that Python, the allocator and gloo may need besides."""
 CPU = torch.device("cpu")
 

@@ -27,6 +27,7 @@ from rcm_core.config.sections import MiniTraining
 from rcm_core.data.prompts import read_prompts
 from rcm_core.storage.files import json_text, write_json
 from rcm_core.storage.run_folder import RunFolder
+from rcm_core.units import GIB
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("teacher", "prompts", "trajectories", "train", "select", "evaluate", "report", "publish")
@@ -36,7 +37,7 @@ LIMITS = {
 """Largest shares of the pipeline's bytes."""
 CANDIDATE = 0.3
 """Largest share that training writes for a candidate."""
-ABOVE = 2**30
+ABOVE = GIB
 """Bytes of memory that teacher, select and publish may use beside the network that they hold."""
 HELD = {"teacher": 0, "select": 1, "publish": 1}
 """Networks that a stage holds."""
@@ -141,8 +142,8 @@ def checks(found: dict[str, Any], size: int, candidates: int) -> dict[str, Any]:
     for stage, networks in HELD.items():
         above = found[stage]["peak_memory"] - floor - networks * size
         measured[f"{stage}: GiB of memory above the network and an empty process"] = (
-            above / 2**30,
-            ABOVE / 2**30,
+            above / GIB,
+            ABOVE / GIB,
         )
     return {
         name: {"measured": round(value, 4), "limit": limit, "kept": value <= limit}

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from experiments.kernels.timing import Cost, measure
+from rcm_core.units import MIB
 
 LENGTHS = (1024, 4096, 16384, 32760, 65536)
 HEADS = ((12, 128), (40, 128), (16, 64))
@@ -99,7 +100,7 @@ def case(
         "kind": kind, "heads": heads, "dim": dim, "queries": length, "keys": keys,
         "milliseconds": ours.milliseconds, "megabytes": ours.megabytes, "tflops": rate, "of_ceiling": rate / ceiling,
         "plain": name, "plain_milliseconds": best.milliseconds, "times_plain": ours.milliseconds / best.milliseconds,
-        "in_and_out_megabytes": sum(x.nbytes for x in (q, k, v, *(g for g in given if g is not None), q, q)) / 2**20,
+        "in_and_out_megabytes": sum(x.nbytes for x in (q, k, v, *(g for g in given if g is not None), q, q)) / MIB,
     }  # fmt: skip
     if kind == "self":
         row |= _against("math", lambda: math(q, k, v, tuple(moved)), length <= LONGEST_MATH, ours)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rcm_core.jvp import flash_jvp, joint_jvp, jvp
 from rcm_core.pipelines.mini import build_network
+from rcm_core.units import MIB
 
 RESULT = Path(__file__).parent / "results" / "joint-cpu.json"
 BATCH, REPETITIONS, THREADS = 64, 15, 2
@@ -88,7 +89,7 @@ def main() -> None:
         result[name] = {
             "milliseconds": 1000 * median,
             "of_two_passes": median / base,
-            "kept_megabytes": kept(call) / 2**20,
+            "kept_megabytes": kept(call) / MIB,
         }
     print(json.dumps(result, indent=2))
     RESULT.parent.mkdir(exist_ok=True)

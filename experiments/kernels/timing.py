@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import torch
 
+from rcm_core.units import MIB
+
 MOST_RUNS = 30
 SECONDS = 1.0
 """A measurement repeats until it has lasted this long, twice at least and MOST_RUNS times at most."""
@@ -34,7 +36,7 @@ def measure(call: Callable[[], object], device: torch.device) -> Cost:
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     first = _events(call)
-    memory = (torch.cuda.max_memory_allocated() - before) / 2**20
+    memory = (torch.cuda.max_memory_allocated() - before) / MIB
     runs = max(2, min(MOST_RUNS, int(1000 * SECONDS / max(first, 1e-3))))
     return Cost(statistics.median(_events(call) for _ in range(runs)), memory)
 

@@ -14,6 +14,7 @@ from typing import Any
 from infra.prefect.api import FINAL
 from infra.prefect.settle import DEPLOYMENT
 from infra.workspace import worktrees
+from rcm_core.units import MIB
 from tests.support.projects import Toy, free_port, make_toy
 
 WATCH = "watch-teacher/watch-teacher"
@@ -62,7 +63,7 @@ def until(what: str, condition: Callable[[], Any], seconds: float = 3600, pause:
 
 def size(path: Path) -> float:
     """MiB on disk below ``path``."""
-    return round(sum(p.lstat().st_blocks * 512 for p in path.rglob("*") if not p.is_dir()) / 2**20, 1)
+    return round(sum(p.lstat().st_blocks * 512 for p in path.rglob("*") if not p.is_dir()) / MIB, 1)
 
 
 def resources(toy: Toy) -> dict[str, float]:
@@ -71,7 +72,7 @@ def resources(toy: Toy) -> dict[str, float]:
     for process, command in toy._processes():
         for name in ("server", "worker", "keeper"):
             if f"prefect {name} start" in command or f"prefect.{name}" in command:
-                found[f"{name} memory"] = round(process.memory_info().rss / 2**20, 1)
+                found[f"{name} memory"] = round(process.memory_info().rss / MIB, 1)
     return found | {"worktrees": len(worktrees(toy.root)), "processes": len(toy.processes())}
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from infra.prefect.server import POOL, Local, api
 from infra.state import state_home
 from rcm_core.errors import InputError
+from rcm_core.units import GIB
 
 NEEDED = (
     "torch",
@@ -30,7 +31,6 @@ NEEDED = (
     "pandas",
     "pyarrow",
 )
-GIB = 2**30
 SPACE = 5 * GIB
 
 

@@ -25,9 +25,10 @@ from rcm_core.preflight.cost import Cost, training_cost, trajectories_cost
 from rcm_core.preflight.disk import Written, disk_use
 from rcm_core.preflight.dry_runs import Rehearsals, Run
 from rcm_core.preflight.estimate import Estimate, estimate
-from rcm_core.preflight.gpus import GIB, Gpu, gpu_of
+from rcm_core.preflight.gpus import Gpu, gpu_of
 from rcm_core.preflight.layout_search import SHARE, Choice, Search, attempts, choose, workers_needed
 from rcm_core.preflight.teacher_spec import model_of, published
+from rcm_core.units import GIB
 
 PROCESSES = 2
 """That rehearse: a layout has at most two rehearsals, and which layout is next depends on them."""

@@ -6,13 +6,12 @@ storms of events become one run (``infra.prefect.storms``).
 
 from __future__ import annotations
 
-import signal
-import sys
 import time
 from pathlib import Path
 
 from filelock import Timeout
 
+from infra.interrupt import end_on_sigterm
 from infra.prefect.server import Local, api, ensure_server, ensure_worker
 from infra.prefect.settle import Settler
 from infra.prefect.storms import coalesce
@@ -49,6 +48,5 @@ def keep(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_on_sigterm()
     keep(Path.cwd())

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import selectors
-import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from infra.interrupt import end_on_sigterm
 from infra.prefect.processes import end_tree
 from infra.ray.lifeline import CLUSTER, NO_RAY
 from rcm_core.errors import named_line
@@ -94,6 +94,5 @@ def _start(workspace: Path) -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_on_sigterm()
     keep(Path.cwd())

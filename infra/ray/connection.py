@@ -12,8 +12,9 @@ from typing import Any
 
 from infra.ray.environment import prepare
 from rcm_core.errors import InputError
+from rcm_core.units import MIB
 
-OBJECT_STORE = 200 * 2**20
+OBJECT_STORE = 200 * MIB
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
 CONNECT_SECONDS = 5
 

@@ -9,6 +9,7 @@ import psutil
 from rcm_core.config.metrics import takes_features
 from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
+from rcm_core.units import GIB
 
 FEWEST = 20
 """Samples that a Frechet distance needs at least."""
@@ -110,6 +111,6 @@ def refuse_oversized(params: Params, where: str) -> None:
     for key, size in needs.items():
         if size > memory:
             raise InputError(
-                f"{where}: {key} needs about {size / 2**30:,.0f} GiB with teacher.shape = {list(params.teacher.shape)},"
-                f" and this machine has {memory / 2**30:.0f} GiB; lower one of them"
+                f"{where}: {key} needs about {size / GIB:,.0f} GiB with teacher.shape = {list(params.teacher.shape)},"
+                f" and this machine has {memory / GIB:.0f} GiB; lower one of them"
             )

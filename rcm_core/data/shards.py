@@ -53,20 +53,11 @@ class ImportJob:
     device: str
 
 
-def make_shard(item: ShardJob | ImportJob) -> dict[str, Any]:
-    """Facts of the shard: the finished one's if its bytes are what they should be, else of a new one."""
+def generate_shard(item: ShardJob) -> dict[str, Any]:
+    """Sample the teacher; facts of the shard. A finished shard whose bytes are what they should be is kept."""
     known = finished(item.place, item.name)
     if known is not None:
         return known
-    if isinstance(item, ImportJob):
-        facts: dict[str, Any] = {
-            "samples": item.ids,
-            "prompts": [sample.prompt for sample in item.source.samples],
-            "files": [sample.name for sample in item.source.samples],
-        }
-        return write_finite(
-            item.place, item.name, importer.load(item.source, item.teacher, item.device), facts
-        )
     job = item.job
     make = _route if item.routes else _ends
     parts = [make(part) for part in split_jobs(job, job.batch)]
@@ -76,6 +67,20 @@ def make_shard(item: ShardJob | ImportJob) -> dict[str, Any]:
     if item.real is not None:
         tensors |= _real(item.real, job)
     return write_finite(item.place, item.name, tensors, {"samples": job.ids, "prompts": job.prompts})
+
+
+def import_shard(item: ImportJob) -> dict[str, Any]:
+    """Load samples that exist; facts of the shard. A finished shard whose bytes are what they should be is kept."""
+    known = finished(item.place, item.name)
+    if known is not None:
+        return known
+    facts: dict[str, Any] = {
+        "samples": item.ids,
+        "prompts": [sample.prompt for sample in item.source.samples],
+        "files": [sample.name for sample in item.source.samples],
+    }
+    tensors = importer.load(item.source, item.teacher, item.device)
+    return write_finite(item.place, item.name, tensors, facts)
 
 
 def _ends(job: Job) -> dict[str, Tensor]:

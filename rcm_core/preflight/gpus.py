@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from rcm_core.errors import InputError, nearest
+from rcm_core.units import GIB
 
-GIB = 2**30
 TERA = 1e12
 
 

@@ -28,9 +28,10 @@ from rcm_core.training.disk_usage import (
     trained_weights,
 )
 from rcm_core.training.memory_usage import peak_memory
+from rcm_core.units import MIB
 
 STAGE = "train"
-OVERHEAD = 16 * 2**20
+OVERHEAD = 16 * MIB
 """Bytes for what is not weights: headers of checkpoints, curves, logs."""
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from rcm_core.config.sections import Params, TrajectoriesSection
 from rcm_core.data import importer
 from rcm_core.data.real_images import RealExamples
-from rcm_core.data.shards import ImportJob, ShardJob, make_shard
+from rcm_core.data.shards import ImportJob, ShardJob, generate_shard, import_shard
 from rcm_core.data.trajectory_store import (
     MANIFEST,
     Place,
@@ -60,13 +59,14 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
         samples = section.samples if source is None else len(source.samples)
         if not place.remote:
             require_space(Path(place.url), _size(section, teacher, samples))
-        jobs = (
-            _jobs(section, teacher, workspace, place)
-            if source is None
-            else _imports(section, teacher, source, place)
-        )
+        if source is None:
+            jobs: list[Any] = _jobs(section, teacher, workspace, place)
+            made = executor.map(generate_shard, jobs, "trajectories", device=section.device)
+        else:
+            jobs = _imports(section, teacher, source, place)
+            made = executor.map(import_shard, jobs, "trajectories", device=section.device)
         shards = []
-        for facts in executor.map(make_shard, jobs, "trajectories", device=section.device):
+        for facts in made:
             shards.append(facts)
             print(f"trajectories: {len(shards)}/{len(jobs)} shards", flush=True)
         _refuse_nonfinite(shards, samples, source)
@@ -83,9 +83,7 @@ def _place(section: TrajectoriesSection, workspace: Path, state: Path, key: str)
     return Place(f"{target if '://' in target else workspace / target}/{key}", section.endpoint)
 
 
-def _jobs(
-    section: TrajectoriesSection, teacher: Teacher, workspace: Path, place: Place
-) -> Sequence[ShardJob | ImportJob]:
+def _jobs(section: TrajectoriesSection, teacher: Teacher, workspace: Path, place: Place) -> list[ShardJob]:
     """What the teacher generates."""
     run_folder = RunFolder.of(workspace)
     prompts, data = run_folder.prompts("train"), run_folder.teacher()["data"]
@@ -103,7 +101,7 @@ def _jobs(
 
 def _imports(
     section: TrajectoriesSection, teacher: Teacher, source: importer.Source, place: Place
-) -> Sequence[ShardJob | ImportJob]:
+) -> list[ImportJob]:
     """What is imported."""
     jobs = []
     for name, ids in _shards(section, len(source.samples)):

@@ -25,8 +25,9 @@ from rcm_core.storage.hashes import cache_root
 from rcm_core.storage.links import place_folder
 from rcm_core.storage.pipeline_files import objects, refuse_changed, signatures
 from rcm_core.storage.s3 import filesystem, unbroken
+from rcm_core.units import MIB
 
-RANGE = 32 * 2**20
+RANGE = 32 * MIB
 """Bytes of one request."""
 READERS = 8
 """Requests at a time; each holds one range in memory."""

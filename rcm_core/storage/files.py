@@ -21,6 +21,7 @@ from rcm_core.storage.formats import parse_json, read_text
 from rcm_core.storage.hashes import kept_sha256
 from rcm_core.storage.hashes import sha256 as sha256
 from rcm_core.storage.pipeline_files import in_order, pipeline_files
+from rcm_core.units import MIB
 
 LASTING = {*REMEDIES, errno.EINVAL, errno.ENOSYS, errno.EMSGSIZE} - {errno.EIO}
 """Numbers of errors that the same request would meet again at any time."""
@@ -117,7 +118,7 @@ def require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise InputError(
-            f"no space: {folder} needs {needed / 2**20:.1f} MiB and {free / 2**20:.1f} MiB are free;"
+            f"no space: {folder} needs {needed / MIB:.1f} MiB and {free / MIB:.1f} MiB are free;"
             " free some, or choose another target"
         )
 

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 import yaml
 
 from rcm_core.errors import InputError, one_line
+from rcm_core.units import MIB
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_BYTES = 256 * 2**20
+MOST_BYTES = 256 * MIB
 """A text file of more bytes is not read: none that is written here comes near."""
-MOST_YAML = 2**20
+MOST_YAML = MIB
 """The same of YAML, whose parser is slow."""
 UNPICKLING = (
     ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, RuntimeError, TypeError,

@@ -22,9 +22,10 @@ from rcm_core.evaluation.judges.build import judge_for
 from rcm_core.samplers.jobs import Job, Teacher, sample_pixels, split_jobs
 from rcm_core.storage.files import atomic_folder, read_json, sha256_folder, write_json
 from rcm_core.storage.run_folder import RELATIVE, RunFolder
+from rcm_core.units import MIB
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
-MOST = 12 * 2**20
+MOST = 12 * MIB
 BATCH = 64
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from experiments.comparison.page.claims import ACCURACY, gain
 from experiments.comparison.page.results import Group, Results
-from experiments.comparison.page.tables import BUDGET_WORDS, MIB, cell, measured, percent
+from experiments.comparison.page.tables import BUDGET_WORDS, cell, measured, percent
 from experiments.comparison.plan import UPDATES
 from rcm_core.evaluation.metric import metric_of, shown_metrics
+from rcm_core.units import MIB
 
 RULE = (
     "A method counts among the best by a number if no other preset is better by it with 95 % confidence, over the mean"

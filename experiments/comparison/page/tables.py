@@ -13,10 +13,10 @@ from experiments.comparison.plan import updates_in
 from rcm_core.evaluation.bootstrap import Estimate
 from rcm_core.evaluation.metric import metric_of
 from rcm_core.training.distill import build_method
+from rcm_core.units import MIB
 
 BUDGET_WORDS = {"updates": "equal student updates", "time": "equal wall-clock"}
 NETWORKS = ("student", "fake", "target", "teacher")
-MIB = 2**20
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

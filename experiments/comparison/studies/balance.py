@@ -16,9 +16,9 @@ import pandas as pd
 
 from experiments.comparison.measurements import machine
 from experiments.comparison.plan import PLANS, UPDATES, Plan
-from experiments.comparison.run_case import unwind_when_told
 from experiments.comparison.runner import Runner, Start, alone, in_subprocess
 from experiments.comparison.workspaces import FORMAT, Home
+from infra.interrupt import unwind_on_signals
 from rcm_core.storage.files import write_json
 from rcm_core.storage.run_folder import RunFolder
 
@@ -51,5 +51,5 @@ def write_balance(home: Home) -> None:
 
 
 if __name__ == "__main__":
-    unwind_when_told()
+    unwind_on_signals()
     sys.exit(alone(write_balance))

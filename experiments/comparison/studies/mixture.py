@@ -19,9 +19,9 @@ from torch import Tensor
 
 from experiments.comparison.measurements import machine
 from experiments.comparison.plan import PLANS, UPDATES, Plan
-from experiments.comparison.run_case import unwind_when_told
 from experiments.comparison.runner import Runner, Start, alone, in_subprocess
 from experiments.comparison.workspaces import FORMAT, Home, executor_in
+from infra.interrupt import unwind_on_signals
 from rcm_core.config.sections import Params
 from rcm_core.device import resolve_device
 from rcm_core.diffusion.trigflow import NOISE_ANGLE, predict_x0
@@ -138,5 +138,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    unwind_when_told()
+    unwind_on_signals()
     sys.exit(main())

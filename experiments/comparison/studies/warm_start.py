@@ -22,7 +22,7 @@ from typing import Any
 
 from experiments.comparison.measurements import machine
 from experiments.comparison.plan import PLANS, UPDATES, Plan, iterations_for, seeds_of, updates_in
-from experiments.comparison.run_case import do_stages, unwind_when_told
+from experiments.comparison.run_case import do_stages
 from experiments.comparison.runner import Runner, Start, alone, in_subprocess
 from experiments.comparison.studies.warm_teacher import change, refine, score_of
 from experiments.comparison.workspaces import (
@@ -37,6 +37,7 @@ from experiments.comparison.workspaces import (
     workspace,
     write_params,
 )
+from infra.interrupt import unwind_on_signals
 from infra.params import compose
 from rcm_core.config.sections import Params
 from rcm_core.pipelines.teacher_folder import pipeline_of
@@ -228,5 +229,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    unwind_when_told()
+    unwind_on_signals()
     sys.exit(main())

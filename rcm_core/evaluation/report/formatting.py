@@ -5,6 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from rcm_core.units import GIB, MIB
+
 __all__ = ["data_size", "duration", "escape", "interval", "number", "per_sample"]
 
 
@@ -36,7 +38,7 @@ def duration(seconds: float) -> str:
 
 def data_size(count: float) -> str:
     """Bytes, in binary units."""
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+    return f"{count / GIB:.2f} GiB" if count >= GIB else f"{count / MIB:.0f} MiB"
 
 
 def interval(estimate: dict[str, Any], unit: float = 1.0) -> str:

@@ -178,7 +178,7 @@ def test_samples_that_are_not_finite_are_left_out_and_counted(fresh: Path) -> No
     teacher, place = Teacher.read(fresh), Place(str(fresh / "shards"))
     prompts = ("a handwritten seven", "the digit 3", "a handwritten seven", "the digit 4")
     job = Job(teacher, prompts, (10, 11, 12, 13), 0, teacher.steps)
-    facts = trajectories.make_shard(trajectories.ShardJob(place, SHARDS[0], job, routes=False))
+    facts = trajectories.generate_shard(trajectories.ShardJob(place, SHARDS[0], job, routes=False))
     assert (facts["samples"], facts["nonfinite"]) == ([11, 13], 2)
     assert facts["prompts"] == ["the digit 3", "the digit 4"]
     shard = load_file(fresh / "shards" / SHARDS[0])

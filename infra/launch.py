@@ -16,7 +16,7 @@ from infra.ray.lifeline import Lifeline, connect
 from infra.state import held, state_home, state_root
 from rcm_core.config.load import load_params
 from rcm_core.errors import InputError, exit_for_bad_input, nearest
-from rcm_core.protocols import Item, Result, TrainJob
+from rcm_core.execution import Item, Result, TrainJob
 from rcm_core.registry import available
 
 EXECUTORS = ("ray", "local", "torchrun")

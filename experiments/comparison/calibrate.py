@@ -20,7 +20,7 @@ from experiments.comparison.measurements import machine
 from infra.executors.local import LocalExecutor
 from rcm_core.config.load import load_params
 from rcm_core.config.sections import Params
-from rcm_core.protocols import TrainContext, TrainJob
+from rcm_core.execution import TrainContext, TrainJob
 from rcm_core.storage.files import read_json, write_json
 from rcm_core.training import distill
 from rcm_core.training.trainer import Trainer

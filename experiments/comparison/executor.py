@@ -14,7 +14,7 @@ from torch import Tensor
 from experiments.comparison.measurements import PLACE, Clock, measured
 from experiments.comparison.workspaces import digest
 from infra.executors.local import LocalExecutor
-from rcm_core.protocols import Item, Result, TrainContext, TrainJob
+from rcm_core.execution import Item, Result, TrainContext, TrainJob
 from rcm_core.samplers.jobs import Job
 from rcm_core.storage.files import atomic
 from rcm_core.training import distill
@@ -26,7 +26,7 @@ LATE = ("diffusers.models.transformers.transformer_wan", "pandas", "pyarrow.parq
 
 
 class MeasuringExecutor(LocalExecutor):
-    """``rcm_core.protocols.Executor``; live state lies in the workspace."""
+    """``rcm_core.execution.Executor``; live state lies in the workspace."""
 
     def __init__(self, workspace: Path, cache: Path, teacher: str) -> None:
         """``cache`` keeps the samples of the teacher of content hash ``teacher``."""

@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 
 from torch import nn
 
+from rcm_core.execution import TrainContext
 from rcm_core.networks.denoiser import Denoiser
 from rcm_core.preflight.network_calls import kind_of
-from rcm_core.protocols import TrainContext
 from rcm_core.record import version
 from rcm_core.storage.files import write_json
 from rcm_core.training.trainer import Trainer

@@ -19,7 +19,7 @@ from infra.params import compose
 from infra.state import state_home
 from rcm_core.code_hash import code_hash
 from rcm_core.config.sections import Params
-from rcm_core.protocols import Executor
+from rcm_core.execution import Executor
 from rcm_core.record import choices_of, hash_inputs
 from rcm_core.storage.files import atomic, write_json
 from rcm_core.storage.run_folder import RELATIVE, RunFolder

@@ -22,7 +22,7 @@ from typing import Any
 from experiments.engine.small import ROOT, WORKERS, spec_of, workspace, write_result
 from infra.executors.torchrun import TorchrunExecutor, started
 from infra.ray.executor import RayExecutor
-from rcm_core.protocols import TrainContext, TrainJob
+from rcm_core.execution import TrainContext, TrainJob
 from rcm_core.storage.files import write_json
 from rcm_core.training import distill
 

@@ -18,7 +18,7 @@ from infra.executors.preemption import LEFT, notice
 from infra.state import held, state_root
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
-from rcm_core.protocols import Item, Result, TrainJob
+from rcm_core.execution import Item, Result, TrainJob
 from rcm_core.storage.links import place_file
 
 KEPT = 2
@@ -74,7 +74,7 @@ class LocalContext:
 
 
 class LocalExecutor:
-    """``rcm_core.protocols.Executor`` in this process (tests, ``RCM_EXECUTOR=local``)."""
+    """``rcm_core.execution.Executor`` in this process (tests, ``RCM_EXECUTOR=local``)."""
 
     def __init__(self, workspace: Path) -> None:
         self.state_root = state_root(workspace)

@@ -23,7 +23,7 @@ from infra.executors.preemption import notice
 from infra.state import held
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
-from rcm_core.protocols import Item, Result, TrainJob
+from rcm_core.execution import Item, Result, TrainJob
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LOOK_SECONDS = 0.1
@@ -35,7 +35,7 @@ def started() -> bool:
 
 
 class TorchrunExecutor:
-    """``rcm_core.protocols.Executor`` over the ranks of torchrun; ``map`` stays on rank 0."""
+    """``rcm_core.execution.Executor`` over the ranks of torchrun; ``map`` stays on rank 0."""
 
     def __init__(self, workspace: Path) -> None:
         if not started():

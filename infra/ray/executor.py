@@ -1,4 +1,4 @@
-"""Ray as ``rcm_core.protocols.Executor``: actors for ``map``, Ray Train for ``train``."""
+"""Ray as ``rcm_core.execution.Executor``: actors for ``map``, Ray Train for ``train``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from infra.ray.workers import Workers
 from infra.state import held, state_root
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
-from rcm_core.protocols import Item, Result, TrainJob
+from rcm_core.execution import Item, Result, TrainJob
 from rcm_core.storage.files import storage_errors
 from rcm_core.storage.s3 import unbroken
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.ray.capacity import capacity
-from rcm_core.protocols import Item, Result
+from rcm_core.execution import Item, Result
 
 LOST_WORKERS = 3
 """Workers that an item may lose before it is given up."""

@@ -18,8 +18,9 @@ from rcm_core.data.prompts import refuse_overlap
 from rcm_core.data.trajectory_store import Place
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
+from rcm_core.execution import Executor
 from rcm_core.pipelines.vae import pixel_shape
-from rcm_core.protocols import Condition, Executor
+from rcm_core.protocols import Condition
 from rcm_core.rng import generator
 from rcm_core.samplers.jobs import Teacher, codec_of, conditions, negative_condition
 from rcm_core.storage.files import sha256

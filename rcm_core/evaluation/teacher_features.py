@@ -13,7 +13,7 @@ from torch import Tensor
 from rcm_core.data.trajectory_store import MANIFEST, Store
 from rcm_core.device import resolve_device
 from rcm_core.evaluation.judges.base import Judge
-from rcm_core.protocols import Executor
+from rcm_core.execution import Executor
 from rcm_core.samplers.jobs import Teacher, codec_of
 from rcm_core.storage.files import sha256
 from rcm_core.storage.run_folder import RunFolder

@@ -17,7 +17,7 @@ from rcm_core.diffusion.trigflow import NOISE_ANGLE
 from rcm_core.evaluation.bootstrap import Estimate
 from rcm_core.evaluation.metric import metric_of
 from rcm_core.evaluation.validation import Scale, scale_of, score_job, validation_job
-from rcm_core.protocols import Executor
+from rcm_core.execution import Executor
 from rcm_core.record import hash_inputs
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.samplers.jobs import Job

@@ -17,7 +17,7 @@ from rcm_core.evaluation.judges.build import judge_of
 from rcm_core.evaluation.metric import metric_of
 from rcm_core.evaluation.scores import score_one
 from rcm_core.evaluation.teacher_features import teacher_features
-from rcm_core.protocols import Executor
+from rcm_core.execution import Executor
 from rcm_core.samplers.jobs import Job, Teacher, sample_pixels, split_jobs
 from rcm_core.storage.run_folder import RunFolder
 

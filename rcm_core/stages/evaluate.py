@@ -23,8 +23,8 @@ from rcm_core.evaluation.judges.base import Judge
 from rcm_core.evaluation.judges.build import judge_of
 from rcm_core.evaluation.scores import score
 from rcm_core.evaluation.teacher_features import IMPORTED, teacher_features
+from rcm_core.execution import Executor
 from rcm_core.pipelines.teacher_folder import verified_pipeline
-from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.samplers.jobs import Job, Teacher, read_sampler, sample_pixels, split_jobs
 from rcm_core.storage.files import atomic_folder, write_json

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rcm_core.config.sections import Params
 from rcm_core.data.prompts import FEWEST, SPLITS, read_prompts, refuse_overlap
-from rcm_core.protocols import Executor
+from rcm_core.execution import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.registry import find_benchmark
 from rcm_core.storage.files import atomic, write_json

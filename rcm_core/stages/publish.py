@@ -10,12 +10,12 @@ import torch
 
 from rcm_core.config.sections import Params
 from rcm_core.evaluation.report.model_card import ABSENT, model_card
+from rcm_core.execution import Executor
 from rcm_core.networks.weights import LORA, Target, is_lora, loading, read_lora, write_network
 from rcm_core.pipelines.folder import read_part
 from rcm_core.pipelines.loaded_files import loaded_files
 from rcm_core.pipelines.teacher_folder import is_ours, verified_pipeline
 from rcm_core.pipelines.vae import pixel_shape
-from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.registry import find_family
 from rcm_core.samplers.few_step import Sampler

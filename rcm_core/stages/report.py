@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rcm_core.config.sections import Params
-from rcm_core.protocols import Executor
+from rcm_core.execution import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.storage.files import atomic
 from rcm_core.storage.run_folder import RELATIVE, RunFolder

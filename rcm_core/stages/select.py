@@ -10,8 +10,8 @@ from rcm_core.errors import InputError
 from rcm_core.evaluation.bootstrap import Estimate
 from rcm_core.evaluation.selection import Candidate, choose
 from rcm_core.evaluation.validation import scale_of, score_job, validation_job
+from rcm_core.execution import Executor
 from rcm_core.pipelines.teacher_folder import verified_pipeline
-from rcm_core.protocols import Executor
 from rcm_core.record import dump, hash_inputs, recorded
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.storage.files import atomic_folder, write_json

@@ -16,10 +16,11 @@ from rcm_core.data.prompts import FEWEST, cycle, read_prompts
 from rcm_core.errors import InputError
 from rcm_core.evaluation.judges.base import Judge
 from rcm_core.evaluation.judges.build import judge_for
+from rcm_core.execution import Executor, TrainJob
 from rcm_core.pipelines import mini
 from rcm_core.pipelines.shape_check import check_teacher_shape
 from rcm_core.pipelines.teacher_folder import TRAINED, given_pipeline
-from rcm_core.protocols import Executor, Family, TrainJob
+from rcm_core.protocols import Family
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.registry import find_benchmark, find_family
 from rcm_core.samplers.jobs import Job, Teacher, sample_pixels, split_jobs

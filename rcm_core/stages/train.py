@@ -7,8 +7,8 @@ from pathlib import Path
 from rcm_core.config.sections import Params
 from rcm_core.config.workers import worlds
 from rcm_core.errors import InputError
+from rcm_core.execution import Executor, TrainJob
 from rcm_core.pipelines.teacher_folder import pipeline_of, verified_pipeline
-from rcm_core.protocols import Executor, TrainJob
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.samplers.jobs import Teacher
 from rcm_core.storage.checked_json import fit

@@ -24,8 +24,8 @@ from rcm_core.data.trajectory_store import (
     write_store,
 )
 from rcm_core.errors import InputError
+from rcm_core.execution import Executor
 from rcm_core.pipelines.teacher_folder import verified_pipeline
-from rcm_core.protocols import Executor
 from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
 from rcm_core.rng import address
 from rcm_core.samplers.jobs import (

@@ -17,9 +17,10 @@ from rcm_core.data.loaders import TrajectorySource
 from rcm_core.data.trajectory_store import Store
 from rcm_core.device import resolve_device
 from rcm_core.diffusion.guidance import Guided
+from rcm_core.execution import TrainContext
 from rcm_core.networks.denoiser import Denoiser
 from rcm_core.networks.discriminator import Heads
-from rcm_core.protocols import Condition, Demands, Method, TrainContext
+from rcm_core.protocols import Condition, Demands, Method
 from rcm_core.registry import find, find_family
 from rcm_core.rng import address
 from rcm_core.samplers.jobs import Teacher

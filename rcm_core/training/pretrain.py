@@ -12,8 +12,9 @@ from rcm_core.data.loaders import DrawnSource, ImageSource
 from rcm_core.data.prompts import by_label
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
+from rcm_core.execution import TrainContext
 from rcm_core.networks.denoiser import load_denoiser
-from rcm_core.protocols import Condition, TrainContext
+from rcm_core.protocols import Condition
 from rcm_core.registry import find_benchmark, find_family
 from rcm_core.training.flow_matching import FlowMatching
 from rcm_core.training.loop_settings import LoopSettings

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from rcm_core.errors import InputError
+from rcm_core.execution import TrainContext
 from rcm_core.monitoring.health import Health, next_rung
 from rcm_core.networks.denoiser import Denoiser
-from rcm_core.protocols import Batch, Method, Nets, TrainContext
+from rcm_core.protocols import Batch, Method, Nets
 from rcm_core.rng import generator
 from rcm_core.training.curves import Curves
 from rcm_core.training.loop_settings import LoopSettings

@@ -2,69 +2,18 @@
 
 import pytest
 import torch
+from attention_cases import BACKENDS, CASES, draw, explicit, masks, oracle
 from rcm_kernels import attention, attention_jvp
 from rcm_kernels.attention_jvp import chunked
 from rcm_kernels.dispatch import LONG_KEYS, choose_backend
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-BACKENDS = ("reference", "chunked")
-SHAPES = {
-    "square": (2, 3, 8, 8, 4),
-    "odd": (1, 2, 7, 13, 5),
-    "cross": (2, 1, 5, 3, 8),
-    "one": (1, 1, 1, 1, 1),
-}
-
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Several blocks, the last one ragged, at test sizes."""
     monkeypatch.setattr(chunked, "BLOCK", 5)
-
-
-def draw(shape: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, ...]:
-    b, h, n, m, d = SHAPES[shape]
-    rng = torch.Generator().manual_seed(seed)
-    sizes = [(b, h, n, d), (b, h, m, d), (b, h, m, d)]
-    return tuple(torch.randn(s, generator=rng, dtype=torch.float64).to(dtype) for s in sizes)
-
-
-def explicit(q, k, v, mask=None, causal=False, scale=None):
-    """Softmax attention in differentiable elementary operations, zero for rows without a key."""
-    S = (q @ k.mT) * (q.shape[-1] ** -0.5 if scale is None else scale)
-    keep = torch.ones(S.shape[-2:], dtype=torch.bool)
-    if causal:
-        keep = keep.tril()
-    if mask is not None and mask.dtype == torch.bool:
-        keep = keep & mask
-    elif mask is not None:
-        S = S + mask
-    P = S.masked_fill(~keep, -1e300).softmax(-1) * keep.any(-1, keepdim=True)
-    return P @ v
-
-
-def masks(shape: str) -> dict[str, dict]:
-    n, m = SHAPES[shape][2:4]
-    rng = torch.Generator().manual_seed(9)
-    boolean = torch.rand(n, m, generator=rng) > 0.4
-    boolean[:, 0] = True
-    return {
-        "plain": {},
-        "scale": {"scale": 0.7},
-        "causal": {"is_causal": True},
-        "boolean": {"attn_mask": boolean},
-        "additive": {"attn_mask": torch.randn(n, m, generator=rng, dtype=torch.float64)},
-        "broadcast": {"attn_mask": boolean[:, :1]},
-    }
-
-
-def oracle(options):
-    renamed = {"attn_mask": "mask", "is_causal": "causal", "scale": "scale"}
-    return lambda q, k, v: explicit(q, k, v, **{renamed[name]: value for name, value in options.items()})
-
-
-CASES = [(shape, name) for shape in SHAPES for name in masks(shape)]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -206,65 +155,6 @@ def test_auto_streams_long_keys_only():
     short, long = (torch.zeros(1, 1, n, 1) for n in (LONG_KEYS - 1, LONG_KEYS))
     assert choose_backend("auto", short, short, short) == "reference"
     assert choose_backend("auto", short, long, long) == "chunked"
-
-
-@pytest.mark.parametrize(
-    ("backend", "message"),
-    [
-        ("triton", "not available: its kernels take float32, float16 and bfloat16, not float64; use 'auto'"),
-        ("flash", "unknown backend 'flash'"),
-    ],
-)
-def test_a_backend_that_cannot_be_had_is_an_error_that_says_why(backend, message):
-    with pytest.raises(ValueError, match=message):
-        attention_jvp(*draw("one"), backend=backend)
-
-
-def test_shapes_that_do_not_fit():
-    q, k, v = draw("odd")
-    with pytest.raises(ValueError, match="do not fit"):
-        attention_jvp(q, k[..., :4], v)
-    with pytest.raises(ValueError, match="tangent of q"):
-        attention_jvp(q, k, v, k)
-    with pytest.raises(ValueError, match="cannot share"):
-        attention_jvp(q, k.repeat(1, 2, 1, 1)[:, :3], v.repeat(1, 2, 1, 1)[:, :3], enable_gqa=True)
-    with pytest.raises(ValueError, match="four dimensions each, none empty"):
-        attention_jvp(q, k[:, :, :0], v[:, :, :0])
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"v": torch.float32}, "expected one dtype and one device"),
-        ({"tq": torch.float32}, r"tangent of q is float32 \[.*\] on cpu, expected float64"),
-        ({"q": torch.int64, "k": torch.int64, "v": torch.int64}, "expected a floating dtype"),
-    ],
-)
-def test_dtypes_that_do_not_fit(change, message):
-    given = dict(zip(("q", "k", "v", "tq"), (*draw("odd"), draw("odd", 1)[0])))
-    given |= {name: given[name].to(dtype) for name, dtype in change.items()}
-    if "tq" not in change:
-        given.pop("tq")
-    with pytest.raises(ValueError, match=message):
-        attention_jvp(**given)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"attn_mask": torch.ones(7, 12)}, r"shape \[7, 12\], which does not broadcast to \[1, 2, 7, 13\]"),
-        ({"attn_mask": torch.ones(7, 13, dtype=torch.int32)}, "a boolean .* or a floating mask"),
-        ({"attn_mask": torch.ones(7, 13, requires_grad=True)}, "masks are constants here; detach it"),
-        (
-            {"key_lengths": torch.tensor([3, 4])},
-            r"key_lengths is int64 \[2\] on cpu, expected 1 integers on cpu",
-        ),
-        ({"layout": "nbhd"}, "unknown layout 'nbhd'; use 'bhnd' or 'bnhd'"),
-    ],
-)
-def test_options_that_do_not_fit(options, message):
-    with pytest.raises(ValueError, match=message):
-        attention_jvp(*draw("odd"), **options)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

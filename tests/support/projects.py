@@ -81,7 +81,7 @@ def run(params, workspace, executor):
     spec = {"steps": params.train.iterations, "seconds": 6 / params.train.iterations}
     spec["student"] = str(out / "out.txt")
     state = executor.state_root / "train" / "toy"
-    from rcm_core.protocols import TrainJob
+    from rcm_core.execution import TrainJob
 
     executor.train(TrainJob(loop, spec, state=state, max_failures=1))
 '''

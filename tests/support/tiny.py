@@ -10,7 +10,7 @@ import yaml
 
 from rcm_core.config.base import check
 from rcm_core.config.sections import Params
-from rcm_core.protocols import Executor
+from rcm_core.execution import Executor
 from rcm_core.stages import evaluate, prompts, publish, report, select, teacher, train, trajectories
 
 ROOT = Path(__file__).parents[2]

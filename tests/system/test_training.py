@@ -6,14 +6,12 @@ one of its own, so that it can be seen to take it along.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,8 @@ import torch
 from processes import on_ranks
 from ranks import distil_on
 from safetensors.torch import load_file
-from workspaces import PATIENCE, command, configure, environment, launch, wait_for
+from trainings import Run, resumptions, signal_a_worker, workers_of
+from workspaces import PATIENCE, command, configure, environment, launch
 
 from infra.executors.local import LocalExecutor
 from infra.ray.cluster import shared_cluster
@@ -86,38 +85,6 @@ def hashes(workspace: Path) -> dict[str, str]:
     return {"curves": sha256(out / "curves.csv")} | {n: sha256_folder(out / "candidates" / n) for n in names}
 
 
-@dataclass
-class Run:
-    """``python -m infra.launch train``, going on."""
-
-    workspace: Path
-    process: subprocess.Popen[str]
-    log: Path
-    before: set[Path] = field(init=False)
-    """Checkpoints that count no more."""
-
-    def __post_init__(self) -> None:
-        self.before = self.complete()
-
-    def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
-        """Its first true value."""
-        return wait_for(what, condition, self.log, self.process)
-
-    def checkpoints(self) -> bool:
-        """Whether it has made two: a rank goes on to the second when Ray has taken note of the first."""
-        return len(self.complete() - self.before) >= 2
-
-    def complete(self) -> set[Path]:
-        """Checkpoints that lie there."""
-        state = self.workspace / ".rcm/state"
-        return {*state.glob("train-*/step_*/progress.json"), *state.glob("train-*/local/step_*")}
-
-    def end(self) -> str:
-        """What it said; it must have ended well by itself."""
-        assert self.process.wait(PATIENCE) == 0, self.log.read_text()
-        return self.log.read_text()
-
-
 @pytest.fixture
 def start() -> Iterator[Callable[..., Run]]:
     """Starts runs; none is left when the test ends."""
@@ -142,37 +109,6 @@ def start() -> Iterator[Callable[..., Run]]:
         if process.poll() is None:
             process.kill()
             process.wait()
-
-
-def workers_of(process: psutil.Process) -> list[psutil.Process]:
-    """Training workers below ``process``."""
-    found = []
-    for child in process.children(recursive=True):
-        try:
-            if "RayTrainWorker" in " ".join(child.cmdline()):
-                found.append(child)
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
-def signal_a_worker(run: Run, rank_count: int, number: int = signal.SIGKILL) -> None:
-    """A signal to one of the ranks, after a checkpoint."""
-    run.wait_for(run.checkpoints, "checkpoint")
-    found: list[psutil.Process] = []
-
-    def all_there() -> bool:  # of an earlier attempt some may still be going
-        found[:] = workers_of(psutil.Process())
-        return len(found) == rank_count
-
-    run.wait_for(all_there, f"{rank_count} workers")
-    run.before = run.complete()
-    os.kill(found[-1].pid, number)
-
-
-def resumptions(said: str) -> list[int]:
-    """At which steps it went on."""
-    return [int(step) for step in re.findall(r"resumed at step (\d+) of 96", said)]
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from rcm_core.data.prompts import read_prompts
 from rcm_core.evaluation.bootstrap import Estimate
 from rcm_core.evaluation.selection import combined
 from rcm_core.evaluation.validation import scale_of, score_job, validation_job
+from rcm_core.execution import TrainJob
 from rcm_core.pipelines.teacher_folder import pipeline_of
-from rcm_core.protocols import TrainJob
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.storage.files import atomic_folder, write_json
 from rcm_core.storage.run_folder import RunFolder

@@ -36,13 +36,6 @@ def model_card(
     frames, height and width of a sample, as the pipeline is asked for it.
     """
     teacher = facts["teacher"]
-    shown = [
-        row for row in ("teacher", "teacher_1", *(f"student_{s}" for s in facts["steps"])) if row in quality
-    ]
-    columns = _columns(quality["teacher"])
-    table = "\n".join(
-        f"| {row} | " + " | ".join(_cell(quality[row][column]) for column in columns) + " |" for row in shown
-    )
     times = "; ".join(", ".join(f"{angle:.4f}" for angle in angles) for angles in sampler.times)
     fewest, kind = min(facts["steps"]), "png" if pixels[1] == 1 else "mp4"
     return f"""---
@@ -68,9 +61,7 @@ none to be set. The sampler ({KINDS[sampler.kind]}) is the scheduler in this fol
 
 On held-out prompts and images; 95 % bootstrap intervals in brackets. Frechet distance: lower is better.
 
-| sampler | {" | ".join(columns)} |
-|---|{"---|" * len(columns)}
-{table}
+{_quality_table(facts["steps"], quality)}
 
 Protocol `{quality["protocol"]["hash"][:12]}`: {quality["protocol"]["description"]}
 
@@ -128,6 +119,17 @@ def settings_table(method: Mapping[str, Any], above: str = "") -> str:
             text = json.dumps(value, ensure_ascii=False).replace("|", "\\|")
             rows.append(f"| {above}{key} | `{text}` |")
     return "\n".join(rows)
+
+
+def _quality_table(steps: list[int], quality: dict[str, Any]) -> str:
+    """Markdown: a row per sampler, a column per metric."""
+    shown = [row for row in ("teacher", "teacher_1", *(f"student_{s}" for s in steps)) if row in quality]
+    columns = _columns(quality["teacher"])
+    lines = [f"| sampler | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+    lines += [
+        f"| {row} | " + " | ".join(_cell(quality[row][column]) for column in columns) + " |" for row in shown
+    ]
+    return "\n".join(lines)
 
 
 def _columns(known: dict[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from rcm_core.protocols import TrainContext
+from rcm_core.execution import TrainContext
 from rcm_core.training.checkpointing import checkpoint
 
 

@@ -15,7 +15,7 @@ import torch
 from infra.executors.local import LocalExecutor, on_threads
 from infra.state import held
 from rcm_core.errors import InputError
-from rcm_core.protocols import TrainContext, TrainJob
+from rcm_core.execution import TrainContext, TrainJob
 
 
 @pytest.fixture

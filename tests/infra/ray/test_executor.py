@@ -20,7 +20,7 @@ from infra.ray.cluster import shared_cluster
 from infra.ray.executor import RayExecutor
 from infra.ray.lifeline import CLUSTER, Lifeline
 from rcm_core.errors import InputError, OutageError
-from rcm_core.protocols import TrainJob
+from rcm_core.execution import TrainJob
 from rcm_core.samplers.jobs import Job, Teacher
 from rcm_core.storage.s3 import filesystem
 
@@ -236,7 +236,7 @@ from pathlib import Path
 from infra.ray.capacity import capacity
 from infra.ray.executor import RayExecutor
 import toys
-from rcm_core.protocols import TrainJob
+from rcm_core.execution import TrainJob
 executor = RayExecutor(Path({str(toys)!r}), {cluster!r})
 spec = dict(ready={str(ready)!r})
 executor.train(TrainJob(toys.hangs, spec, state=Path({str(state)!r}), workers=2, threads=1, device="cpu"))

@@ -18,9 +18,10 @@ STAGES = (teacher, prompts, trajectories, train, select, evaluate, report, publi
 
 
 def tiny_values() -> dict[str, Any]:
-    """params.yaml with a teacher that is trained here, and small numbers."""
+    """params.yaml with a teacher that is trained here, the published lambda and small numbers."""
     values: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["teacher"] = trained_teacher() | {"steps": 4, "gate": None}
+    values["method"] |= {"dmd_weight": 1.0}
     values["teacher"]["mini"] |= {
         "layers": 2, "heads": 2, "head_dim": 16, "ffn_dim": 64, "text_dim": 32, "steps": 12, "batch": 16,
         "checkpoint_every": 4, "threads": 1,

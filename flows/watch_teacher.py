@@ -13,6 +13,8 @@ from prefect.variables import Variable
 
 from flows.teacher_hash import reference_hash
 from infra.params import load
+from rcm_core.config.sections import TeacherSection
+from rcm_core.pipelines.teacher_folder import TRAINED
 
 EVENT = "teacher.updated"
 
@@ -27,12 +29,10 @@ def watch_teacher(teacher: str | None = None, endpoint: str | None = None) -> st
     logger = get_run_logger()
     if teacher is None:
         section = load(Path.cwd()).teacher
+        if (reason := unwatched(section)) is not None:
+            logger.info("nothing to watch: %s", reason)
+            return None
         teacher, endpoint = section.source, section.endpoint
-    if teacher == "mini":
-        logger.info(
-            "the embedded teacher is trained here: nothing to watch; set teacher to a folder or s3://"
-        )
-        return None
     slug = hashlib.sha256(teacher.encode()).hexdigest()[:16]
     variable = f"rcm_teacher_{slug}"
     found = reference_hash(teacher, endpoint)
@@ -48,6 +48,18 @@ def watch_teacher(teacher: str | None = None, endpoint: str | None = None) -> st
     Variable.set(variable, news[1], overwrite=True)
     logger.info("%s is new (%s): emitted %s", teacher, found[:12], EVENT)
     return found
+
+
+def unwatched(section: TeacherSection) -> str | None:
+    """Why the teacher of params.yaml cannot get new content, as a clause; None if it can."""
+    if section.source == TRAINED:
+        return "the teacher is trained here; to watch another, give a folder or s3://bucket/prefix as teacher"
+    if section.hash is not None:
+        return (
+            f"teacher.hash pins the content of {section.source}, and a run refuses any other; set teacher.hash to null"
+            " to have new content distilled, or give another folder or s3://bucket/prefix as teacher"
+        )
+    return None
 
 
 def next_event(remembered: Any, slug: str, found: str) -> tuple[UUID, dict[str, Any]] | None:

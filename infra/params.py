@@ -51,13 +51,17 @@ def load(workspace: Path) -> Params:
 
 
 def teacher_overrides(workspace: Path, teacher: str | None, endpoint: str | None) -> list[str]:
-    """``teacher`` (a name in conf/teacher, else a place) as overrides; none if params.yaml has it already."""
+    """``teacher`` (a name in conf/teacher, else a place) as overrides; none if params.yaml has that place already.
+
+    ``teacher.hash`` pins the content of the place in params.yaml, not of another.
+    """
+    if teacher and (workspace / "conf" / "teacher" / f"{teacher}.yaml").is_file():
+        return [f"teacher={teacher}"]
     section = load(workspace).teacher
     if not teacher or (teacher, endpoint or section.endpoint) == (section.source, section.endpoint):
         return []
-    if (workspace / "conf" / "teacher" / f"{teacher}.yaml").is_file():
-        return [f"teacher={teacher}"]
-    return [f"teacher.source={teacher}", *([f"teacher.endpoint={endpoint}"] if endpoint else [])]
+    unpinned = ["teacher.hash=null"] if section.hash and teacher != section.source else []
+    return [f"teacher.source={teacher}", *([f"teacher.endpoint={endpoint}"] if endpoint else []), *unpinned]
 
 
 def _check_groups(conf: Path, overrides: Sequence[str]) -> None:

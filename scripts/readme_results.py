@@ -1,13 +1,14 @@
 """Puts a finished run's numbers and samples into the README: ``python scripts/readme_results.py runs``.
 
 Writes docs/images/samples.png and docs/results/mini.json (the run's metrics.json with its records' times), and the
-table between the README's ``results`` markers.
+table between the README's ``results`` markers. docs/images/scenes.png is drawn from the comparison's samples.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +25,49 @@ ROWS = {
     "teacher_1": "teacher, 1 step",
 }
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
-SCALE, GAP, SHOWN = 6, 4, 10
+SIDE, GAP, LABELS, SHOWN = 96, 4, 160, 10
+"""Pixels of a drawn sample, between two, and of the words; samples in a row."""
+SCENES = {"teacher, 50 steps": ("teacher", 0, 2)} | {
+    f"student, {steps} step{'s' * (steps > 1)}": ("time/dmd2-0", row, 3)
+    for steps, row in ((4, 2), (2, 1), (1, 0))
+}
+"""Words; a picture of docs/results/compare/scenes without its ending, which of its rows, and how many it has."""
 
 
-def picture(samples: Path) -> Image.Image:
+def digits(samples: Path) -> Image.Image:
     """One row per sampler, one column per digit, the same noise down a column; the first sample of each digit."""
     prompts = json.loads((samples / "prompts.json").read_text())
     from rcm_core.benchmarks.digits import label
 
     first = [next(i for i, p in enumerate(prompts) if label(p) == digit) for digit in range(SHOWN)]
-    tile = 8 * SCALE
-    labels = 150
-    canvas = Image.new("L", (labels + SHOWN * (tile + GAP), len(ROWS) * (tile + GAP)), 255)
-    draw = ImageDraw.Draw(canvas)
-    for y, (name, words) in enumerate(ROWS.items()):
+    rows = {}
+    for name, words in ROWS.items():
         pixels = load_file(samples / f"{name}.safetensors")["pixels"][first, 0, 0].numpy()
-        draw.text((0, y * (tile + GAP) + tile // 2 - 5), words, fill=0, font_size=15)
-        for x, image in enumerate(pixels):
-            shown = Image.fromarray((255 * image).round().astype(np.uint8)).resize(
-                (tile, tile), Image.Resampling.NEAREST
-            )
-            canvas.paste(shown, (labels + x * (tile + GAP), y * (tile + GAP)))
+        rows[words] = [Image.fromarray((255 * image).round().astype(np.uint8)) for image in pixels]
+    return grid(rows)
+
+
+def scenes(results: Path) -> Image.Image:
+    """The committed samples of the comparison, without the white line after each."""
+    rows = {}
+    for words, (name, row, rows_in_it) in SCENES.items():
+        with Image.open(results / f"{name}.png") as whole:
+            side, across = whole.height // rows_in_it, whole.width // SHOWN
+            boxes = [(x * across, row * side, x * across + side, (row + 1) * side) for x in range(SHOWN)]
+            rows[words] = [whole.crop(box) for box in boxes]
+    return grid(rows)
+
+
+def grid(rows: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
+    """Labelled rows of samples."""
+    canvas = Image.new("RGB", (LABELS + SHOWN * (SIDE + GAP), len(rows) * (SIDE + GAP)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for y, (words, images) in enumerate(rows.items()):
+        top = y * (SIDE + GAP)
+        draw.text((0, top + SIDE // 2 - 9), words, fill="black", font_size=16)
+        for x, image in enumerate(images):
+            large = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST)
+            canvas.paste(large, (LABELS + x * (SIDE + GAP), top))
     return canvas
 
 
@@ -71,14 +94,15 @@ def table(metrics: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Rewrites the three files."""
+    """Rewrite the files."""
     runs = Path(sys.argv[1])
     metrics = json.loads((runs / "evaluate/metrics.json").read_text())
     records = {p.parent.name: json.loads(p.read_text()) for p in sorted(runs.glob("*/record.json"))}
     seconds = {stage: record["seconds"] for stage, record in records.items()}
     (ROOT / "docs/images").mkdir(parents=True, exist_ok=True)
     (ROOT / "docs/results").mkdir(parents=True, exist_ok=True)
-    picture(runs / "evaluate/samples").save(ROOT / "docs/images/samples.png")
+    digits(runs / "evaluate/samples").save(ROOT / "docs/images/samples.png", optimize=True)
+    scenes(ROOT / "docs/results/compare/scenes").save(ROOT / "docs/images/scenes.png", optimize=True)
     machine = {k: records["train"][k] for k in ("machine", "device", "versions", "commit")}
     facts = {"metrics": metrics, "stage_seconds": seconds, **machine}
     (ROOT / "docs/results/mini.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")

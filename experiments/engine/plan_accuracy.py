@@ -90,6 +90,7 @@ def params_of(case: Case) -> Params:
     values: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
     preset: dict[str, Any] = yaml.safe_load((ROOT / f"conf/method/{case.method}.yaml").read_text())
     values["method"], train = preset["method"], values["train"]
+    values["teacher"] = yaml.safe_load((ROOT / "conf/teacher/mini-train.yaml").read_text())["teacher"]
     values["teacher"]["mini"] |= case.mini
     values["teacher"] |= {"shape": list(case.shape)}
     train |= preset["train"] | {"batch": case.batch, "accumulate": case.accumulate}

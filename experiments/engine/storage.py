@@ -46,7 +46,7 @@ CHILD = "--measured-stage"
 
 def settings(values: dict[str, Any], source: Path) -> dict[str, Any]:
     """params.yaml with that teacher, LoRA and as few samples as the stages take."""
-    values["teacher"] |= {"source": str(source), "mini": None, "gate": None, "steps": 2}
+    values["teacher"] |= {"source": str(source), "hash": None, "mini": None, "gate": None, "steps": 2}
     values["trajectories"] |= {"samples": 4, "shard_size": 4}
     values["train"] |= {
         "iterations": 3, "batch": 1, "candidate_every": 3, "checkpoint_every": 3, "log_every": 1, "ema_lengths": [0.1],

@@ -1,6 +1,8 @@
 """The line with small numbers, as overrides."""
 
 TINY = [
+    "teacher=mini-train",
+    "method=rcm",
     "teacher.steps=4",
     "teacher.gate=null",
     "teacher.mini.layers=2",

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -17,24 +15,16 @@ from uuid import uuid4
 
 import pytest
 from projects import Toy
-from workspaces import PATIENCE
+from workspaces import wait_for
 
 from infra.prefect.api import UnreachableError
 from infra.prefect.server import Local
 from infra.prefect.settle import DEPLOYMENT
 from infra.workspace import worktrees
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.slow]
 
 STEPS = 1000
-
-
-def until(what: str, condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    limit = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < limit, what
-        time.sleep(0.1)
-    return found
 
 
 def up(toy: Toy) -> None:
@@ -53,7 +43,7 @@ def begin(toy: Toy, stage: str, name: str, override: str) -> str:
 
 def arrive(toy: Toy, stage: str, times: int) -> None:
     """Wait until ``stage`` has begun ``times`` times, in all runs together."""
-    until(stage, lambda: (toy.root / ".rcm/ran").exists() and toy.ran().count(stage) >= times)
+    wait_for(stage, lambda: (toy.root / ".rcm/ran").exists() and toy.ran().count(stage) >= times)
 
 
 def runs(toy: Toy, name: str) -> list[dict[str, Any]]:
@@ -115,11 +105,11 @@ def test_a_killed_flow_and_a_power_cut_are_continued_to_the_same_student(toy: To
     assert states(toy, "cut") == ["CRASHED", "RUNNING"]
     toy.gate("teacher").unlink()
     # Ray may not have noted the first when all is killed; the third means that the second is noted.
-    until("checkpoints", lambda: last_checkpoint(toy) >= 3 * STEPS // 10)
+    wait_for("checkpoints", lambda: last_checkpoint(toy) >= 3 * STEPS // 10)
     toy.cut_power()
     assert (worktrees(toy.root), list(toy.root.glob("runs/*"))) == (["cut"], [])
     up(toy)
-    until("the end", lambda: states(toy, "cut")[-1] == "COMPLETED")
+    wait_for("the end", lambda: states(toy, "cut")[-1] == "COMPLETED", every=0.1)
     assert states(toy, "cut") == ["CRASHED", "CRASHED", "COMPLETED"]
     assert (slots(toy), worktrees(toy.root)) == (0, [])
     counts = {
@@ -138,10 +128,10 @@ def test_a_run_outlives_its_server_and_is_cancelled_after_its_processes_are_gone
     """Two events come in the run, too: one run waits for both."""
     run = begin(toy, "teacher", "dead", "teacher.steps=49")
     toy.kill("-m prefect server start")
-    until("server", toy.api.healthy)
+    wait_for("server", toy.api.healthy, every=0.1)
     assert (toy.api.run(run)["state"]["type"], slots(toy)) == ("RUNNING", 1)
     toy.api.post("/events", [updated(), updated()])
-    asked = until("one waits for both", lambda: of_events(toy, ["CANCELLED", "SCHEDULED"]))
+    asked = wait_for("one waits for both", lambda: of_events(toy, ["CANCELLED", "SCHEDULED"]), every=0.1)
     toy.kill("-m infra.prefect.keeper")
     toy.kill("-m prefect worker start")
     toy.kill("-m prefect.engine")

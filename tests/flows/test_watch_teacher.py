@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from flows.watch_teacher import next_event
+import pytest
+from tiny import ROOT
+
+from flows.watch_teacher import next_event, unwatched
+from infra.params import compose
 
 
 def test_a_teacher_that_returns_to_an_earlier_content_is_announced_again() -> None:
@@ -29,3 +34,19 @@ def test_what_earlier_versions_remembered_is_understood() -> None:
     news = next_event("a", "slug", "b")
     assert news is not None
     assert news[1] == {"hash": "b", "count": 2}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "reason"),
+    [
+        ([], "teacher.hash pins the content of data/mini/teacher/pipeline"),
+        (["teacher=mini-train"], "the teacher is trained here"),
+        (["teacher=folder", "teacher.source=/teacher"], None),
+    ],
+)
+def test_a_teacher_that_cannot_change_is_not_watched(
+    tmp_path: Path, chosen: list[str], reason: str | None
+) -> None:
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    found = unwatched(compose(tmp_path, chosen).teacher)
+    assert found is reason is None or str(found).startswith(str(reason))

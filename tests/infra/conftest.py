@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from projects import free_port
+from workspaces import wait_for
 
 from infra.prefect.processes import end_tree
 from infra.prefect.server import Local, api
@@ -20,7 +20,6 @@ TOYS = '''
 import os
 import signal
 import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -97,15 +96,17 @@ def count(context, spec):
 
 
 def patient(context, spec):
-    """``distill.loop``, which takes its time where it is alone: others are to come back before it ends."""
+    """``distill.loop``; a rank alone pauses after seven steps and two checkpoints, until Ray ends it for more ranks."""
     trainer = distill.assemble(context, spec)
-    step = trainer.train_step
+    step, taken = trainer.train_step, []
 
-    def slow(number):
-        time.sleep(2 if context.world == 1 else 0)
+    def pausing(number):
+        taken.append(number)
+        if context.world == 1 and len(taken) > 7:
+            signal.pause()
         return step(number)
 
-    trainer.train_step = slow
+    trainer.train_step = pausing
     trainer.run()
     distill.finish(trainer, spec)
 
@@ -150,9 +151,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         subprocess.Popen(command, env=env, stdout=log, stderr=log) as process,
     ):
         try:
-            while not api(url).healthy():
-                assert process.poll() is None, (home / "log").read_text()
-                time.sleep(0.2)
+            wait_for("server", api(url).healthy, home / "log", process)
             yield url
         finally:
             if process.poll() is None:

@@ -110,10 +110,13 @@ def test_a_sampler_comes_with_the_method_and_its_lists_can_be_overridden(project
             "blocks is empty; name blocks of the teacher, or set adversarial_w",
         ),
         (
-            "method=sana_sprint method.blocks=[1,40]",
+            "teacher=mini-train method=sana_sprint method.blocks=[1,40]",
             r"asks for blocks \[1, 40\], but the teacher has 4 \(from 0\)",
         ),
-        ("method=dmd2-gan method.gan_blocks=[9]", r"asks for blocks \[9\], but the teacher has 4"),
+        (
+            "teacher=mini-train method=dmd2-gan method.gan_blocks=[9]",
+            r"asks for blocks \[9\], but the teacher has 4",
+        ),
         (
             "method=scm method.guidance=[4,5] method.guidance_at=50",
             "guidance_at = 50 lies outside the scales that",
@@ -137,7 +140,10 @@ def test_a_bad_override_is_one_sentence_and_writes_nothing(
 
 def test_a_teacher_is_a_name_or_a_place(project: Path) -> None:
     place, endpoint = "s3://bucket/t", "http://127.0.0.1:9000"
-    assert teacher_overrides(project, "mini-video", None) == ["teacher=mini-video"]
+    assert teacher_overrides(project, "mini", None) == ["teacher=mini"]
+    assert teacher_overrides(project, place, endpoint)[-1] == "teacher.hash=null"  # of the shipped one
+    compose(project, ["teacher=mini-train"])
+    assert teacher_overrides(project, "mini", None) == ["teacher=mini"]
     assert teacher_overrides(project, place, None) == [f"teacher.source={place}"]
     assert teacher_overrides(project, place, endpoint) == [
         f"teacher.source={place}",

@@ -173,8 +173,13 @@ def free_port() -> int:
 
 
 def make_toy(root: Path) -> Path:
-    """A project whose stages take no time; only its train is a loop, on Ray."""
+    """A project whose stages take no time; only its train is a loop, on Ray.
+
+    Its teacher is one that is trained: a given one is looked at in every run.
+    """
     copy_project(root)
+    config = root / "conf" / "config.yaml"
+    config.write_text(config.read_text().replace("- teacher: mini\n", "- teacher: mini-train\n"))
     compose(root, [])
     (root / "dvc.yaml").write_text(yaml.safe_dump(toy_pipeline(), sort_keys=False))
     (root / "rcm_core" / "stages" / "train.py").write_text(TRAIN)

@@ -7,8 +7,7 @@ import os
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +17,7 @@ from uuid import uuid4
 import psutil
 import pytest
 from projects import REPOSITORY as ROOT
-from workspaces import PATIENCE
+from workspaces import wait_for
 
 from infra.commands.doctor import examine
 from infra.prefect.api import Api
@@ -72,20 +71,13 @@ class Machine:
         }
         self.api.post("/events", [event])
         stored = {"filter": {"id": {"id": [identity]}}}
-        until(lambda: self.api.post("/events/filter", stored)["events"])
+        wait_for("heartbeat", lambda: self.api.post("/events/filter", stored)["events"], every=0.1)
 
     def state(self, run: str) -> str:
         return str(self.api.run(run)["state"]["type"])
 
     def slots(self) -> int:
         return int(self.api.deployment(DEPLOYMENT)["global_concurrency_limit"]["active_slots"])
-
-
-def until(condition: Callable[[], Any]) -> None:
-    limit = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,13 @@ class Place:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __get__(self, run: RunFolder, owner: type[RunFolder]) -> Path:
+    def __get__(self, run: RunPlaces, owner: type[RunPlaces]) -> Path:
         return run.root / self.name
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """The folder ``runs/`` of a workspace. A reader raises InputError with the stage that makes its file again."""
+class RunPlaces:
+    """The files and folders in ``runs/``."""
 
     root: Path
 
@@ -69,11 +69,6 @@ class RunFolder:
     tuned_times = Place("tune/times.json")
     """Outcome of `rcm tune-times`."""
 
-    @classmethod
-    def of(cls, workspace: Path) -> RunFolder:
-        """Return the run folder of ``workspace``."""
-        return cls(workspace / "runs")
-
     def stage(self, name: str) -> Path:
         """Return the folder of everything that the stage ``name`` leaves."""
         return self.root / name
@@ -85,6 +80,16 @@ class RunFolder:
     def code_hashes(self, stage: str) -> Path:
         """Return the file of the hashes of ``stage``'s code."""
         return self.root / "code" / f"{stage}.json"
+
+
+@dataclass(frozen=True)
+class RunFolder(RunPlaces):
+    """The folder ``runs/`` of a workspace. A reader raises InputError with the stage that makes its file again."""
+
+    @classmethod
+    def of(cls, workspace: Path) -> RunFolder:
+        """Return the run folder of ``workspace``."""
+        return cls(workspace / "runs")
 
     def teacher(self) -> dict[str, Any]:
         """Read the facts of the teacher."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from rcm_core.storage.run_folder import RELATIVE, Place, RunFolder
+from rcm_core.storage.run_folder import RELATIVE, Place, RunPlaces
 
 ROOT = Path(__file__).parents[2]
 PLACES = ("rcm_core", "infra", "flows", "experiments", "scripts")
@@ -43,7 +43,7 @@ def test_every_place_is_an_output_of_dvc_or_inside_one() -> None:
         for kind in ("outs", "metrics", "plots")
         for out in stage.get(kind, [])
     }
-    names = [name for name, value in vars(RunFolder).items() if isinstance(value, Place)]
+    names = [name for name, value in vars(RunPlaces).items() if isinstance(value, Place)]
     assert len(names) > 15
     for name in set(names) - {"tuned_times", "code_modules"}:
         place = getattr(RELATIVE, name)

@@ -24,7 +24,7 @@ PLACES = {
     "teacher": ("GET", ".safetensors"),
     "trajectories": ("PUT", "shard_"),
     "train": ("PUT", "step_"),
-    "publish": ("PUT", "transformer/"),
+    "publish": ("PUT", "/students/"),
 }
 """Stages that use S3: which of their requests a fault meets."""
 OUTAGES: Mapping[str, int | str] = {"teacher": 503, "trajectories": "reset", "train": 503, "publish": "reset"}

@@ -111,7 +111,7 @@ class Project:
         """The file that is there while ``stage`` of the run ``name`` works, and stays if it is killed."""
         return self.root / f".rcm/locks/{name}-{stage}.owner"
 
-    def kept(self, stage: str) -> list[Path]:
+    def list_kept(self, stage: str) -> list[Path]:
         """Checkpoints or shards that the unfinished stage has written."""
         return sorted(self.root.glob(f".rcm/state/{KEPT[stage][1]}")) if stage in KEPT else []
 
@@ -152,17 +152,17 @@ def prepare(project: Project) -> None:
 
 def newest(project: Project, name: str) -> dict[str, Any] | None:
     """The newest run that began under ``name``."""
-    return next((r for r in project.api.begun(DEPLOYMENT) if r["parameters"].get("name") == name), None)
+    return next((r for r in project.api.list_runs(DEPLOYMENT) if r["parameters"].get("name") == name), None)
 
 
-def completed(project: Project, name: str, dead: str) -> dict[str, Any]:
+def wait_for_run(project: Project, name: str, dead: str) -> dict[str, Any]:
     """The run ``name`` that is not ``dead``, once it has ended."""
 
-    def ended() -> dict[str, Any] | None:
+    def find_ended() -> dict[str, Any] | None:
         run = newest(project, name)
         return run if run and run["id"] != dead and run["state"]["type"] in FINAL else None
 
-    return dict(until(f"the end of {name}", ended, PATIENCE_SECONDS, 1.0))
+    return dict(until(f"the end of {name}", find_ended, PATIENCE_SECONDS, 1.0))
 
 
 def seconds(run: dict[str, Any]) -> float:
@@ -175,7 +175,7 @@ def arrive(project: Project, name: str, stage: str) -> None:
     owner = project.owner(name, stage)
 
     def working() -> bool:
-        return owner.exists() and (stage not in KEPT or len(project.kept(stage)) >= KEPT[stage][0])
+        return owner.exists() and (stage not in KEPT or len(project.list_kept(stage)) >= KEPT[stage][0])
 
     until(f"{stage} of {name}", working, PATIENCE_SECONDS, 0.005)
     with suppress(FileNotFoundError, IndexError, ProcessLookupError):
@@ -190,11 +190,11 @@ def cut(project: Project, stage: str, expected: dict[str, str]) -> dict[str, Any
     arrive(project, name, stage)
     processes = project.cut_power()
     inside = project.owner(name, stage).exists()
-    kept = len(project.kept(stage))
+    kept = len(project.list_kept(stage))
     began = time.monotonic()
     said = project.rcm("up")
     up = time.monotonic() - began
-    run = completed(project, name, dead)
+    run = wait_for_run(project, name, dead)
     logs = "\n".join(
         entry["message"] for offset in (0, 200, 400) for entry in project.api.logs(run["id"], offset)
     )
@@ -242,7 +242,7 @@ def main() -> int:
         if "uninterrupted" not in found:
             project.forget(STAGES)
             project.api.start(DEPLOYMENT, {"name": "whole"})
-            run = completed(project, "whole", dead="")
+            run = wait_for_run(project, "whole", dead="")
             found["uninterrupted"] = {"state": run["state"]["type"], "seconds": seconds(run)}
             write_result(NAME, found)
         expected = {k: v for k, v in project.outputs("whole").items() if not k.endswith("record.json")}

@@ -13,7 +13,7 @@ from flows.tasks import RETRY_DELAYS, run_stage
 from infra.params import compose, load, teacher_overrides
 from infra.prefect.pace import STAGES
 from infra.ray.cluster import shared_cluster
-from infra.workspace import environment, finish, opened, run_name
+from infra.workspace import environment, finish, open_workspace, run_name
 
 
 @flow(name="rcm-distill")
@@ -34,7 +34,7 @@ def rcm_distill(
     """
     logger = get_run_logger()
     run = run_name(name, str(flow_run.get_name()), str(flow_run.get_id()))
-    with opened(Path.cwd(), run, in_place) as space:
+    with open_workspace(Path.cwd(), run, in_place) as space:
         logger.info("run %s works in %s", run, space.path)
         changes = [*(overrides or []), *teacher_overrides(space.path, teacher, endpoint)]
         params = compose(space.path, changes) if changes else load(space.path)

@@ -64,11 +64,11 @@ def plan(
 ) -> None:
     """Say before a run what it takes of each GPU, how long, and how to lay it over them."""
     from infra.commands.doctor import project_root
+    from infra.commands.plan import compose_planned
     from infra.commands.plan import plan as show
-    from infra.commands.plan import planned
 
     root = project_root()
-    show(root, planned(root, overrides or [], teacher, gpus), gpu, utilisation, search)
+    show(root, compose_planned(root, overrides or [], teacher, gpus), gpu, utilisation, search)
 
 
 @app.command()

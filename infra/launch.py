@@ -13,7 +13,7 @@ from typing import Any
 
 from infra.interrupt import unwind_on_signals
 from infra.ray.lifeline import Lifeline, connect
-from infra.state import held, state_home, state_root
+from infra.state import hold, state_home, state_root
 from rcm_core.config.load import load_params
 from rcm_core.errors import InputError, exit_for_bad_input, nearest
 from rcm_core.execution import Item, Result, TrainJob
@@ -92,7 +92,7 @@ def run_stage(stage: str, params: Path, workspace: Path) -> None:
     if line and stage in COMPUTING:
         line.ask()
     module = importlib.import_module(f"rcm_core.stages.{stage}")
-    with held(_lock(stage, workspace)), LazyExecutor(workspace, line) as executor:
+    with hold(_lock(stage, workspace)), LazyExecutor(workspace, line) as executor:
         module.run(checked, workspace, executor)
 
 
@@ -104,7 +104,7 @@ def _run_on_ranks(stage: str, params: Path, workspace: Path) -> None:
             executor.follow()
             return
         checked = load_params(params)
-        with held(_lock(stage, workspace)):
+        with hold(_lock(stage, workspace)):
             importlib.import_module(f"rcm_core.stages.{stage}").run(checked, workspace, executor)
 
 

@@ -20,13 +20,13 @@ PLACE = "params.yaml"
 
 def compose(workspace: Path, overrides: Sequence[str]) -> Params:
     """Writes ``params.yaml`` of ``workspace``; unknown groups and keys are refused and nothing is written."""
-    with composed(workspace, overrides) as (place, params):
+    with compose_aside(workspace, overrides) as (place, params):
         place.replace(workspace / PLACE)
     return params
 
 
 @contextmanager
-def composed(workspace: Path, overrides: Sequence[str]) -> Iterator[tuple[Path, Params]]:
+def compose_aside(workspace: Path, overrides: Sequence[str]) -> Iterator[tuple[Path, Params]]:
     """What ``compose`` would write, in a file that is gone afterwards, and what it says."""
     from dvc.utils.hydra import compose_and_dump
     from hydra.errors import HydraException

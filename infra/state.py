@@ -54,7 +54,7 @@ def state_root(workspace: Path) -> Path:
 
 
 @contextmanager
-def held(state: Path) -> Iterator[None]:
+def hold(state: Path) -> Iterator[None]:
     """Holds ``state`` for this process alone; InputError names the process that has it."""
     state.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(state.with_name(f"{state.name}.lock"))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from infra.state import held, state_home
+from infra.state import hold, state_home
 from rcm_core.errors import InputError
 from rcm_core.storage.run_folder import RunFolder
 
@@ -56,7 +56,7 @@ def worktrees(root: Path) -> list[str]:
 def in_use(root: Path, name: str) -> bool:
     """Whether a process holds the worktree ``name``."""
     try:
-        with held(state_home(root) / "worktrees" / name):
+        with hold(state_home(root) / "worktrees" / name):
             return False
     except InputError:
         return True
@@ -65,19 +65,19 @@ def in_use(root: Path, name: str) -> bool:
 def discard(root: Path, name: str) -> None:
     """Remove the worktree ``name``; InputError if a process holds it. Checkpoints and DVC's cache stay."""
     path = state_home(root) / "worktrees" / name
-    with held(path):
+    with hold(path):
         _remove_worktree(root, path)
 
 
 @contextmanager
-def opened(root: Path, name: str, in_place: bool) -> Iterator[Workspace]:
+def open_workspace(root: Path, name: str, in_place: bool) -> Iterator[Workspace]:
     """The workspace of run ``name``, held until the end; a worktree that a failed run left is used again."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise InputError(
             f"run name {name!r}: expected letters, digits, dot, dash, underscore, as in nightly-3"
         )
     if in_place:
-        with held(state_home(root) / "locks" / "workspace"):
+        with hold(state_home(root) / "locks" / "workspace"):
             yield Workspace(root, root, name)
         return
     if _git(root, "rev-parse", "--show-superproject-working-tree").strip():
@@ -86,7 +86,7 @@ def opened(root: Path, name: str, in_place: bool) -> Iterator[Workspace]:
             " by itself, or run it in place (in_place, as `rcm distill` does)"
         )
     path = state_home(root) / "worktrees" / name
-    with held(path):
+    with hold(path):
         _add_worktree(root, path)
         yield Workspace(root, path, name)
 

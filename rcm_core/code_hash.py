@@ -49,12 +49,12 @@ def imports_of(module: str, choices: Mapping[str, str]) -> set[str]:
     if form is None:
         return set()
     names = {resolve_name(name, _package(module)) for name in form.modules}
-    names |= {f"rcm_core.{kind}.{name}" for kind in form.kinds for name in _chosen(kind, choices)}
+    names |= {f"rcm_core.{kind}.{name}" for kind in form.kinds for name in _names_in(kind, choices)}
     ours = {name for name in names if name.split(".")[0] in ROOTS}
     return {whole for name in ours for whole in with_packages(name) if source_of(whole) is not None}
 
 
-def _chosen(kind: str, choices: Mapping[str, str]) -> list[str]:
+def _names_in(kind: str, choices: Mapping[str, str]) -> list[str]:
     """Names of the modules in the registry folder ``kind`` that count."""
     if kind in choices:
         return [choices[kind]]
@@ -113,14 +113,14 @@ def content_of(module: str, form: Source) -> str:
 
 def _identity(module: str, target: Target) -> str:
     """Digest of what ``module`` imports, without a path: the other module's content, its own imports by name alone."""
-    owner, name = _resolved(module, target)
+    owner, name = _resolve(module, target)
     form = form_of(owner)
     if form is None:
         return digest(owner, name)
-    return digest(form.body, *sorted(_resolved(owner, t)[1] for t in form.targets), "", name)
+    return digest(form.body, *sorted(_resolve(owner, t)[1] for t in form.targets), "", name)
 
 
-def _resolved(module: str, target: Target) -> Target:
+def _resolve(module: str, target: Target) -> Target:
     """``target`` with an absolute path; a name that is a module by itself is said as one."""
     place, name = resolve_name(target[0], _package(module)), target[1]
     return (f"{place}.{name}", "") if name and source_of(f"{place}.{name}") else (place, name)

@@ -46,7 +46,7 @@ def normal_form(text: str) -> Source:
     """Return the normal form of a Python file; SyntaxError if it is none."""
     tree = ast.parse(text)
     nodes = [node for node in ast.walk(tree) if not isinstance(node, SILENT)]
-    imports = [name for node in nodes for name in _imported(node)]
+    imports = [name for node in nodes for name in _imports(node)]
     writer = _Writer(_movable(nodes, imports))
     writer.statements(tree.body)
     outside = sorted(
@@ -80,7 +80,7 @@ class _Import:
         return (self.module, self.name)
 
 
-def _imported(node: ast.AST) -> Iterator[_Import]:
+def _imports(node: ast.AST) -> Iterator[_Import]:
     match node:
         case ast.Import():
             for alias in node.names:
@@ -166,7 +166,7 @@ class _Writer:
 
     def statements(self, nodes: list[ast.stmt]) -> None:
         self.parts.append("[")
-        fixed = {i for node in nodes for i in _imported(node) if i.bound not in self.movable}
+        fixed = {i for node in nodes for i in _imports(node) if i.bound not in self.movable}
         for i in sorted(fixed):
             self.parts.append(f"(import {i.bound} ")
             if i.ours and i.bound not in ROOTS:

@@ -7,11 +7,14 @@ noise, ``F`` the velocity dx/dt. Tensors are ``[B, C, T, H, W]`` for states and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+Present = TypeVar("Present")
 
 EMBEDDED = ("guidance", "end")
 """Extras of a student whose input is added to the time embedding."""
@@ -77,13 +80,50 @@ class Network(Protocol):
         """Tokens ``[B, tokens, width]`` that leave the blocks of these indices."""
         ...
 
+    def log_variance(self, t: Tensor) -> Tensor:
+        """Log-variance ``[B]`` of the adaptive weighting, of a student that has the head."""
+        ...
 
-Nets = Mapping[str, Any]
-"""By name. A Network each: "student" (which also has ``log_variance(t)`` if the method asks for it), "fake",
-"target"; "unguided", the teacher's conditional velocity, through which gradients reach its inputs. Velocities
-without gradient: "teacher", guided, at the scales ``condition["guidance"]`` [B] if they are there; "null", the
-teacher's for the negative prompt. "heads": features to logits.
-"""
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks that a method calls; None where a training has none (:func:`require`).
+
+    Roles are the names of the networks that are trained or follow one. They are a file format: ``train.lr`` and
+    checkpoints are keyed by them, random numbers are addressed by them, and curves are named after them.
+    """
+
+    student: Network
+    teacher: Network | None = None
+    """The frozen network; gradients reach its inputs."""
+    guided_teacher: Velocity | None = None
+    """The teacher's guided velocity, without gradient; at each sample's scale if ``condition["guidance"]`` [B] is
+    set."""
+    unconditional_teacher: Velocity | None = None
+    """The teacher's velocity for the negative prompt, without gradient."""
+    fake_score: Network | None = None
+    """The score of the student's samples (role "fake")."""
+    target: Network | None = None
+    """The student's target network (role "target")."""
+    discriminator: nn.Module | None = None
+    """Heads on a network's features (role "heads")."""
+
+    @classmethod
+    def by_role(cls, trained: Mapping[str, Any], **teachers: Any) -> Networks:
+        """Return the networks of a training that trains, or lets follow, ``trained`` by role."""
+        return cls(**{FIELDS[role]: network for role, network in trained.items()}, **teachers)
+
+
+FIELDS = {"student": "student", "fake": "fake_score", "target": "target", "heads": "discriminator"}
+"""Role -> field of :class:`Networks`."""
+
+
+def require(network: Present | None) -> Present:
+    """Return a network that the method's requirements promise; AssertionError if there is none."""
+    assert network is not None
+    return network
 
 
 class Tokens(NamedTuple):
@@ -96,12 +136,12 @@ class Tokens(NamedTuple):
     attention: Mapping[str, str]
     """Last part of the names of the attentions over tokens -> where text is in the same sequence: "none", "before" the
     tokens or "behind" them."""
-    places: str | None = None
+    rope: str | None = None
     """A submodule that returns tables with a row per token."""
-    places_dim: int = 0
-    places_text: bool = False
+    rope_dim: int = 0
+    rope_covers_text: bool = False
     """Rows of the text stand before the tokens' in these tables."""
-    leaves: bool = False
+    tokens_are_output_of_entry: bool = False
     """The first tokens are the output of ``entry``."""
 
 
@@ -177,7 +217,7 @@ class Benchmark(Protocol):
         """Real images in [-1, 1], ``[N, C, T, H, W]``, and labels ``[N]``; InputError if there are none."""
         ...
 
-    def composed(self, split: str) -> tuple[Tensor, list[Any]]:
+    def compose_split(self, split: str) -> tuple[Tensor, list[Any]]:
         """The same images, and what each of them shows as its prompt's reader would say it."""
         ...
 
@@ -189,7 +229,7 @@ class Examples(NamedTuple):
     condition: Condition
 
 
-class Recorded(NamedTuple):
+class TeacherTrajectory(NamedTuple):
     """The teacher's own routes: ``x`` and guided ``v`` [B, K, ...] at descending angles ``t`` [B, K]."""
 
     x: Tensor
@@ -205,7 +245,7 @@ class Batch(NamedTuple):
     x0: Tensor
     """What the teacher made for ``condition``."""
     real: Examples | None = None
-    route: Recorded | None = None
+    route: TeacherTrajectory | None = None
     """How it made ``x0``."""
 
 
@@ -217,36 +257,36 @@ class Update(NamedTuple):
     scalars: dict[str, Tensor]
 
 
-class Follow(NamedTuple):
+class TargetUpdate(NamedTuple):
     """After every update of ``on``: follower <- (1 - rate) follower + rate leader."""
 
-    follower: str
-    leader: str
+    target: str
+    source: str
     rate: float
-    on: str
+    after: str
 
 
-class Demands(NamedTuple):
+class MethodRequirements(NamedTuple):
     """What a method asks of the trainer, the source and the family, before any work starts."""
 
     roles: frozenset[str]
     """What it trains: "student", "fake" (both begin as the teacher), "heads" (a discriminator)."""
     needs: frozenset[str]
     """Of the source: "condition", "x0", "routes", "real"."""
-    extras: frozenset[str] = frozenset()
+    student_modules: frozenset[str] = frozenset()
     """What the student has besides the teacher's network: "guidance" and "end" are inputs, embedded beside the
     time; "log_variance" is the head of the adaptive weighting."""
     guidance: float | None = None
-    """The guidance scale that is folded into a candidate's weights; only with the extra "guidance"."""
-    follows: tuple[Follow, ...] = ()
+    """The guidance scale that is folded into a candidate's weights; only with the module "guidance"."""
+    follows: tuple[TargetUpdate, ...] = ()
     """A follower that no update moves ("target") begins as the teacher too."""
     heads: tuple[int, ...] = ()
     """Blocks whose features the discriminator's heads see."""
-    points: int = 0
+    min_trajectory_points: int = 0
     """Fewest points of a recorded route."""
-    rows: int = 1
+    points_per_sample: int = 1
     """Training points that one sample of a batch becomes."""
-    fewest: int = 1
+    min_samples_per_rank: int = 1
     """Samples that a rank must see at once, for a loss that mixes them."""
 
 
@@ -254,12 +294,12 @@ class Method(Protocol):
     """A file in ``rcm_core/methods`` has ``Config`` (pydantic) and ``build(config, tangent) -> Method``."""
 
     @property
-    def demands(self) -> Demands: ...
+    def requirements(self) -> MethodRequirements: ...
 
     def student_update(self, step: int) -> bool:
         """Whether step ``step`` (from 0) moves the student; EMA counts these."""
         ...
 
-    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
+    def updates(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
         """Losses of step ``step``, each to be followed by its backward pass before the next is asked for."""
         ...

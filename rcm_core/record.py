@@ -69,7 +69,7 @@ def dump(**sections: Section | Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 @contextmanager
-def recorded(
+def write_record(
     stage: str,
     workspace: Path,
     parameters: dict[str, Any],

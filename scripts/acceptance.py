@@ -23,7 +23,7 @@ class Promise(NamedTuple):
     allowed: float
     timing: bool = False
 
-    def kept(self, significant: bool) -> bool:
+    def is_kept(self, significant: bool) -> bool:
         found = self.best if significant else self.found
         return found <= self.allowed if self.sense == "<=" else found >= self.allowed
 
@@ -71,9 +71,9 @@ def main() -> int:
     options = parser.parse_args()
     missed = 0
     for promise in promises(json.loads((options.runs / "evaluate/metrics.json").read_text())):
-        kept = promise.kept(options.significant)
+        kept = promise.is_kept(options.significant)
         missed += not kept and not (promise.timing and options.no_timing)
-        word = "ok  " if promise.kept(significant=False) else "near" if kept else "MISS"
+        word = "ok  " if promise.is_kept(significant=False) else "near" if kept else "MISS"
         print(f"{word} {promise.what:45s} {promise.found:8.3f} {promise.sense} {promise.allowed}")
     return 1 if missed else 0
 

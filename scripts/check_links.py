@@ -22,7 +22,7 @@ def anchors(path: Path) -> set[str]:
     return {anchor(m.group(1)) for m in re.finditer(r"^#+\s+(.*)$", path.read_text(), re.MULTILINE)}
 
 
-def broken(path: Path) -> list[str]:
+def find_broken(path: Path) -> list[str]:
     """Links in ``path`` that lead nowhere."""
     found = []
     for target in LINK.findall(FENCE.sub("", path.read_text())):
@@ -39,7 +39,7 @@ def broken(path: Path) -> list[str]:
 def main() -> int:
     """Prints the broken links; 1 if there are any."""
     listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
-    problems = [line for name in listed.stdout.split() for line in broken(ROOT / name)]
+    problems = [line for name in listed.stdout.split() for line in find_broken(ROOT / name)]
     print("\n".join(problems) or f"{len(listed.stdout.split())} Markdown files, all links lead somewhere")
     return 1 if problems else 0
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from experiments.comparison.plan import BUDGETS, PLANS, chosen, plan_of, seeds_of
+from experiments.comparison.plan import BUDGETS, PLANS, choose_variants, plan_of, seeds_of
 from experiments.comparison.runner import Runner, state
 from experiments.comparison.workspaces import Home
 from infra.interrupt import unwind_on_signals
-from infra.state import held
+from infra.state import hold
 from rcm_core.errors import BAD_INPUT, InputError
 
 FAILED = 1
@@ -47,7 +47,7 @@ def _run(options: argparse.Namespace) -> int:
     failed: list[str] = []
     for teacher in options.teacher or PLANS:
         plan = plan_of(teacher)
-        variants = chosen(plan, [name for name in options.only.split(",") if name])
+        variants = choose_variants(plan, [name for name in options.only.split(",") if name])
         if not any(budget in variant.budgets for variant in variants for budget in budgets):
             raise InputError(
                 f"{options.only} is not planned at equal {options.budget}; leave --budget out, or take another run"
@@ -57,7 +57,7 @@ def _run(options: argparse.Namespace) -> int:
             print("\n".join(state(plan, home, variants, seeds, budgets)))
             continue
         runner = Runner(plan, home, jobs=options.jobs)
-        with held(home.work / "running"):  # two at a time would measure each other
+        with hold(home.work / "running"):  # two at a time would measure each other
             runner.run(variants, seeds, budgets)
         failed += runner.failed
     print("".join(f"failed: {line}\n" for line in failed), end="")

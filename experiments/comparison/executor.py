@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from experiments.comparison.measurements import PLACE, Clock, measured
+from experiments.comparison.measurements import PLACE, Clock, measure
 from experiments.comparison.workspaces import digest
 from infra.executors.local import LocalExecutor
 from rcm_core.execution import Item, Result, TrainContext, TrainJob
@@ -41,9 +41,9 @@ class MeasuringExecutor(LocalExecutor):
             yield from super().map(function, items, label, device=device)
             return
         for item in items:
-            yield self._sampled(function, item, device)
+            yield self._sample(function, item, device)
 
-    def _sampled(self, function: Callable[[Any], Any], item: Any, device: str) -> Any:
+    def _sample(self, function: Callable[[Any], Any], item: Any, device: str) -> Any:
         """What evaluate's function makes of the item; pixels of the teacher from the cache if they are there."""
         name, job, kept, _ = item
         if job.network is not None:
@@ -71,5 +71,5 @@ def measured_loop(context: TrainContext, spec: dict[str, Any]) -> None:
         importlib.import_module(module)
     clock = Clock(context)
     trainer = distill.assemble(clock, spec)
-    measured(trainer, clock, Path(spec["workspace"]) / PLACE, Path(spec["state"]).name)
+    measure(trainer, clock, Path(spec["workspace"]) / PLACE, Path(spec["state"]).name)
     distill.finish(trainer, spec)

@@ -27,12 +27,14 @@ PLACE = "measured.json"
 
 def networks_of(trainer: Trainer) -> dict[str, Denoiser]:
     """By role, the frozen teacher too."""
-    every: Mapping[str, nn.Module] = {**trainer.nets, "teacher": trainer.views["unguided"]}
+    every: Mapping[str, nn.Module] = {**trainer.modules, "teacher": trainer.networks.teacher}
     return {role: net for role, net in every.items() if isinstance(net, Denoiser)}
 
 
 @contextmanager
-def counted(networks: Mapping[str, Denoiser], step: Callable[[], int]) -> Iterator[dict[int, Counter[str]]]:
+def count_samples(
+    networks: Mapping[str, Denoiser], step: Callable[[], int]
+) -> Iterator[dict[int, Counter[str]]]:
     """Samples that go forward through each network inside, as ``role.kind``, by what ``step`` says then.
 
     Kinds: "plain" (no gradient), "gradient" (a backward pass follows), "tangent" (with forward-mode AD, about two
@@ -88,7 +90,7 @@ class Clock:
         return range(first, last), ended - began
 
 
-def measured(trainer: Trainer, clock: Clock, place: Path, key: str) -> None:
+def measure(trainer: Trainer, clock: Clock, place: Path, key: str) -> None:
     """Runs ``trainer``; adds what it cost to ``place``, if that belongs to the same training ``key``, else anew.
 
     What an interruption leaves undone is done again and counted once: iterations and their passes are counted up to
@@ -97,7 +99,7 @@ def measured(trainer: Trainer, clock: Clock, place: Path, key: str) -> None:
     clock.start(trainer.step)
     counts: dict[int, Counter[str]] = {}
     try:
-        with counted(networks_of(trainer), lambda: trainer.step) as counts:
+        with count_samples(networks_of(trainer), lambda: trainer.step) as counts:
             trainer.run()
     finally:
         iterations, seconds = clock.spent

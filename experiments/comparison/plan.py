@@ -200,7 +200,7 @@ def updates_in(method: Method, iterations: int) -> int:
     return sum(method.student_update(step) for step in range(iterations))
 
 
-def chosen(plan: Plan, only: Sequence[str]) -> list[Variant]:
+def choose_variants(plan: Plan, only: Sequence[str]) -> list[Variant]:
     """The variants named in ``only``, all if it is empty; InputError for a name that is not in the plan."""
     return [plan.variant(name) for name in only] if only else list(plan.variants)
 

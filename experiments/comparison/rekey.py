@@ -25,13 +25,13 @@ from experiments.comparison.calibrate import known_entries
 from experiments.comparison.plan import BUDGETS, Plan, iterations_for, plan_of
 from experiments.comparison.workspaces import (
     Home,
-    composed,
+    compose_variants,
     cost_key,
     digest,
     ensure,
     executor_in,
     run_key,
-    settled,
+    settle_run,
 )
 from rcm_core.config.sections import Params
 from rcm_core.errors import exit_for_bad_input
@@ -63,7 +63,7 @@ def rekey(plan: Plan, home: Home, names: Sequence[str], same_protocol: bool = Fa
     changed = 0
     with tempfile.TemporaryDirectory() as folder:
         place = Home(Path(folder), home.results)
-        params = composed(plan, place)
+        params = compose_variants(plan, place)
         space = place.work / plan.teacher / "compose"
         anchor = params[plan.anchor]
         ungated = anchor.model_copy(update={"teacher": anchor.teacher.model_copy(update={"gate": None})})
@@ -78,7 +78,7 @@ def rekey(plan: Plan, home: Home, names: Sequence[str], same_protocol: bool = Fa
 
 def _rekey_result(path: Path, params: Params, space: Path, same_protocol: bool) -> bool:
     result = json.loads(path.read_text())
-    today = settled(params, result["seed"], result["iterations"])
+    today = settle_run(params, result["seed"], result["iterations"])
     keys = {
         "key": run_key(today, space),
         "params": digest(today.model_dump(mode="json", exclude={"report", "publish"})),
@@ -94,7 +94,7 @@ def _rekey_cost(home: Home, plan: Plan, name: str, params: Params, space: Path) 
         return False
     calibration = json.loads(place.read_text())
     method = build_method(params.method, params.train.tangent)
-    today = settled(params, 0, iterations_for(method, plan.updates))
+    today = settle_run(params, 0, iterations_for(method, plan.updates))
     entry = calibration["entries"][name]
     if entry["key"] == cost_key(today, space):
         return False

@@ -93,14 +93,14 @@ def _write_reference(workspace: Path, folder: Path) -> None:
         "hash": facts["hash"],
         "steps": facts["steps"],
         "protocol": metrics["protocol"],
-        "rows": {k: _untimed(row) for k, row in metrics.items() if k.startswith("teacher")},
+        "rows": {k: _drop_times(row) for k, row in metrics.items() if k.startswith("teacher")},
     }
     if json_text(known) != json_text(reference):
         write_json(place, reference)
         save_grid(RunFolder.of(workspace).samples, ("teacher",), folder / "teacher.png")
 
 
-def _untimed(row: dict[str, Any]) -> dict[str, Any]:
+def _drop_times(row: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in row.items() if k != "seconds_per_sample"}
 
 

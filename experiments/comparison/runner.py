@@ -22,18 +22,18 @@ from experiments.comparison.workspaces import (
     ROOT,
     SHARED,
     Home,
-    composed,
+    compose_variants,
     cost_key,
     digest,
     ensure,
     executor_in,
     run_key,
     run_workspace,
-    settled,
+    settle_run,
     workspace,
     write_params,
 )
-from infra.state import held
+from infra.state import hold
 from rcm_core.config.sections import Params
 from rcm_core.errors import BAD_INPUT, InputError
 from rcm_core.storage.files import json_text, write_json
@@ -92,9 +92,9 @@ class Runner:
 
     def prepare(self) -> None:
         """Parameters of all variants; teacher, prompts and trajectories, once for all runs."""
-        self.params = composed(self.plan, self.home)
+        self.params = compose_variants(self.plan, self.home)
         anchor = self.params[self.plan.anchor]
-        shared = workspace(self.home.shared(self.plan))
+        shared = workspace(self.home.shared_workspace(self.plan))
         write_params(shared, anchor)
         executor = executor_in(shared)
         for stage in SHARED:
@@ -134,7 +134,7 @@ class Runner:
     def run_one(self, variant: Variant, seed: int, budget: str) -> None:
         """One run, unless its result is there already; if it fails that is noted, and the others go on."""
         plan, home = self.plan, self.home
-        params = settled(self.params[variant.name], seed, self.iterations(variant, budget))
+        params = settle_run(self.params[variant.name], seed, self.iterations(variant, budget))
         place = run_workspace(home, plan, variant, params)
         result = home.result(plan, budget, variant.name, seed)
         what = f"{plan.teacher} {budget} {variant.name} seed {seed}"
@@ -155,7 +155,7 @@ class Runner:
             write_json(failure, {"name": variant.name, "seed": seed, "failed": str(error)})
             print(f"{what}: FAILED, {error}", flush=True)
 
-    def made(
+    def make_run(
         self, variant: Variant, seed: int, budget: str, further: tuple[str, ...] = ()
     ) -> tuple[Params, Path]:
         """Parameters and workspace of a run with its student in it, ``further`` stages done too; InputError if it
@@ -164,7 +164,7 @@ class Runner:
         self.run_one(variant, seed, budget)
         if self.failed:
             raise InputError(f"the student could not be made: {self.failed[-1]}")
-        params = settled(self.params[variant.name], seed, self.iterations(variant, budget))
+        params = settle_run(self.params[variant.name], seed, self.iterations(variant, budget))
         path = run_workspace(self.home, self.plan, variant, params)
         # a result may be there without the work that made it: then that is done here
         run_case.do_stages(params, path, self.home.samples(self.plan), further)
@@ -177,7 +177,7 @@ class Runner:
         keys, places = {}, {}
         for variant in dict.fromkeys([anchor, *variants]):
             # seed 0 and the iterations of the other budget: neither changes what an iteration costs
-            params = settled(self.params[variant.name], 0, self.iterations(variant, UPDATES))
+            params = settle_run(self.params[variant.name], 0, self.iterations(variant, UPDATES))
             place = run_workspace(self.home, self.plan, variant, params)
             keys[variant.name], places[variant.name] = cost_key(params, place), str(place)
         missing = [n for n, key in keys.items() if known.get(n, {}).get("key") != key]
@@ -205,7 +205,7 @@ def alone(work: Callable[[Home], None]) -> int:
     """``work`` at the usual place with nothing of the comparison beside it: 0, or 2 with one sentence for bad input."""
     home = Home.usual()
     try:
-        with held(home.work / "running"):
+        with hold(home.work / "running"):
             work(home)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

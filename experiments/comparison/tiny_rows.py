@@ -43,12 +43,12 @@ def main() -> None:
     (place,) = Path().glob("*/compar*/plan.py")  # wherever that commit has it
     plan = import_module(".".join(place.with_suffix("").parts)).plan_of(teacher)
     work = Path(out).absolute().with_suffix(".work")
-    shared = prepared(work / "shared", plan, plan.variant(plan.anchor))
+    shared = prepare(work / "shared", plan, plan.variant(plan.anchor))
     for stage in SHARED:
         run(stage, shared)
     rows = {}
     for name in names:
-        space = prepared(work / name, plan, plan.variant(name))
+        space = prepare(work / name, plan, plan.variant(name))
         for stage in SHARED:
             (space / "runs" / stage).symlink_to(shared / "runs" / stage)
         for stage in OWN:
@@ -58,7 +58,7 @@ def main() -> None:
         print(f"{name}: {len(rows[name])} digests", flush=True)
 
 
-def prepared(space: Path, plan: Any, variant: Any) -> Path:
+def prepare(space: Path, plan: Any, variant: Any) -> Path:
     """A workspace with the variant's parameters in small."""
     (space / "runs").mkdir(parents=True)
     for name in ("conf", "data"):
@@ -69,15 +69,15 @@ def prepared(space: Path, plan: Any, variant: Any) -> Path:
     values = yaml.safe_load((space / "params.yaml").read_text())
     for section, settings in SMALL.items():
         values[section] |= {key: value for key, value in settings.items() if key in values[section]}
-    values["train"]["lr_warmup"] = shortened(values["train"]["lr_warmup"])
+    values["train"]["lr_warmup"] = shorten(values["train"]["lr_warmup"])
     (space / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     return space
 
 
-def shortened(warmup: Any) -> Any:
+def shorten(warmup: Any) -> Any:
     """A learning rate's warm-up in small, for all roles or by role."""
     if isinstance(warmup, dict):
-        return {role: shortened(updates) for role, updates in warmup.items()}
+        return {role: shorten(updates) for role, updates in warmup.items()}
     return min(warmup, RATE_WARMUP)
 
 

@@ -56,7 +56,7 @@ class Home:
     def usual(cls) -> Home:
         return cls(state_home(ROOT) / "compare", ROOT / "docs/results/compare")
 
-    def shared(self, plan: Plan) -> Path:
+    def shared_workspace(self, plan: Plan) -> Path:
         """The workspace in which teacher, prompts and trajectories are made."""
         return self.work / plan.teacher / "shared"
 
@@ -76,7 +76,7 @@ class Home:
         return self.results / plan.teacher / budget / "failed" / f"{name}-{seed}.json"
 
 
-def composed(plan: Plan, home: Home) -> dict[str, Params]:
+def compose_variants(plan: Plan, home: Home) -> dict[str, Params]:
     """Every variant's parameters by conf/'s own composition, on the same data: routes and real images are kept if
     any variant needs them.
     """
@@ -90,7 +90,7 @@ def composed(plan: Plan, home: Home) -> dict[str, Params]:
     }
 
 
-def settled(params: Params, seed: int, iterations: int) -> Params:
+def settle_run(params: Params, seed: int, iterations: int) -> Params:
     """``params`` for one run: candidates at half and at the end."""
     train = params.train.model_copy(
         update={"seed": seed, "iterations": iterations, "candidate_every": -(-iterations // 2)}
@@ -110,7 +110,7 @@ def workspace(path: Path) -> Path:
 def run_workspace(home: Home, plan: Plan, variant: Variant, params: Params) -> Path:
     """A run's workspace with its params.yaml and links to what is shared."""
     path = workspace(home.run(plan, variant.name, params.train.seed, params.train.iterations))
-    share_stages(path, home.shared(plan))
+    share_stages(path, home.shared_workspace(plan))
     write_params(path, params)
     return path
 

@@ -19,9 +19,9 @@ from rcm_core.protocols import Batch, Condition, Examples
 from rcm_core.rng import generator
 from rcm_core.samplers.jobs import Teacher
 from rcm_core.training.checkpointing.checkpoint import write_network
-from rcm_core.training.distill import FrozenTeacher, build_method, build_nets, roles_of, settings_of
-from rcm_core.training.lora import Adapted, Shared, load_shared
-from rcm_core.training.parallel.sharding import Spread
+from rcm_core.training.distill import build_method, settings_of
+from rcm_core.training.lora import Shared
+from rcm_core.training.networks import build_networks, load_networks
 from rcm_core.training.train_step import Stepper
 
 SPREAD = 0.02
@@ -59,12 +59,12 @@ class Assembled(NamedTuple):
     @property
     def networks(self) -> dict[str, Denoiser]:
         """All that are called, the frozen teacher too."""
-        own = {role: net for role, net in self.stepper.nets.items() if isinstance(net, Denoiser)}
+        own = {role: net for role, net in self.stepper.modules.items() if isinstance(net, Denoiser)}
         return {**own, "teacher": self.frozen}
 
-    def held(self) -> int:
+    def count_bytes(self) -> int:
         """Bytes of all tensors that stay between steps, each storage once."""
-        modules = [*self.stepper.nets.values(), self.shared or self.frozen]
+        modules = [*self.stepper.modules.values(), self.shared or self.frozen]
         states = [o.state[p] for o in self.stepper.optimisers.values() for p in o.state]
         every = [x for m in modules for x in (*m.parameters(), *m.buffers())]
         every += tree_leaves([states, self.stepper.ema.averages])
@@ -94,24 +94,14 @@ def assemble(params: Params, model: Model, folder: Path, device: torch.device) -
     method = build_method(params.method, section.tangent)
     named, guidance = params.teacher.family, params.teacher.guidance
     teacher = Teacher(str(folder), named, model.shape, guidance, 50, 3.0, "euler", "")
-    spread = Spread.of(section.parallel, 1, device)
-    family, shared = model.family, None
-    if section.lora is not None:
-        shared = load_shared(folder, family, section.lora, roles_of(method.demands), 0)
-        spread.apply(shared.to(device))
-    nets = build_nets(method, teacher, 0, device, spread, shared=shared)
-    if shared is not None:
-        frozen: Denoiser = Adapted(shared, None, folder)
-    else:
-        frozen = spread.load("teacher", folder, family, device)
-    guide = FrozenTeacher(frozen, guidance, source.negative)
+    loaded = load_networks(method.requirements, teacher, section, 1, device)
     stepper = Stepper(
-        nets=nets,
-        views={**nets, "teacher": guide.guided, "null": guide.null, "unguided": frozen},
+        modules=loaded.trained,
+        networks=build_networks(loaded.trained, loaded.teacher, guidance, source.negative),
         build_method=lambda tangent: build_method(params.method, tangent),
         source=source,
         settings=settings_of(section),
         context=LocalContext(folder),
         device=device,
     )
-    return Assembled(stepper, frozen, shared)
+    return Assembled(stepper, loaded.teacher, loaded.shared)

@@ -30,7 +30,7 @@ from rich.table import Table
 from experiments.comparison.measurements import machine
 from experiments.engine.assembled import Assembled, assemble, write_random
 from experiments.engine.small import RESULTS, ROOT
-from infra.commands.plan import planned
+from infra.commands.plan import compose_planned
 from infra.executors.local import _process_group
 from rcm_core.config.sections import Params
 from rcm_core.device import resolve_device
@@ -120,10 +120,10 @@ def taken_apart(made: Assembled, parts: Parts) -> Iterator[None]:
     def leaving(module: Denoiser, inputs: Any, output: Any) -> None:  # noqa: ARG001
         parts.end()
 
-    movers = made.stepper.movers
-    move = movers.move
+    updater = made.stepper.updater
+    move = updater.move
 
-    def moved(*given: Any) -> dict[str, float]:
+    def move_and_time(*given: Any) -> dict[str, float]:
         parts.begin("optimisers and averages")
         norms = move(*given)
         parts.end()
@@ -133,8 +133,8 @@ def taken_apart(made: Assembled, parts: Parts) -> Iterator[None]:
         for role, net in made.networks.items():
             stack.callback(net.register_forward_pre_hook(entering(role)).remove)
             stack.callback(net.register_forward_hook(leaving).remove)
-        stack.callback(setattr, movers, "move", move)
-        movers.move = moved  # type: ignore[method-assign]
+        stack.callback(setattr, updater, "move", move)
+        updater.move = move_and_time  # type: ignore[method-assign]
         yield
 
 
@@ -184,7 +184,7 @@ def small(model: Model) -> Model:
     return model._replace(config={**model.config, **SMALL}, shape=shape, text=SMALL_TEXT)
 
 
-def measured(params: Params, model: Model, device: torch.device) -> dict[str, Any]:
+def measure(params: Params, model: Model, device: torch.device) -> dict[str, Any]:
     """Every kind of iteration of the training that ``params`` describe."""
     method, guidance = build_method(params.method, params.train.tangent), params.teacher.guidance
     size = params.train.batch // params.train.accumulate
@@ -255,17 +255,17 @@ def _run(options: argparse.Namespace) -> None:
         raise InputError(
             "there is no GPU here, and a GPU is what is measured; run this where there is one, or with --rehearse"
         )
-    params = planned(ROOT, [*OVERRIDES, *options.overrides], options.teacher, 1)
+    params = compose_planned(ROOT, [*OVERRIDES, *options.overrides], options.teacher, 1)
     model = model_of(params.teacher, ROOT)
     if options.rehearse and params.teacher.family != "wan":
         raise InputError(
             f"--rehearse knows a small network of wan alone, and {options.teacher} is none; leave it out"
         )
-    if "routes" in build_method(params.method, params.train.tangent).demands.needs:
+    if "routes" in build_method(params.method, params.train.tangent).requirements.needs:
         raise InputError(
             f"method {params.method['name']} needs routes, which are not drawn here; take another"
         )
-    found = measured(params, small(model) if options.rehearse else model, device)
+    found = measure(params, small(model) if options.rehearse else model, device)
     show(found, Console())
     if not options.rehearse:
         write_json(RESULTS / "full-step.json", {**found, "gpu": torch.cuda.get_device_name(device)})

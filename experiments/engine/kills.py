@@ -35,13 +35,13 @@ def loop(context: TrainContext, spec: dict[str, Any]) -> None:
     trainer = distill.assemble(context, spec)
     step, marker = trainer.train_step, Path(spec["state"]) / "killed"
 
-    def watched(number: int) -> dict[str, float]:
+    def watch_step(number: int) -> dict[str, float]:
         if [context.rank, number] == spec["kill"] and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return step(number)
 
-    trainer.train_step = watched  # type: ignore[method-assign]
+    trainer.train_step = watch_step  # type: ignore[method-assign]
     trainer.run()
     distill.finish(trainer, spec)
 

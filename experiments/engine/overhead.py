@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.engine.small import ROOT, WORKERS, spec_of, workspace, write_result
-from infra.executors.torchrun import TorchrunExecutor, started
+from infra.executors.torchrun import TorchrunExecutor, is_rank
 from infra.ray.executor import RayExecutor
 from rcm_core.execution import TrainContext, TrainJob
 from rcm_core.storage.files import write_json
@@ -38,14 +38,14 @@ def loop(context: TrainContext, spec: dict[str, Any]) -> None:
     trainer = distill.assemble(context, spec)
     step, seconds, cpu = trainer.train_step, [], []
 
-    def timed(number: int) -> dict[str, float]:
+    def time_step(number: int) -> dict[str, float]:
         begin, used = time.perf_counter(), time.process_time()
         result = step(number)
         seconds.append(time.perf_counter() - begin)
         cpu.append(time.process_time() - used)
         return result
 
-    trainer.train_step = timed  # type: ignore[method-assign]
+    trainer.train_step = time_step  # type: ignore[method-assign]
     first = time.time()
     trainer.run()
     facts = {"steps": seconds, "cpu": cpu, "start": first - spec["asked"], "run": time.time() - first}
@@ -99,7 +99,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workers", type=int, default=WORKERS)
     options = parser.parse_args()
-    if started():
+    if is_rank():
         as_rank(options.state)
         return 0
     workers = options.workers

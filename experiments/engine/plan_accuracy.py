@@ -131,7 +131,7 @@ def peak(made: Assembled, steps: list[int], device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats()
         again()
         return torch.cuda.max_memory_allocated()
-    return made.held() + most_alive(again)
+    return made.count_bytes() + most_alive(again)
 
 
 def in_fresh_process(name: str) -> dict[str, float]:
@@ -151,7 +151,7 @@ def predict(name: str) -> dict[str, float]:
     return {"tensors": found.peak, "blocks_rehearsed": found.rehearsed[-1]}
 
 
-def compared(name: str) -> dict[str, Any]:
+def compare_with_measured(name: str) -> dict[str, Any]:
     """Both, and predicted over measured."""
     predicted, measured = predict(name), in_fresh_process(name)
     ratio = predicted["tensors"] / measured["tensors"]
@@ -168,7 +168,7 @@ def main() -> int:
         print(json.dumps(measure(sys.argv[1])))
         return 0
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    cases = {name: compared(name) for name in (CASES | ON_GPU if gpu else CASES)}
+    cases = {name: compare_with_measured(name) for name in (CASES | ON_GPU if gpu else CASES)}
     worst = max(abs(found["ratio"] - 1) for found in cases.values())
     facts = {**machine(), "gpu": gpu or "no GPU"}
     write_json(

@@ -3,7 +3,7 @@
     python -m experiments.engine.rank_memory --json docs/results/rank-memory.json    # 0.4 GB, two minutes on two cores
 
 The network has Wan's blocks in float32. Each rank says by how much its resident memory (VmHWM: pages of mapped files
-too) rose above what it had before, while ``Spread.load`` ran. It may hold its own part and the largest file.
+too) rose above what it had before, while ``ShardingPlan.load`` ran. It may hold its own part and the largest file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rcm_core.models import wan
 from rcm_core.pipelines.mini import save_pipeline
 from rcm_core.registry import find_family
 from rcm_core.storage.files import json_text, write_json
-from rcm_core.training.parallel.sharding import PLAIN, Spread
+from rcm_core.training.parallel.sharding import PLAIN, ShardingPlan
 from rcm_core.units import MIB
 
 WORLD = 2
@@ -50,13 +50,13 @@ def measure_rank(rank: int, place: Path) -> None:
     """Write what loading the teacher in ``place`` takes of this rank's memory beside it."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{place / 'meeting'}", rank=rank, world_size=WORLD)
-    spread = Spread.of(PLAIN, WORLD, CPU)
+    spread = ShardingPlan.of(PLAIN, WORLD, CPU)
     spread.load("student", place / "tiny", find_family("wan"), CPU)  # imports all that a load imports
     write_json(place / f"{rank}.json", load_measured(spread, place / "teacher"))
     dist.destroy_process_group()
 
 
-def load_measured(spread: Spread, folder: Path) -> dict[str, int]:
+def load_measured(spread: ShardingPlan, folder: Path) -> dict[str, int]:
     """Bytes of this rank's part of the network in ``folder``, and by how much memory rose at most to load it."""
     dist.barrier()
     before = resident("VmRSS")

@@ -23,7 +23,7 @@ from rcm_kernels.attention_jvp.configs import (
     Config,
     backward_config,
     forward_config,
-    padded,
+    pad_width,
 )
 from rcm_kernels.dispatch import LARGEST_FLOAT32
 from rcm_kernels.pairs import triton_rules as pairs
@@ -71,7 +71,7 @@ class Usage(NamedTuple):
     products: int
 
 
-def specialised(value: Any, path: tuple[int, ...], constants: dict[Any, Any], hints: dict[Any, Any]) -> Any:
+def specialise(value: Any, path: tuple[int, ...], constants: dict[Any, Any], hints: dict[Any, Any]) -> Any:
     """The type of an argument as the launcher would see it: 1 and None are compiled in, multiples of 16 noted."""
     if isinstance(value, Pointer):
         hints[path] = [["tt.divisibility", 16]]
@@ -79,7 +79,7 @@ def specialised(value: Any, path: tuple[int, ...], constants: dict[Any, Any], hi
     if isinstance(value, Descriptor):
         return f"tensordesc<{value.kind}[1, 1, {value.rows}, {value.columns}]>"
     if isinstance(value, tuple):
-        return tuple(specialised(v, (*path, i), constants, hints) for i, v in enumerate(value))
+        return tuple(specialise(v, (*path, i), constants, hints) for i, v in enumerate(value))
     if isinstance(value, float):
         return "fp32"
     if value is None or value == 1 or isinstance(value, str):
@@ -90,7 +90,7 @@ def specialised(value: Any, path: tuple[int, ...], constants: dict[Any, Any], hi
     return "i32"
 
 
-def compiled(
+def compile_kernel(
     kernel: Any, values: Mapping[str, Any], constants: Mapping[str, Any], config: Config, arch: int
 ) -> Usage:
     """``kernel`` for sm_``arch``, with arguments like ``values``."""
@@ -101,17 +101,17 @@ def compiled(
         if name in constants:
             signature[name], fixed[(i,)] = "constexpr", constants[name]
         else:
-            signature[name] = specialised(values[name], (i,), fixed, hints)
+            signature[name] = specialise(values[name], (i,), fixed, hints)
     source = ASTSource(fn=kernel, signature=signature, constexprs=fixed, attrs=hints)
     options = {"num_warps": config.warps, "num_stages": config.stages}
     made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     ptx = made.asm["ptx"]
-    registers, spilled = assembled(ptx, arch)
+    registers, spilled = assemble_usage(ptx, arch)
     products = len(re.findall(r"\bwgmma\.mma_async|\bmma\.sync|\btcgen05\.mma", ptx))
     return Usage(registers, spilled, made.metadata.shared, products)
 
 
-def assembled(ptx: str, arch: int) -> tuple[int, int]:
+def assemble_usage(ptx: str, arch: int) -> tuple[int, int]:
     """Registers and bytes spilled, as ptxas says."""
     tool = triton.knobs.nvidia.ptxas_blackwell if arch >= 100 else triton.knobs.nvidia.ptxas
     name = f"sm_{arch}a" if arch >= 90 else f"sm_{arch}"
@@ -152,7 +152,7 @@ def launches(case: Case, mask: Pointer | None = None) -> Iterator[Launch]:
     }
     base |= {"heads": HEADS, "group": 1, "row_end": LENGTH, "key_end": LENGTH, "scale": 0.1}
     constants = {
-        "D": case.dim, "E": case.width, "BLOCK_D": padded(case.dim), "BLOCK_E": padded(case.width),
+        "D": case.dim, "E": case.width, "BLOCK_D": pad_width(case.dim), "BLOCK_E": pad_width(case.width),
         "CAUSAL": False, "WHOLE": False, "PRECISION": "ieee", "WIDE": False, "DESCRIBED": case.described,
     }  # fmt: skip
     named = [("forward", forward.forward_kernel, forward_config(case))]
@@ -164,7 +164,7 @@ def launches(case: Case, mask: Pointer | None = None) -> Iterator[Launch]:
         if case.described:
             for n in present:
                 rows = config.block_n if n[-1] in "kv" else config.block_m
-                values[n] = Descriptor(case.kind, rows, padded(dims[n]))
+                values[n] = Descriptor(case.kind, rows, pad_width(dims[n]))
         yield name, kernel, values, constants | {"BLOCK_M": config.block_m, "BLOCK_N": config.block_n}, config
 
 
@@ -209,7 +209,7 @@ def main() -> int:
     )
     for arch in options.arch or SHARED_MEMORY:
         for (name, kernel, values, constants, config), what, default in everything(arch):
-            used = compiled(kernel, values, constants, config, arch)
+            used = compile_kernel(kernel, values, constants, config, arch)
             bad = used.spilled > 0 or used.shared > SHARED_MEMORY[arch]
             broken += bad and arch == PROMISED and default
             tile = f"{config.block_m}x{config.block_n} {config.warps}w {config.stages}s"

@@ -29,7 +29,7 @@ CHECKS = ("tests/kernels/test_gpu.py", "tests/kernels/test_properties.py", "test
 CEILING_SIZE = 8192
 
 
-def checked() -> bool:
+def check_kernels() -> bool:
     """Whether the kernels are right on this device."""
     command = [sys.executable, "-m", "pytest", "-q", *CHECKS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -84,7 +84,7 @@ def main() -> int:
         )
         return 2
     device = torch.device("cpu" if smoke else "cuda")
-    if not smoke and not checked():
+    if not smoke and not check_kernels():
         print("the checks failed: no figure is worth printing", file=sys.stderr)
         return 1
     facts = environment(device)

@@ -56,7 +56,7 @@ def passes() -> dict[str, Callable[[], Tensor]]:
     }
 
 
-def kept(call: Callable[[], Tensor]) -> int:
+def count_saved_bytes(call: Callable[[], Tensor]) -> int:
     """Bytes that autograd keeps for the backward, parameters left out."""
     sizes: list[int] = []
 
@@ -89,7 +89,7 @@ def main() -> None:
         result[name] = {
             "milliseconds": 1000 * median,
             "of_two_passes": median / base,
-            "kept_megabytes": kept(call) / MIB,
+            "kept_megabytes": count_saved_bytes(call) / MIB,
         }
     print(json.dumps(result, indent=2))
     RESULT.parent.mkdir(exist_ok=True)

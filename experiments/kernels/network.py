@@ -86,17 +86,17 @@ def costs(size: Size, device: torch.device) -> dict[str, Cost]:
         with torch.no_grad(), flash_jvp():
             return jvp(made, made.inputs, made.along)[1]
 
-    def trained(value: Tensor) -> None:
+    def train(value: Tensor) -> None:
         (value * weights).sum().backward()
 
     def two_passes() -> None:
         tangent()
         made.network.enable_gradient_checkpointing()
-        trained(made(*made.inputs))
+        train(made(*made.inputs))
 
     def joint() -> None:
         made.network.disable_gradient_checkpointing()  # the joint pass brings its own
-        trained(joint_jvp(made, made.inputs, made.along, made.blocks)[0])
+        train(joint_jvp(made, made.inputs, made.along, made.blocks)[0])
 
     def step(student: Callable[[], None]) -> Callable[[], None]:
         def call() -> None:
@@ -134,9 +134,9 @@ def breakdown(size: Size, device: torch.device, rows: int = 12) -> dict[str, flo
         with torch.profiler.profile(activities=activities) as seen:
             jvp(made, made.inputs, made.along)
 
-    def spent(event: Any) -> float:
+    def microseconds_of(event: Any) -> float:
         total = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
         return float(total) / 1000
 
-    ordered = sorted(seen.key_averages(), key=spent, reverse=True)
-    return {event.key[:100]: spent(event) for event in ordered[:rows]}
+    ordered = sorted(seen.key_averages(), key=microseconds_of, reverse=True)
+    return {event.key[:100]: microseconds_of(event) for event in ordered[:rows]}

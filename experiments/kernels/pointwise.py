@@ -13,7 +13,7 @@ from torch import Tensor
 from experiments.kernels.timing import measure
 
 
-def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     even, odd = x[..., ::2], x[..., 1::2]
     c, s = cos[:, None], sin[:, None]
     return torch.stack((even * c - odd * s, even * s + odd * c), -1).flatten(-2).to(x.dtype)
@@ -55,7 +55,7 @@ def rows(
         ),
         "rotary": (
             lambda: pairs.rotary(q, tq, cos, sin),
-            lambda: torch.func.jvp(lambda a: turned(a, cos, sin), (q,), (tq,)),
+            lambda: torch.func.jvp(lambda a: rotate_pairs(a, cos, sin), (q,), (tq,)),
         ),
         "linear": (
             lambda: pairs.linear(x, tx, weight, bias),

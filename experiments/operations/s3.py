@@ -11,7 +11,7 @@ from typing import Any
 
 import boto3
 
-from experiments.operations.served import Served, left, restarted, until
+from experiments.operations.served import Served, list_remains, restart, until
 from experiments.operations.tiny import TINY
 from infra.prefect.api import FINAL
 from infra.prefect.settle import DEPLOYMENT
@@ -49,10 +49,10 @@ def faults() -> dict[str, Any]:
         commit(Path(name) / "project")
         project = Served(Path(name) / "project", free_port(), uuid.uuid4().hex, extra)
         store_teacher(project, endpoint)
-        with restarted(project):
+        with restart(project):
             found: dict[str, Any] = {"outages": outages(project, proxy)}
             found["refusals"] = refusals(project, proxy, endpoint)
-            found["left"] = left(project) | {"temporary_objects": temporary(endpoint)}
+            found["left"] = list_remains(project) | {"temporary_objects": temporary(endpoint)}
     return found
 
 

@@ -40,7 +40,7 @@ class Served(Toy):
 
 
 @contextmanager
-def restarted(toy: Toy) -> Iterator[Toy]:
+def restart(toy: Toy) -> Iterator[Toy]:
     """The project with server, worker and keeper up."""
     answer = toy.rcm("up")
     if answer.returncode:
@@ -78,17 +78,17 @@ def resources(toy: Toy) -> dict[str, float]:
 
 def runs(toy: Toy) -> list[dict[str, Any]]:
     """Runs of the deployment that its schedule did not ask for, oldest first."""
-    found = [run for run in toy.api.begun(DEPLOYMENT) if not run["auto_scheduled"]]
+    found = [run for run in toy.api.list_runs(DEPLOYMENT) if not run["auto_scheduled"]]
     return sorted(found, key=lambda run: str(run["created"]))
 
 
-def settled(toy: Toy) -> list[str]:
+def wait_for_all(toy: Toy) -> list[str]:
     """States of all runs, once all have ended."""
     until("all runs end", lambda: all(run["state"]["type"] in FINAL for run in runs(toy)))
     return [run["state"]["type"] for run in runs(toy)]
 
 
-def left(toy: Toy) -> dict[str, Any]:
+def list_remains(toy: Toy) -> dict[str, Any]:
     """What is still there when every run has ended."""
     until(
         "processes of runs end",
@@ -116,16 +116,16 @@ def storm() -> dict[str, Any]:
     """Twenty events in a row, two in a second, one in a run, and a teacher that becomes A, B, A."""
     with tempfile.TemporaryDirectory(prefix="rcm-storm-") as name:
         toy = Toy(make_toy(Path(name) / "project"), free_port(), uuid.uuid4().hex)
-        with restarted(toy):
+        with restart(toy):
             before = resources(toy)
             emit(toy, STORM)
             until("all events are noticed", lambda: len(runs(toy)) >= STORM)
-            states = settled(toy)
+            states = wait_for_all(toy)
             found: dict[str, Any] = {
                 "events": STORM,
                 "before": before,
                 "after": resources(toy),
-                **counted(states),
+                **count_states(states),
             }
             known = len(runs(toy))
             toy.gate("report").touch()
@@ -135,13 +135,13 @@ def storm() -> dict[str, Any]:
             until("the event is noticed", lambda: len(runs(toy)) == known + 2)
             waited = runs(toy)[-1]["state"]["type"]
             toy.gate("report").unlink()
-            found["event_in_a_run"] = {"meanwhile": waited, "states": settled(toy)[known:]}
+            found["event_in_a_run"] = {"meanwhile": waited, "states": wait_for_all(toy)[known:]}
             found["a_b_a"] = returning(toy, Path(name) / "teacher")
-            found["left"] = left(toy)
+            found["left"] = list_remains(toy)
     return found | {"processes_after_stop": len(toy.processes())}
 
 
-def counted(states: list[str]) -> dict[str, int]:
+def count_states(states: list[str]) -> dict[str, int]:
     """How many runs ended in each state."""
     return {f"runs {state.lower()}": states.count(state) for state in sorted(set(states))}
 
@@ -153,18 +153,18 @@ def returning(toy: Toy, teacher: Path) -> list[str]:
     known = len(runs(toy))
     for content, more in (("a", 1), ("a", 1), ("b", 2), ("a", 3)):
         (teacher / "weights").write_text(content)
-        while looked(toy, teacher) == "CANCELLED":  # a look of the schedule was not over
+        while wait_for_look(toy, teacher) == "CANCELLED":  # a look of the schedule was not over
             pass
         wait_for_runs(toy, known + more)
-        settled(toy)
-    return settled(toy)[known:]
+        wait_for_all(toy)
+    return wait_for_all(toy)[known:]
 
 
 def wait_for_runs(toy: Toy, number: int) -> None:
     until(f"{number} runs", lambda: len(runs(toy)) >= number)
 
 
-def looked(toy: Toy, teacher: Path) -> str:
+def wait_for_look(toy: Toy, teacher: Path) -> str:
     """The last state of a look at ``teacher``."""
     look = toy.api.start(WATCH, {"teacher": str(teacher)})["id"]
     until("the look ends", lambda: toy.api.run(look)["state"]["type"] in FINAL)

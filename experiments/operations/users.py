@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from experiments.operations.served import restarted, until
+from experiments.operations.served import restart, until
 from infra.prefect.api import FINAL
 from infra.prefect.settle import DEPLOYMENT
 from tests.support.projects import Toy, free_port, make_toy
@@ -36,12 +36,12 @@ def read_only() -> dict[str, Any]:
         subprocess.run(["mount", "--bind", str(root), str(root)], check=True)
         subprocess.run(["mount", "-o", "remount,ro,bind", str(root)], check=True)
         try:
-            return {title: said(toy.run(*command), root) for title, command in commands.items()}
+            return {title: answer_of(toy.run(*command), root) for title, command in commands.items()}
         finally:
             subprocess.run(["umount", str(root)], check=True)
 
 
-def said(answer: subprocess.CompletedProcess[str], root: Path) -> dict[str, Any]:
+def answer_of(answer: subprocess.CompletedProcess[str], root: Path) -> dict[str, Any]:
     """Exit status and sentence of a command."""
     errors = [line for line in answer.stderr.splitlines() if line.startswith("error: ")]
     return {
@@ -90,19 +90,21 @@ def users() -> dict[str, Any]:
         first = Toy(make_toy(folder / "first"), free_port(), name)
         rcm = [sys.executable, "-m", "infra.cli"]
         try:
-            with restarted(first), second_user(folder) as (run, second):
-                taken = said(run(*rcm, "up", RCM_PREFECT_PORT=str(first.port)), folder)
+            with restart(first), second_user(folder) as (run, second):
+                taken = answer_of(run(*rcm, "up", RCM_PREFECT_PORT=str(first.port)), folder)
                 up = run(*rcm, "up")
                 if up.returncode:
-                    return {"taken_port": taken, "second_up": said(up, folder), "log": up.stderr[-800:]}
+                    return {"taken_port": taken, "second_up": answer_of(up, folder), "log": up.stderr[-800:]}
                 runs = [toy.api.start(DEPLOYMENT, {}) for toy in (first, second)]
-                states = [ended(toy, run["id"]) for toy, run in zip((first, second), runs, strict=True)]
+                states = [
+                    wait_for_end(toy, run["id"]) for toy, run in zip((first, second), runs, strict=True)
+                ]
                 return {"taken_port": taken, "runs_at_the_same_time": states, "ray_folder": mode("/tmp/ray")}
         finally:
             first.rcm("stop")
 
 
-def ended(toy: Toy, run: str) -> str:
+def wait_for_end(toy: Toy, run: str) -> str:
     """The last state of the run."""
     until("the run ends", lambda: toy.api.run(run)["state"]["type"] in FINAL)
     return str(toy.api.run(run)["state"]["type"])

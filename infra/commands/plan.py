@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from infra.commands.tables import print_table
-from infra.params import composed
+from infra.params import compose_aside
 from infra.state import state_home
 from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
@@ -27,17 +27,17 @@ from rcm_core.preflight.dry_runs import Rehearsals, Run
 from rcm_core.preflight.estimate import Estimate, estimate
 from rcm_core.preflight.gpus import Gpu, gpu_of
 from rcm_core.preflight.layout_search import SHARE, Choice, Search, attempts, choose, workers_needed
-from rcm_core.preflight.teacher_spec import model_of, published
+from rcm_core.preflight.teacher_spec import model_of, read_published
 from rcm_core.units import GIB
 
 PROCESSES = 2
 """That rehearse: a layout has at most two rehearsals, and which layout is next depends on them."""
 
 
-def planned(root: Path, overrides: Sequence[str], teacher: str | None, gpus: int | None) -> Params:
+def compose_planned(root: Path, overrides: Sequence[str], teacher: str | None, gpus: int | None) -> Params:
     """The params of a project with ``overrides``; ``teacher``: a published network or a folder, ``gpus``: workers."""
     given = [*_teacher(root, teacher, overrides), *overrides, *([f"train.workers={gpus}"] if gpus else [])]
-    with composed(root, given) as (_, params):
+    with compose_aside(root, given) as (_, params):
         return params
 
 
@@ -45,13 +45,13 @@ def _teacher(root: Path, teacher: str | None, overrides: Sequence[str]) -> list[
     """Published networks come with their preset, if there is one; what judges samples takes no part in a training."""
     if teacher is None:
         return []
-    facts = published(root).get(teacher)
+    facts = read_published(root).get(teacher)
     if facts is None:
         if not any(override.startswith("teacher=") for override in overrides):
             raise InputError(
-                f"--teacher {teacher} is no published network ({', '.join(published(root))}), and a folder does not say"
-                " how it is sampled; add a preset, as in teacher=wan-1.3b judge.network=none, or teacher=open with"
-                " teacher.family, teacher.shape and teacher.guidance"
+                f"--teacher {teacher} is no published network ({', '.join(read_published(root))}), and a folder does"
+                " not say how it is sampled; add a preset, as in teacher=wan-1.3b judge.network=none, or teacher=open"
+                " with teacher.family, teacher.shape and teacher.guidance"
             )
         return [f"teacher.source={teacher}"]
     named = [f"teacher.source={teacher}", "judge.network=none"]

@@ -40,7 +40,7 @@ def print_table(
         if number:
             console.print()
         for row in (heads, *rows):
-            cells = (_aligned(row[i], widths[i], right and i >= keep) for i in part)
+            cells = (_align(row[i], widths[i], right and i >= keep) for i in part)
             bold = row is heads or (bold_last and row is rows[-1])
             _line(console, GAP.join(cells).rstrip(), "bold" if bold else "")
 
@@ -53,7 +53,7 @@ def print_findings(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     indent = sum(widths) + len(GAP) * len(widths)
     below = room - indent < LEAST_TEXT
     for row in (heads, *rows):
-        first = GAP.join(_aligned(cell, width, False) for cell, width in zip(row, widths)).rstrip()
+        first = GAP.join(_align(cell, width, False) for cell, width in zip(row, widths)).rstrip()
         style = "bold" if row is heads else ""
         left, given = (4, "") if below else (indent, set_cell_size(first, indent))
         if below:
@@ -84,7 +84,7 @@ def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
     return [max(map(cell_len, column)) for column in zip(*rows)]
 
 
-def _aligned(cell: str, width: int, right: bool) -> str:
+def _align(cell: str, width: int, right: bool) -> str:
     return " " * (width - cell_len(cell)) + cell if right else set_cell_size(cell, width)
 
 

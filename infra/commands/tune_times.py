@@ -9,7 +9,7 @@ from rich.console import Console
 from infra.commands.summary import cell
 from infra.commands.tables import print_table
 from infra.launch import LazyExecutor
-from infra.state import held, state_home
+from infra.state import hold, state_home
 from rcm_core.config.load import load_params
 from rcm_core.diffusion.trigflow import NOISE_ANGLE
 from rcm_core.errors import InputError
@@ -26,7 +26,7 @@ def tune_times(params: Path, workspace: Path, steps: int, samples: int | None) -
     if place.is_dir():
         raise InputError(f"{place} is a folder, and the result is written there; remove it")
     lock = state_home(workspace) / "locks" / f"{workspace.name}-tune"
-    with held(lock), LazyExecutor(workspace, None) as executor:
+    with hold(lock), LazyExecutor(workspace, None) as executor:
         found = tune(checked, workspace, executor, steps, samples)
         write_json(place, found.record())
     show(found)
@@ -61,28 +61,28 @@ def table(found: Tuning) -> tuple[list[str], list[list[str]]]:
                 "within": angles in outcome.near,
             }
             words = ", ".join(note for note, holds in notes.items() if holds)
-            rows.append([str(outcome.steps), written(angles).strip("[]"), cell(dict(score)), words])  # type: ignore[arg-type]
+            rows.append([str(outcome.steps), format_angles(angles).strip("[]"), cell(dict(score)), words])  # type: ignore[arg-type]
     return ["steps", "angles", found.metric.replace("_", " "), ""], rows
 
 
 def sentence(outcome: Round) -> str:
     """Which list is best, and how sure that is."""
     others, near = len(outcome.scores) - 1, len(outcome.near)
-    head = f"{outcome.steps} step{'s' if outcome.steps > 1 else ''}: {written(outcome.advised)}"
+    head = f"{outcome.steps} step{'s' if outcome.steps > 1 else ''}: {format_angles(outcome.advised)}"
     doubt = f"{near} of the {others} others are within its interval"
     if outcome.advised == outcome.now:
         return f"{head}, as it is now; {doubt}"
     if outcome.now in outcome.near:
-        there = written(outcome.now or ())
+        there = format_angles(outcome.now or ())
         return f"{head}; {doubt}, and {there}, which is there now, is one of them: no gain is shown"
     return f"{head}; {doubt}"
 
 
 def setting(found: Tuning) -> str:
     """As ``dvc exp run -S`` takes it."""
-    return f"sampler.times=[{','.join(written(angles) for angles in found.sampler.times)}]"
+    return f"sampler.times=[{','.join(format_angles(angles) for angles in found.sampler.times)}]"
 
 
-def written(angles: Angles) -> str:
+def format_angles(angles: Angles) -> str:
     """``[1.5708,1.3]``: what reads back as the same angles."""
     return f"[{','.join('1.5708' if angle == NOISE_ANGLE else repr(angle) for angle in angles)}]"

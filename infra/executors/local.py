@@ -15,7 +15,7 @@ import torch.distributed as dist
 from rcm_kernels.plain import fastest_attention
 
 from infra.executors.preemption import LEFT, notice
-from infra.state import held, state_root
+from infra.state import hold, state_root
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.execution import Item, Result, TrainJob
@@ -103,7 +103,7 @@ class LocalExecutor:
         resolve_device(job.device)
         folder = job.state / "local"
         with (
-            held(job.state),
+            hold(job.state),
             on_threads(job.threads),
             _process_group(),
             fastest_attention(),

@@ -20,7 +20,7 @@ from rcm_kernels.plain import fastest_attention
 
 from infra.executors.local import LocalContext, LocalExecutor, backend, numbers_of, on_threads
 from infra.executors.preemption import notice
-from infra.state import held
+from infra.state import hold
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.execution import Item, Result, TrainJob
@@ -29,7 +29,7 @@ VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 LOOK_SECONDS = 0.1
 
 
-def started() -> bool:
+def is_rank() -> bool:
     """Whether this process is a rank, by what torchrun leaves in the environment."""
     return all(name in os.environ for name in VARIABLES)
 
@@ -38,7 +38,7 @@ class TorchrunExecutor:
     """``rcm_core.execution.Executor`` over the ranks of torchrun; ``map`` stays on rank 0."""
 
     def __init__(self, workspace: Path) -> None:
-        if not started():
+        if not is_rank():
             raise InputError(
                 f"RCM_EXECUTOR = torchrun expects {', '.join(VARIABLES)} in the environment; start it as"
                 " `torchrun --nproc-per-node 2 -m infra.launch train`"
@@ -76,7 +76,7 @@ class TorchrunExecutor:
                 f" (--nnodes x --nproc-per-node), or set workers: {self.world}"
             )
         resolve_device(job.device)
-        with held(job.state):
+        with hold(job.state):
             (job.state / "local").mkdir(parents=True, exist_ok=True)
             self._say(job)
             self._run(job)

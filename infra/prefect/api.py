@@ -70,7 +70,7 @@ class Api:
         query = {"flow_runs": {"id": {"any_": [identity]}}, "sort": "EXPECTED_START_TIME_ASC"}
         return list(self.post("/task_runs/filter", query))
 
-    def unfinished(self, pool: str) -> list[dict[str, Any]]:
+    def list_unfinished(self, pool: str) -> list[dict[str, Any]]:
         """Runs that workers of ``pool`` have taken and that have not ended; each holds a concurrency slot."""
         query = {
             "work_pools": {"name": {"any_": [pool]}},
@@ -78,7 +78,7 @@ class Api:
         }
         return list(self.post("/flow_runs/filter", query))
 
-    def begun(self, deployment: str) -> list[dict[str, Any]]:
+    def list_runs(self, deployment: str) -> list[dict[str, Any]]:
         """The newest 200 runs of the deployment ``flow/name``, newest first, in any state; [] without one."""
         flow, name = deployment.split("/")
         query = {
@@ -89,7 +89,7 @@ class Api:
         }
         return list(self.post("/flow_runs/filter", query))
 
-    def missed(self, before: str) -> list[dict[str, Any]]:
+    def list_missed(self, before: str) -> list[dict[str, Any]]:
         """Scheduled runs that should have begun before ``before`` (ISO time)."""
         query = {
             "flow_runs": {

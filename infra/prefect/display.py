@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from infra.prefect.pace import STAGES, Pace, written
+from infra.prefect.pace import STAGES, Pace, format_minutes
 
 RUNNING = re.compile(r"Running stage '(\w+)'")
 SKIPPED = re.compile(r"Stage '(\w+)' (?:didn't change, skipping|is cached - skipping run)")
@@ -24,7 +24,7 @@ class Display(Protocol):
         """A line of the run's log."""
         ...
 
-    def done(self, stages: int) -> None:
+    def count_done(self, stages: int) -> None:
         """How many stages are finished."""
         ...
 
@@ -44,7 +44,7 @@ class Plain:
             self._said = self._clock()
             print(self.pace.sentence(), flush=True)
 
-    def done(self, stages: int) -> None:
+    def count_done(self, stages: int) -> None:
         """Not shown: the lines say what runs."""
 
 
@@ -73,9 +73,9 @@ class Bars:
             completed, total = map(int, found.groups())
             self.progress.update(self._stage, completed=completed, total=total, visible=completed < total)
 
-    def done(self, stages: int) -> None:
-        left = self.pace.left()
-        said = "" if left is None or stages == len(STAGES) else f"{written(left)} left"
+    def count_done(self, stages: int) -> None:
+        left = self.pace.seconds_left()
+        said = "" if left is None or stages == len(STAGES) else f"{format_minutes(left)} left"
         self.progress.update(self._stages, completed=stages, left=said)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from infra.prefect.api import FINAL, Api, UnreachableError
 from infra.prefect.display import display
-from infra.prefect.pace import Pace, expected
+from infra.prefect.pace import Pace, expect
 from infra.prefect.server import Local, api, deploy, ensure_keeper, ensure_server, ensure_worker
 from infra.prefect.settle import DEPLOYMENT, Settler
 from rcm_core.errors import InputError, OutageError
@@ -93,7 +93,7 @@ def prefect_up(root: Path) -> Iterator[Started]:
 
 def distill(root: Path, overrides: Sequence[str], teacher: str | None) -> Outcome:
     """Runs the deployment in the project's own folder and shows its lines; interrupted, it is cancelled."""
-    expectation = expected(root, overrides, teacher)
+    expectation = expect(root, overrides, teacher)
     print(expectation.sentence(), flush=True)
     with prefect_up(root) as started:
         server = api(started.url)
@@ -122,7 +122,7 @@ def follow(server: Api, identity: str, pace: Pace) -> dict[str, Any]:
                     for entry in batch:
                         if text := _text(entry):
                             shown.line(text)
-                shown.done(sum(s["state_type"] == "COMPLETED" for s in server.stages(identity)))
+                shown.count_done(sum(s["state_type"] == "COMPLETED" for s in server.stages(identity)))
                 patience = BUSY_POLLS
                 late = late - 1 if run["state"]["type"] in FINAL else LATE_POLLS
                 if not late:
@@ -157,7 +157,7 @@ def _skip_missed(server: Api) -> None:
     """Cancel what its schedule or a terminal wanted while the server was off; runs that an event or a command asked
     for are kept.
     """
-    for run in server.missed(datetime.now(UTC).isoformat()):
+    for run in server.list_missed(datetime.now(UTC).isoformat()):
         if run["auto_scheduled"] or run["parameters"].get("in_place"):
             server.set_state(run["id"], "CANCELLED", "due while the server was off")
 

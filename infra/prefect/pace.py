@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from infra.params import composed, teacher_overrides
+from infra.params import compose_aside, teacher_overrides
 from rcm_core.errors import InputError
 from rcm_core.storage.files import read_json
 from rcm_core.storage.run_folder import RunFolder
@@ -32,17 +32,17 @@ class Expectation:
     def sentence(self) -> str:
         if not self.seconds:
             return f"{len(STAGES)} stages; how long they take is not known: {self.basis}"
-        total = written(sum(self.seconds.values()))
+        total = format_minutes(sum(self.seconds.values()))
         return f"{len(STAGES)} stages, {total} if all of them run ({self.basis}); finished ones are skipped"
 
 
-def expected(root: Path, overrides: Sequence[str], teacher: str | None) -> Expectation:
+def expect(root: Path, overrides: Sequence[str], teacher: str | None) -> Expectation:
     """What the records of the last run in ``root`` say, scaled by the amount of work; else what was measured for mini.
 
     InputError if the overrides do not fit conf/.
     """
     changes = [*overrides, *teacher_overrides(root, teacher, None)]
-    with composed(root, changes) as (_, params):
+    with compose_aside(root, changes) as (_, params):
         wanted = params.model_dump(mode="json")
     seconds = {}
     for stage in STAGES:
@@ -52,7 +52,7 @@ def expected(root: Path, overrides: Sequence[str], teacher: str | None) -> Expec
             seconds[stage] = record["seconds"] * scale + OVERHEAD
     if len(seconds) == len(STAGES):
         return Expectation(seconds, "as long as the last run here")
-    with composed(root, []) as (_, standard):
+    with compose_aside(root, []) as (_, standard):
         usual = standard.model_dump(mode="json")
     if params.teacher.source != standard.teacher.source or not (root / MEASURED).is_file():
         return Expectation({}, "there is no earlier run with this teacher")
@@ -87,7 +87,7 @@ class Pace:
             self._first = (done, now)
         self._last = (done, total, now)
 
-    def left(self) -> float | None:
+    def seconds_left(self) -> float | None:
         """Seconds until the run ends; None as long as nothing says how long its stages take."""
         if not self.expectation:
             return None
@@ -96,9 +96,9 @@ class Pace:
 
     def sentence(self) -> str:
         """ "stage 4 of 8: train; about 5 min left"."""
-        left = self.left()
+        left = self.seconds_left()
         place = f"stage {STAGES.index(self.stage) + 1} of {len(STAGES)}: {self.stage}"
-        return place if left is None else f"{place}; {written(left)} left"
+        return place if left is None else f"{place}; {format_minutes(left)} left"
 
     def _left_in_stage(self) -> float:
         if self.stage not in STAGES:
@@ -120,7 +120,7 @@ class Pace:
         self._first = self._last = None
 
 
-def written(seconds: float) -> str:
+def format_minutes(seconds: float) -> str:
     """ "about 12 min"."""
     minutes = round(seconds / 60)
     if minutes >= 90:

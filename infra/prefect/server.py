@@ -118,7 +118,7 @@ def ensure_server(root: Path) -> tuple[str, bool]:
             f"port {port} is taken by the Prefect server of another user or project; set {PORT} to a free port,"
             f" or PREFECT_API_URL to {url} to use that server"
         )
-    if not running and _taken(port):
+    if not running and _is_taken(port):
         raise InputError(
             f"port {port} is taken by something that is not a Prefect server; end that,"
             f" or set {PORT} to a free port"
@@ -208,7 +208,7 @@ def _require_database() -> None:
             ) from error
 
 
-def _taken(port: int) -> bool:
+def _is_taken(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -222,13 +222,13 @@ def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], daemon: D
     """Until ``ready``; RuntimeError with the log's last lines if the process ends first or takes too long."""
     limit = time.monotonic() + START_SECONDS
     while not ready():
-        if _ended(process) or time.monotonic() > limit:
+        if _wait_for_end(process) or time.monotonic() > limit:
             words = daemon.last_words()
             daemon.stop()
             raise RuntimeError(f"{what} did not come up: {words} (whole log: {daemon.log})")
 
 
-def _ended(process: subprocess.Popen[bytes]) -> bool:
+def _wait_for_end(process: subprocess.Popen[bytes]) -> bool:
     """Waits a moment for the process to end."""
     try:
         process.wait(POLL_SECONDS)

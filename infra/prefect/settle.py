@@ -50,14 +50,14 @@ class Settler:
             raise
 
     def _settle(self) -> Iterator[str]:
-        runs = self.server.unfinished(POOL)
+        runs = self.server.list_unfinished(POOL)
         self._signs = {k: v for k, v in self._signs.items() if k in {run["id"] for run in runs}}
         if not runs:
             return
         processes = of_flow_runs()
         for run in runs:
             # No process while the run was the same before and after looking for one.
-            if self._is_dead(run, processes) and self._unchanged(run):
+            if self._is_dead(run, processes) and self._is_unchanged(run):
                 for process in processes.get(run["id"], []):
                     end_tree(process)
                 yield self._end(run)
@@ -95,7 +95,7 @@ class Settler:
             self._signs[run] = (sign, self.clock())
         return self.clock() - self._signs[run][1]
 
-    def _unchanged(self, run: Mapping[str, Any]) -> bool:
+    def _is_unchanged(self, run: Mapping[str, Any]) -> bool:
         return bool(self.server.run(run["id"])["state"]["id"] == run["state"]["id"])
 
     def _end(self, run: Mapping[str, Any]) -> str:
@@ -115,7 +115,7 @@ class Settler:
         left = set(worktrees(self.root))
         if not left:
             return
-        runs = self.server.begun(DEPLOYMENT)
+        runs = self.server.list_runs(DEPLOYMENT)
         newest: dict[str, dict[str, Any]] = {}
         for run in runs:
             queued = run["state"]["type"] == "CANCELLED" and not run["start_time"]

@@ -19,7 +19,7 @@ def coalesce(server: Api) -> Iterator[str]:
     the oldest is about to begin, and nothing is cancelled.
     """
     kept: set[str] = set()
-    runs = server.begun(DEPLOYMENT)
+    runs = server.list_runs(DEPLOYMENT)
     if not any(run["state"]["type"] in ("PENDING", "RUNNING") for run in runs):
         return
     waiting = [run for run in runs if run["state"]["type"] == "SCHEDULED"]

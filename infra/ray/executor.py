@@ -14,7 +14,7 @@ from infra.ray.capacity import capacity
 from infra.ray.connection import connect, start_local
 from infra.ray.storage import Checkpoints, Place
 from infra.ray.workers import Workers
-from infra.state import held, state_root
+from infra.state import hold, state_root
 from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.execution import Item, Result, TrainJob
@@ -98,7 +98,7 @@ class RayExecutor:
                 callbacks=[Failures(log), Listener()],
             ),
         )
-        with held(state):
+        with hold(state):
             _fit(trainer, log, place)
 
     def _gpus(self, device: str) -> int:

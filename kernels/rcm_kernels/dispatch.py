@@ -29,7 +29,7 @@ def choose_backend(requested: str, q: Tensor, k: Tensor, v: Tensor) -> str:
     short ones.
     """
     if requested not in ("auto", *BACKENDS):
-        raise ValueError(f"unknown backend {requested!r}; use {_listed()}")
+        raise ValueError(f"unknown backend {requested!r}; use {_list_names()}")
     missing = why_not_triton(q.device.type, q.dtype, max(q.shape[-1], v.shape[-1]))
     if requested == "triton" and missing:
         raise ValueError(f"backend 'triton' is not available: {missing}; use 'auto'")
@@ -83,5 +83,5 @@ def _say(chosen: str, device: str, missing: str | None) -> None:
     log.info("attention_jvp on %s: %s%s", device, chosen, f" ({missing})" if missing else "")
 
 
-def _listed() -> str:
+def _list_names() -> str:
     return ", ".join(repr(name) for name in ("auto", *BACKENDS))

@@ -31,7 +31,7 @@ def label(prompt: str) -> int:
     return named_digit(prompt)
 
 
-def composed(split: str) -> tuple[Tensor, list[int]]:
+def compose_split(split: str) -> tuple[Tensor, list[int]]:
     """The images of ``images`` and their labels."""
     pixels, labels = images(split)
     return pixels, labels.tolist()

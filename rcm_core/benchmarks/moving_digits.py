@@ -46,7 +46,7 @@ def label(prompt: str) -> int:
     return 2 * named_digit(prompt) + named[0]
 
 
-def composed(split: str) -> tuple[Tensor, list[int]]:
+def compose_split(split: str) -> tuple[Tensor, list[int]]:
     """The images of ``images`` and their labels."""
     pixels, labels = images(split)
     return pixels, labels.tolist()

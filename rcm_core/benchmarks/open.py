@@ -25,6 +25,6 @@ def images(split: str) -> NoReturn:
     raise InputError(f"teacher.data = 'open' has no {split} images; choose a benchmark that has some")
 
 
-def composed(split: str) -> NoReturn:
+def compose_split(split: str) -> NoReturn:
     """InputError: there are none."""
     images(split)

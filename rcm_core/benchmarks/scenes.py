@@ -64,11 +64,11 @@ def images(split: str) -> tuple[Tensor, Tensor]:
 
     InputError for an unknown split.
     """
-    pixels, requests = composed(split)
+    pixels, requests = compose_split(split)
     return pixels, torch.tensor([CATEGORIES.index(request.category) for request in requests])
 
 
-def composed(split: str) -> tuple[Tensor, list[Request]]:
+def compose_split(split: str) -> tuple[Tensor, list[Request]]:
     """The scenes of ``images`` and what each of them shows.
 
     Categories take turns; what is composed is random, from the scans of ``split``.

@@ -35,11 +35,11 @@ def images(split: str) -> tuple[Tensor, Tensor]:
 
     InputError for an unknown split.
     """
-    clips, motions = composed(split)
+    clips, motions = compose_split(split)
     return clips, torch.tensor([CATEGORIES.index(motion.category) for motion in motions])
 
 
-def composed(split: str) -> tuple[Tensor, list[Motion]]:
+def compose_split(split: str) -> tuple[Tensor, list[Motion]]:
     """The clips of ``images`` and what each of them shows; categories take turns, the rest is random."""
     count = CLIPS.get(split, 1)  # scans refuse an unknown split
     rngs = [generator("scenes_video", split, i) for i in range(count)]

@@ -9,7 +9,7 @@ from typing import Any
 from rcm_core.config.base import Section, check
 from rcm_core.config.checks import refuse_contradictions, refuse_oversized
 from rcm_core.config.method_requirements import (
-    provided,
+    list_provided,
     refuse_import,
     refuse_impossible,
     refuse_lora,
@@ -20,7 +20,7 @@ from rcm_core.config.metrics import refuse_metric, refuse_real
 from rcm_core.config.sections import Params, TeacherSection, TrainSection
 from rcm_core.config.workers import samples_per_rank, worlds
 from rcm_core.errors import InputError
-from rcm_core.protocols import Demands
+from rcm_core.protocols import MethodRequirements
 from rcm_core.registry import available, find, find_benchmark, find_family
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.samplers.teacher_ode import grid_flaw
@@ -63,15 +63,15 @@ def _check_choices(params: Params, where: str) -> None:
     family = find_family(params.teacher.family)
     refuse_metric(params, where)
     _check_judge(params, where)
-    refuse_import(built.demands, params.trajectories)
-    refuse_impossible(built.demands, family, provided(params.trajectories), params.train.lr.given)
-    refuse_split(built.demands, family, params.train.parallel.context)
-    refuse_lora(built.demands, params.train)
-    refuse_offload(built.demands, params.train)
+    refuse_import(built.requirements, params.trajectories)
+    refuse_impossible(built.requirements, family, list_provided(params.trajectories), params.train.lr.given)
+    refuse_split(built.requirements, family, params.train.parallel.context)
+    refuse_lora(built.requirements, params.train)
+    refuse_offload(built.requirements, params.train)
     _check_optimiser(params.train, where)
-    _check_teacher(built.demands, params.teacher, where)
+    _check_teacher(built.requirements, params.teacher, where)
     _check_simulation(config, params.sampler.kind, where)
-    _check_dealt(built.demands, params.train, where)
+    _check_dealt(built.requirements, params.train, where)
 
 
 def _check_optimiser(train: TrainSection, where: str) -> None:
@@ -128,31 +128,32 @@ def _check_simulation(config: Section, kind: str, where: str) -> None:
         )
 
 
-def _check_dealt(demands: Demands, train: TrainSection, where: str) -> None:
+def _check_dealt(requirements: MethodRequirements, train: TrainSection, where: str) -> None:
     """Every rank sees as many samples at once as the method's losses mix; whether they divide is asked elsewhere."""
     parts = train.workers // train.parallel.context * train.accumulate
     size = train.batch // parts if parts else 0
-    if 0 < size < demands.fewest:
+    if 0 < size < requirements.min_samples_per_rank:
         raise InputError(
             f"{where}: train.batch = {train.batch} in {parts} parts (workers x accumulation steps) is {size} sample"
-            f" each, but the method mixes {demands.fewest}; raise it, or lower train.workers or train.accumulate"
+            f" each, but the method mixes {requirements.min_samples_per_rank}; raise it, or lower train.workers or"
+            " train.accumulate"
         )
 
 
-def _check_teacher(demands: Demands, teacher: TeacherSection, where: str) -> None:
+def _check_teacher(requirements: MethodRequirements, teacher: TeacherSection, where: str) -> None:
     """The teacher has the blocks and the routes that the method asks for."""
     if flaw := grid_flaw(teacher.solver, teacher.grid):
         raise InputError(f"{where}: teacher.{flaw}")
     layers = None if teacher.mini is None else teacher.mini.layers
-    if layers is not None and max(demands.heads, default=0) >= layers:
+    if layers is not None and max(requirements.heads, default=0) >= layers:
         raise InputError(
-            f"{where}: the method's discriminator asks for blocks {list(demands.heads)}, but the teacher has {layers}"
-            " (from 0); change the method's blocks"
+            f"{where}: the method's discriminator asks for blocks {list(requirements.heads)}, but the teacher has"
+            f" {layers} (from 0); change the method's blocks"
         )
-    if demands.points > teacher.steps:
+    if requirements.min_trajectory_points > teacher.steps:
         raise InputError(
-            f"{where}: the method asks for {demands.points} points of a recorded route, but routes have"
-            f" teacher.steps = {teacher.steps}; lower method.pairs, or raise teacher.steps"
+            f"{where}: the method asks for {requirements.min_trajectory_points} points of a recorded route, but"
+            f" routes have teacher.steps = {teacher.steps}; lower method.pairs, or raise teacher.steps"
         )
 
 

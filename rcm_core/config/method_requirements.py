@@ -7,38 +7,38 @@ from typing import Literal
 
 from rcm_core.config.sections import TrainSection, TrajectoriesSection
 from rcm_core.errors import InputError
-from rcm_core.protocols import EMBEDDED, Demands, Family
+from rcm_core.protocols import EMBEDDED, Family, MethodRequirements
 
 SETTINGS = {"routes": "trajectories.routes", "real": "trajectories.real"}
 """What makes the trajectories stage keep it."""
 
 
 def refuse_impossible(
-    demands: Demands, family: Family, provides: frozenset[str], lr: Mapping[str, float]
+    requirements: MethodRequirements, family: Family, provides: frozenset[str], lr: Mapping[str, float]
 ) -> None:
     """InputError if the training data, the family or the learning rates lack what the method needs."""
-    missing = sorted(demands.needs - provides)
+    missing = sorted(requirements.needs - provides)
     if missing:
         remedy = " and ".join(f"{SETTINGS[name]} to true" for name in missing if name in SETTINGS)
         raise InputError(
             f"the method needs {', '.join(missing)}, but the training data provides {', '.join(sorted(provides))};"
             + (f" set {remedy}, or choose another method" if remedy else " choose another method")
         )
-    embedded = demands.extras & set(EMBEDDED)
+    embedded = requirements.student_modules & set(EMBEDDED)
     if embedded and family.time_layer is None:
         remedy = "set method.guidance and method.guidance_at to null, or " if embedded == {"guidance"} else ""
         raise InputError(
             f"the method embeds {', '.join(sorted(embedded))}, but this family has no time embedding to add it to;"
             f" {remedy}choose another method"
         )
-    if unrated := sorted(demands.roles - lr.keys()):
+    if unrated := sorted(requirements.roles - lr.keys()):
         raise InputError(
             f"train.lr has {', '.join(sorted(lr))}, but the method also trains {', '.join(unrated)};"
             f" add train.lr.{unrated[0]}"
         )
 
 
-def refuse_split(demands: Demands, family: Family, context: int) -> None:
+def refuse_split(requirements: MethodRequirements, family: Family, context: int) -> None:
     """InputError if states cannot be split over ``context`` ranks."""
     if context == 1:
         return
@@ -46,18 +46,18 @@ def refuse_split(demands: Demands, family: Family, context: int) -> None:
         raise InputError(
             f"train.parallel.context is {context}, but states of this family cannot be split over workers; set it to 1"
         )
-    if demands.heads:
+    if requirements.heads:
         raise InputError(
             f"train.parallel.context is {context}, but the method's discriminator sees whole states; set it to 1, or"
             " choose a method without one"
         )
 
 
-def refuse_lora(demands: Demands, train: TrainSection) -> None:
+def refuse_lora(requirements: MethodRequirements, train: TrainSection) -> None:
     """InputError if low-rank matrices cannot carry what the method or the params ask for."""
     if train.lora is None:
         return
-    if embedded := sorted(demands.extras & set(EMBEDDED)):
+    if embedded := sorted(requirements.student_modules & set(EMBEDDED)):
         raise InputError(
             f"the method embeds {', '.join(embedded)}, which train.lora cannot carry; set train.lora to null, or"
             " choose a method (or method.guidance: null) that does not"
@@ -68,21 +68,21 @@ def refuse_lora(demands: Demands, train: TrainSection) -> None:
         )
 
 
-def offloadable(demands: Demands) -> tuple[Literal["teacher", "fake"], ...]:
+def offloadable(requirements: MethodRequirements) -> tuple[Literal["teacher", "fake"], ...]:
     """What may lie in the machine's memory: the teacher, and a fake score that no other network moves with."""
-    tied = {role for follow in demands.follows for role in (follow.follower, follow.leader)}
-    return ("teacher", "fake") if "fake" in demands.roles - tied else ("teacher",)
+    tied = {role for follow in requirements.follows for role in (follow.target, follow.source)}
+    return ("teacher", "fake") if "fake" in requirements.roles - tied else ("teacher",)
 
 
-def refuse_offload(demands: Demands, train: TrainSection) -> None:
+def refuse_offload(requirements: MethodRequirements, train: TrainSection) -> None:
     """InputError if a network that is to lie in the machine's memory is not there, moves with one that does not, or is
     the student too.
     """
     away = train.parallel.offload
     if not away:
         return
-    if set(away) - set(offloadable(demands)):
-        why = "moves towards another network" if "fake" in demands.roles else "does not have"
+    if set(away) - set(offloadable(requirements)):
+        why = "moves towards another network" if "fake" in requirements.roles else "does not have"
         raise InputError(f"train.parallel.offload names fake, which the method {why}; take it out")
     if train.lora is not None:
         raise InputError(
@@ -91,11 +91,11 @@ def refuse_offload(demands: Demands, train: TrainSection) -> None:
         )
 
 
-def refuse_import(demands: Demands, section: TrajectoriesSection) -> None:
+def refuse_import(requirements: MethodRequirements, section: TrajectoriesSection) -> None:
     """InputError if samples are imported and routes asked for, which the teacher alone makes."""
     if section.source is None:
         return
-    if "routes" in demands.needs:
+    if "routes" in requirements.needs:
         raise InputError(
             "the method needs routes, which the samples of trajectories.source do not have; set it to null and let the"
             " teacher make them, or choose another method"
@@ -107,6 +107,6 @@ def refuse_import(demands: Demands, section: TrajectoriesSection) -> None:
         )
 
 
-def provided(section: TrajectoriesSection) -> frozenset[str]:
+def list_provided(section: TrajectoriesSection) -> frozenset[str]:
     """What trajectories with these parameters hold."""
     return frozenset({"x0", "condition", *(name for name in SETTINGS if getattr(section, name))})

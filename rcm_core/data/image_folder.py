@@ -26,7 +26,7 @@ from rcm_core.data.prompts import (
     read_table,
     text_column,
 )
-from rcm_core.data.trajectory_store import Place, opened
+from rcm_core.data.trajectory_store import Place, open_once
 from rcm_core.errors import InputError, one_line
 
 IMAGES = (".jpeg", ".jpg", ".png", ".webp")
@@ -106,7 +106,7 @@ def _from_texts(place: Place, names: Sequence[str]) -> dict[str, str]:
             f"{place.url}: {len(lost)} of {len(texts)} captions have no file, first: {lost[0]}; bring the image or"
             " video of this name, or remove the caption"
         )
-    system, root = opened(place)
+    system, root = open_once(place)
     if huge := next((name for name in texts if system.size(f"{root}/{name}") > LARGEST_TEXT), None):
         raise InputError(
             f"{place.url}/{huge} is larger than {LARGEST_TEXT:,} bytes; expected a caption of at most"
@@ -124,7 +124,7 @@ def _from_table(place: Place, tables: Sequence[str], names: Sequence[str]) -> di
         raise InputError(
             f"{place.url} has captions in both {tables[0]} and {[*tables[1:], *texts][0]}; remove one of them"
         )
-    system, root = opened(place)
+    system, root = open_once(place)
     where = f"{place.url}/{tables[0]}"
     frame = read_table(where, suffix(tables[0]), system.cat_file(f"{root}/{tables[0]}"))
     if "file_name" not in frame.columns:
@@ -154,7 +154,7 @@ def header(place: Place, name: str, wanted: Wanted) -> Header:
 
 
 def _image_header(place: Place, name: str, wanted: Wanted) -> Header:
-    system, root = opened(place)
+    system, root = open_once(place)
     with system.open(f"{root}/{name}", "rb") as stream, Image.open(stream) as image:
         size, mode = image.size, image.mode
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
@@ -165,7 +165,7 @@ def _image_header(place: Place, name: str, wanted: Wanted) -> Header:
 
 def _video_header(place: Place, name: str, wanted: Wanted) -> Header:
     """Reads the frames that are wanted: what a container says of their number is often wrong."""
-    counted = [*_taken(wanted, []), "-f", "null", "-progress", "-", "-nostats", "-"]
+    counted = [*_frame_options(wanted, []), "-f", "null", "-progress", "-", "-nostats", "-"]
     with _local(place, name) as path:
         first = _ffmpeg(path, ["-frames:v", "1", "-c:v", "png", "-f", "image2pipe", "-"])
         facts = _ffmpeg(path, counted).decode()
@@ -204,23 +204,23 @@ def pixels(place: Place, name: str, wanted: Wanted) -> Tensor:
 
 
 def _image(place: Place, name: str, wanted: Wanted) -> list[np.ndarray]:
-    system, root = opened(place)
+    system, root = open_once(place)
     with Image.open(io.BytesIO(system.cat_file(f"{root}/{name}"))) as image:
-        return [_fitted(_opaque(ImageOps.exif_transpose(image)), wanted)]
+        return [_fit(_opaque(ImageOps.exif_transpose(image)), wanted)]
 
 
 def _video(place: Place, name: str, wanted: Wanted) -> list[np.ndarray]:
     size = f"{wanted.width}:{wanted.height}"
     cut = [f"scale={size}:force_original_aspect_ratio=increase:flags=lanczos", f"crop={size}"]
     with _local(place, name) as path:
-        raw = _ffmpeg(path, [*_taken(wanted, cut), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"])
+        raw = _ffmpeg(path, [*_frame_options(wanted, cut), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"])
     frames = np.frombuffer(raw, np.uint8).reshape(-1, wanted.height, wanted.width, 3)
     if short := _short(len(frames), wanted):
         raise InputError(f"{place.url}/{name} {short}")
-    return [_fitted(Image.fromarray(frame), wanted) for frame in frames]
+    return [_fit(Image.fromarray(frame), wanted) for frame in frames]
 
 
-def _taken(wanted: Wanted, filters: list[str]) -> list[str]:
+def _frame_options(wanted: Wanted, filters: list[str]) -> list[str]:
     """ffmpeg's options for the frames that are wanted, each changed by ``filters``; none is made up between them."""
     rate = [] if wanted.fps is None else [f"fps={wanted.fps}"]
     steps = ",".join([*rate, *filters])
@@ -234,7 +234,7 @@ def _opaque(image: Image.Image) -> Image.Image:
     return behind.convert("RGB")
 
 
-def _fitted(image: Image.Image, wanted: Wanted) -> np.ndarray:
+def _fit(image: Image.Image, wanted: Wanted) -> np.ndarray:
     """Levels [H, W, C]."""
     fitted = ImageOps.fit(image, (wanted.width, wanted.height), Image.Resampling.LANCZOS)
     return np.asarray(fitted if wanted.channels == 3 else fitted.convert("L")).reshape(
@@ -261,7 +261,7 @@ def _ffmpeg(path: str, output: list[str]) -> bytes:
 @contextmanager
 def _local(place: Place, name: str) -> Iterator[str]:
     """The file on this machine: ffmpeg reads nothing else."""
-    system, root = opened(place)
+    system, root = open_once(place)
     if not place.remote:
         yield f"{root}/{name}"
         return

@@ -69,7 +69,7 @@ def find(section: SourceSection, teacher: Teacher, workspace: Path, executor: Ex
     """
     remote = "://" in section.folder
     place = Place(section.folder.rstrip("/") if remote else str(workspace / section.folder), section.endpoint)
-    listed = _listed(place)
+    listed = _list_files(place)
     wanted = None
     if not (archives := _archives(place, list(listed))):
         wanted = Wanted(*pixel_shape(Path(teacher.folder), teacher.shape), section.fps)
@@ -89,7 +89,7 @@ def find(section: SourceSection, teacher: Teacher, workspace: Path, executor: Ex
     return Source(place, wanted, tuple(samples[i] for i in order), digest)
 
 
-def _listed(place: Place) -> dict[str, str]:
+def _list_files(place: Place) -> dict[str, str]:
     """Names of all files below ``place`` that are not hidden, sorted, with the listing's own checksum if it has one."""
     system, root = place.open()
     if not system.isdir(root):
@@ -204,7 +204,7 @@ def load(source: Source, teacher: Teacher, device: str) -> dict[str, Tensor]:
     if source.wanted is None:
         rows = [webdataset.latents(source.place, member, teacher.shape) for member in members]
     else:
-        rows = [_encoded(source.place, s.name, source.wanted, teacher, device) for s in source.samples]
+        rows = [_encode(source.place, s.name, source.wanted, teacher, device) for s in source.samples]
     if members and members[0].text is not None:
         like = _like(teacher)
         texts = [webdataset.condition(source.place, member, like) for member in members]
@@ -215,7 +215,7 @@ def load(source: Source, teacher: Teacher, device: str) -> dict[str, Tensor]:
     return {"x0": torch.cat(rows), **{f"condition.{k}": v.cpu().contiguous() for k, v in condition.items()}}
 
 
-def _encoded(place: Place, name: str, wanted: Wanted, teacher: Teacher, device: str) -> Tensor:
+def _encode(place: Place, name: str, wanted: Wanted, teacher: Teacher, device: str) -> Tensor:
     """Latents [1, C, T, H, W] of one file: a batch of clips would not fit."""
     codec = codec_of(teacher.folder, teacher.family, resolve_device(device).type)
     found = codec.encode(image_folder.pixels(place, name, wanted)).float()

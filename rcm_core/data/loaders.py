@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rcm_core.data.trajectory_store import Store
 from rcm_core.errors import InputError
-from rcm_core.protocols import Batch, Condition, Examples, Recorded
+from rcm_core.protocols import Batch, Condition, Examples, TeacherTrajectory
 from rcm_core.rng import generator
 
 
@@ -67,7 +67,7 @@ class TrajectorySource:
     def batch(self, step: int, part: int, size: int) -> Batch:
         """Part ``part`` of the global batch of ``step``: [size, ...] tensors."""
         indices = self.order.indices(step * self.global_batch + part * size, size)
-        stacked = {name: value.to(self.device) for name, value in self._stacked(indices, self.names).items()}
+        stacked = {name: value.to(self.device) for name, value in self._stack(indices, self.names).items()}
         own = Examples(stacked["x0"], _below("condition.", stacked))
         real, route = _below("real.", stacked), _below("route.", stacked)
         described = Examples(real["x0"], _below("condition.", real)) if real else None
@@ -76,16 +76,16 @@ class TrajectorySource:
             self.negative,
             own.x0,
             own if self.themselves else described,
-            Recorded(route["x"], route["t"], route["v"]) if route else None,
+            TeacherTrajectory(route["x"], route["t"], route["v"]) if route else None,
         )
 
     def held_back(self) -> Examples:
         """What no batch holds, on the CPU: the teacher's latents and their conditions."""
         own = [n for n in self.names if n.startswith((GROUPS["x0"], GROUPS["condition"]))]
-        stacked = self._stacked(range(len(self.store) - self.held, len(self.store)), own)
+        stacked = self._stack(range(len(self.store) - self.held, len(self.store)), own)
         return Examples(stacked["x0"], _below("condition.", stacked))
 
-    def _stacked(self, indices: Sequence[int], names: Sequence[str]) -> dict[str, Tensor]:
+    def _stack(self, indices: Sequence[int], names: Sequence[str]) -> dict[str, Tensor]:
         samples = [self.store.sample(i, names) for i in indices]
         return {name: torch.stack([s[name] for s in samples]) for name in names}
 

@@ -25,7 +25,7 @@ class RealExamples:
         """Pixels in [-1, 1], [B, C, T, H, W], and their prompts; example i is a function of (seed, i)."""
         benchmark = find_benchmark(self.data)
         if benchmark.draw is not None:
-            return self._drawn(benchmark.draw, ids)
+            return self._draw(benchmark.draw, ids)
         images, labels = benchmark.images("train")
         named = by_label(self.prompts, benchmark.label, labels.tolist())
         rows = [address(self.seed, "real", i) % len(images) for i in ids]
@@ -33,7 +33,7 @@ class RealExamples:
         numbers = (c[address(self.seed, "real prompt", i) % len(c)] for i, c in zip(ids, choices))
         return images[rows], tuple(self.prompts[number] for number in numbers)
 
-    def _drawn(
+    def _draw(
         self, draw: Callable[[str, str, torch.Generator], Tensor], ids: tuple[int, ...]
     ) -> tuple[Tensor, tuple[str, ...]]:
         """A benchmark that composes its images: each for a prompt of its own."""

@@ -12,7 +12,7 @@ from rcm_core.data import importer
 from rcm_core.data.real_images import RealExamples
 from rcm_core.data.trajectory_store import (
     Place,
-    finished,
+    read_finished,
     write_finite,
 )
 from rcm_core.device import resolve_device
@@ -21,7 +21,7 @@ from rcm_core.samplers.jobs import (
     Teacher,
     codec_of,
     conditions,
-    guided,
+    load_guided,
     noise,
     sample,
     split_jobs,
@@ -55,7 +55,7 @@ class ImportJob:
 
 def generate_shard(item: ShardJob) -> dict[str, Any]:
     """Sample the teacher; facts of the shard. A finished shard whose bytes are what they should be is kept."""
-    known = finished(item.place, item.name)
+    known = read_finished(item.place, item.name)
     if known is not None:
         return known
     job = item.job
@@ -71,7 +71,7 @@ def generate_shard(item: ShardJob) -> dict[str, Any]:
 
 def import_shard(item: ImportJob) -> dict[str, Any]:
     """Load samples that exist; facts of the shard. A finished shard whose bytes are what they should be is kept."""
-    known = finished(item.place, item.name)
+    known = read_finished(item.place, item.name)
     if known is not None:
         return known
     facts: dict[str, Any] = {
@@ -93,14 +93,14 @@ def _route(job: Job) -> dict[str, Tensor]:
     device = resolve_device(job.device)
     z = noise(job.seed, job.ids, 1, job.teacher.shape)[0].to(device)
     condition = conditions(job.teacher, job.prompts, device)
-    velocity = guided(job.teacher, job.device)
+    velocity = load_guided(job.teacher, job.device)
     teacher = job.teacher
     route = sample_route(
         velocity, z, condition, steps=job.steps, shift=teacher.shift, solver=teacher.solver, grid=teacher.grid
     )
     angles = route.t.float().expand(len(job.ids), -1)
     found = {
-        "x0": route.x0,
+        "x0": route.end,
         "route.x": route.x.transpose(0, 1),
         "route.t": angles,
         "route.v": route.F.transpose(0, 1),

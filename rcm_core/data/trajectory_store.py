@@ -55,7 +55,7 @@ class Place:
 
 
 @lru_cache(maxsize=8)
-def opened(place: Place) -> tuple[fsspec.AbstractFileSystem, str]:
+def open_once(place: Place) -> tuple[fsspec.AbstractFileSystem, str]:
     """``place.open()``, asked once in a process: for what is read in many small files."""
     return place.open()
 
@@ -65,7 +65,7 @@ def shard_name(index: int) -> str:
     return f"shard_{index:05d}.safetensors"
 
 
-def finished(place: Place, name: str) -> dict[str, Any] | None:
+def read_finished(place: Place, name: str) -> dict[str, Any] | None:
     """Facts of shard ``name`` if it is complete and its bytes have the recorded checksum, else None."""
     system, root = place.open()
     facts, path = f"{root}/{name}.json", f"{root}/{name}"
@@ -175,7 +175,7 @@ def read_negative(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def verified(path: Path, digest: str) -> Path:
+def verify(path: Path, digest: str) -> Path:
     """``path``; InputError unless its bytes have the manifest's checksum."""
     if not path.is_file():
         raise InputError(f"shard {path} is missing; {REPAIR}")
@@ -183,7 +183,7 @@ def verified(path: Path, digest: str) -> Path:
     return path
 
 
-def downloaded(place: Place, name: str, digest: str, cache: Path) -> Path:
+def download(place: Place, name: str, digest: str, cache: Path) -> Path:
     """A verified local copy of the object ``name``, kept in ``cache`` under its checksum."""
     path = cache / f"{digest}.safetensors"
     if path.is_file() and sha256(path) == digest:
@@ -226,9 +226,9 @@ class Store:
         self.negative = read_negative(folder / "negative.safetensors")
         digests = {str(name): str(d) for name, d in self.frame.groupby("shard")["sha256"].first().items()}
         paths = {
-            name: downloaded(place, name, digest, cache / "shards")
+            name: download(place, name, digest, cache / "shards")
             if place.remote
-            else verified(folder / place.url / name, digest)
+            else verify(folder / place.url / name, digest)
             for name, digest in digests.items()
         }
         self.handles = {name: _open(path) for name, path in paths.items()}

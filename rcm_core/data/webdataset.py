@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rcm_core.data.prompts import LARGEST_TEXT, LONGEST, clean_text, decode_text
-from rcm_core.data.trajectory_store import Place, opened
+from rcm_core.data.trajectory_store import Place, open_once
 from rcm_core.errors import InputError
 from rcm_core.protocols import Condition
 from rcm_core.storage.formats import read_pickled
@@ -48,7 +48,7 @@ def members(place: Place, tar: str) -> list[Member]:
     InputError if it is no whole tar, or a sample lacks its latents or its prompt.
     """
     where = f"{place.url}/{tar}"
-    system, root = opened(place)
+    system, root = open_once(place)
     parts: dict[str, dict[str, Any]] = {}
     others: list[str] = []
     try:
@@ -122,7 +122,7 @@ def latents(place: Place, member: Member, shape: tuple[int, ...]) -> Tensor:
     most = SPARE + 8 * math.prod(shape)
     if member.latent[1] - member.latent[0] > most:
         raise InputError(f"{where} is larger than {most:,} bytes; expected one tensor {list(shape)}")
-    value = _loaded(place, member, member.latent, where)
+    value = _load(place, member, member.latent, where)
     if not isinstance(value, Tensor):
         raise InputError(f"{where} holds a {type(value).__name__}; expected a tensor {list(shape)}")
     _refuse_numbers(value, where)
@@ -143,7 +143,7 @@ def condition(place: Place, member: Member, like: Condition) -> Condition:
     """
     where = f"{place.url}/{member.tar}: {member.key}.{TEXT}"
     assert member.text is not None
-    value = _loaded(place, member, member.text, where)
+    value = _load(place, member, member.text, where)
     if isinstance(value, Tensor) and len(like) == 1:
         value = {next(iter(like)): value}
     values = value.values() if isinstance(value, Mapping) else [value]
@@ -171,8 +171,8 @@ def _refuse_numbers(value: Tensor, where: str, whole: bool = False) -> None:
         )
 
 
-def _loaded(place: Place, member: Member, span: Span, where: str) -> Any:
+def _load(place: Place, member: Member, span: Span, where: str) -> Any:
     """What torch.save wrote between these bytes; nothing is unpickled but tensors."""
-    system, root = opened(place)
+    system, root = open_once(place)
     content = system.cat_file(f"{root}/{member.tar}", start=span[0], end=span[1])
     return read_pickled(io.BytesIO(content), where, "save tensors alone")

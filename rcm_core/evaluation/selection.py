@@ -35,7 +35,7 @@ def choose(
             "no candidate to choose from: training left none; lower train.candidate_every to at most"
             " train.iterations and run `dvc repro train`"
         )
-    means = {candidate: combined(list(per_step.values())) for candidate, per_step in scores.items()}
+    means = {candidate: combine(list(per_step.values())) for candidate, per_step in scores.items()}
     sign = -metric_of(metric).sign
     ranked = sorted(means, key=lambda c: (sign * means[c]["value"], -c.step, -c.ema, c.name))
     return {
@@ -50,7 +50,7 @@ def choose(
     }
 
 
-def combined(estimates: Sequence[Estimate]) -> Estimate:
+def combine(estimates: Sequence[Estimate]) -> Estimate:
     """Mean over step counts; the interval is the widest there can be, as if all rose and fell together.
 
     Step counts share seeds and network, so their errors are dependent and by how much is not known.
@@ -69,7 +69,7 @@ def _reason(
 ) -> str:
     best = means[ranked[0]]
     direction = "highest" if metric_of(metric).higher_is_better else "lowest"
-    over = f"over {_listed(steps)} step{'s' if list(steps) != [1] else ''}"
+    over = f"over {_list_steps(steps)} step{'s' if list(steps) != [1] else ''}"
     head = (
         f"{ranked[0].name} has the {direction} mean {metric} {over} on the validation split: {_words(best)},"
         f" of {len(ranked)} candidate{'s' if len(ranked) > 1 else ''}"
@@ -90,6 +90,6 @@ def _words(e: Estimate) -> str:
     return f"{e['value']:.3f} (95 % interval {e['low']:.3f} to {e['high']:.3f})"
 
 
-def _listed(steps: Sequence[int]) -> str:
+def _list_steps(steps: Sequence[int]) -> str:
     words = [str(step) for step in steps]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

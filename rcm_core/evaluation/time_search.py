@@ -99,14 +99,16 @@ def tune(params: Params, workspace: Path, executor: Executor, steps: int, sample
         tried = candidates(frozen)
         both = list(dict.fromkeys([*tried, *([there] if there else [])]))
         scores = _scores(whole, both, scale, executor)
-        rounds.append(judged(section.metric, scores, tried, there))
+        rounds.append(judge_round(section.metric, scores, tried, there))
         frozen = rounds[-1].found
     lists = {len(angles): angles for angles in now.times} | {r.steps: r.advised for r in rounds}
     sampler = Sampler.of(now.kind, [lists[count] for count in sorted(lists)])
     return Tuning(chosen, section.metric, section.samples, section.seed, inputs, sampler, tuple(rounds))
 
 
-def judged(metric: str, scores: dict[Angles, Estimate], tried: Sequence[Angles], now: Angles | None) -> Round:
+def judge_round(
+    metric: str, scores: dict[Angles, Estimate], tried: Sequence[Angles], now: Angles | None
+) -> Round:
     """The outcome of one round; of equals the first in ``scores`` is taken, what is there ``now`` before it."""
     sign = -metric_of(metric).sign
 

@@ -57,9 +57,9 @@ def _by_pairs(block: nn.Module) -> Iterator[None]:
         return _run(plain, args, kwargs)
 
     before = block.register_forward_pre_hook(
-        lambda _, args, kwargs: (_closed(args), _closed(kwargs)), prepend=True, with_kwargs=True
+        lambda _, args, kwargs: (_wrap_duals(args), _wrap_duals(kwargs)), prepend=True, with_kwargs=True
     )
-    after = block.register_forward_hook(lambda _, __, out: _opened(out))
+    after = block.register_forward_hook(lambda _, __, out: _unwrap_duals(out))
     block.forward = forward  # type: ignore[method-assign]
     try:
         yield
@@ -76,7 +76,7 @@ def _run(plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     """Value and tangent of ``plain`` in one pass without graph; the value is tied to one that backward will make."""
     replay = _Replay(plain, torch.get_rng_state(), get_device_states(args), _autocasts())
     with torch.no_grad():
-        outputs, spec = _flat(_closed(plain(*_opened(args), **_opened(kwargs))))
+        outputs, spec = _flat(_wrap_duals(plain(*_unwrap_duals(args), **_unwrap_duals(kwargs))))
     if not torch.is_grad_enabled():
         return tree_unflatten(outputs, spec)
     inputs, shape = tree_flatten(_primals((args, kwargs)))
@@ -149,12 +149,12 @@ class _Replayed(torch.autograd.Function):
         return (None, None, None, None, *[None] * ctx.count, *found)
 
 
-def _closed(tree: Any) -> Any:
+def _wrap_duals(tree: Any) -> Any:
     """Every dual tensor in ``tree`` as a ``Dual``."""
     return tree_map_only(Tensor, lambda x: pair if (pair := _pair(x)).tangent is not None else x, tree)
 
 
-def _opened(tree: Any) -> Any:
+def _unwrap_duals(tree: Any) -> Any:
     """Every ``Dual`` in ``tree`` as a dual tensor."""
     return _map_duals(_dual, tree)
 

@@ -24,11 +24,16 @@ from rcm_core.losses.denoising import ScoreError
 from rcm_core.losses.distribution_matching import augmentation_gradient
 from rcm_core.losses.masking import finite_mask, keep_rows
 from rcm_core.objectives.base import Term, unit_noise
-from rcm_core.objectives.distribution_matching import Generated, fake_score_term, matched, matching_term
-from rcm_core.protocols import Batch, Condition, Demands, Follow, Nets, Update
+from rcm_core.objectives.distribution_matching import (
+    Generated,
+    fake_score_term,
+    loss_of_gradient,
+    matching_term,
+)
+from rcm_core.protocols import Batch, Condition, MethodRequirements, Networks, TargetUpdate, Update, require
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import Kind
-from rcm_core.samplers.rollout import Walk, random_schedule, recorded_walk
+from rcm_core.samplers.rollout import Trajectory, random_schedule, record_trajectory
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -66,7 +71,7 @@ class Config(Section):
     """How the student's routes go on; no setting."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> Config:
+    def _check_order(self) -> Config:
         for low, high in (("rollout_low", "rollout_high"), ("compare_low", "compare_high")):
             least, most = getattr(self, low), getattr(self, high)
             if least >= most:
@@ -83,33 +88,33 @@ class CDM:
     config: Config
 
     @property
-    def demands(self) -> Demands:
-        follow = Follow("fake", "student", self.config.merge, "fake")
-        return Demands(frozenset({"student", "fake"}), frozenset({"condition"}), follows=(follow,))
+    def requirements(self) -> MethodRequirements:
+        follow = TargetUpdate("fake", "student", self.config.merge, "fake")
+        return MethodRequirements(frozenset({"student", "fake"}), frozenset({"condition"}), follows=(follow,))
 
     def student_update(self, step: int) -> bool:
         return (step + 1) % self.config.student_every == 0
 
-    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
+    def updates(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
         """The fake score learns in every iteration; the student's losses share its route and anchors."""
         condition, size = batch.condition, len(batch.x0)
-        walk = self._rollout(nets, batch, step, rng)
+        walk = self._rollout(networks, batch, step, rng)
         anchor = torch.randint(len(walk.t), (size,), generator=rng, device=rng.device).to(walk.x.device)
         rows = torch.arange(size, device=anchor.device)
         x, F, t = walk.x[anchor, rows], walk.F[anchor, rows], walk.t[anchor]
         finite = finite_mask(x, F)
         x, F = keep_rows(finite, x), keep_rows(finite, F)
         made = Generated(predict_x0(x, t, F), finite)
-        q = self._compared(size, rng)
-        term = fake_score_term(nets, made, condition, q, rng, self.config.fake_error)
+        q = self._matching_times(size, rng)
+        term = fake_score_term(networks, made, condition, q, rng, self.config.fake_error)
         loss = term.loss / batch.x0[0].numel()
         yield Update(("fake",), loss, {"fake_loss": loss.detach(), **term.scalars})
         if self.student_update(step):
-            yield self._on_route(nets, Generated(x, finite), t, condition, rng)
+            yield self._on_route(networks, Generated(x, finite), t, condition, rng)
             if self.config.off_weight:
-                yield self._off_route(nets, Generated(x, finite), F, t, condition, rng)
+                yield self._off_route(networks, Generated(x, finite), F, t, condition, rng)
 
-    def _rollout(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Walk:
+    def _rollout(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Trajectory:
         """The student's deterministic sampler at random times; the length is the same on every rank."""
         config = self.config
         length = torch.randint(1, config.rollout_steps + 1, (), generator=generator("cdm", step))
@@ -117,38 +122,44 @@ class CDM:
             int(length), config.rollout_low, config.rollout_high, config.rollout_shift, rng
         )
         noise = unit_noise(rng, batch.x0)
-        return recorded_walk(nets["student"], noise, angles.to(noise.device), batch.condition)
+        return record_trajectory(networks.student, noise, angles.to(noise.device), batch.condition)
 
     def _on_route(
-        self, nets: Nets, state: Generated, t: Tensor, condition: Condition, rng: torch.Generator
+        self, networks: Networks, state: Generated, t: Tensor, condition: Condition, rng: torch.Generator
     ) -> Update:
         """L_CA + L_DM at the anchor: one student call serves both."""
         config = self.config
-        made = Generated(predict_x0(state.x, t, nets["student"](state.x, t, condition)), state.finite)
+        made = Generated(predict_x0(state.x, t, networks.student(state.x, t, condition)), state.finite)
         term = matching_term(
-            nets, made, condition, self._compared(len(t), rng), rng, config.floor, real="unguided"
+            networks,
+            made,
+            condition,
+            self._matching_times(len(t), rng),
+            rng,
+            config.floor,
+            real=require(networks.teacher),
         )
         loss = config.matching_weight * term.loss
         if config.augmentation_weight:
-            loss = loss + config.augmentation_weight * self._augmented(nets, made, t, condition, rng).loss
+            loss = loss + config.augmentation_weight * self._augment(networks, made, t, condition, rng).loss
         loss = loss / state.x[0].numel()
         return Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
 
-    def _augmented(
-        self, nets: Nets, made: Generated, t: Tensor, condition: Condition, rng: torch.Generator
+    def _augment(
+        self, networks: Networks, made: Generated, t: Tensor, condition: Condition, rng: torch.Generator
     ) -> Term:
         """Guidance alone as a direction, never noisier than the anchor."""
         with torch.no_grad():
-            q = self._compared(len(t), rng, flow_time_from_angle(t))
+            q = self._matching_times(len(t), rng, flow_time_from_angle(t))
             y = diffuse(made.x, unit_noise(rng, made.x), q)
-            null = predict_x0(y, q, nets["null"](y, q, condition))
-            conditional = predict_x0(y, q, nets["unguided"](y, q, condition))
+            null = predict_x0(y, q, require(networks.unconditional_teacher)(y, q, condition))
+            conditional = predict_x0(y, q, require(networks.teacher)(y, q, condition))
             gradient = augmentation_gradient(made.x, conditional, null, self.config.alpha, self.config.floor)
-        return matched(made, gradient)
+        return loss_of_gradient(made, gradient)
 
     def _off_route(
         self,
-        nets: Nets,
+        networks: Networks,
         state: Generated,
         F: Tensor,
         t: Tensor,
@@ -157,17 +168,23 @@ class CDM:
     ) -> Update:
         """L_CDM: the state is carried along its velocity to any other time, and matched there (E48)."""
         config = self.config
-        away = self._compared(len(t), rng).to(t.device)
-        along = nets["student"](state.x, t, condition) if config.through_velocity else F
+        away = self._matching_times(len(t), rng).to(t.device)
+        along = networks.student(state.x, t, condition) if config.through_velocity else F
         x = rotate(state.x, t, away, along)
-        made = Generated(predict_x0(x, away, nets["student"](x, away, condition)), state.finite)
+        made = Generated(predict_x0(x, away, networks.student(x, away, condition)), state.finite)
         term = matching_term(
-            nets, made, condition, self._compared(len(t), rng), rng, config.floor, real="unguided"
+            networks,
+            made,
+            condition,
+            self._matching_times(len(t), rng),
+            rng,
+            config.floor,
+            real=require(networks.teacher),
         )
         loss = config.off_weight * term.loss / state.x[0].numel()
         return Update(("student",), loss, {"off_loss": loss.detach(), **term.scalars})
 
-    def _compared(self, size: int, rng: torch.Generator, most: Tensor | None = None) -> Tensor:
+    def _matching_times(self, size: int, rng: torch.Generator, most: Tensor | None = None) -> Tensor:
         """``[size]`` angles: uniform flow times, below ``most`` [size] if given, within the bounds."""
         config = self.config
         q = torch.rand(size, generator=rng, device=rng.device, dtype=torch.float64)

@@ -10,7 +10,7 @@ import torch
 from rcm_core.config.types import Positive
 from rcm_core.jvp import TangentKind
 from rcm_core.objectives.discrete_consistency import DiscreteSection, discrete_term
-from rcm_core.protocols import Batch, Demands, Nets, Update
+from rcm_core.protocols import Batch, MethodRequirements, Networks, Update
 
 
 class Config(DiscreteSection):
@@ -22,13 +22,13 @@ class Config(DiscreteSection):
 @dataclass(frozen=True)
 class DCM:
     config: Config
-    demands = Demands(frozenset({"student"}), frozenset({"x0", "condition"}))
+    requirements = MethodRequirements(frozenset({"student"}), frozenset({"x0", "condition"}))
 
     def student_update(self, step: int) -> bool:  # noqa: ARG002
         return True
 
-    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:  # noqa: ARG002
-        term = discrete_term(self.config, nets, batch, rng)
+    def updates(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:  # noqa: ARG002
+        term = discrete_term(self.config, networks, batch, rng)
         loss = self.config.consistency_weight * term.loss
         yield Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
 

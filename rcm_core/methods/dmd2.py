@@ -17,11 +17,16 @@ from rcm_core.diffusion.timesteps import shifted_angles
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.adversarial import logistic_critic, logistic_student
 from rcm_core.losses.masking import finite_mask, keep_rows, mean_over
-from rcm_core.objectives.adversarial import Discriminator, frozen
-from rcm_core.objectives.backward_simulation import SimulationSection, compared, drawn, simulated
+from rcm_core.objectives.adversarial import Discriminator, freeze
+from rcm_core.objectives.backward_simulation import (
+    SimulationSection,
+    fake_score_times,
+    matching_times,
+    simulation_times,
+)
 from rcm_core.objectives.base import left_out, unit_noise
-from rcm_core.objectives.distribution_matching import Generated, fake_score_term, generated, matching_term
-from rcm_core.protocols import Batch, Demands, Nets, Update
+from rcm_core.objectives.distribution_matching import Generated, fake_score_term, generate, matching_term
+from rcm_core.protocols import Batch, MethodRequirements, Network, Networks, Update, require
 
 
 class Config(SimulationSection):
@@ -37,7 +42,7 @@ class Config(SimulationSection):
     """Of the discriminator's loss in the fake score's update."""
     gan_blocks: tuple[Annotated[int, Field(ge=0)], ...]
     """Blocks of the backbone whose features the discriminator sees."""
-    gan_backbone: Literal["fake", "unguided"] = "fake"
+    gan_backbone: Literal["fake_score", "teacher"] = "fake_score"
     """The fake score, which the discriminator's loss trains too, or the frozen teacher."""
     gan_shared_noise: bool = False
     """Whether the discriminator sees real and fake samples at the same angles and with the same noise."""
@@ -54,69 +59,76 @@ class DMD2:
     config: Config
 
     @property
-    def demands(self) -> Demands:
+    def requirements(self) -> MethodRequirements:
         config = self.config
         if not config.gan_weight:
-            return Demands(frozenset({"student", "fake"}), frozenset({"condition"}))
-        return Demands(
+            return MethodRequirements(frozenset({"student", "fake"}), frozenset({"condition"}))
+        return MethodRequirements(
             frozenset({"student", "fake", "heads"}), frozenset({"condition", "real"}), heads=config.gan_blocks
         )
 
     def student_update(self, step: int) -> bool:
         return step % self.config.student_every == 0
 
-    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
+    def updates(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
         """The GAN's losses come after the score's, in draws of their own, so that without it nothing else
         changes.
         """
         cycle = step // self.config.student_every
         if self.student_update(step):
-            yield from self._student(nets, batch, cycle, rng)
+            yield from self._student(networks, batch, cycle, rng)
             return
-        angles = simulated(self.config, step - cycle - 1, len(batch.x0), rng)
-        t = drawn(self.config, len(batch.x0), rng)
+        angles = simulation_times(self.config, step - cycle - 1, len(batch.x0), rng)
+        t = fake_score_times(self.config, len(batch.x0), rng)
         with torch.no_grad():
-            made = generated(nets, batch, angles, rng, self.config.simulation)
-        term = fake_score_term(nets, made, batch.condition, t, rng, self.config.fake_error)
+            made = generate(networks, batch, angles, rng, self.config.simulation)
+        term = fake_score_term(networks, made, batch.condition, t, rng, self.config.fake_error)
         loss = term.loss / elements(batch)
         yield Update(("fake",), loss, {"fake_loss": loss.detach(), **term.scalars})
         if self.config.gan_weight:
-            yield self._critic(nets, batch, made, rng)
+            yield self._critic(networks, batch, made, rng)
 
-    def _student(self, nets: Nets, batch: Batch, index: int, rng: torch.Generator) -> Iterator[Update]:
+    def _student(
+        self, networks: Networks, batch: Batch, index: int, rng: torch.Generator
+    ) -> Iterator[Update]:
         """The discriminator stays frozen until the backward pass is over, which may make its blocks' inside again."""
-        angles = simulated(self.config, index, len(batch.x0), rng)
-        t = compared(self.config, len(batch.x0), rng)
-        made = generated(nets, batch, angles, rng, self.config.simulation)
-        term = matching_term(nets, made, batch.condition, t, rng)
+        angles = simulation_times(self.config, index, len(batch.x0), rng)
+        t = matching_times(self.config, len(batch.x0), rng)
+        made = generate(networks, batch, angles, rng, self.config.simulation)
+        term = matching_term(networks, made, batch.condition, t, rng)
         loss = self.config.dmd_weight * term.loss / (2 * elements(batch))
-        judges = (nets[self.config.gan_backbone], nets["heads"]) if self.config.gan_weight else ()
-        with frozen(*judges):
+        judges = (self._backbone(networks), require(networks.discriminator)) if self.config.gan_weight else ()
+        with freeze(*judges):
             if judges:
-                s = self._noised(batch, rng)
-                logits = self._discriminator.logits(nets, made.x, batch.condition, s, rng)
+                s = self._noise_times(batch, rng)
+                logits = self._discriminator(networks).logits(networks, made.x, batch.condition, s, rng)
                 loss = loss + self.config.gan_weight * mean_over(made.finite, logistic_student(logits))
             yield Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
 
-    def _critic(self, nets: Nets, batch: Batch, made: Generated, rng: torch.Generator) -> Update:
+    def _critic(self, networks: Networks, batch: Batch, made: Generated, rng: torch.Generator) -> Update:
         """The discriminator's loss; of the samples that are not finite only the real ones are new."""
         assert batch.real is not None  # demanded
         finite = finite_mask(batch.real.x0)
         real, condition = keep_rows(finite, batch.real.x0), batch.real.condition
-        s, z = self._noised(batch, rng), unit_noise(rng, made.x)
-        fakes = self._discriminator.seen(nets, made.x, batch.condition, s, z)
+        s, z = self._noise_times(batch, rng), unit_noise(rng, made.x)
+        fakes = self._discriminator(networks).logits_with_noise(networks, made.x, batch.condition, s, z)
         if not self.config.gan_shared_noise:
-            s, z = self._noised(batch, rng), unit_noise(rng, real)
-        each = logistic_critic(self._discriminator.seen(nets, real, condition, s, z), fakes)
+            s, z = self._noise_times(batch, rng), unit_noise(rng, real)
+        each = logistic_critic(
+            self._discriminator(networks).logits_with_noise(networks, real, condition, s, z), fakes
+        )
         loss = self.config.gan_critic_weight * mean_over(made.finite & finite, each)
-        roles = ("fake", "heads") if self.config.gan_backbone == "fake" else ("heads",)
+        roles = ("fake", "heads") if self.config.gan_backbone == "fake_score" else ("heads",)
         return Update(roles, loss, {"critic_loss": loss.detach(), "nonfinite": left_out(finite)})
 
-    @property
-    def _discriminator(self) -> Discriminator:
-        return Discriminator(self.config.gan_backbone, self.config.gan_blocks)
+    def _backbone(self, networks: Networks) -> Network:
+        fake = self.config.gan_backbone == "fake_score"
+        return require(networks.fake_score if fake else networks.teacher)
 
-    def _noised(self, batch: Batch, rng: torch.Generator) -> Tensor:
+    def _discriminator(self, networks: Networks) -> Discriminator:
+        return Discriminator(self._backbone(networks), self.config.gan_blocks)
+
+    def _noise_times(self, batch: Batch, rng: torch.Generator) -> Tensor:
         return shifted_angles(len(batch.x0), 1.0, rng)
 
 

@@ -18,7 +18,7 @@ from rcm_core.jvp import TangentKind
 from rcm_core.losses.regression import PairKind
 from rcm_core.objectives.consistency import along_data, along_teacher
 from rcm_core.objectives.discrete_consistency import Pair, pair_term
-from rcm_core.protocols import Batch, Demands, Nets, Update
+from rcm_core.protocols import Batch, MethodRequirements, Networks, Update
 
 LARGEST_RATIO = 0.999
 
@@ -50,14 +50,14 @@ class ECT:
     config: Config
 
     @property
-    def demands(self) -> Demands:
+    def requirements(self) -> MethodRequirements:
         needs = {"condition", "x0"} if self.config.learn_from == "teacher" else {"real"}
-        return Demands(frozenset({"student"}), frozenset(needs))
+        return MethodRequirements(frozenset({"student"}), frozenset(needs))
 
     def student_update(self, step: int) -> bool:  # noqa: ARG002
         return True
 
-    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
+    def updates(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
         """f(x, t) is drawn to f at a smaller noise level, weighted by the inverse of their distance (E53)."""
         config = self.config
         t = log_normal_angles(len(batch.x0), config.p_mean, config.p_std, rng)
@@ -65,12 +65,12 @@ class ECT:
             assert batch.real is not None  # demanded
             states, condition = along_data(batch.real.x0, t, rng), batch.real.condition
         else:
-            states, condition = along_teacher(nets, batch.x0, t, batch.condition, rng), batch.condition
+            states, condition = along_teacher(networks, batch.x0, t, batch.condition, rng), batch.condition
         near = self.nearer(states.t, step)
         pair = Pair(states.x, states.t, rotate(states.x, states.t, near, states.direction), near)
         weight = 1 / (states.t.tan() - near.tan())
         kind: PairKind = "norm" if config.loss == "l2" else "huber"
-        term = pair_term(nets, pair, condition, (kind, config.huber), weight=weight)
+        term = pair_term(networks, pair, condition, (kind, config.huber), weight=weight)
         yield Update(("student",), term.loss, {"loss": term.loss.detach(), **term.scalars})
 
     def nearer(self, t: Tensor, step: int) -> Tensor:

@@ -16,7 +16,7 @@ from rcm_core.jvp import TangentKind
 from rcm_core.losses.masking import finite_mask, keep_rows, mean_over
 from rcm_core.losses.regression import PairLoss, pair_loss
 from rcm_core.objectives.base import left_out
-from rcm_core.protocols import Batch, Demands, Nets, Update
+from rcm_core.protocols import Batch, MethodRequirements, Networks, Update
 
 
 class Config(Section):
@@ -32,12 +32,12 @@ class Config(Section):
 @dataclass(frozen=True)
 class KD:
     config: Config
-    demands = Demands(frozenset({"student"}), frozenset({"routes", "x0", "condition"}))
+    requirements = MethodRequirements(frozenset({"student"}), frozenset({"routes", "x0", "condition"}))
 
     def student_update(self, step: int) -> bool:  # noqa: ARG002
         return True
 
-    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:  # noqa: ARG002
+    def updates(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:  # noqa: ARG002
         assert batch.route is not None  # demanded
         route, size = batch.route, len(batch.x0)
         point = torch.randint(route.t.shape[1], (size,), generator=rng, device=rng.device)
@@ -47,7 +47,7 @@ class KD:
         x, t = route.x[rows, point], route.t[rows, point].double()
         finite = finite_mask(x, batch.x0)
         x = keep_rows(finite, x)
-        found = predict_x0(x, t, nets["student"](x, t, batch.condition))
+        found = predict_x0(x, t, networks.student(x, t, batch.condition))
         each = pair_loss(found, keep_rows(finite, batch.x0), self.config.loss, self.config.huber)
         loss = mean_over(finite, each)
         yield Update(("student",), loss, {"loss": loss.detach(), "nonfinite": left_out(finite)})

@@ -18,7 +18,7 @@ from rcm_core.losses.regression import PairLoss
 from rcm_core.objectives.base import unit_noise
 from rcm_core.objectives.discrete_consistency import GridSection, Pair, pair_term
 from rcm_core.objectives.guidance_embedding import GuidanceSection, with_scale
-from rcm_core.protocols import Batch, Demands, Follow, Nets, Update
+from rcm_core.protocols import Batch, MethodRequirements, Networks, TargetUpdate, Update, require
 from rcm_core.samplers.rollout import teacher_steps
 
 
@@ -37,10 +37,10 @@ class LCM:
     config: Config
 
     @property
-    def demands(self) -> Demands:
+    def requirements(self) -> MethodRequirements:
         config = self.config
-        follow = Follow("target", "student", config.target_rate, "student")
-        return Demands(
+        follow = TargetUpdate("target", "student", config.target_rate, "student")
+        return MethodRequirements(
             frozenset({"student"}),
             frozenset({"x0", "condition"}),
             config.embedded,
@@ -51,17 +51,16 @@ class LCM:
     def student_update(self, step: int) -> bool:  # noqa: ARG002
         return True
 
-    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:  # noqa: ARG002
+    def updates(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:  # noqa: ARG002
         """f(x_n+k) is drawn to the target's f(x_n) one guided teacher step of k points away (E46)."""
         config = self.config
         condition = with_scale(config, batch.condition, len(batch.x0), rng)
         angles = self._angles(len(batch.x0), rng).to(batch.x0.device)
         first, last = angles[0], angles[-1]
         x = diffuse(batch.x0, unit_noise(rng, batch.x0), first)
-        near = teacher_steps(nets["teacher"], x, angles, condition, "rotate")
-        term = pair_term(
-            nets, Pair(x, first, near, last), condition, (config.loss, config.huber), target="target"
-        )
+        near = teacher_steps(require(networks.guided_teacher), x, angles, condition, "rotate")
+        pair, loss = Pair(x, first, near, last), (config.loss, config.huber)
+        term = pair_term(networks, pair, condition, loss, target=require(networks.target))
         yield Update(("student",), term.loss, {"loss": term.loss.detach(), **term.scalars})
 
     def _angles(self, size: int, rng: torch.Generator) -> Tensor:

@@ -19,8 +19,8 @@ from rcm_core.losses.masking import finite_mask, keep_rows, mean_over
 from rcm_core.losses.meanflow import average_velocity_target, meanflow_loss, normalised_loss
 from rcm_core.objectives.base import left_out
 from rcm_core.objectives.consistency import along_data, along_teacher, ramp
-from rcm_core.objectives.meanflow import AverageVelocity, FlowState, along, guided
-from rcm_core.protocols import Batch, Condition, Demands, Examples, Nets, Update
+from rcm_core.objectives.meanflow import AverageVelocity, FlowState, along, guide
+from rcm_core.protocols import Batch, Condition, Examples, MethodRequirements, Networks, Update
 
 
 class SelfGuidance(Section):
@@ -79,18 +79,18 @@ class MeanFlow:
     tangent: TangentKind
 
     @property
-    def demands(self) -> Demands:
+    def requirements(self) -> MethodRequirements:
         needs = {"x0", "condition"} if self.config.learn_from == "teacher" else {"real"}
-        return Demands(frozenset({"student"}), frozenset(needs), frozenset({"end"}))
+        return MethodRequirements(frozenset({"student"}), frozenset(needs), frozenset({"end"}))
 
     def student_update(self, step: int) -> bool:  # noqa: ARG002
         return True
 
-    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
+    def updates(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
         tau, end = self._times(len(batch.x0), rng)
-        state, condition = self._state(nets, batch, angle_from_flow_time(tau), rng)
+        state, condition = self._state(networks, batch, angle_from_flow_time(tau), rng)
         end = end.to(state.tau.device)
-        average = AverageVelocity(nets["student"], condition, end)
+        average = AverageVelocity(networks.student, condition, end)
         with torch.no_grad():
             derivative = average.derivative(state, self.tangent)
             target = average_velocity_target(
@@ -106,7 +106,7 @@ class MeanFlow:
         yield Update(("student",), loss, scalars)
 
     def _state(
-        self, nets: Nets, batch: Batch, t: Tensor, rng: torch.Generator
+        self, networks: Networks, batch: Batch, t: Tensor, rng: torch.Generator
     ) -> tuple[FlowState, Condition]:
         """What is learned at angles ``t`` [B], and under which condition."""
         config, mix = self.config, self.config.self_guidance
@@ -118,13 +118,13 @@ class MeanFlow:
             dropped = drawn.to(found.x0.device)
             condition = replace_rows(condition, batch.negative, dropped)
         if config.learn_from == "teacher":
-            return along(along_teacher(nets, found.x0, t, condition, rng)), condition
+            return along(along_teacher(networks, found.x0, t, condition, rng)), condition
         state = along(along_data(found.x0, t, rng))
         if mix is None:
             return state, condition
         null = replace_rows(condition, batch.negative, torch.ones_like(dropped))
         rows = ~dropped & (mix.interval[0] <= state.tau) & (state.tau <= mix.interval[1])
-        return guided(nets["student"], state, (condition, null), (mix.omega, mix.kappa), rows), condition
+        return guide(networks.student, state, (condition, null), (mix.omega, mix.kappa), rows), condition
 
     def _times(self, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Flow times [B] of the state, and where the average ends: at most that."""

@@ -13,11 +13,16 @@ from rcm_core.config.types import Count, Positive
 from rcm_core.diffusion.timesteps import log_normal_angles
 from rcm_core.jvp import TangentKind
 from rcm_core.losses.consistency import WarmupForm
-from rcm_core.objectives.backward_simulation import SimulationSection, compared, drawn, simulated
+from rcm_core.objectives.backward_simulation import (
+    SimulationSection,
+    fake_score_times,
+    matching_times,
+    simulation_times,
+)
 from rcm_core.objectives.consistency import Consistency, along_teacher, consistency_term, ramp
 from rcm_core.objectives.discrete_consistency import DiscreteSection, discrete_term
-from rcm_core.objectives.distribution_matching import fake_score_term, generated, matching_term
-from rcm_core.protocols import Batch, Demands, Nets, Update
+from rcm_core.objectives.distribution_matching import fake_score_term, generate, matching_term
+from rcm_core.protocols import Batch, MethodRequirements, Networks, Update
 
 
 class Config(SimulationSection):
@@ -55,53 +60,53 @@ class RCM:
     tangent: TangentKind
 
     @property
-    def demands(self) -> Demands:
+    def requirements(self) -> MethodRequirements:
         roles = {"student", "fake"} if self.config.dmd_weight else {"student"}
-        return Demands(frozenset(roles), frozenset({"x0", "condition"}))
+        return MethodRequirements(frozenset(roles), frozenset({"x0", "condition"}))
 
     def student_update(self, step: int) -> bool:
         after = step - self.config.warmup
         return not self.config.dmd_weight or after < 0 or after % self.config.student_every == 0
 
-    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
+    def updates(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
         """Two losses on a student step: the first graph is freed by its backward pass before the second is
         built.
         """
         after = step - self.config.warmup
         cycle = after // self.config.student_every
         if not self.student_update(step):
-            yield self._fake(nets, batch, after - cycle - 1, rng)
+            yield self._fake(networks, batch, after - cycle - 1, rng)
             return
-        yield self._consistency(nets, batch, step, rng)
+        yield self._consistency(networks, batch, step, rng)
         if after >= 0 and self.config.dmd_weight:
-            yield self._distribution(nets, batch, cycle, rng)
+            yield self._distribution(networks, batch, cycle, rng)
 
-    def _consistency(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Update:
+    def _consistency(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Update:
         config = self.config
         if config.discrete is None:
             t = log_normal_angles(len(batch.x0), config.p_mean, config.p_std, rng)
-            states = along_teacher(nets, batch.x0, t, batch.condition, rng)
+            states = along_teacher(networks, batch.x0, t, batch.condition, rng)
             r = ramp(step, config.warmup)
             how = Consistency(self.tangent, r, config.warmup_form, constant=config.tangent_constant)
-            term = consistency_term(nets, states, batch.condition, how)
+            term = consistency_term(networks, states, batch.condition, how)
         else:
-            term = discrete_term(config.discrete, nets, batch, rng)
+            term = discrete_term(config.discrete, networks, batch, rng)
         loss = config.consistency_weight * term.loss
         return Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
 
-    def _distribution(self, nets: Nets, batch: Batch, index: int, rng: torch.Generator) -> Update:
-        angles = simulated(self.config, index, len(batch.x0), rng)
-        t = compared(self.config, len(batch.x0), rng)
-        made = generated(nets, batch, angles, rng, self.config.simulation)
-        term = matching_term(nets, made, batch.condition, t, rng)
+    def _distribution(self, networks: Networks, batch: Batch, index: int, rng: torch.Generator) -> Update:
+        angles = simulation_times(self.config, index, len(batch.x0), rng)
+        t = matching_times(self.config, len(batch.x0), rng)
+        made = generate(networks, batch, angles, rng, self.config.simulation)
+        term = matching_term(networks, made, batch.condition, t, rng)
         return Update(("student",), self.config.dmd_weight * term.loss, term.scalars)
 
-    def _fake(self, nets: Nets, batch: Batch, index: int, rng: torch.Generator) -> Update:
-        angles = simulated(self.config, index, len(batch.x0), rng)
-        t = drawn(self.config, len(batch.x0), rng)
+    def _fake(self, networks: Networks, batch: Batch, index: int, rng: torch.Generator) -> Update:
+        angles = simulation_times(self.config, index, len(batch.x0), rng)
+        t = fake_score_times(self.config, len(batch.x0), rng)
         with torch.no_grad():
-            made = generated(nets, batch, angles, rng, self.config.simulation)
-        term = fake_score_term(nets, made, batch.condition, t, rng, self.config.fake_error)
+            made = generate(networks, batch, angles, rng, self.config.simulation)
+        term = fake_score_term(networks, made, batch.condition, t, rng, self.config.fake_error)
         return Update(("fake",), term.loss, {"fake_loss": term.loss.detach(), **term.scalars})
 
 

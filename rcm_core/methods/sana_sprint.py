@@ -17,7 +17,7 @@ from rcm_core.jvp import TangentKind
 from rcm_core.losses.adversarial import hinge_critic, hinge_student
 from rcm_core.losses.consistency import WarmupForm
 from rcm_core.losses.masking import finite_mask, keep_rows, mean_over
-from rcm_core.objectives.adversarial import Discriminator, frozen
+from rcm_core.objectives.adversarial import Discriminator, freeze
 from rcm_core.objectives.base import left_out, unit_noise
 from rcm_core.objectives.consistency import (
     Consistency,
@@ -28,7 +28,7 @@ from rcm_core.objectives.consistency import (
     ramp,
 )
 from rcm_core.objectives.guidance_embedding import GuidanceSection, with_scale
-from rcm_core.protocols import Batch, Condition, Demands, Examples, Nets, Update
+from rcm_core.protocols import Batch, Condition, Examples, MethodRequirements, Networks, Update, require
 
 
 class Config(GuidanceSection):
@@ -72,17 +72,17 @@ class SanaSprint:
     tangent: TangentKind
 
     @property
-    def demands(self) -> Demands:
+    def requirements(self) -> MethodRequirements:
         config = self.config
         head = head_of(config.weighting) if config.consistency_weight else frozenset()
         adversarial = bool(config.adversarial_weight)
-        return Demands(
+        return MethodRequirements(
             frozenset({"student", "heads"} if adversarial else {"student"}),
             frozenset({"real"}),
             config.embedded | head,
             guidance=config.guidance_at,
             heads=config.blocks if adversarial else (),
-            fewest=2 if adversarial and config.misaligned else 1,
+            min_samples_per_rank=2 if adversarial and config.misaligned else 1,
         )
 
     def student_update(self, step: int) -> bool:
@@ -93,22 +93,22 @@ class SanaSprint:
         """The discriminator has every other step, if there is one."""
         return 2 if self.config.adversarial_weight else 1
 
-    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
+    def updates(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
         assert batch.real is not None  # demanded
         condition = with_scale(self.config, batch.real.condition, len(batch.real.x0), rng)
         real = Examples(batch.real.x0, condition)
         if not self.student_update(step):
-            yield self._critic(nets, real, rng)
+            yield self._critic(networks, real, rng)
             return
         if self.config.consistency_weight:
-            yield self._consistency(nets, real, step, rng)
+            yield self._consistency(networks, real, step, rng)
         if self.config.adversarial_weight:
-            yield self._adversarial(nets, real, rng)
+            yield self._adversarial(networks, real, rng)
 
-    def _consistency(self, nets: Nets, real: Examples, step: int, rng: torch.Generator) -> Update:
+    def _consistency(self, networks: Networks, real: Examples, step: int, rng: torch.Generator) -> Update:
         config = self.config
         t = log_normal_angles(len(real.x0), config.p_mean, config.p_std, rng)
-        states = along_teacher(nets, real.x0, t, real.condition, rng)
+        states = along_teacher(networks, real.x0, t, real.condition, rng)
         how = Consistency(
             self.tangent,
             ramp(step, config.warmup),
@@ -116,31 +116,31 @@ class SanaSprint:
             weighting=config.weighting,
             constant=config.tangent_constant,
         )
-        term = consistency_term(nets, states, real.condition, how)
+        term = consistency_term(networks, states, real.condition, how)
         loss = config.consistency_weight * term.loss
         return Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
 
-    def _adversarial(self, nets: Nets, real: Examples, rng: torch.Generator) -> Update:
-        fake, finite = self._fake(nets, real, rng)
-        with frozen(nets["heads"]):
-            logits = self._logits(nets, fake, real.condition, rng)
+    def _adversarial(self, networks: Networks, real: Examples, rng: torch.Generator) -> Update:
+        fake, finite = self._fake(networks, real, rng)
+        with freeze(require(networks.discriminator)):
+            logits = self._logits(networks, fake, real.condition, rng)
         loss = self.config.adversarial_weight * mean_over(finite, hinge_student(logits))
         return Update(("student",), loss, {"adversarial_loss": loss.detach(), "nonfinite": left_out(finite)})
 
-    def _critic(self, nets: Nets, real: Examples, rng: torch.Generator) -> Update:
+    def _critic(self, networks: Networks, real: Examples, rng: torch.Generator) -> Update:
         """Hinge loss (E38); with misaligned pairs the fake side is the mean of both kinds of fakes."""
         with torch.no_grad():
-            fake, finite = self._fake(nets, real, rng)
+            fake, finite = self._fake(networks, real, rng)
         x0 = keep_rows(finite, real.x0)
-        reals = self._logits(nets, x0, real.condition, rng)
-        fakes = [self._logits(nets, fake, real.condition, rng)]
+        reals = self._logits(networks, x0, real.condition, rng)
+        fakes = [self._logits(networks, fake, real.condition, rng)]
         if self.config.misaligned:
-            fakes.append(self._logits(nets, x0.roll(1, 0), real.condition, rng))
+            fakes.append(self._logits(networks, x0.roll(1, 0), real.condition, rng))
         each = torch.stack([hinge_critic(reals, logits) for logits in fakes]).mean(0)
         loss = mean_over(finite, each)
         return Update(("heads",), loss, {"critic_loss": loss.detach(), "nonfinite": left_out(finite)})
 
-    def _fake(self, nets: Nets, real: Examples, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _fake(self, networks: Networks, real: Examples, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """One step from noised real data, often from pure noise; and which rows, of the data too, are finite."""
         config, size = self.config, len(real.x0)
         t = log_normal_angles(size, config.p_mean, config.p_std, rng)
@@ -148,14 +148,14 @@ class SanaSprint:
         t = torch.where(pure, torch.full_like(t, NOISE_ANGLE), t).to(real.x0.device)
         finite = finite_mask(real.x0)
         x = diffuse(keep_rows(finite, real.x0), unit_noise(rng, real.x0), t)
-        fake = predict_x0(x, t, nets["student"](x, t, real.condition))
+        fake = predict_x0(x, t, networks.student(x, t, real.condition))
         finite = finite & finite_mask(fake)
         return keep_rows(finite, fake), finite
 
-    def _logits(self, nets: Nets, x0: Tensor, condition: Condition, rng: torch.Generator) -> Tensor:
+    def _logits(self, networks: Networks, x0: Tensor, condition: Condition, rng: torch.Generator) -> Tensor:
         config = self.config
         s = log_normal_angles(len(x0), config.critic_mean, config.critic_std, rng)
-        return Discriminator("unguided", config.blocks).logits(nets, x0, condition, s, rng)
+        return Discriminator(require(networks.teacher), config.blocks).logits(networks, x0, condition, s, rng)
 
 
 def build(config: Config, tangent: TangentKind) -> SanaSprint:

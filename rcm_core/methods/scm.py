@@ -26,7 +26,7 @@ from rcm_core.objectives.consistency import (
     ramp,
 )
 from rcm_core.objectives.guidance_embedding import GuidanceSection, with_scale
-from rcm_core.protocols import Batch, Condition, Demands, Nets, Update
+from rcm_core.protocols import Batch, Condition, MethodRequirements, Networks, Update
 
 
 class Config(GuidanceSection):
@@ -62,33 +62,37 @@ class SCM:
     tangent: TangentKind
 
     @property
-    def demands(self) -> Demands:
+    def requirements(self) -> MethodRequirements:
         config = self.config
         needs = {"condition", "x0"} if config.learn_from == "teacher" else {"real"}
         extras = config.embedded | head_of(config.weighting)
-        return Demands(frozenset({"student"}), frozenset(needs), extras, guidance=config.guidance_at)
+        return MethodRequirements(
+            frozenset({"student"}), frozenset(needs), extras, guidance=config.guidance_at
+        )
 
     def student_update(self, step: int) -> bool:  # noqa: ARG002
         return True
 
-    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
+    def updates(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
         config = self.config
         t = log_normal_angles(len(batch.x0), config.p_mean, config.p_std, rng)
-        states, condition = self._states(nets, batch, t, rng)
+        states, condition = self._states(networks, batch, t, rng)
         r = ramp(step, config.warmup)
         how = Consistency(
             self.tangent, r, config.warmup_form, config.limit, config.weighting, config.tangent_constant
         )
-        term = consistency_term(nets, states, condition, how)
+        term = consistency_term(networks, states, condition, how)
         loss = config.consistency_weight * term.loss
         yield Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
 
-    def _states(self, nets: Nets, batch: Batch, t: Tensor, rng: torch.Generator) -> tuple[States, Condition]:
+    def _states(
+        self, networks: Networks, batch: Batch, t: Tensor, rng: torch.Generator
+    ) -> tuple[States, Condition]:
         if self.config.learn_from == "data":
             assert batch.real is not None  # demanded
             return along_data(batch.real.x0, t, rng), batch.real.condition
         condition = with_scale(self.config, batch.condition, len(t), rng)
-        return along_teacher(nets, batch.x0, t, condition, rng), condition
+        return along_teacher(networks, batch.x0, t, condition, rng), condition
 
 
 def build(config: Config, tangent: TangentKind) -> SCM:

@@ -16,8 +16,8 @@ from rcm_core.losses.consistency import WarmupForm
 from rcm_core.objectives.base import unit_noise
 from rcm_core.objectives.consistency import Consistency, States, Weighting, consistency_term, head_of, ramp
 from rcm_core.objectives.guidance_embedding import GuidanceSection, with_scale
-from rcm_core.protocols import Batch, Condition, Demands, Nets, Update
-from rcm_core.samplers.rollout import Scheme, recorded_walk, route_angles
+from rcm_core.protocols import Batch, Condition, MethodRequirements, Networks, Update, require
+from rcm_core.samplers.rollout import Scheme, record_trajectory, route_angles
 
 
 class Config(GuidanceSection):
@@ -74,28 +74,28 @@ class TBCM:
     tangent: TangentKind
 
     @property
-    def demands(self) -> Demands:
+    def requirements(self) -> MethodRequirements:
         config = self.config
         recorded = config.routes == "recorded"
-        return Demands(
+        return MethodRequirements(
             frozenset({"student"}),
             frozenset({"condition", "routes"} if recorded else {"condition"}),
             config.embedded | head_of(config.weighting),
             guidance=config.guidance_at,
-            points=config.pairs + 1 if recorded else 0,
-            rows=config.pairs,
+            min_trajectory_points=config.pairs + 1 if recorded else 0,
+            points_per_sample=config.pairs,
         )
 
     def student_update(self, step: int) -> bool:  # noqa: ARG002
         return True
 
-    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
+    def updates(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
         config = self.config
         condition = with_scale(config, batch.condition, len(batch.x0), rng)
         points = (
-            self._recorded(batch, rng)
+            self._stored_points(batch, rng)
             if config.routes == "recorded"
-            else self._online(nets, batch, condition, rng)
+            else self._online(networks, batch, condition, rng)
         )
         count = len(points.x)
         keep = self._worthy(points.end, rng).repeat(count)
@@ -108,30 +108,30 @@ class TBCM:
             weighting=config.weighting,
             constant=config.tangent_constant,
         )
-        term = consistency_term(nets, States(x, t, v, keep), repeated, how)
+        term = consistency_term(networks, States(x, t, v, keep), repeated, how)
         loss = config.consistency_weight * term.loss
         yield Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
 
-    def _online(self, nets: Nets, batch: Batch, condition: Condition, rng: torch.Generator) -> Points:
+    def _online(self, networks: Networks, batch: Batch, condition: Condition, rng: torch.Generator) -> Points:
         config = self.config
         noise = unit_noise(rng, batch.x0)
         angles = route_angles(
             config.scheme, config.route_steps, config.shift, config.p_mean, config.p_std, rng
         ).to(noise.device)
-        walk = recorded_walk(nets["teacher"], noise, angles, condition)
-        chosen = self._chosen(len(angles), rng).to(noise.device)
+        walk = record_trajectory(require(networks.guided_teacher), noise, angles, condition)
+        chosen = self._choose_points(len(angles), rng).to(noise.device)
         t = walk.t[chosen][:, None].expand(-1, len(noise))
         return Points(walk.x[chosen], walk.F[chosen], t, walk.end)
 
-    def _recorded(self, batch: Batch, rng: torch.Generator) -> Points:
+    def _stored_points(self, batch: Batch, rng: torch.Generator) -> Points:
         assert batch.route is not None  # demanded
         x, t, v = batch.route
-        chosen = self._chosen(x.shape[1], rng).to(x.device)
+        chosen = self._choose_points(x.shape[1], rng).to(x.device)
         return Points(
             x[:, chosen].transpose(0, 1), v[:, chosen].transpose(0, 1), t[:, chosen].T.double(), batch.x0
         )
 
-    def _chosen(self, steps: int, rng: torch.Generator) -> Tensor:
+    def _choose_points(self, steps: int, rng: torch.Generator) -> Tensor:
         """Indices of the points that are used, the first never."""
         order = torch.randperm(steps - 1, generator=rng, device=rng.device) + 1
         return order[: self.config.pairs].sort().values

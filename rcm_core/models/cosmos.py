@@ -30,7 +30,7 @@ time_layer = None  # its embedding is three times as wide as its tokens and ente
 last_layer = "proj_out"
 time_features = "time_embed.time_proj"
 time_embedder = "time_embed.t_embedder"
-tokens = Tokens("transformer_blocks.0", "proj_out", {"attn1": "none"}, places="rope")
+tokens = Tokens("transformer_blocks.0", "proj_out", {"attn1": "none"}, rope="rope")
 TEXT_LENGTH = 512
 FRAMES_PER_SECOND = 16
 GIVEN_TIME = 1e-4

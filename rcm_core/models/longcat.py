@@ -29,7 +29,12 @@ last_layer = "proj_out"
 time_features = "time_embed.time_proj"
 time_embedder = "time_embed.timestep_embedder"
 tokens = Tokens(
-    "x_embedder", "proj_out", {"attn": "before"}, places="pos_embed", places_text=True, leaves=True
+    "x_embedder",
+    "proj_out",
+    {"attn": "before"},
+    rope="pos_embed",
+    rope_covers_text=True,
+    tokens_are_output_of_entry=True,
 )
 PATCH = 2
 SCALE = 1000  # of the time, inside the module

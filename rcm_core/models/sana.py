@@ -113,16 +113,16 @@ class SanaCodec(ImageLatents):
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Condition:
         """``{"text": [B, L, D], "mask": [B, L]}`` of negative prompts, as SanaPipeline encodes them."""
-        return self._encoded(texts, None)
+        return self._encode(texts, None)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
         """The same of prompts: before each stands the instruction that SanaPipeline gives its text encoder
         (arXiv 2410.10629, section 3.1).
         """
-        return self._encoded(prompts, self.instruction)
+        return self._encode(prompts, self.instruction)
 
-    def _encoded(self, texts: Sequence[str], instruction: list[str] | None) -> Condition:
+    def _encode(self, texts: Sequence[str], instruction: list[str] | None) -> Condition:
         text, mask, _, _ = self.pipeline.encode_prompt(
             list(texts),
             device=self.device,

@@ -27,7 +27,7 @@ time_layer = "condition_embedder.time_embedder.linear_2"
 last_layer = "proj_out"
 time_features = "condition_embedder.timesteps_proj"
 time_embedder = "condition_embedder.time_embedder"
-tokens = Tokens("blocks.0", "proj_out", {"attn1": "none"}, places="rope", places_dim=1)
+tokens = Tokens("blocks.0", "proj_out", {"attn1": "none"}, rope="rope", rope_dim=1)
 TEXT_LENGTH = 512  # Wan's own; a tokenizer with a smaller model_max_length (mini) sets a smaller one
 LAYOUT = Layout(
     "wan",

@@ -13,7 +13,7 @@ GAIN = 0.01
 or with a learning rate next to zero, scores creep on for ever."""
 
 
-class Reading(NamedTuple):
+class ProbeResult(NamedTuple):
     """One probe (rcm_core/training/probe.py); numbers that are not finite are None."""
 
     step: int
@@ -27,7 +27,7 @@ class Reading(NamedTuple):
     """The larger of the two, sizes averaged over channels, so that opposite changes do not cancel."""
 
     @classmethod
-    def of(cls, step: int, values: Sequence[float]) -> Reading:
+    def of(cls, step: int, values: Sequence[float]) -> ProbeResult:
         """``values`` in the order of the fields."""
         return cls(step, *(v if math.isfinite(v) else None for v in values))
 
@@ -37,7 +37,7 @@ class Reading(NamedTuple):
         return {name: value for name, value in named.items() if value is not None}
 
 
-class Verdict(NamedTuple):
+class StopDecision(NamedTuple):
     """Training ends here."""
 
     kind: str
@@ -53,7 +53,7 @@ class Verdict(NamedTuple):
         return self.kind != "plateau"
 
 
-def judge(readings: Sequence[Reading], limits: HealthSection, last: bool) -> Verdict | None:
+def decide_stop(readings: Sequence[ProbeResult], limits: HealthSection, last: bool) -> StopDecision | None:
     """The verdict after the newest of ``readings``, of which the first is that of the untrained student.
 
     A collapse and a drift need two probes in a row: one alone may be chance. At the ``last`` step there is nothing
@@ -67,7 +67,7 @@ def judge(readings: Sequence[Reading], limits: HealthSection, last: bool) -> Ver
     return found or (None if last else _plateau(readings, limits))
 
 
-def _collapse(readings: Sequence[Reading], limits: HealthSection) -> Verdict | None:
+def _collapse(readings: Sequence[ProbeResult], limits: HealthSection) -> StopDecision | None:
     """Scores much worse than the best before; the best counts as at least the noise of its estimate."""
     if limits.collapse is None:
         return None
@@ -81,10 +81,10 @@ def _collapse(readings: Sequence[Reading], limits: HealthSection) -> Verdict | N
     reason = (
         f"the validation score was {scores}, beyond train.health.collapse = {limits.collapse:g}{compared}"
     )
-    return Verdict("collapse", second.step, first.step, reason)
+    return StopDecision("collapse", second.step, first.step, reason)
 
 
-def _drift(readings: Sequence[Reading], limits: HealthSection) -> Verdict | None:
+def _drift(readings: Sequence[ProbeResult], limits: HealthSection) -> StopDecision | None:
     """Brightness or contrast too far from the teacher's, and farther than where the student began."""
     if limits.drift is None:
         return None
@@ -102,10 +102,10 @@ def _drift(readings: Sequence[Reading], limits: HealthSection) -> Verdict | None
         f" {first.step} and {_number(second.drift)} at step {second.step}, beyond {bound}"
         f" (brightness {_number(second.brightness)}, contrast {_number(second.contrast)})"
     )
-    return Verdict("drift", second.step, first.step, reason)
+    return StopDecision("drift", second.step, first.step, reason)
 
 
-def _plateau(readings: Sequence[Reading], limits: HealthSection) -> Verdict | None:
+def _plateau(readings: Sequence[ProbeResult], limits: HealthSection) -> StopDecision | None:
     """No improvement that is worth the name in the last ``patience`` probes."""
     if limits.patience is None:
         return None
@@ -121,7 +121,7 @@ def _plateau(readings: Sequence[Reading], limits: HealthSection) -> Verdict | No
     reason = (
         f"the validation score has not improved for {probes} (best {_number(best.score)} at step {best.step})"
     )
-    return Verdict("plateau", readings[-1].step, readings[-1].step, reason)
+    return StopDecision("plateau", readings[-1].step, readings[-1].step, reason)
 
 
 def _improves(score: float | None, best: float | None, noise: float) -> bool:
@@ -134,7 +134,7 @@ def _number(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.4g}"
 
 
-def sentence(verdict: Verdict, iterations: int) -> str:
+def sentence(verdict: StopDecision, iterations: int) -> str:
     """One line for the terminal and the report."""
     at = f"Training stopped at step {verdict.step:,} of {iterations:,}"
     if not verdict.useless:
@@ -143,6 +143,6 @@ def sentence(verdict: Verdict, iterations: int) -> str:
     return f"{at} because {fault}: {verdict.reason}. Candidates from before step {verdict.since:,} are kept."
 
 
-def of_state(state: dict[str, Any] | None) -> Verdict | None:
+def of_state(state: dict[str, Any] | None) -> StopDecision | None:
     """A verdict that was saved as JSON."""
-    return None if state is None else Verdict(**state)
+    return None if state is None else StopDecision(**state)

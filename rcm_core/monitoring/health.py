@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from rcm_core.config.sections import HealthSection
-from rcm_core.monitoring.early_stopping import Reading, Verdict, judge, of_state
+from rcm_core.monitoring.early_stopping import ProbeResult, StopDecision, decide_stop, of_state
 
 LADDER = ("exact", "semi", "discrete")
 WINDOW = 100
@@ -101,9 +101,9 @@ class Health:
     """None: only ``max_nonfinite`` holds."""
     lost: int = 0
     """Samples left out as not finite, over the whole run."""
-    readings: list[Reading] = field(default_factory=list)
+    readings: list[ProbeResult] = field(default_factory=list)
     step_downs: list[dict[str, Any]] = field(default_factory=list)
-    verdict: Verdict | None = None
+    verdict: StopDecision | None = None
 
     def __post_init__(self) -> None:
         self.nonfinite = NonFinite(self.max_nonfinite)
@@ -135,11 +135,11 @@ class Health:
         self.nonfinite.counts.clear()
         self.spikes["tangent_norm"].recent.clear()
 
-    def read(self, reading: Reading, last: bool) -> None:
+    def read(self, reading: ProbeResult, last: bool) -> None:
         """Adds a probe, and judges."""
         self.readings.append(reading)
         if self.limits is not None:
-            self.verdict = judge(self.readings, self.limits, last)
+            self.verdict = decide_stop(self.readings, self.limits, last)
 
     def state(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -159,7 +159,7 @@ class Health:
         for name, saved in state["spikes"].items():
             self.spikes[name].recent = deque((v, s) for v, s in saved["recent"])
             self.spikes[name].total = saved["total"]
-        self.readings = [Reading(**r) for r in state["readings"]]
+        self.readings = [ProbeResult(**r) for r in state["readings"]]
         self.step_downs = list(state["step_downs"])
         self.verdict = of_state(state["verdict"])
 

@@ -23,9 +23,10 @@ NETWORK, EXTRAS = "network.", "extras."
 class Denoiser(nn.Module):
     """Wraps ``network``; states and angles go in, velocities [B, C, T, H, W] come out, both float32.
 
-    ``extras`` are protocols.Demands.extras. The embedded inputs are read from the condition by their names; one that
-    is absent is 0. InputError if the family has no embedding to add them to. ``compute`` is what the network's weights
-    are in if not the states' type: what goes in is cast to it, but for numbers [B] (times, guidance scales).
+    ``extras`` are protocols.MethodRequirements.student_modules. The embedded inputs are read from the condition by
+    their names; one that is absent is 0. InputError if the family has no embedding to add them to. ``compute`` is what
+    the network's weights are in if not the states' type: what goes in is cast to it, but for numbers [B] (times,
+    guidance scales).
     """
 
     def __init__(
@@ -77,14 +78,13 @@ class Denoiser(nn.Module):
             self(x, t, condition)
         return [found[index].to(x.dtype) for index in blocks]
 
-    def kept(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap_forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """``forward`` of a block, for backward to make it again as it was."""
         return forward
 
     def log_variance(self, t: Tensor) -> Tensor:
         """``[B]``: the adaptive weighting's head; only with the extra "log_variance"."""
-        value: Tensor = self.extras["log_variance"](t)
-        return value
+        return self.extras["log_variance"](t)  # type: ignore[no-any-return]
 
     def blocks(self) -> list[nn.Module]:
         """The blocks of the family in order, sharded (which changes their class) or not."""

@@ -13,29 +13,33 @@ from torch import Tensor, nn
 
 from rcm_core.diffusion.trigflow import diffuse
 from rcm_core.objectives.base import unit_noise
-from rcm_core.protocols import Condition, Nets
+from rcm_core.protocols import Condition, Network, Networks, require
 
 
 class Discriminator(NamedTuple):
-    """Heads on the ``blocks`` of ``backbone`` ("unguided": the frozen teacher; "fake": the fake score)."""
+    """Heads on the features that leave ``blocks`` of ``backbone``, the frozen teacher or the fake score."""
 
-    backbone: str
+    backbone: Network
     blocks: Sequence[int]
 
-    def logits(self, nets: Nets, x0: Tensor, condition: Condition, s: Tensor, rng: torch.Generator) -> Tensor:
+    def logits(
+        self, networks: Networks, x0: Tensor, condition: Condition, s: Tensor, rng: torch.Generator
+    ) -> Tensor:
         """``[B, heads, tokens]`` for clean ``x0`` [B, ...] noised to angles ``s`` [B]."""
-        return self.seen(nets, x0, condition, s, unit_noise(rng, x0))
+        return self.logits_with_noise(networks, x0, condition, s, unit_noise(rng, x0))
 
-    def seen(self, nets: Nets, x0: Tensor, condition: Condition, s: Tensor, z: Tensor) -> Tensor:
+    def logits_with_noise(
+        self, networks: Networks, x0: Tensor, condition: Condition, s: Tensor, z: Tensor
+    ) -> Tensor:
         """``logits`` with noise ``z`` [B, ...]."""
         s = s.to(x0.device)
         y = diffuse(x0, z, s)
-        logits: Tensor = nets["heads"](nets[self.backbone].features(y, s, condition, self.blocks))
+        logits: Tensor = require(networks.discriminator)(self.backbone.features(y, s, condition, self.blocks))
         return logits
 
 
 @contextmanager
-def frozen(*modules: nn.Module) -> Iterator[None]:
+def freeze(*modules: nn.Module | Network) -> Iterator[None]:
     """Gradients go through ``modules`` and not into them, in every graph that is built inside.
 
     A backward pass that makes parts of the graph again (activation checkpointing) belongs inside too.

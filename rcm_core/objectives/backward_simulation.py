@@ -82,26 +82,26 @@ class SimulationSection(Section):
         return self
 
 
-def simulated(config: SimulationSection, index: int, batch: int, rng: torch.Generator) -> Tensor:
+def simulation_times(config: SimulationSection, index: int, batch: int, rng: torch.Generator) -> Tensor:
     """``[n, batch]`` angles of the ``index``-th update of its kind, n = index mod simulation_steps + 1."""
     n = index % config.simulation_steps + 1
     if config.fixed_times is not None:
         return fixed_angles((config.simulation_start, *config.fixed_times[: n - 1]), batch, rng.device)
-    draws = drawn(config, (n - 1) * batch, rng).reshape(n - 1, batch)
+    draws = fake_score_times(config, (n - 1) * batch, rng).reshape(n - 1, batch)
     return simulation_angles(draws).clamp(max=config.simulation_start)
 
 
-def compared(config: SimulationSection, count: int, rng: torch.Generator) -> Tensor:
+def matching_times(config: SimulationSection, count: int, rng: torch.Generator) -> Tensor:
     """``[count]`` angles from p_D for the matching: within the bounds, if there are any."""
     low, high = config.compare_low, config.compare_high
     if low is None or high is None:
-        return drawn(config, count, rng)
+        return fake_score_times(config, count, rng)
     if config.dmd_shift is not None:
         return shifted_between(low, high, count, config.dmd_shift, rng)
     return log_normal_between(low, high, count, config.dmd_mean, config.dmd_std, rng)
 
 
-def drawn(config: SimulationSection, count: int, rng: torch.Generator) -> Tensor:
+def fake_score_times(config: SimulationSection, count: int, rng: torch.Generator) -> Tensor:
     """``[count]`` angles from p_D."""
     if config.dmd_shift is not None:
         return shifted_angles(count, config.dmd_shift, rng)

@@ -22,7 +22,7 @@ from rcm_core.losses.consistency import (
 )
 from rcm_core.losses.masking import finite_mask, keep_rows, mean_over
 from rcm_core.objectives.base import Term, left_out, unit_noise
-from rcm_core.protocols import Condition, Nets
+from rcm_core.protocols import Condition, Networks, require
 
 Limit = Literal["normalise", "rms", "clip"]
 Weighting = Literal["none", "adaptive", "adaptive_prior"]
@@ -53,7 +53,7 @@ class States(NamedTuple):
 
 
 def head_of(weighting: Weighting) -> frozenset[str]:
-    """The student's extra (protocols.Demands) that ``weighting`` takes."""
+    """The student's extra (protocols.MethodRequirements) that ``weighting`` takes."""
     return frozenset() if weighting == "none" else frozenset({"log_variance"})
 
 
@@ -62,12 +62,14 @@ def ramp(step: int, length: int) -> float:
     return min(1.0, step / length) if length else 1.0
 
 
-def along_teacher(nets: Nets, x0: Tensor, t: Tensor, condition: Condition, rng: torch.Generator) -> States:
+def along_teacher(
+    networks: Networks, x0: Tensor, t: Tensor, condition: Condition, rng: torch.Generator
+) -> States:
     """``x0`` noised to angles ``t`` [B], and the guided teacher's velocity there."""
     t = t.to(x0.device)
     x = diffuse(x0, unit_noise(rng, x0), t)
     with torch.no_grad():
-        return States(x, t, nets["teacher"](x, t, condition))
+        return States(x, t, require(networks.guided_teacher)(x, t, condition))
 
 
 def along_data(x0: Tensor, t: Tensor, rng: torch.Generator) -> States:
@@ -87,13 +89,13 @@ def limit_tangent(g: Tensor, limit: Limit, constant: float) -> Tensor:
             return clip_tangent(g)
 
 
-def consistency_term(nets: Nets, states: States, condition: Condition, how: Consistency) -> Term:
+def consistency_term(networks: Networks, states: States, condition: Condition, how: Consistency) -> Term:
     """The sCM term (E15 to E21).
 
     The tangent pass is without gradient and comes first, so a sample that is not finite never enters the
     gradient pass.
     """
-    x, t, student = states.x, states.t, nets["student"]
+    x, t, student = states.x, states.t, networks.student
     with torch.no_grad():
         F, J = consistency_jvp(student, x, t, condition, states.direction, how.tangent)
         g = consistency_tangent(F, states.direction, J, x, t, how.r, how.form)

@@ -15,7 +15,7 @@ from rcm_core.diffusion.trigflow import diffuse, predict_x0
 from rcm_core.losses.masking import finite_mask, keep_rows, mean_over
 from rcm_core.losses.regression import PairKind, pair_loss
 from rcm_core.objectives.base import Term, left_out, unit_noise
-from rcm_core.protocols import Batch, Condition, Nets
+from rcm_core.protocols import Batch, Condition, Network, Networks, require
 from rcm_core.samplers.rollout import teacher_steps
 
 
@@ -29,20 +29,21 @@ class Pair(NamedTuple):
 
 
 def pair_term(
-    nets: Nets,
+    networks: Networks,
     pair: Pair,
     condition: Condition,
     loss: tuple[PairKind, float],
-    target: str = "student",
+    target: Network | None = None,
     weight: Tensor | None = None,
 ) -> Term:
-    """``loss`` (its kind and c, E41) of the student's f(x, t) to sg[f(near, s)] of the network ``target``, each sample
-    times ``weight`` [B].
+    """``loss`` (its kind and c, E41) of the student's f(x, t) to sg[f(near, s)] of ``target`` (None: the student), each
+    sample times ``weight`` [B].
     """
+    target = target or networks.student
     with torch.no_grad():
-        end = predict_x0(pair.near, pair.s, nets[target](pair.near, pair.s, condition))
+        end = predict_x0(pair.near, pair.s, target(pair.near, pair.s, condition))
         finite = finite_mask(end)
-    found = predict_x0(pair.x, pair.t, nets["student"](keep_rows(finite, pair.x), pair.t, condition))
+    found = predict_x0(pair.x, pair.t, networks.student(keep_rows(finite, pair.x), pair.t, condition))
     each = pair_loss(keep_rows(finite, found), keep_rows(finite, end), *loss)
     if weight is not None:
         each = each * weight.to(each.dtype)
@@ -81,10 +82,10 @@ class DiscreteSection(GridSection):
         return grid_angles(start - steps[:, None], self.shift)
 
 
-def discrete_term(config: DiscreteSection, nets: Nets, batch: Batch, rng: torch.Generator) -> Term:
+def discrete_term(config: DiscreteSection, networks: Networks, batch: Batch, rng: torch.Generator) -> Term:
     """f(x, t) is drawn to what it already is k teacher steps nearer to the data (E45)."""
     angles = config.angles(len(batch.x0), rng).to(batch.x0.device)
     first, last = angles[0], angles[-1]
     x = diffuse(batch.x0, unit_noise(rng, batch.x0), first)
-    near = teacher_steps(nets["teacher"], x, angles, batch.condition, config.solver)
-    return pair_term(nets, Pair(x, first, near, last), batch.condition, ("l2", 0.0))
+    near = teacher_steps(require(networks.guided_teacher), x, angles, batch.condition, config.solver)
+    return pair_term(networks, Pair(x, first, near, last), batch.condition, ("l2", 0.0))

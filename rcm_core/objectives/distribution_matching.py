@@ -12,8 +12,8 @@ from rcm_core.losses.denoising import ScoreError, fake_score_loss
 from rcm_core.losses.distribution_matching import SMALLEST_WEIGHT, distribution_gradient, distribution_loss
 from rcm_core.losses.masking import finite_mask, keep_rows, mean_over
 from rcm_core.objectives.base import Term, left_out, unit_noise
-from rcm_core.protocols import Batch, Condition, Nets
-from rcm_core.samplers.few_step import Kind, approach
+from rcm_core.protocols import Batch, Condition, Networks, Velocity, require
+from rcm_core.samplers.few_step import Kind, simulate_to_last_step
 
 
 class Generated(NamedTuple):
@@ -23,40 +23,41 @@ class Generated(NamedTuple):
     finite: Tensor
 
 
-def generated(
-    nets: Nets, batch: Batch, angles: Tensor, rng: torch.Generator, kind: Kind = "renoise"
+def generate(
+    networks: Networks, batch: Batch, angles: Tensor, rng: torch.Generator, kind: Kind = "renoise"
 ) -> Generated:
     """Backward simulation (E27) through ``angles`` [n, B]; only the last call carries a gradient."""
     condition, angles = batch.condition, angles.to(batch.x0.device)
     noise = unit_noise(rng, batch.x0, len(angles) if kind == "renoise" else 1)
-    x = approach(nets["student"], noise, condition, angles, kind)
+    x = simulate_to_last_step(networks.student, noise, condition, angles, kind)
     finite = finite_mask(x)
     x = keep_rows(finite, x)
-    xg = predict_x0(x, angles[-1], nets["student"](x, angles[-1], condition))
+    xg = predict_x0(x, angles[-1], networks.student(x, angles[-1], condition))
     finite = finite & finite_mask(xg)
     return Generated(keep_rows(finite, xg), finite)
 
 
 def matching_term(
-    nets: Nets,
+    networks: Networks,
     made: Generated,
     condition: Condition,
     t: Tensor,
     rng: torch.Generator,
     floor: float = SMALLEST_WEIGHT,
-    real: str = "teacher",
+    real: Velocity | None = None,
 ) -> Term:
-    """The DMD term (E24, E25): scores of ``real`` and the fake compared at angles ``t`` [B]."""
+    """The DMD term (E24, E25): scores of ``real`` (None: the guided teacher) and the fake score at angles ``t`` [B]."""
     xg, t = made.x, t.to(made.x.device)
+    real = real or require(networks.guided_teacher)
     with torch.no_grad():
         y = diffuse(xg, unit_noise(rng, xg), t)
-        fake = predict_x0(y, t, nets["fake"](y, t, condition))
-        teacher = predict_x0(y, t, nets[real](y, t, condition))
+        fake = predict_x0(y, t, require(networks.fake_score)(y, t, condition))
+        teacher = predict_x0(y, t, real(y, t, condition))
         gradient = distribution_gradient(xg, teacher, fake, floor)
-    return matched(made, gradient)
+    return loss_of_gradient(made, gradient)
 
 
-def matched(made: Generated, gradient: Tensor) -> Term:
+def loss_of_gradient(made: Generated, gradient: Tensor) -> Term:
     """The loss whose gradient at ``made.x`` is twice ``gradient`` [B, ...] (E25)."""
     with torch.no_grad():
         finite = made.finite & finite_mask(gradient)
@@ -67,7 +68,7 @@ def matched(made: Generated, gradient: Tensor) -> Term:
 
 
 def fake_score_term(
-    nets: Nets,
+    networks: Networks,
     made: Generated,
     condition: Condition,
     t: Tensor,
@@ -79,5 +80,5 @@ def fake_score_term(
     finite = made.finite & finite_mask(made.x)
     xg = keep_rows(finite, made.x)
     z = unit_noise(rng, xg)
-    F = nets["fake"](diffuse(xg, z, t), t, condition)
+    F = require(networks.fake_score)(diffuse(xg, z, t), t, condition)
     return Term(mean_over(finite, fake_score_loss(F, xg, z, t, error)), {"nonfinite": left_out(finite)})

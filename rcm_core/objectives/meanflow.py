@@ -65,7 +65,7 @@ class AverageVelocity(NamedTuple):
 
 
 @torch.no_grad()
-def guided(
+def guide(
     network: Network,
     state: FlowState,
     conditions: tuple[Condition, Condition],

@@ -52,7 +52,7 @@ def convert(layout: Layout, raw: Raw, checkpoint: Path, like: Path, out: Path, w
     config = network_config(layout, like)
     network: Any = meta_network(layout.network_class, config)
     expected = {name: list(value.shape) for name, value in network.state_dict().items()}
-    found = renamed(raw, chosen(read_raw(checkpoint), which, checkpoint), expected)
+    found = rename(raw, select_network(read_raw(checkpoint), which, checkpoint), expected)
     wrong = sorted(
         n for n in expected.keys() | found.keys() if n not in found or expected.get(n) != list(found[n].shape)
     )
@@ -128,7 +128,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} is not a safetensors file ({error}); fetch it again") from error
 
 
-def chosen(weights: Mapping[str, Tensor], which: str | None, where: Path) -> dict[str, Tensor]:
+def select_network(weights: Mapping[str, Tensor], which: str | None, where: Path) -> dict[str, Tensor]:
     """The network ``which`` of ``weights`` without its prefix; all of them if no name has one."""
     there = [key for key, prefix in PREFIXES.items() if any(name.startswith(prefix) for name in weights)]
     if not there and which is None:
@@ -143,7 +143,7 @@ def chosen(weights: Mapping[str, Tensor], which: str | None, where: Path) -> dic
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
-def renamed(raw: Raw, weights: Mapping[str, Tensor], expected: Mapping[str, list[int]]) -> dict[str, Tensor]:
+def rename(raw: Raw, weights: Mapping[str, Tensor], expected: Mapping[str, list[int]]) -> dict[str, Tensor]:
     """``weights`` under diffusers' names; a linear layer over patches becomes the convolution that it is."""
     found = {}
     for name, value in weights.items():

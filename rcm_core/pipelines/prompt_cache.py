@@ -39,7 +39,7 @@ def texts_of(pipeline: Path, cache: Path, family: str, digest: str) -> str | Non
     return str(cache / "texts" / key[:20])
 
 
-def encoded(
+def encode_cached(
     folder: Path, prompts: Sequence[str], encode: Callable[[Sequence[str]], Condition]
 ) -> dict[str, Tensor]:
     """Conditions of ``prompts``, [N, ...] on the CPU; those that are not in ``folder`` yet are encoded and kept."""
@@ -53,7 +53,7 @@ def encoded(
 def _one(path: Path, prompt: str, encode: Callable[[Sequence[str]], Condition]) -> dict[str, Tensor]:
     if not path.is_file():
         with atomic(path) as temporary:
-            save_file(_trimmed(encode([prompt])), temporary)
+            save_file(_trim(encode([prompt])), temporary)
     try:
         kept = load_file(path)
     except SafetensorError:  # a cache: what is damaged is made again
@@ -64,7 +64,7 @@ def _one(path: Path, prompt: str, encode: Callable[[Sequence[str]], Condition]) 
     }
 
 
-def _trimmed(condition: Condition) -> dict[str, Tensor]:
+def _trim(condition: Condition) -> dict[str, Tensor]:
     """Tensors [1, L, D] without the zeros behind the last token, whose number of rows stands beside them."""
     found: dict[str, Tensor] = {}
     for name, value in condition.items():

@@ -79,13 +79,13 @@ def check_teacher_shape(family: Family, folder: Path, shape: Sequence[int], wher
     channels = config.get("z_dim", config.get("latent_channels"))
     if channels not in (None, shape[0]):
         raise InputError(f"{said} has {channels} latent channels; set teacher.shape to [{channels}, ...]")
-    if name != "PixelSpace" and (found := _decoded(name, config, shape, said)) != expected:
+    if name != "PixelSpace" and (found := _decoded_shape(name, config, shape, said)) != expected:
         raise InputError(
             f"{said} makes pixels of {found}, expected {expected} by its configuration; correct vae/config.json"
         )
 
 
-def _decoded(name: str, config: Mapping[str, Any], shape: Sequence[int], said: str) -> list[int]:
+def _decoded_shape(name: str, config: Mapping[str, Any], shape: Sequence[int], said: str) -> list[int]:
     """Channels, frames, height and width of what the VAE makes of latents of ``shape``."""
     import diffusers
 

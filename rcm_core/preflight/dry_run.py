@@ -24,18 +24,26 @@ from torch.utils._pytree import tree_leaves
 
 from rcm_core.config.sections import Params
 from rcm_core.networks.denoiser import Denoiser
-from rcm_core.networks.discriminator import Heads
 from rcm_core.preflight.fake_world import FirstRank, fused_attention, world_of
-from rcm_core.preflight.memory_ledger import Ledger, Phase, kept
+from rcm_core.preflight.memory_ledger import Ledger, Phase, record_into
 from rcm_core.preflight.network_calls import Calls, Kind, kind_of
 from rcm_core.preflight.teacher_spec import Model
-from rcm_core.protocols import Batch, Demands, Examples, Method, Nets, Recorded, Update
+from rcm_core.protocols import (
+    Batch,
+    Examples,
+    Method,
+    MethodRequirements,
+    Networks,
+    TeacherTrajectory,
+    Update,
+)
 from rcm_core.storage.files import write_json
-from rcm_core.training.distill import FrozenTeacher, build_method, extras_of, roles_of, settings_of
+from rcm_core.training.distill import build_method, settings_of
 from rcm_core.training.loop_settings import LoopSettings
 from rcm_core.training.lora import Adapted, Shared
+from rcm_core.training.networks import build_heads, build_networks, extras_of, roles_of
 from rcm_core.training.parallel.collectives import reshard
-from rcm_core.training.parallel.sharding import Spread
+from rcm_core.training.parallel.sharding import ShardingPlan
 from rcm_core.training.train_step import Stepper
 
 PARTS = 2
@@ -72,15 +80,15 @@ class Watched:
     ledger: Ledger
 
     @property
-    def demands(self) -> Demands:
-        return self.inner.demands
+    def requirements(self) -> MethodRequirements:
+        return self.inner.requirements
 
     def student_update(self, step: int) -> bool:
         self.ledger.open("optimiser")
         return self.inner.student_update(step)
 
-    def updates(self, nets: Nets, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
-        for update in self.inner.updates(nets, batch, step, rng):
+    def updates(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
+        for update in self.inner.updates(networks, batch, step, rng):
             self.ledger.open(f"{' and '.join(update.roles)}: backward")
             yield update
             self.ledger.open("between passes")
@@ -94,12 +102,11 @@ class Blank:
 
     def batch(self, step: int, part: int, size: int) -> Batch:  # noqa: ARG002
         x0, condition = torch.zeros(size, *self.model.shape), self.model.conditions(size)
-        negative = self.model.conditions(1)
+        batch = Batch(condition, self.model.conditions(1), x0, Examples(x0, condition))
         if not self.points:
-            return Batch(condition, negative, x0, Examples(x0, condition))
-        route = torch.zeros(size, self.points, *self.model.shape)
-        t = torch.zeros(size, self.points)
-        return Batch(condition, negative, x0, Examples(x0, condition), Recorded(route, t, route))
+            return batch
+        route, t = torch.zeros(size, self.points, *self.model.shape), torch.zeros(size, self.points)
+        return batch._replace(route=TeacherTrajectory(route, t, route))
 
 
 def rehearse(model: Model, params: Params, alike: Sequence[Kind], fused: bool) -> Rehearsal:
@@ -113,7 +120,7 @@ def rehearse(model: Model, params: Params, alike: Sequence[Kind], fused: bool) -
     stowed = 0
 
     def gradients() -> int:
-        return _bytes(p.grad for role, net in nets.items() if role not in offload for p in net.parameters())
+        return _bytes(p.grad for role in nets if role not in offload for p in nets[role].parameters())
 
     def away() -> int:
         """Bytes that the rehearsal has, and the device would not."""
@@ -126,9 +133,9 @@ def rehearse(model: Model, params: Params, alike: Sequence[Kind], fused: bool) -
         stack.enter_context(world_of(world))
         folder = Path(stack.enter_context(TemporaryDirectory()))
         write_json(folder / "transformer/config.json", dict(model.config))
-        made = _networks(model, params, folder, Spread.of(section.parallel, world, CPU))
+        made = _networks(model, params, folder, ShardingPlan.of(section.parallel, world, CPU))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        stack.enter_context(kept(ledger))
+        stack.enter_context(record_into(ledger))
         if fused:
             stack.enter_context(fused_attention(ledger.work))
         for net in made.values():
@@ -145,49 +152,42 @@ def rehearse(model: Model, params: Params, alike: Sequence[Kind], fused: bool) -
         return Rehearsal(held, forward, [_take(stepper, kind, ledger, calls) for kind in alike])
 
 
-def _networks(model: Model, params: Params, folder: Path, spread: Spread) -> dict[str, Denoiser]:
+def _networks(model: Model, params: Params, folder: Path, spread: ShardingPlan) -> dict[str, Denoiser]:
     """What ``training.distill`` makes, by role, and the frozen teacher: sharded, on the meta device. ``folder`` has the
     network's configuration. With low-rank matrices there is the teacher alone.
     """
-    demands, lora = build_method(params.method, params.train.tangent).demands, params.train.lora
-    family = model.family
+    requirements, lora = build_method(params.method, params.train.tangent).requirements, params.train.lora
+    roles, family = roles_of(requirements), model.family
 
-    def made(kind: type[Denoiser], extras: Sequence[str] = ()) -> Denoiser:
+    def build(kind: type[Denoiser], extras: Sequence[str] = ()) -> Denoiser:
         return kind(family.empty_network(folder), family, family.parameterisation(folder), extras)
 
-    roles = roles_of(demands)
     if lora is not None:
-        shared = made(Shared)
+        shared = build(Shared)
         assert isinstance(shared, Shared)
         shared.adapt(lora, roles, params.train.seed)
         nets: dict[str, Denoiser] = {"teacher": shared}
     else:
-        nets = {role: made(Denoiser, extras_of(demands, role)).train() for role in roles}
-        nets["teacher"] = made(Denoiser).requires_grad_(False)
-        for role in set(roles) - demands.roles:
+        nets = {role: build(Denoiser, extras_of(requirements, role)).train() for role in roles}
+        nets["teacher"] = build(Denoiser).requires_grad_(False)
+        for role in set(roles) - requirements.roles:
             nets[role].requires_grad_(False)
     for net in nets.values():
         spread.apply(net)
     return nets
 
 
-def _roles(
-    made: Mapping[str, Denoiser], params: Params, folder: Path, nets: dict[str, nn.Module]
-) -> Denoiser:
+def _roles(made: dict[str, Denoiser], params: Params, folder: Path, nets: dict[str, nn.Module]) -> Denoiser:
     """What is trained or follows goes into ``nets``; the frozen teacher."""
-    demands, shared = build_method(params.method, params.train.tangent).demands, made["teacher"]
-    frozen = shared
-    for role in roles_of(demands):
-        nets[role] = (
-            made[role]
-            if not isinstance(shared, Shared)
-            else (Adapted(shared, role, folder, extras_of(demands, role)).train())
-        )
+    requirements, shared = build_method(params.method, params.train.tangent).requirements, made["teacher"]
+    frozen, roles = shared, roles_of(requirements)
     if isinstance(shared, Shared):
+        nets |= {r: Adapted(shared, r, folder, extras_of(requirements, r)).train() for r in roles}
         frozen = Adapted(shared, None, folder)
-    if "heads" in demands.roles:
-        student: Any = nets["student"]
-        nets["heads"] = Heads(student.check_blocks(demands.heads), len(demands.heads)).train()
+    else:
+        nets |= {role: made[role] for role in roles}
+    if "heads" in requirements.roles:
+        nets["heads"] = build_heads(nets["student"], requirements)
     return frozen
 
 
@@ -195,13 +195,12 @@ def _assemble(
     model: Model, params: Params, ledger: Ledger, nets: dict[str, nn.Module], frozen: Denoiser
 ) -> Stepper:
     """As ``training.distill.assemble``."""
-    demands = build_method(params.method, params.train.tangent).demands
-    guide = FrozenTeacher(frozen, params.teacher.guidance, model.conditions(1))
+    requirements = build_method(params.method, params.train.tangent).requirements
     return Stepper(
-        nets=nets,
-        views={**nets, "teacher": guide.guided, "null": guide.null, "unguided": frozen},
+        modules=nets,
+        networks=build_networks(nets, frozen, params.teacher.guidance, model.conditions(1)),
         build_method=lambda tangent: Watched(build_method(params.method, tangent), ledger),
-        source=Blank(model, params.teacher.steps if "routes" in demands.needs else 0),
+        source=Blank(model, params.teacher.steps if "routes" in requirements.needs else 0),
         settings=_settings(params),
         context=FirstRank(params.train.workers),
         device=CPU,
@@ -253,9 +252,9 @@ def _first_steps(stepper: Stepper) -> None:
     """AdamW takes its moments at its first step, and DTensor asks for the shapes of what it has not done before."""
     roles = sorted(stepper.optimisers)
     for role in roles:
-        for p in stepper.nets[role].parameters():
+        for p in stepper.modules[role].parameters():
             p.grad = torch.zeros_like(p)
-    stepper.movers.move(0, roles, True)
+    stepper.updater.move(0, roles, True)
 
 
 @torch.no_grad()
@@ -276,8 +275,9 @@ def _take(stepper: Stepper, kind: Kind, ledger: Ledger, calls: Calls) -> Take:
     first = len(ledger.phases)
     stepper.train_step(kind.step)
     ledger.open("after")
-    parts = stepper.settings.accumulate
-    plain = {role: n // parts for (role, passed), n in calls.items() if passed == "plain"}
+    plain = {
+        role: n // stepper.settings.accumulate for (role, passed), n in calls.items() if passed == "plain"
+    }
     return Take(ledger.phases[first:-1], plain)
 
 
@@ -286,7 +286,7 @@ def held_by(stepper: Stepper, teacher: nn.Module, offload: Collection[str] = ())
     ``offload`` lie elsewhere.
     """
     here = {role: o for role, o in stepper.optimisers.items() if role not in offload}
-    own = {role: list(net.parameters()) for role, net in stepper.nets.items()}
+    own = {role: list(net.parameters()) for role, net in stepper.modules.items()}
     known = {p for parameters in own.values() for p in parameters}
     own["teacher"] = [p for p in teacher.parameters() if p not in known]
     return {

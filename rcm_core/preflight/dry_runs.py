@@ -83,12 +83,12 @@ class Rehearsals:
         new = {key: task for key, task in zip(keys, tasks) if not self._is_known(key)}
         if new:
             self.tell(layout)
-        for key, found in zip(new, self._rehearsed(list(new.values()))):
+        for key, found in zip(new, self._rehearse(list(new.values()))):
             self._known[key] = found
             self._keep(key, found)
         return [self._known[key] for key in keys]
 
-    def _rehearsed(self, tasks: Sequence[Task]) -> list[Rehearsal]:
+    def _rehearse(self, tasks: Sequence[Task]) -> list[Rehearsal]:
         try:
             return list(self.run(_run, tasks))
         except BrokenExecutor:

@@ -62,13 +62,13 @@ def estimate(
     """
     train = params.train
     method = build_method(params.method, train.tangent)
-    refuse_split(method.demands, model.family, train.parallel.context)
+    refuse_split(method.requirements, model.family, train.parallel.context)
     size = samples_per_rank(
         train.batch, train.workers // train.parallel.context, train.accumulate, "train.batch"
     )
     teacher, own = params.teacher, json.dumps(params.method, sort_keys=True)
     alike = _kinds(own, train.tangent, train.iterations, size, teacher.guidance, teacher.steps)
-    depths = _depths(model, method.demands.heads)
+    depths = _depths(model, method.requirements.heads)
     tasks = [task_of(model.cut(n), params, alike, fused) for n in depths]
     found = (rehearsals or Rehearsals()).results(tasks, " ".join(overrides(params)))
     whole = found[0] if len(found) == 1 else carried_on(found[0], found[1], model.blocks - depths[1])

@@ -71,15 +71,15 @@ def _laid_over(params: Params, gpu: Gpu, attempt: Attempt) -> Search:
     least: Choice | None = None
     for context in _contexts(params.train.workers):
         size, rest = divmod(params.train.batch, params.train.workers // context)
-        light = None if rest or not size else attempt(_changed(params, context, "blocks", size))
+        light = None if rest or not size else attempt(_change(params, context, "blocks", size))
         if light is None:
             continue
         if least is None or light.estimate.peak < least.estimate.peak:
             least = light
         for checkpointing in ("none", "matmuls", "blocks") if light.fits(gpu) else ():
-            found = _fewest_parts(_changed(params, context, checkpointing, 1), gpu, attempt)
+            found = _fewest_parts(_change(params, context, checkpointing, 1), gpu, attempt)
             if found is not None:
-                return Search(_replicated(found, gpu, attempt), None)
+                return Search(_replicate(found, gpu, attempt), None)
     return Search(None, least)
 
 
@@ -119,19 +119,19 @@ def _fewest_parts(params: Params, gpu: Gpu, attempt: Attempt) -> Choice | None:
     first = attempt(params)
     if first is None or rank == 1 or first.fits(gpu):
         return first if first is not None and first.fits(gpu) else None
-    last = attempt(accumulated(params, rank))
+    last = attempt(split_batch(params, rank))
     if last is None or not last.fits(gpu):
         return None
     slope = (first.estimate.peak - last.estimate.peak) / (rank - 1)
     for n in parts[1:-1]:
         if last.estimate.peak + slope * (rank // n - 1) <= SHARE * gpu.memory:
-            found = attempt(accumulated(params, n))
+            found = attempt(split_batch(params, n))
             if found is not None and found.fits(gpu):
                 return found
     return last
 
 
-def _replicated(choice: Choice, gpu: Gpu, attempt: Attempt) -> Choice:
+def _replicate(choice: Choice, gpu: Gpu, attempt: Attempt) -> Choice:
     """With the most replicas that fit."""
     workers = choice.params.train.workers
     found = choice.estimate
@@ -149,7 +149,7 @@ def _offloads(params: Params) -> Iterator[tuple[str, ...]]:
     """None, and one more after the other of all that may be."""
     yield ()
     if params.train.lora is None:
-        every = offloadable(build_method(params.method, params.train.tangent).demands)
+        every = offloadable(build_method(params.method, params.train.tangent).requirements)
         yield from (every[: count + 1] for count in range(len(every)))
 
 
@@ -157,8 +157,8 @@ def _contexts(workers: int) -> Iterator[int]:
     return (n for n in CONTEXTS if workers % n == 0)
 
 
-def _changed(params: Params, context: int, checkpointing: str, accumulate: int) -> Params:
-    return accumulated(
+def _change(params: Params, context: int, checkpointing: str, accumulate: int) -> Params:
+    return split_batch(
         _parallel(params, context=context, checkpointing=checkpointing, replicas=1), accumulate
     )
 
@@ -168,6 +168,6 @@ def _parallel(params: Params, **changes: object) -> Params:
     return params.model_copy(update={"train": params.train.model_copy(update={"parallel": parallel})})
 
 
-def accumulated(params: Params, parts: int) -> Params:
+def split_batch(params: Params, parts: int) -> Params:
     """``params`` with a batch in so many parts."""
     return params.model_copy(update={"train": params.train.model_copy(update={"accumulate": parts})})

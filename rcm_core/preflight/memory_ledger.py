@@ -129,7 +129,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self.alive > self._most[0]:
             self._most = self.alive, self.gathered
 
-    def resized(self, storage: Any) -> None:
+    def note_resize(self, storage: Any) -> None:
         """``storage`` has another size now: that is how FSDP2 frees gathered weights and takes room for them again."""
         key = id(storage)
         if key not in self._known:
@@ -147,13 +147,13 @@ def _device(value: Tensor) -> torch.device:
 
 
 @contextmanager
-def kept(ledger: Ledger) -> Iterator[None]:
+def record_into(ledger: Ledger) -> Iterator[None]:
     """``ledger`` counts all that runs inside."""
     original = torch.UntypedStorage.resize_
 
     def resize_(storage: Any, size: int) -> Any:
         found = original(storage, size)
-        ledger.resized(storage)
+        ledger.note_resize(storage)
         return found
 
     torch.UntypedStorage.resize_ = resize_  # type: ignore[method-assign, assignment]

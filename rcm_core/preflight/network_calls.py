@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from rcm_core.protocols import Batch, Condition, Examples, Method, Recorded
+from rcm_core.protocols import Batch, Condition, Examples, Method, TeacherTrajectory
 from rcm_core.rng import generator
-from rcm_core.training.distill import FrozenTeacher
+from rcm_core.training.networks import build_networks, roles_of
 
 WHOLE = 256
 """Iterations that are all counted; of longer trainings this many in stretches of ``STRETCH``, evenly spread."""
@@ -79,7 +79,7 @@ def kinds(method: Method, iterations: int, batch: int, guidance: float, points: 
     steps = _steps(iterations)
     found: dict[Any, list[tuple[int, dict[str, int]]]] = {}
     for step in steps:
-        calls, updates = _counted(method, step, batch, guidance, points)
+        calls, updates = _count(method, step, batch, guidance, points)
         plain = {role: n for (role, kind), n in calls.items() if kind == "plain"}
         rest = tuple(sorted((key, n) for key, n in calls.items() if key[1] != "plain"))
         found.setdefault((updates, rest), []).append((step, plain))
@@ -101,21 +101,14 @@ def _steps(iterations: int) -> list[int]:
     return sorted({start + i for start in starts for i in range(STRETCH)})
 
 
-def _counted(method: Method, step: int, size: int, guidance: float, points: int) -> tuple[Calls, Any]:
+def _count(method: Method, step: int, size: int, guidance: float, points: int) -> tuple[Calls, Any]:
     """Calls of one step, and the roles of its updates."""
     calls: Calls = Counter()
-    roles = (method.demands.roles | {f.follower for f in method.demands.follows}) - {"heads"}
     frozen = Weight("teacher", calls).requires_grad_(False)
     batch = _batch(size, points)
-    guide = FrozenTeacher(frozen, guidance, batch.negative)  # type: ignore[arg-type]
-    nets: Mapping[str, Any] = {
-        **{role: Weight(role, calls) for role in sorted(roles)},
-        "heads": Verdicts(),
-        "teacher": guide.guided,
-        "null": guide.null,
-        "unguided": frozen,
-    }
-    updates = tuple(update.roles for update in method.updates(nets, batch, step, generator("plan", step)))
+    trained = {**{role: Weight(role, calls) for role in roles_of(method.requirements)}, "heads": Verdicts()}
+    networks = build_networks(trained, frozen, guidance, batch.negative)
+    updates = tuple(update.roles for update in method.updates(networks, batch, step, generator("plan", step)))
     return calls, updates
 
 
@@ -130,5 +123,5 @@ def _batch(size: int, points: int) -> Batch:
         {"text": torch.zeros(1, 1, 1)},
         x0,
         Examples(x0, condition),
-        Recorded(routes[0], t, routes[1]),
+        TeacherTrajectory(routes[0], t, routes[1]),
     )

@@ -53,9 +53,9 @@ class Model(NamedTuple):
         """Of ``size`` prompts, as long as they are."""
         _, short = self.family.example(self.config, size, torch.Generator().manual_seed(0))
         count = short["text"].shape[1]
-        return {name: self._lengthened(value, count) for name, value in short.items()}
+        return {name: self._lengthen(value, count) for name, value in short.items()}
 
-    def _lengthened(self, value: Tensor, count: int) -> Tensor:
+    def _lengthen(self, value: Tensor, count: int) -> Tensor:
         by_token = value.ndim > 1 and value.shape[1] == count
         return value.new_zeros(len(value), self.text, *value.shape[2:]) if by_token else value
 
@@ -66,7 +66,7 @@ def model_of(teacher: TeacherSection, root: Path) -> Model:
     InputError if there is none, or if it is of another family.
     """
     family = find_family(teacher.family)
-    known = published(root)
+    known = read_published(root)
     if teacher.source in known:
         facts = known[teacher.source]
         config, text = facts["config"], facts["text"][0]
@@ -90,7 +90,7 @@ def model_of(teacher: TeacherSection, root: Path) -> Model:
     return Model(teacher.source, family, config, teacher.shape, text)
 
 
-def published(root: Path) -> dict[str, dict[str, Any]]:
+def read_published(root: Path) -> dict[str, dict[str, Any]]:
     """Facts of data/models by name."""
     return {path.stem: json.loads(path.read_text()) for path in sorted((root / PUBLISHED).glob("*.json"))}
 

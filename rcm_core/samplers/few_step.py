@@ -77,7 +77,7 @@ class Sampler:
 
 
 @torch.no_grad()
-def walk(velocity: Velocity, noise: Tensor, condition: Condition, angles: Tensor) -> Tensor:
+def renoise_steps(velocity: Velocity, noise: Tensor, condition: Condition, angles: Tensor) -> Tensor:
     """State at the last angle, before the last denoising; no gradient.
 
     ``noise`` [n, B, ...] is unit noise, one per angle: the first is the initial state, the others renoise.
@@ -91,7 +91,7 @@ def walk(velocity: Velocity, noise: Tensor, condition: Condition, angles: Tensor
 
 
 @torch.no_grad()
-def glide(velocity: Velocity, x: Tensor, condition: Condition, angles: Tensor) -> Tensor:
+def euler_steps(velocity: Velocity, x: Tensor, condition: Condition, angles: Tensor) -> Tensor:
     """State at the last of ``angles`` [n, B] from ``x`` [B, ...] at the first, by steps of (E5): Euler's on a
     rectified flow.
     """
@@ -111,14 +111,16 @@ def first_state(velocity: Velocity, z: Tensor, t: Tensor) -> Tensor:
     return per_sample(1 / scale, z) * z
 
 
-def approach(velocity: Velocity, noise: Tensor, condition: Condition, angles: Tensor, kind: Kind) -> Tensor:
+def simulate_to_last_step(
+    velocity: Velocity, noise: Tensor, condition: Condition, angles: Tensor, kind: Kind
+) -> Tensor:
     """State at the last of ``angles`` [n, B], before the last denoising, from unit ``noise`` [draws, B, ...]; no
     gradient.
     """
     x = first_state(velocity, noise[0], angles[0])
     if kind == "renoise":
-        return walk(velocity, torch.cat([x[None], noise[1:]]), condition, angles)
-    return glide(velocity, x, condition, angles)
+        return renoise_steps(velocity, torch.cat([x[None], noise[1:]]), condition, angles)
+    return euler_steps(velocity, x, condition, angles)
 
 
 @torch.no_grad()
@@ -144,7 +146,7 @@ def sample_student(
     if not _descend(angles):
         raise InputError(f"angles {tuple(angles)} must descend, from noise (pi/2) towards data (0)")
     schedule = fixed_angles(angles, noise.shape[1], noise.device)
-    x = approach(velocity, noise, condition, schedule, kind)
+    x = simulate_to_last_step(velocity, noise, condition, schedule, kind)
     return predict_x0(x, schedule[-1], velocity(x, schedule[-1], condition))
 
 

@@ -18,7 +18,7 @@ from rcm_core.errors import InputError
 from rcm_core.networks.denoiser import Denoiser, lower
 from rcm_core.networks.weights import LORA, Target, is_lora, loading, read_lora
 from rcm_core.pipelines.check import check_parts
-from rcm_core.pipelines.prompt_cache import encoded, texts_of
+from rcm_core.pipelines.prompt_cache import encode_cached, texts_of
 from rcm_core.pipelines.teacher_folder import pipeline_of
 from rcm_core.protocols import Codec, Condition
 from rcm_core.registry import find, find_family
@@ -158,7 +158,9 @@ def conditions(teacher: Teacher, prompts: tuple[str, ...], device: torch.device)
     numbers = {prompt: number for number, prompt in enumerate(sorted(set(prompts)))}
     distinct = list(numbers)
     encode = codec_of(teacher.folder, teacher.family, device.type).encode_prompts
-    found = encode(distinct) if teacher.texts is None else encoded(Path(teacher.texts), distinct, encode)
+    found = (
+        encode(distinct) if teacher.texts is None else encode_cached(Path(teacher.texts), distinct, encode)
+    )
     rows = torch.tensor([numbers[prompt] for prompt in prompts])
     return {name: value[rows].to(device) for name, value in found.items()}
 
@@ -170,11 +172,11 @@ def negative_condition(teacher: Teacher, device: torch.device) -> Condition:
     if teacher.texts is None:
         found: Condition = encode(texts)
     else:
-        found = encoded(Path(teacher.texts) / NEGATIVE, texts, encode)
+        found = encode_cached(Path(teacher.texts) / NEGATIVE, texts, encode)
     return {name: value.to(device) for name, value in found.items()}
 
 
-def guided(teacher: Teacher, device: str) -> Guided:
+def load_guided(teacher: Teacher, device: str) -> Guided:
     """The teacher's guided velocity."""
     place = resolve_device(device)
     negative = negative_condition(teacher, place)
@@ -190,7 +192,7 @@ def sample(job: Job) -> Tensor:
     draws = 1 if job.network is None else job.sampler.draws(job.steps)
     z = noise(job.seed, job.ids, draws, job.teacher.shape).to(device)
     if job.network is None:
-        velocity = guided(job.teacher, job.device)
+        velocity = load_guided(job.teacher, job.device)
         x0 = sample_teacher(
             velocity, z[0], condition, steps=job.steps, shift=job.teacher.shift, solver=job.teacher.solver,
             grid=job.teacher.grid,

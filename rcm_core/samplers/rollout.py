@@ -21,8 +21,9 @@ TRAIN_STEPS = 1000
 """Of the scheduler whose smallest time ends TBCM's reference route."""
 
 
-class Walk(NamedTuple):
-    """States and velocities [n, B, ...] at angles ``t`` [n], and the state that the last step reaches."""
+class Trajectory(NamedTuple):
+    """A whole solution: states and velocities [n, B, ...] at descending angles ``t`` [n], and the state that the last
+    step reaches."""
 
     x: Tensor
     t: Tensor
@@ -42,7 +43,7 @@ def teacher_steps(
 
 
 @torch.no_grad()
-def recorded_walk(velocity: Velocity, noise: Tensor, angles: Tensor, condition: Condition) -> Walk:
+def record_trajectory(velocity: Velocity, noise: Tensor, angles: Tensor, condition: Condition) -> Trajectory:
     """The deterministic sampler (E5) from ``noise`` [B, ...] through ``angles`` [n] to data, recorded."""
     x, states, velocities = noise, [], []
     for i in range(len(angles)):
@@ -52,7 +53,7 @@ def recorded_walk(velocity: Velocity, noise: Tensor, angles: Tensor, condition: 
         states.append(x)
         velocities.append(F)
         x = rotate(x, t, s, F)
-    return Walk(torch.stack(states), angles, torch.stack(velocities), x)
+    return Trajectory(torch.stack(states), angles, torch.stack(velocities), x)
 
 
 def reference_route(count: int, shift: float) -> Tensor:

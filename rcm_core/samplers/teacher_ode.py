@@ -18,6 +18,7 @@ from rcm_core.diffusion.parameterisation import RectifiedFlow
 from rcm_core.diffusion.trigflow import angle_from_flow_time, per_sample
 from rcm_core.errors import InputError
 from rcm_core.protocols import Condition, Velocity
+from rcm_core.samplers.rollout import Trajectory
 
 Solver = Literal["euler", "unipc", "dpmsolver++"]
 Grid = Literal["scheduler", "linear", "karras"]
@@ -29,17 +30,6 @@ levels of arXiv 2206.00364, equation 5, from 80 to 0.002, not shifted (Cosmos-Pr
 KARRAS_SIGMAS = 80.0, 0.002
 """First and last noise level of diffusers' Cosmos2TextToImagePipeline."""
 KARRAS_RHO = 7.0
-
-
-class Route(NamedTuple):
-    """A whole solution: states and velocities ``[N, B, ...]`` at descending angles ``t`` [N], and where it
-    ends.
-    """
-
-    x: Tensor
-    t: Tensor
-    F: Tensor
-    x0: Tensor
 
 
 class _Step(NamedTuple):
@@ -78,10 +68,10 @@ def sample_route(
     shift: float,
     solver: Solver = "euler",
     grid: Grid = "scheduler",
-) -> Route:
+) -> Trajectory:
     """As ``sample_teacher``, with every state, angle and velocity on the way in TrigFlow terms."""
     route = list(_solve(velocity, noise, condition, steps, shift, solver, grid))
-    return Route(
+    return Trajectory(
         torch.stack([step.x for step in route]),
         torch.stack([step.t for step in route]),
         torch.stack([step.F for step in route]),

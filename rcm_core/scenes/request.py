@@ -80,7 +80,7 @@ def parse(prompt: str) -> Request:
     single = [i for i, word in enumerate(words) if word in WORDS]
     sides = [word for word in words if word in SIDES]
     if plural:
-        return _counted(prompt, words, plural, single, sides)
+        return _parse_counted(prompt, words, plural, single, sides)
     things = named_things(prompt, words)
     between = all(single[:1] < [i] < single[-1:] for i, word in enumerate(words) if word in SIDES)
     match things, sides:
@@ -108,7 +108,7 @@ def named_things(prompt: str, words: list[str]) -> tuple[Thing, ...]:
     return things
 
 
-def _counted(
+def _parse_counted(
     prompt: str, words: list[str], plural: list[int], single: list[int], sides: list[str]
 ) -> Request:
     where = plural[0]

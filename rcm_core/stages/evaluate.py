@@ -25,7 +25,7 @@ from rcm_core.evaluation.scores import score
 from rcm_core.evaluation.teacher_features import IMPORTED, teacher_features
 from rcm_core.execution import Executor
 from rcm_core.pipelines.teacher_folder import verified_pipeline
-from rcm_core.record import dump, hash_inputs, recorded
+from rcm_core.record import dump, hash_inputs, write_record
 from rcm_core.samplers.jobs import Job, Teacher, read_sampler, sample_pixels, split_jobs
 from rcm_core.storage.files import atomic_folder, write_json
 from rcm_core.storage.run_folder import RELATIVE, RunFolder
@@ -49,7 +49,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     verified_pipeline(workspace)
     facts = RunFolder.of(workspace).teacher()
     parameters = dump(evaluate=section, judge=params.judge)
-    with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device):
+    with write_record(STAGE, workspace, parameters, inputs, section.seed, section.device):
         jobs = _jobs(section, workspace, executor.state_root / "cache")
         judge = judge_of(
             params.judge, facts["data"], workspace, executor.state_root / "cache", section.device
@@ -130,10 +130,10 @@ def _sample_all(
         looked[name][first] = seen
         if name in jobs:
             pixels[name][first] = shown
-    return _joined(looked), _joined(pixels)
+    return _join(looked), _join(pixels)
 
 
-def _joined(parts: dict[str, dict[int, Tensor]]) -> dict[str, Tensor]:
+def _join(parts: dict[str, dict[int, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([found[first] for first in sorted(found)]) for name, found in parts.items()}
 
 

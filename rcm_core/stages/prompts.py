@@ -8,7 +8,7 @@ from pathlib import Path
 from rcm_core.config.sections import Params
 from rcm_core.data.prompts import FEWEST, SPLITS, read_prompts, refuse_overlap
 from rcm_core.execution import Executor
-from rcm_core.record import dump, hash_inputs, recorded
+from rcm_core.record import dump, hash_inputs, write_record
 from rcm_core.registry import find_benchmark
 from rcm_core.storage.files import atomic, write_json
 from rcm_core.storage.run_folder import RunFolder
@@ -33,7 +33,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
     inputs = hash_inputs(workspace, list(files.values()))
     import pandas as pd  # not needed to refuse bad input
 
-    with recorded(STAGE, workspace, dump(prompts=params.prompts), inputs, None, "cpu"):
+    with write_record(STAGE, workspace, dump(prompts=params.prompts), inputs, None, "cpu"):
         run = RunFolder.of(workspace)
         with atomic(run.prompts_file) as temporary:
             pd.DataFrame(rows).to_parquet(temporary, index=False)

@@ -16,7 +16,7 @@ from rcm_core.pipelines.folder import read_part
 from rcm_core.pipelines.loaded_files import loaded_files
 from rcm_core.pipelines.teacher_folder import is_ours, verified_pipeline
 from rcm_core.pipelines.vae import pixel_shape
-from rcm_core.record import dump, hash_inputs, recorded
+from rcm_core.record import dump, hash_inputs, write_record
 from rcm_core.registry import find_family
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.samplers.jobs import Teacher, codec_of, read_sampler
@@ -53,7 +53,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
         require_target(params.publish.target, workspace, "publish.target")
     precision = {"train.candidate_precision": params.train.candidate_precision}
     parameters = precision | dump(publish=params.publish, method=params.method)
-    with recorded(STAGE, workspace, parameters, inputs, None, "cpu") as extra:
+    with write_record(STAGE, workspace, parameters, inputs, None, "cpu") as extra:
         run_folder = RunFolder.of(workspace)
         out, selection = run_folder.published, run_folder.selection()
         sampler = read_sampler(selection["sampler"], run_folder.selection_file, "select")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rcm_core.config.sections import Params
 from rcm_core.execution import Executor
-from rcm_core.record import dump, hash_inputs, recorded
+from rcm_core.record import dump, hash_inputs, write_record
 from rcm_core.storage.files import atomic
 from rcm_core.storage.run_folder import RELATIVE, RunFolder
 
@@ -30,7 +30,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
     inputs = hash_inputs(workspace, INPUTS)
     from rcm_core.evaluation.report.page import render  # matplotlib is not needed to refuse bad input
 
-    with recorded(STAGE, workspace, dump(report=params.report), inputs, None, "cpu"):
+    with write_record(STAGE, workspace, dump(report=params.report), inputs, None, "cpu"):
         run_folder = RunFolder.of(workspace)
         page = render(run_folder, params.report.title, params.report.prompts)
         with atomic(run_folder.report) as temporary:

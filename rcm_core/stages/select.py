@@ -12,7 +12,7 @@ from rcm_core.evaluation.selection import Candidate, choose
 from rcm_core.evaluation.validation import scale_of, score_job, validation_job
 from rcm_core.execution import Executor
 from rcm_core.pipelines.teacher_folder import verified_pipeline
-from rcm_core.record import dump, hash_inputs, recorded
+from rcm_core.record import dump, hash_inputs, write_record
 from rcm_core.samplers.few_step import Sampler
 from rcm_core.storage.files import atomic_folder, write_json
 from rcm_core.storage.links import place_folder
@@ -28,7 +28,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     inputs = hash_inputs(workspace, [RELATIVE.teacher_file, RELATIVE.prompts_file, RELATIVE.candidates])
     verified_pipeline(workspace)
     parameters = dump(select=section, sampler=params.sampler, judge=params.judge)
-    with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device):
+    with write_record(STAGE, workspace, parameters, inputs, section.seed, section.device):
         run_folder = RunFolder.of(workspace)
         root = run_folder.candidates
         found = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []

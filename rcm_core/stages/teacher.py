@@ -21,7 +21,7 @@ from rcm_core.pipelines import mini
 from rcm_core.pipelines.shape_check import check_teacher_shape
 from rcm_core.pipelines.teacher_folder import TRAINED, given_pipeline
 from rcm_core.protocols import Family
-from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
+from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, write_record
 from rcm_core.registry import find_benchmark, find_family
 from rcm_core.samplers.jobs import Job, Teacher, sample_pixels, split_jobs
 from rcm_core.storage.fetch import remember
@@ -43,7 +43,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     validation = read_prompts(workspace / params.prompts.validation)
     inputs = hash_inputs(workspace, [params.prompts.train, params.prompts.validation])
     run_folder = RunFolder.of(workspace)
-    with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device) as extra:
+    with write_record(STAGE, workspace, parameters, inputs, section.seed, section.device) as extra:
         state = live_state(executor.state_root, STAGE, fingerprint(STAGE, params, parameters, inputs))
         if section.source == TRAINED:
             pipeline = state / "pipeline"

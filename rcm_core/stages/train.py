@@ -9,7 +9,7 @@ from rcm_core.config.workers import worlds
 from rcm_core.errors import InputError
 from rcm_core.execution import Executor, TrainJob
 from rcm_core.pipelines.teacher_folder import pipeline_of, verified_pipeline
-from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
+from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, write_record
 from rcm_core.samplers.jobs import Teacher
 from rcm_core.storage.checked_json import fit
 from rcm_core.storage.files import atomic, atomic_folder, require_space, write_json
@@ -47,7 +47,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
         cache = executor.state_root / "cache"
         origin = warm_start.resolve(section.warm_start, Teacher.read(workspace).family, workspace, cache)
         inputs |= origin.hashes
-    with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device) as extra:
+    with write_record(STAGE, workspace, parameters, inputs, section.seed, section.device) as extra:
         state = live_state(executor.state_root, STAGE, fingerprint(STAGE, params, parameters, inputs))
         require_space(state, _size(params, workspace))
         from rcm_core.training import distill  # torch.distributed is not needed to refuse bad input

@@ -26,7 +26,7 @@ from rcm_core.data.trajectory_store import (
 from rcm_core.errors import InputError
 from rcm_core.execution import Executor
 from rcm_core.pipelines.teacher_folder import verified_pipeline
-from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, recorded
+from rcm_core.record import clear_state, dump, fingerprint, hash_inputs, live_state, write_record
 from rcm_core.rng import address
 from rcm_core.samplers.jobs import (
     Job,
@@ -52,7 +52,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
         source = importer.find(section.source, teacher, workspace, executor, section.seed)
         inputs[importer.KEY] = source.hash
     key = fingerprint(STAGE, params, parameters, inputs)
-    with recorded(STAGE, workspace, parameters, inputs, section.seed, section.device):
+    with write_record(STAGE, workspace, parameters, inputs, section.seed, section.device):
         state = live_state(executor.state_root, STAGE, key)
         place = _place(section, workspace, state, key)
         place.open()

@@ -43,7 +43,7 @@ def sha256_files(files: Mapping[str, Path]) -> str:
     return digest.hexdigest()
 
 
-def _hidden(path: Path) -> str:
+def _hidden_prefix(path: Path) -> str:
     """How the temporary name of ``path`` begins; short, for the whole name must fit."""
     return f".{path.name[:40]}."
 
@@ -64,7 +64,7 @@ def _system_errors(path: Path) -> Iterator[None]:
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that becomes ``path`` (fsync, rename) if the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_hidden(path))
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_hidden_prefix(path))
     os.close(handle)
     temporary = Path(name)
     try:
@@ -82,7 +82,7 @@ def atomic(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside ``path`` that replaces ``path`` if the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_hidden(path)))
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_hidden_prefix(path)))
     try:
         with _system_errors(path):
             yield temporary

@@ -53,7 +53,7 @@ class ShardFacts(Facts):
     sha256: Sha256
 
     @model_validator(mode="after")
-    def _paired(self) -> ShardFacts:
+    def _check_pairs(self) -> ShardFacts:
         if len(self.samples) != len(self.prompts):
             raise ValueError("has not as many prompts as samples")
         return self

@@ -9,7 +9,7 @@ import torch
 
 from rcm_core.diffusion.guidance import replace_rows
 from rcm_core.diffusion.trigflow import angle_from_flow_time, conditional_velocity, diffuse, per_sample
-from rcm_core.protocols import Batch, Demands, Nets, Update
+from rcm_core.protocols import Batch, MethodRequirements, Networks, Update
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class FlowMatching:
     condition_dropout: float
     time_mean: float = 0.0
     """Of the logit of flow time; its standard deviation is 1."""
-    demands = Demands(frozenset({"student"}), frozenset({"x0", "condition"}))
+    requirements = MethodRequirements(frozenset({"student"}), frozenset({"x0", "condition"}))
 
     def student_update(self, step: int) -> bool:  # noqa: ARG002 - every step moves the network
         """Always."""
@@ -27,7 +27,7 @@ class FlowMatching:
 
     def updates(
         self,
-        nets: Nets,
+        networks: Networks,
         batch: Batch,
         step: int,  # noqa: ARG002
         rng: torch.Generator,
@@ -39,7 +39,7 @@ class FlowMatching:
         t = angle_from_flow_time(torch.sigmoid(logit))
         drop = torch.rand(len(x0), generator=rng, device=x0.device) < self.condition_dropout
         condition = replace_rows(batch.condition, batch.negative, drop)
-        F = nets["student"](diffuse(x0, z, t), t, condition)
+        F = networks.student(diffuse(x0, z, t), t, condition)
         # u = (cos t + sin t) F - (cos t - sin t) x: an error of F is an error of u times 1 / (cos t + sin t)
         error = per_sample(t.cos() + t.sin(), x0) * (F - conditional_velocity(x0, z, t))
         loss = error.square().mean()

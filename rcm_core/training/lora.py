@@ -79,7 +79,7 @@ class Shared(Denoiser):
         finally:
             self._act(before)
 
-    def kept(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap_forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """``forward`` as the role of this moment: backward makes it again when another's turn may have come."""
         return partial(self._as, self.role, forward)
 
@@ -130,13 +130,13 @@ class Adapted(Denoiser):
     def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
         """The matrices in ``weights`` as ``folder``'s LoRA file, which a diffusers pipeline of the teacher loads."""
         named = {}
-        for layer, (down, up) in self._scaled(weights).items():
+        for layer, (down, up) in self._scale(weights).items():
             named[f"transformer.{layer}.lora_A.weight"] = down.contiguous()
             named[f"transformer.{layer}.lora_B.weight"] = up.contiguous()
         with atomic(folder / LORA) as temporary:
             save_file(named, temporary, metadata={"format": "pt"})
 
-    def _scaled(self, weights: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    def _scale(self, weights: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """A and (alpha / rank) B of every layer, float32."""
         from peft.tuners.lora import LoraLayer
 

@@ -23,7 +23,7 @@ SCALE = 0.4
 """Root mean square of a matrix's update for a learning rate of 1; twice the paper's."""
 
 
-def orthogonalised(matrices: Tensor) -> Tensor:
+def orthogonalise(matrices: Tensor) -> Tensor:
     """Matrices ``[K, R, C]`` with their singular values moved to about 1 (0.7 to 1.2), singular vectors kept.
 
     In bfloat16, which is exact enough for a direction and takes less than half the time.
@@ -85,7 +85,7 @@ class Muon(torch.optim.Optimizer):
             gradients = [p.grad for p in matrices if p.grad is not None]
             torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
             ahead = torch.lerp(torch.stack(gradients), torch.stack(momenta), MOMENTUM)
-            updates = orthogonalised(ahead) * (SCALE * max(shape) ** 0.5)
+            updates = orthogonalise(ahead) * (SCALE * max(shape) ** 0.5)
             torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(matrices, list(updates.unbind()), alpha=-group["lr"])
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from rcm_core.errors import InputError
-from rcm_core.protocols import Demands
+from rcm_core.protocols import MethodRequirements
 from rcm_core.training.ema import PowerEMA
 from rcm_core.training.loop_settings import LoopSettings
 from rcm_core.training.parallel.collectives import (
@@ -20,15 +20,21 @@ from rcm_core.training.parallel.collectives import (
 )
 
 
-class Movers:
-    """Optimisers of what a method trains among ``nets``, and the averages of the student."""
+class ParameterUpdater:
+    """Optimisers of what a method trains among ``modules``, and the averages of the student."""
 
     def __init__(
-        self, nets: Mapping[str, nn.Module], demands: Demands, settings: LoopSettings, world: int
+        self,
+        modules: Mapping[str, nn.Module],
+        requirements: MethodRequirements,
+        settings: LoopSettings,
+        world: int,
     ) -> None:
-        self.nets, self.follows, self.settings, self.world = nets, demands.follows, settings, world
-        self.optimisers = {role: settings.optimiser(role, nets[role]) for role in sorted(demands.roles)}
-        self.ema = PowerEMA(nets["student"], settings.ema_lengths)
+        self.modules, self.follows, self.settings, self.world = modules, requirements.follows, settings, world
+        self.optimisers = {
+            role: settings.optimiser(role, modules[role]) for role in sorted(requirements.roles)
+        }
+        self.ema = PowerEMA(modules["student"], settings.ema_lengths)
         self.updates = dict.fromkeys(self.optimisers, 0)
         """Updates that each role's optimiser has made; part of a checkpoint."""
 
@@ -37,13 +43,13 @@ class Movers:
 
         InputError, before any weight is changed, if a gradient is not finite.
         """
-        for net in self.nets.values():
+        for net in self.modules.values():
             reshard(net)
         norms = {role: self._finite_norm(role, step) for role in roles}
         for role, norm in norms.items():
             limit = self.settings.clip.get(role, math.inf)
             if norm > limit:
-                scale_gradients(self.nets[role], limit / norm)
+                scale_gradients(self.modules[role], limit / norm)
             rate = self.settings.lr[role] * self.settings.lr_factor(role, step, self.updates[role])
             for group in self.optimisers[role].param_groups:
                 if isinstance(group["lr"], Tensor):  # a compiled optimiser's
@@ -55,16 +61,18 @@ class Movers:
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
         if student_update:
-            self.ema.update(self.nets["student"])
+            self.ema.update(self.modules["student"])
         for follow in self.follows:
-            if follow.on in roles:
-                follower, leader = (list(self.nets[n].parameters()) for n in (follow.follower, follow.leader))
+            if follow.after in roles:
+                follower, leader = (
+                    list(self.modules[n].parameters()) for n in (follow.target, follow.source)
+                )
                 move_towards(follower, leader, follow.rate)
         return {"gradient_norm": norms["student"]} if "student" in norms else {}
 
     def _finite_norm(self, role: str, step: int) -> float:
-        average_gradients(self.nets[role], self.world)
-        norm = gradient_norm(self.nets[role])
+        average_gradients(self.modules[role], self.world)
+        norm = gradient_norm(self.modules[role])
         if not math.isfinite(norm):
             raise InputError(
                 f"step {step}: the gradient of the {role} is not finite; no weight was changed;"

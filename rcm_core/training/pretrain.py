@@ -14,7 +14,7 @@ from rcm_core.device import resolve_device
 from rcm_core.errors import InputError
 from rcm_core.execution import TrainContext
 from rcm_core.networks.denoiser import load_denoiser
-from rcm_core.protocols import Condition
+from rcm_core.protocols import Condition, Networks
 from rcm_core.registry import find_benchmark, find_family
 from rcm_core.training.flow_matching import FlowMatching
 from rcm_core.training.loop_settings import LoopSettings
@@ -88,8 +88,8 @@ def loop(context: TrainContext, spec: dict[str, Any]) -> None:
     mini = section.mini
     assert mini is not None  # settings_of has refused it before
     trainer = Trainer(
-        nets={"student": student},
-        views={"student": student},
+        modules={"student": student},
+        networks=Networks(student),
         build_method=lambda _: FlowMatching(mini.condition_dropout, mini.time_mean),
         source=image_source(section, spec["prompts"], folder, device),
         settings=settings_of(section),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rcm_core.diffusion.trigflow import NOISE_ANGLE
-from rcm_core.monitoring.early_stopping import Reading
+from rcm_core.monitoring.early_stopping import ProbeResult
 from rcm_core.networks.denoiser import Denoiser
 from rcm_core.protocols import Condition, Examples
 from rcm_core.rng import generator
@@ -38,7 +38,7 @@ class Probe:
     guidance: float | None = None
     """The scale of a student that embeds it."""
 
-    def read(self, step: int, student: Denoiser, ema: PowerEMA) -> Reading:
+    def read(self, step: int, student: Denoiser, ema: PowerEMA) -> ProbeResult:
         """What is to be seen of the student at ``step``; changes nothing of it.
 
         It is the shortest average that is probed: the candidate that would be written now. The weights of the moment
@@ -54,7 +54,7 @@ class Probe:
         values = [math.nan] * 4
         if bool(made.isfinite().all()):
             values = [score(made, self.held.x0), *drift(made, self.held.x0)]
-        return Reading.of(step, of_first_rank(values, self.world, self.device))
+        return ProbeResult.of(step, of_first_rank(values, self.world, self.device))
 
     def samples(self, student: Denoiser) -> Tensor:
         """One-step samples for the held conditions, float32 on the CPU."""

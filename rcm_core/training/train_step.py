@@ -13,12 +13,12 @@ from rcm_core.errors import InputError
 from rcm_core.execution import TrainContext
 from rcm_core.monitoring.health import Health, next_rung
 from rcm_core.networks.denoiser import Denoiser
-from rcm_core.protocols import Batch, Method, Nets
+from rcm_core.protocols import Batch, Method, Networks
 from rcm_core.rng import generator
 from rcm_core.training.curves import Curves
 from rcm_core.training.loop_settings import LoopSettings
 from rcm_core.training.parallel.collectives import sum_over_ranks
-from rcm_core.training.parameter_updates import Movers
+from rcm_core.training.parameter_updates import ParameterUpdater
 
 
 class Source(Protocol):
@@ -33,10 +33,10 @@ class Source(Protocol):
 
 @dataclass(kw_only=True)
 class Stepper:
-    """Moves ``nets`` (those that follow another included) by ``method``, which sees them among ``views``."""
+    """Moves ``modules`` (those that follow another included) by ``method``, which sees them among ``networks``."""
 
-    nets: Mapping[str, nn.Module]
-    views: Nets
+    modules: Mapping[str, nn.Module]
+    networks: Networks
     build_method: Callable[[str], Method]
     source: Source
     settings: LoopSettings
@@ -53,13 +53,15 @@ class Stepper:
         self.size = self.settings.per_rank(self.context.world)
         self.health = Health(self.settings.max_nonfinite, self.settings.health)
         self.method = self.build_method(self.tangent)
-        self.movers = Movers(self.nets, self.method.demands, self.settings, self.context.world)
-        self.optimisers, self.ema = self.movers.optimisers, self.movers.ema
+        self.updater = ParameterUpdater(
+            self.modules, self.method.requirements, self.settings, self.context.world
+        )
+        self.optimisers, self.ema = self.updater.optimisers, self.updater.ema
 
     @property
     def student(self) -> Denoiser:
         """The network that becomes the product."""
-        student = self.nets["student"]
+        student = self.modules["student"]
         assert isinstance(student, Denoiser)
         return student
 
@@ -72,7 +74,7 @@ class Stepper:
             index = (part * self.context.world + self.context.rank) // shared
             batch = self.source.batch(step, index, self.size)
             rng = generator(self.settings.seed, "train", step, index, device=self.device)
-            for update in self.method.updates(self.views, batch, step, rng):
+            for update in self.method.updates(self.networks, batch, step, rng):
                 (update.loss / self.settings.accumulate).backward()  # type: ignore[no-untyped-call]
                 roles.update(update.roles)
                 window.add({name: float(value) for name, value in update.scalars.items()})
@@ -83,12 +85,12 @@ class Stepper:
         self.leaving = leaving > 0
         total = {"nonfinite": 0.0} | dict(zip(names, sums))
         total["nonfinite"] /= shared
-        rows = self.settings.batch * self.method.demands.rows
+        rows = self.settings.batch * self.method.requirements.points_per_sample
         wrong = self.health.count(step, int(total["nonfinite"]), rows)
         if wrong is not None and not self._step_down(step, wrong):
             raise InputError(wrong)
         moves = self.method.student_update(step)
-        norms = self.movers.move(step, sorted(roles), moves)
+        norms = self.updater.move(step, sorted(roles), moves)
         self.student_updates += moves
         means = {n: v if n == "nonfinite" else v / (window.counts[n] * world) for n, v in total.items()}
         spikes = self.health.watch(means | norms)

@@ -47,9 +47,9 @@ class Trainer(Stepper):
         return self.step >= self.settings.iterations or self.health.verdict is not None
 
     def _restore(self, folder: Path) -> None:
-        progress = checkpoint.load(folder, self.nets, self.optimisers, self.ema)
+        progress = checkpoint.load(folder, self.modules, self.optimisers, self.ema)
         self.step, self.student_updates = progress["step"], progress["student_updates"]
-        self.movers.updates = progress["updates"]
+        self.updater.updates = progress["updates"]
         self.curves = Curves(**progress["curves"])
         self.health.restore(progress["health"])
         self.tangent = progress["tangent"]
@@ -120,7 +120,7 @@ class Trainer(Stepper):
             self._say(sentence(verdict, self.settings.iterations))
 
     def _write_candidates(self) -> None:
-        guidance, rank = self.method.demands.guidance, self.context.rank
+        guidance, rank = self.method.requirements.guidance, self.context.rank
         precision = self.candidate_precision
         write_candidates(self.candidates, self.step, self.student, self.ema, rank, guidance, precision)
         if self.keep_candidates is not None and rank == 0:
@@ -131,9 +131,9 @@ class Trainer(Stepper):
         progress: dict[str, Any] = {
             "step": self.step,
             "student_updates": self.student_updates,
-            "updates": dict(self.movers.updates),
+            "updates": dict(self.updater.updates),
             "tangent": self.tangent,
             "health": self.health.state(),
             "curves": self.curves.state(),
         }
-        writer.begin(checkpoint.gather(self.nets, self.optimisers, self.ema), progress, self.step)
+        writer.begin(checkpoint.gather(self.modules, self.optimisers, self.ema), progress, self.step)

@@ -21,7 +21,7 @@ from scripts.bad_inputs.damage import (
     manifest_damages,
     table_damages,
 )
-from scripts.bad_inputs.given import given
+from scripts.bad_inputs.given import list_cases
 from scripts.bad_inputs.own_samples import own_samples
 from scripts.bad_inputs.params import TEXTS, VALUES
 from scripts.bad_inputs.project import Case
@@ -56,7 +56,7 @@ def cases(root: Path) -> Iterator[Case]:
     yield from _students(root)
     yield from _conversions(root)
     yield from _searches(root)
-    yield from given(root)
+    yield from list_cases(root)
     yield from own_samples(root)
     yield from checkpoints(root)
     if os.geteuid() == 0:  # who may mount

@@ -42,13 +42,13 @@ def interrupt(root: Path) -> Path:
     (root / PARAMS).write_text(yaml.safe_dump(values))
     environment = os.environ | {"RCM_EXECUTOR": "local"}
     command = [sys.executable, "-m", "infra.cli", *COMMAND]
-    before = _saved(root)
+    before = _list_saved(root)
     with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.DEVNULL) as training:
-        while training.poll() is None and len(_saved(root) - before) < 2:
+        while training.poll() is None and len(_list_saved(root) - before) < 2:
             time.sleep(0.05)
         training.terminate()
-    return max(_saved(root) - before)
+    return max(_list_saved(root) - before)
 
 
-def _saved(root: Path) -> set[Path]:
+def _list_saved(root: Path) -> set[Path]:
     return set(state_root(root).glob("train-*/local/step_*"))

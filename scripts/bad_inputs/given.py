@@ -163,17 +163,17 @@ ADAPTERS: dict[str, bytes] = {
 }
 
 
-def given(root: Path) -> Iterator[Case]:
+def list_cases(root: Path) -> Iterator[Case]:
     """Rows of teachers, adapters and samples; every input lies in a folder of its own below ``root/given``."""
     values = yaml.safe_load((root / "params.yaml").read_text())
     shutil.copytree(RunFolder.of(root).teacher_pipeline, root / PIPELINE)
-    mine = changed(values, "teacher", mini=None, gate=None, hash=None)
+    mine = with_changes(values, "teacher", mini=None, gate=None, hash=None)
     for number, (what, change) in enumerate(TEACHERS.items()):
         folder = root / f"given/teacher{number}"
         shutil.copytree(root / PIPELINE, folder)
         change(folder)
         params = f"given/teacher{number}.yaml"
-        chosen = changed(mine, "teacher", source=str(folder.relative_to(root)))
+        chosen = with_changes(mine, "teacher", source=str(folder.relative_to(root)))
         (root / params).write_text(yaml.safe_dump(chosen))
         yield Case("teacher folder", what, ("run", "teacher", "--params", params))
         yield Case("rcm check-model", what, ("check-model", f"given/teacher{number}"))
@@ -181,13 +181,13 @@ def given(root: Path) -> Iterator[Case]:
         folder = root / f"given/good{number}"
         shutil.copytree(root / PIPELINE, folder)
         change(folder)
-        chosen = changed(mine, "teacher", source=str(folder.relative_to(root)))
+        chosen = with_changes(mine, "teacher", source=str(folder.relative_to(root)))
         (root / f"given/good{number}.yaml").write_text(yaml.safe_dump(chosen))
         command = ("run", "teacher", "--params", f"given/good{number}.yaml")
         yield Case("teacher folder", what, command, accepted=reason)
     for number, (what, source) in enumerate((("a file", "params.yaml"), ("missing", "none"), ("empty", ""))):
         (root / f"given/source{number}.yaml").write_text(
-            yaml.safe_dump(changed(mine, "teacher", source=source))
+            yaml.safe_dump(with_changes(mine, "teacher", source=source))
         )
         yield Case("teacher folder", what, ("run", "teacher", "--params", f"given/source{number}.yaml"))
     for number, (what, content) in enumerate(ADAPTERS.items()):
@@ -198,5 +198,5 @@ def given(root: Path) -> Iterator[Case]:
     yield Case("rcm check-model", "no --pipeline", ("check-model", "given/adapter0.py"))
 
 
-def changed(values: Mapping[str, Any], name: str, **changes: Any) -> dict[str, Any]:
+def with_changes(values: Mapping[str, Any], name: str, **changes: Any) -> dict[str, Any]:
     return {**values, name: {**values[name], **changes}}

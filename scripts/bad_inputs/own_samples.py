@@ -13,7 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
-from scripts.bad_inputs.given import changed
+from scripts.bad_inputs.given import with_changes
 from scripts.bad_inputs.project import Case
 
 
@@ -24,7 +24,7 @@ def png(size: tuple[int, int] = (8, 8), mode: str = "L") -> bytes:
     return stream.getvalue()
 
 
-def saved(value: Any) -> bytes:
+def torch_bytes(value: Any) -> bytes:
     """The bytes that torch.save writes."""
     stream = io.BytesIO()
     torch.save(value, stream)
@@ -45,7 +45,7 @@ def tar(*members: tuple[str, bytes]) -> bytes:
 def samples() -> dict[str, dict[str, bytes]]:
     """Folders of a user's own samples, none of which can be imported."""
     good = {"a.png": png(), "a.txt": b"a handwritten six"}
-    latent, prompt = saved(torch.zeros(1, 1, 8, 8)), b"a handwritten six"
+    latent, prompt = torch_bytes(torch.zeros(1, 1, 8, 8)), b"a handwritten six"
 
     def one(latent: bytes = latent, prompt: bytes = prompt, *more: tuple[str, bytes]) -> dict[str, bytes]:
         return {"a.tar": tar(("0.latent.pt", latent), ("0.prompt.txt", prompt), *more)}
@@ -83,17 +83,17 @@ def samples() -> dict[str, dict[str, bytes]]:
         "a sample without latents": {"a.tar": tar(("0.prompt.txt", prompt))},
         "a member twice": one(latent, prompt, ("0.latent.pt", latent)),
         "a prompt in Latin-1": one(latent, "sept é".encode("latin-1")),
-        "latents of another shape": one(saved(torch.zeros(4, 1, 8, 8))),
-        "latents of whole numbers": one(saved(torch.zeros(1, 1, 8, 8, dtype=torch.int64))),
-        "complex latents": one(saved(torch.zeros(1, 1, 8, 8, dtype=torch.complex64))),
-        "sparse latents": one(saved(torch.zeros(1, 1, 8, 8).to_sparse())),
-        "latents that are a list": one(saved([1, 2])),
+        "latents of another shape": one(torch_bytes(torch.zeros(4, 1, 8, 8))),
+        "latents of whole numbers": one(torch_bytes(torch.zeros(1, 1, 8, 8, dtype=torch.int64))),
+        "complex latents": one(torch_bytes(torch.zeros(1, 1, 8, 8, dtype=torch.complex64))),
+        "sparse latents": one(torch_bytes(torch.zeros(1, 1, 8, 8).to_sparse())),
+        "latents that are a list": one(torch_bytes([1, 2])),
         "latents that are no tensor file": one(b"rubbish"),
         "empty latents": one(b""),
-        "a pickle of a function": one(saved({"f": print})),
-        "embeddings of another shape": one(latent, prompt, ("0.embed.pt", saved(torch.zeros(3, 5)))),
+        "a pickle of a function": one(torch_bytes({"f": print})),
+        "embeddings of another shape": one(latent, prompt, ("0.embed.pt", torch_bytes(torch.zeros(3, 5)))),
         "embeddings of complex numbers": one(
-            latent, prompt, ("0.embed.pt", saved(torch.zeros(3, 5, dtype=torch.complex64)))
+            latent, prompt, ("0.embed.pt", torch_bytes(torch.zeros(3, 5, dtype=torch.complex64)))
         ),
         "tensors that belong to no sample": one(latent, prompt, ("other.pt", latent)),
     }
@@ -101,7 +101,7 @@ def samples() -> dict[str, dict[str, bytes]]:
 
 def accepted_samples() -> dict[str, tuple[str, dict[str, bytes]]]:
     """Folders that look odd and are imported, each with the reason."""
-    latent, prompt = saved(torch.zeros(1, 1, 8, 8)), b"a handwritten six"
+    latent, prompt = torch_bytes(torch.zeros(1, 1, 8, 8)), b"a handwritten six"
     one = (("a.b.latent.pt", latent), ("a.b.prompt.txt", prompt))
     both = (*one, ("c.latent.pt", latent), ("c.prompt.txt", b"a handwritten two"))
     return {
@@ -141,6 +141,6 @@ def _own(root: Path, values: Mapping[str, Any], name: str, what: str, files: Map
     for file, content in files.items():
         (folder / file).write_bytes(content)
     params = f"given/own-{name}.yaml"
-    chosen = changed(values, "trajectories", source={"folder": str(folder.relative_to(root))})
+    chosen = with_changes(values, "trajectories", source={"folder": str(folder.relative_to(root))})
     (root / params).write_text(yaml.safe_dump(chosen))
     return Case("own samples", what, ("run", "trajectories", "--params", params))

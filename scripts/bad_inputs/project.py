@@ -59,7 +59,7 @@ class Project:
 
     def run(self, case: Case) -> dict[str, Any]:
         """What the command said of the input, whose file is as before afterwards."""
-        with self._mounted(case), self._changed(case):
+        with self._mount(case), self._apply_change(case):
             status, said = self._call(case.command)
         last = said.strip().splitlines()[-1] if said.strip() else ""
         errors = [line for line in said.splitlines() if line.startswith("error: ")]
@@ -106,7 +106,7 @@ class Project:
         return status, said.getvalue()
 
     @contextmanager
-    def _mounted(self, case: Case) -> Iterator[None]:
+    def _mount(self, case: Case) -> Iterator[None]:
         if case.disk is None:
             yield
             return
@@ -125,7 +125,7 @@ class Project:
             subprocess.run(["umount", str(place)], check=True)
 
     @contextmanager
-    def _changed(self, case: Case) -> Iterator[None]:
+    def _apply_change(self, case: Case) -> Iterator[None]:
         if case.place is None:
             yield
             return

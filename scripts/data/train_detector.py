@@ -42,7 +42,7 @@ def centres(batch: int, rng: torch.Generator) -> Tensor:
     return torch.where(torch.rand((batch, 1, 1), generator=rng) < 0.5, placed, free)
 
 
-def shown(where: Tensor, rng: torch.Generator) -> Tensor:
+def draw_shown(where: Tensor, rng: torch.Generator) -> Tensor:
     """Which of the objects are drawn, bool ``[B, 4]``: up to four, none upon another one."""
     count = torch.randint(0, MOST + 1, (len(where), 1), generator=rng)
     keep = torch.arange(MOST) < count
@@ -82,7 +82,7 @@ def scenes(pixels: Tensor, labels: Tensor, rng: torch.Generator) -> tuple[Tensor
     rows = torch.randint(len(pixels), (BATCH, MOST), generator=rng)
     colours = torch.randint(len(PALETTE), (BATCH, MOST), generator=rng)
     where = centres(BATCH, rng)
-    keep = shown(where, rng)
+    keep = draw_shown(where, rng)
     drawn = ink(pixels[rows.flatten()], where.flatten(0, 1), rng).view(BATCH, MOST, 1, SIZE, SIZE)
     tint = (PALETTE[colours] + uniform((BATCH, MOST, 3), -0.08, 0.08, rng)).clamp(0, 1)
     layers = drawn * tint[..., None, None] * keep[..., None, None, None]

@@ -9,7 +9,7 @@ from torch import Tensor
 from rcm_core.config.base import check
 from rcm_core.errors import InputError
 from rcm_core.networks.discriminator import Heads
-from rcm_core.protocols import Batch, Examples, Recorded
+from rcm_core.protocols import FIELDS, Batch, Examples, Networks, TeacherTrajectory
 from rcm_core.registry import available, find
 from rcm_core.rng import generator
 
@@ -31,16 +31,21 @@ def build(name: str, tangent: str = "exact"):
 
 
 def networks(method) -> dict:
-    demands = method.demands
+    requirements = method.requirements
     teacher = Guarded(seed=3)
-    nets = {"student": Perceptron(seed=1, extras=demands.extras), "teacher": teacher, "null": Guarded(seed=4)}
+    nets = {"student": Perceptron(seed=1, extras=requirements.student_modules)}
     frozen = Perceptron(seed=3).requires_grad_(False)
-    copies = (demands.roles | {f.follower for f in demands.follows}) - {"heads", "student"}
-    nets |= {name: Perceptron(seed=2, extras=demands.extras) for name in copies}
-    if "heads" in demands.roles:
+    copies = (requirements.roles | {f.target for f in requirements.follows}) - {"heads", "student"}
+    nets |= {name: Perceptron(seed=2, extras=requirements.student_modules) for name in copies}
+    if "heads" in requirements.roles:
         torch.manual_seed(5)
-        nets["heads"] = Heads(96, len(demands.heads))
-    return {**nets, "unguided": frozen}
+        nets["heads"] = Heads(96, len(requirements.heads))
+    return {**nets, "teacher": frozen, "guided_teacher": teacher, "unconditional_teacher": Guarded(seed=4)}
+
+
+def seen(nets: dict) -> Networks:
+    """The networks as a method sees them; ``nets`` has the trained ones by role."""
+    return Networks(**{FIELDS.get(name, name): net for name, net in nets.items()})
 
 
 class Guarded(Perceptron):
@@ -59,7 +64,7 @@ def batch(step: int) -> Batch:
     real = Examples(TEACHER.sample(16, rng), other)
     t = torch.linspace(torch.pi / 2, 0.1, 20).expand(16, -1)
     states, velocities = torch.randn(2, 16, 20, 2, generator=rng)
-    return Batch(condition, {"text": torch.zeros(1, 3)}, x0, real, Recorded(states, t, velocities))
+    return Batch(condition, {"text": torch.zeros(1, 3)}, x0, real, TeacherTrajectory(states, t, velocities))
 
 
 def run(method, nets, step: int, seed: int = 0):
@@ -68,9 +73,9 @@ def run(method, nets, step: int, seed: int = 0):
     trained = {
         name: [p for p in net.parameters() if p.requires_grad]
         for name, net in nets.items()
-        if name not in ("teacher", "null", "target")
+        if name not in ("guided_teacher", "unconditional_teacher", "target")
     }
-    for update in method.updates(nets, batch(step), step, generator(seed, step)):
+    for update in method.updates(seen(nets), batch(step), step, generator(seed, step)):
         flat = [
             p for group in trained.values() for p in group if p.requires_grad
         ]  # not what is frozen just now
@@ -112,9 +117,9 @@ def step_made(request):
 def test_only_the_declared_roles_of_an_update_get_gradients(step_made):
     method, _, nets, updates = step_made
     assert updates
-    got = {role: [False] * len(list(nets[role].parameters())) for role in method.demands.roles}
+    got = {role: [False] * len(list(nets[role].parameters())) for role in method.requirements.roles}
     for update, gradients in updates:
-        assert set(update.roles) <= method.demands.roles
+        assert set(update.roles) <= method.requirements.roles
         for network, found in gradients.items():
             if network in update.roles:
                 assert all(g is None or g.isfinite().all() for g in found)
@@ -184,25 +189,25 @@ def test_a_sample_that_is_not_finite_is_counted_and_changes_nothing_else(name, w
         case "route":
             data.route.x[3] = torch.nan
         case "teacher":
-            teacher = nets["teacher"]
+            teacher = nets["guided_teacher"]
 
             def broken(x, t, condition):
                 F = teacher(x, t, condition)
                 F[3] = torch.inf
                 return F
 
-            nets = {**nets, "teacher": broken}
+            nets = {**nets, "guided_teacher": broken}
     counts = []
-    for update in method.updates(nets, data, step, generator(0, step)):
+    for update in method.updates(seen(nets), data, step, generator(0, step)):
         weights = [p for role in update.roles for p in nets[role].parameters()]
         gradients = torch.autograd.grad(update.loss, weights, allow_unused=True)
         assert all(g.isfinite().all() for g in gradients if g is not None)
         counts.append(float(update.scalars.get("nonfinite", 0)))
     # prompts alone are known to rcm's updates of the fake score and to the student's with a GAN
     unread = method.student_update(step) is {"rcm": False, "dmd2": True}.get(preset(name)["method"]["name"])
-    if where != "teacher" and TOUCHED[where] in method.demands.needs and not unread:
+    if where != "teacher" and TOUCHED[where] in method.requirements.needs and not unread:
         assert max(counts) >= 1
-    if where != "teacher" and TOUCHED[where] not in method.demands.needs:
+    if where != "teacher" and TOUCHED[where] not in method.requirements.needs:
         assert max(counts) == 0
 
 

@@ -48,7 +48,7 @@ def arrive(toy: Toy, stage: str, times: int) -> None:
 
 def runs(toy: Toy, name: str) -> list[dict[str, Any]]:
     """The runs that bore this name, oldest first."""
-    found = [run for run in toy.api.begun(DEPLOYMENT) if run["parameters"].get("name") == name]
+    found = [run for run in toy.api.list_runs(DEPLOYMENT) if run["parameters"].get("name") == name]
     return sorted(found, key=lambda run: str(run["created"]))
 
 
@@ -158,6 +158,6 @@ def updated() -> dict[str, Any]:
 
 def of_events(toy: Toy, states: list[str]) -> list[str]:
     """The runs that events asked for, oldest first, once they have these states; else nothing."""
-    found = [run for run in toy.api.begun(DEPLOYMENT) if run["parameters"].get("teacher") == "mini"]
+    found = [run for run in toy.api.list_runs(DEPLOYMENT) if run["parameters"].get("teacher") == "mini"]
     found.sort(key=lambda run: str(run["created"]))
     return [run["id"] for run in found] if [run["state"]["type"] for run in found] == states else []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -16,11 +15,11 @@ from torch import Tensor, nn
 from rcm_core.config.base import check
 from rcm_core.diffusion.trigflow import diffuse
 from rcm_core.networks.discriminator import Heads
-from rcm_core.protocols import Batch, Examples, Method, Recorded
+from rcm_core.protocols import Batch, Examples, Method, Networks, TeacherTrajectory
 from rcm_core.registry import find
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import Kind, sample_student
-from rcm_core.samplers.rollout import recorded_walk, reference_route
+from rcm_core.samplers.rollout import record_trajectory, reference_route
 from rcm_core.training.parallel.collectives import move_towards
 
 MIXTURE = six_modes()
@@ -91,13 +90,13 @@ def diffusion_model() -> Perceptron:
 
 
 @pytest.fixture(scope="module")
-def routes() -> tuple[Recorded, Tensor]:
+def routes() -> tuple[TeacherTrajectory, Tensor]:
     """The exact teacher's routes in 32 steps, and where they end."""
-    walk = recorded_walk(
+    walk = record_trajectory(
         MIXTURE.velocity, torch.randn(ROUTES, 2, generator=generator("routes")), reference_route(32, 1.0), {}
     )
     t = walk.t.expand(ROUTES, -1)
-    return Recorded(walk.x.transpose(0, 1), t, walk.F.transpose(0, 1)), walk.end
+    return TeacherTrajectory(walk.x.transpose(0, 1), t, walk.F.transpose(0, 1)), walk.end
 
 
 def build(name: str) -> Method:
@@ -109,43 +108,46 @@ def build(name: str) -> Method:
 
 def networks(method: Method, start: Perceptron) -> dict[str, nn.Module]:
     """Trained and following networks: copies of ``start``, the student with its extras."""
-    demands = method.demands
+    requirements = method.requirements
     nets: dict[str, nn.Module] = {}
-    for role in (demands.roles | {f.follower for f in demands.follows}) - {"heads"}:
-        nets[role] = Perceptron(extras=demands.extras if role in ("student", "target") else ())
+    for role in (requirements.roles | {f.target for f in requirements.follows}) - {"heads"}:
+        nets[role] = Perceptron(extras=requirements.student_modules if role in ("student", "target") else ())
         nets[role].load_state_dict(start.state_dict(), strict=False)
-    if "heads" in demands.roles:
+    if "heads" in requirements.roles:
         torch.manual_seed(0)
-        nets["heads"] = Heads(96, len(demands.heads))
+        nets["heads"] = Heads(96, len(requirements.heads))
     return nets
 
 
-def batch_of(method: Method, step: int, routes: tuple[Recorded, Tensor]) -> Batch:
+def batch_of(method: Method, step: int, routes: tuple[TeacherTrajectory, Tensor]) -> Batch:
     rng = generator("distil", step)
-    if "routes" in method.demands.needs:
+    if "routes" in method.requirements.needs:
         rows = torch.randint(ROUTES, (BATCH,), generator=rng)
-        return Batch({}, {}, routes[1][rows], route=Recorded(*(part[rows] for part in routes[0])))
+        return Batch({}, {}, routes[1][rows], route=TeacherTrajectory(*(part[rows] for part in routes[0])))
     size = BATCH // method.config.pairs if hasattr(method.config, "pairs") else BATCH  # type: ignore[attr-defined]
     real = Examples(MIXTURE.sample(size, rng), {})
     return Batch({}, {}, MIXTURE.sample(size, rng), real)
 
 
 def distil(
-    method: Method, start: Perceptron, routes: tuple[Recorded, Tensor], iterations: int = ITERATIONS
+    method: Method, start: Perceptron, routes: tuple[TeacherTrajectory, Tensor], iterations: int = ITERATIONS
 ) -> nn.Module:
-    nets, demands = networks(method, start), method.demands
+    nets, requirements = networks(method, start), method.requirements
     optimisers = {
-        role: torch.optim.Adam(nets[role].parameters(), lr=LR, betas=(0.0, 0.99)) for role in demands.roles
+        role: torch.optim.Adam(nets[role].parameters(), lr=LR, betas=(0.0, 0.99))
+        for role in requirements.roles
     }
     frozen = copy.deepcopy(start).requires_grad_(False)
-    views: Mapping[str, Any] = {
-        **nets, "teacher": MIXTURE.velocity, "null": MIXTURE.velocity,
-        "unguided": frozen if demands.heads else MIXTURE.velocity,
-    }  # fmt: skip
+    seen = Networks.by_role(
+        nets,
+        teacher=frozen if requirements.heads else MIXTURE.velocity,
+        guided_teacher=MIXTURE.velocity,
+        unconditional_teacher=MIXTURE.velocity,
+    )
     for step in range(iterations):
         batch = batch_of(method, step, routes)
         roles: set[str] = set()
-        for update in method.updates(views, batch, step, generator("noise", step)):
+        for update in method.updates(seen, batch, step, generator("noise", step)):
             roles.update(update.roles)
             weights = [p for role in update.roles for p in nets[role].parameters()]
             update.loss.backward(inputs=weights)
@@ -153,9 +155,9 @@ def distil(
             optimisers[role].param_groups[0]["lr"] = LR * min(1.0, 2 * (1 - step / iterations))
             optimisers[role].step()
             optimisers[role].zero_grad()
-        for follow in demands.follows:
-            if follow.on in roles:
-                pair = (list(nets[n].parameters()) for n in (follow.follower, follow.leader))
+        for follow in requirements.follows:
+            if follow.after in roles:
+                pair = (list(nets[n].parameters()) for n in (follow.target, follow.source))
                 move_towards(*pair, follow.rate)
     return nets["student"]
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from infra.state import main_root, state_home
-from infra.workspace import Workspace, dvc, finish, opened
+from infra.workspace import Workspace, dvc, finish, open_workspace
 from rcm_core.errors import InputError
 
 STAGE = {"cmd": "mkdir -p runs && echo made > runs/out.txt", "outs": ["runs/out.txt"]}
@@ -54,7 +54,7 @@ def test_a_run_in_a_worktree_ends_as_an_experiment(origin: Path, tmp_path: Path)
     git(project.parent, "clone", "-q", "--depth", "1", f"file://{origin}", project.name)
     git(project, "checkout", "-q", "--detach")
     assert state_home(project) == project / ".rcm"
-    with opened(project, "run-1", in_place=False) as space:
+    with open_workspace(project, "run-1", in_place=False) as space:
         assert space.path == project / ".rcm/worktrees/run-1"
         assert main_root(space.path) == project
         dvc(space, "repro")
@@ -76,10 +76,13 @@ def test_a_submodule_keeps_its_own_state_and_runs_in_place_alone(origin: Path, t
     project = outer / "distil"
     assert main_root(project) == project
     assert state_home(project) == project / ".rcm"
-    with pytest.raises(InputError, match="is a git submodule"), opened(project, "run-1", in_place=False):
+    with (
+        pytest.raises(InputError, match="is a git submodule"),
+        open_workspace(project, "run-1", in_place=False),
+    ):
         pass
     assert not (project / ".rcm").exists()
-    with opened(project, "run-1", in_place=True) as space:
+    with open_workspace(project, "run-1", in_place=True) as space:
         dvc(space, "repro")
     assert (project / "runs/out.txt").read_text() == "made\n"
     git(project, "worktree", "add", "-q", "--detach", str(tmp_path / "tree"))

@@ -17,7 +17,7 @@ from workspaces import PATIENCE
 
 from infra.code_hashes import write_hashes
 from infra.params import compose
-from infra.workspace import Workspace, dvc, finish, opened
+from infra.workspace import Workspace, dvc, finish, open_workspace
 from rcm_core.code_hash import code_hashes
 from rcm_core.errors import InputError
 
@@ -167,7 +167,7 @@ def test_a_worktree_computes_nothing_and_ends_as_an_experiment(
 ) -> None:
     monkeypatch.setenv("RAN", str(project / ".rcm/ran"))
     (project / ".rcm/ran").write_text("")
-    with opened(project, "run-1", in_place=False) as space:
+    with open_workspace(project, "run-1", in_place=False) as space:
         dvc(space, "checkout")
         dvc(space, "repro", "--single-item", "code", "train")
         assert json.loads((space.path / "runs/code/train.json").read_text())

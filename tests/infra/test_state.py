@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.state import held, state_home
+from infra.state import hold, state_home
 from rcm_core.errors import InputError
 
 
@@ -36,7 +36,7 @@ def test_without_git_the_folder_itself_is_home(tmp_path: Path, monkeypatch: pyte
 
 def test_a_lock_is_free_again_when_its_holder_is_done(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    with held(state), pytest.raises(InputError, match="in use by process"), held(state):
+    with hold(state), pytest.raises(InputError, match="in use by process"), hold(state):
         pass
-    with held(state):
+    with hold(state):
         pass

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.workspace import discard, in_use, opened, run_name, worktrees
+from infra.workspace import discard, in_use, open_workspace, run_name, worktrees
 from rcm_core.errors import InputError
 
 
@@ -31,10 +31,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_a_killed_run_left_is_put_right_and_its_results_are_kept(project: Path) -> None:
-    with opened(project, "night", in_place=False) as space:
+    with open_workspace(project, "night", in_place=False) as space:
         (space.path / "runs").mkdir()
         (space.path / "dvc.lock").write_text("schema: '2.0'\n")
-    with opened(project, "night", in_place=False) as space:
+    with open_workspace(project, "night", in_place=False) as space:
         assert (space.path / "runs").is_dir()
         assert (space.path / "dvc.lock").is_file()
     index_lock = project / ".git/worktrees/night/index.lock"
@@ -42,7 +42,7 @@ def test_what_a_killed_run_left_is_put_right_and_its_results_are_kept(project: P
     (space.path / ".dvc/tmp").mkdir(exist_ok=True)
     (space.path / ".dvc/tmp/rwlock").write_text('{"read": {"runs": [{"pid": 1, "cmd": "dvc repro"}]}}')
     (space.path / "dvc.lock").write_text("schema: '2.0'\nstages: {teacher")
-    with opened(project, "night", in_place=False) as space:
+    with open_workspace(project, "night", in_place=False) as space:
         assert (space.path / "runs").is_dir()
         assert not index_lock.exists()
         assert not (space.path / ".dvc/tmp/rwlock").exists()
@@ -50,15 +50,15 @@ def test_what_a_killed_run_left_is_put_right_and_its_results_are_kept(project: P
 
 
 def test_a_worktree_killed_in_the_making_is_made_again_and_can_be_discarded(project: Path) -> None:
-    with opened(project, "night", in_place=False) as space:
+    with open_workspace(project, "night", in_place=False) as space:
         assert in_use(project, "night")
         with pytest.raises(InputError, match="in use by process"):
             discard(project, "night")
     (space.path / "code.py").unlink()
-    with opened(project, "night", in_place=False) as space:
+    with open_workspace(project, "night", in_place=False) as space:
         assert (space.path / "code.py").read_text() == "one\n"
     (project / ".git/worktrees/night/HEAD").unlink()
-    with opened(project, "night", in_place=False) as space:
+    with open_workspace(project, "night", in_place=False) as space:
         assert (space.path / "code.py").read_text() == "one\n"
     assert worktrees(project) == ["night"]
     discard(project, "night")

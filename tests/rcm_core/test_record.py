@@ -13,7 +13,16 @@ from workspaces import change
 from rcm_core.config.base import check
 from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
-from rcm_core.record import clear_state, commit, dump, fingerprint, hash_inputs, live_state, recorded, version
+from rcm_core.record import (
+    clear_state,
+    commit,
+    dump,
+    fingerprint,
+    hash_inputs,
+    live_state,
+    version,
+    write_record,
+)
 
 
 def key(values: dict[str, Any], inputs: dict[str, str] | None = None, stage: str = "train") -> str:
@@ -59,7 +68,7 @@ def test_a_state_that_was_killed_at_birth_is_begun_again(tmp_path: Path) -> None
 
 def test_a_record_is_written_when_the_stage_ends_well(tmp_path: Path) -> None:
     path = tmp_path / "runs/train/record.json"
-    with recorded("train", tmp_path, {"train": {"seed": 3}}, {"in": "ab"}, 3, "cpu") as extra:
+    with write_record("train", tmp_path, {"train": {"seed": 3}}, {"in": "ab"}, 3, "cpu") as extra:
         assert not path.exists()
         extra["note"] = "kept"
         extra["peak_memory_bytes"] = 2**50
@@ -69,7 +78,7 @@ def test_a_record_is_written_when_the_stage_ends_well(tmp_path: Path) -> None:
     assert record["peak_memory_bytes"] == 2**50  # of the workers, if theirs is larger than ours
     assert record["seconds"] >= 0
     before = path.read_bytes()
-    with pytest.raises(InputError), recorded("train", tmp_path, {}, {}, 3, "cpu"):
+    with pytest.raises(InputError), write_record("train", tmp_path, {}, {}, 3, "cpu"):
         raise InputError("bad")
     assert path.read_bytes() == before
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from infra.executors.local import LocalContext
 from rcm_core.config.sections import HealthSection
 from rcm_core.networks.denoiser import Denoiser, load_denoiser
-from rcm_core.protocols import Batch, Demands, Examples, Follow, Update
+from rcm_core.protocols import FIELDS, Batch, Examples, MethodRequirements, Networks, TargetUpdate, Update
 from rcm_core.registry import find_family
 from rcm_core.rng import generator
 from rcm_core.training.loop_settings import LoopSettings
@@ -53,12 +53,14 @@ class Pull:
         self,
         tangent: str,
         bad: Callable[[str, int], float] = lambda *_: 0.0,
-        follows: tuple[Follow, ...] = (),
+        follows: tuple[TargetUpdate, ...] = (),
         norm: Callable[[str, int], float] | None = None,
         scale: Callable[[int], float] = lambda _: 1.0,
     ) -> None:
         self.tangent, self.bad, self.norm, self.scale = tangent, bad, norm, scale
-        self.demands = Demands(frozenset({"student", "fake"}), frozenset({"x0"}), follows=follows)
+        self.requirements = MethodRequirements(
+            frozenset({"student", "fake"}), frozenset({"x0"}), follows=follows
+        )
 
     def student_update(self, step: int) -> bool:
         return step % 2 == 0
@@ -66,9 +68,9 @@ class Pull:
     def loss(self, network: Denoiser, batch: Batch) -> Tensor:
         return torch.stack([(p - batch.x0.mean()).square().mean() for p in network.parameters()]).sum()
 
-    def updates(self, nets: Mapping[str, Any], batch: Batch, step: int, rng: Any) -> Iterator[Update]:
+    def updates(self, networks: Networks, batch: Batch, step: int, rng: Any) -> Iterator[Update]:
         role = "student" if self.student_update(step) else "fake"
-        loss = self.loss(nets[role], batch) * self.scale(step)
+        loss = self.loss(getattr(networks, FIELDS[role]), batch) * self.scale(step)
         scalars = {"loss": loss.detach(), "nonfinite": torch.tensor(self.bad(self.tangent, step))}
         if self.norm is not None:
             scalars["tangent_norm"] = torch.tensor(self.norm(self.tangent, step))
@@ -80,7 +82,7 @@ class Brighten(Pull):
 
     def __init__(self, tangent: str) -> None:
         super().__init__(tangent)
-        self.demands = Demands(frozenset({"student"}), frozenset({"x0"}))
+        self.requirements = MethodRequirements(frozenset({"student"}), frozenset({"x0"}))
 
     def student_update(self, step: int) -> bool:
         return True
@@ -99,13 +101,13 @@ class Steps:
 
 def trainer(folder: Path, state: Path, method: Callable[[str], Pull], **settings: Any) -> Trainer:
     """At the beginning, or where ``state`` was left; ``settings`` are the loop's, but for the trainer's own."""
-    demands = method("exact").demands
-    roles = sorted(demands.roles | {f.follower for f in demands.follows})
+    requirements = method("exact").requirements
+    roles = sorted(requirements.roles | {f.target for f in requirements.follows})
     nets: dict[str, Denoiser] = {role: load_denoiser(folder, find_family("wan")) for role in roles}
     own = {k: settings.pop(k) for k in ("tangent_fallback", "probe") if k in settings}
     return Trainer(
-        nets=nets,
-        views=nets,
+        modules=nets,
+        networks=Networks.by_role(nets),
         build_method=method,  # type: ignore[arg-type]
         source=Steps(),
         settings=replace(SETTINGS, **settings),
@@ -125,7 +127,7 @@ def probe(every: int = 2, count: int = 8) -> Probe:
 
 def weights(made: Trainer, role: str = "student") -> dict[str, Tensor]:
     """A copy."""
-    return {k: v.clone() for k, v in made.nets[role].network.state_dict().items()}
+    return {k: v.clone() for k, v in made.modules[role].network.state_dict().items()}
 
 
 def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:

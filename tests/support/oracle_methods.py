@@ -19,8 +19,8 @@ from rcm_core.losses.meanflow import average_velocity_target, meanflow_loss, nor
 from rcm_core.methods.lcm import LCM
 from rcm_core.objectives.consistency import States, ramp
 from rcm_core.objectives.meanflow import AverageVelocity, along
-from rcm_core.objectives.meanflow import guided as self_guided
-from rcm_core.protocols import Batch, Condition, Examples, Recorded, Update
+from rcm_core.objectives.meanflow import guide as self_guided
+from rcm_core.protocols import FIELDS, Batch, Condition, Examples, Networks, TeacherTrajectory, Update
 from rcm_core.rng import generator
 from rcm_core.samplers.rollout import reference_route
 
@@ -61,14 +61,18 @@ def rcm(case: Case) -> Found:
         dmd_mean=of["mean_D"],
         dmd_std=of["std_D"],
     )
-    nets = {"student": case.net("student"), "fake": case.net("fake"), "teacher": guided(case, of["guidance"])}
+    nets = {
+        "student": case.net("student"),
+        "fake_score": case.net("fake"),
+        "guided_teacher": guided(case, of["guidance"]),
+    }
     first = 0 if "grad_student" in case.outputs else 1
     with Draws(normal=[case["normals"][first:]], noise=[case["noises"]]):
-        updates = list(method.updates(nets, batch_of(case, case["x0"]), of["iteration"], RNG))
+        updates = list(method.updates(Networks(**nets), batch_of(case, case["x0"]), of["iteration"], RNG))
     role = "fake" if first else "student"
     return {
         "losses": torch.stack([update.loss for update in updates]),
-        f"grad_{role}": total(updates, nets[role]),  # type: ignore[arg-type]
+        f"grad_{role}": total(updates, nets[FIELDS[role]]),  # type: ignore[arg-type]
     }
 
 
@@ -91,11 +95,14 @@ def dcm(case: Case) -> Found:
 def dcm_pair(case: Case, method: Any) -> Found:
     """The same update, sample by sample and with what it asked its networks."""
     student = case.net("student")
-    spies = {"student": Recorder(student), "teacher": Recorder(guided(case, case.settings["guidance"]))}
+    spies = {
+        "student": Recorder(student),
+        "guided_teacher": Recorder(guided(case, case.settings["guidance"])),
+    }
     with Draws(noise=[case["z"]], uniform=[case["u"]]):
-        (update,) = method.updates(spies, batch_of(case, case["x0"]), 0, RNG)
+        (update,) = method.updates(Networks(**spies), batch_of(case, case["x0"]), 0, RNG)
     near, first = spies["student"].calls
-    route = [*spies["teacher"].calls, near]
+    route = [*spies["guided_teacher"].calls, near]
     losses = case.settings["weight"] * (first[2] - near[2]).square().flatten(1).sum(1)
     torch.testing.assert_close(losses.mean(), update.loss)
     return {
@@ -136,10 +143,10 @@ def run(
     student = student or case.net("student")
     nets = {"student": student, **(others or {})}
     if "teacher.W1" in case.inputs:
-        nets.setdefault("teacher", guided(case, teacher))
+        nets.setdefault("guided_teacher", guided(case, teacher))
     with Draws(**draws):
         return list(
-            method.updates(nets, batch_of(case, case["x0"] if x0 is None else x0), step, RNG)
+            method.updates(Networks(**nets), batch_of(case, case["x0"] if x0 is None else x0), step, RNG)
         ), student
 
 
@@ -200,16 +207,18 @@ def sana(case: Case) -> Found:
     backbone.tokens = torch.tensor(of["tokens"], dtype=torch.float64)
     nets = {
         "student": student,
-        "heads": heads,
-        "unguided": backbone,
-        "teacher": per_sample_teacher(case),
+        "discriminator": heads,
+        "teacher": backbone,
+        "guided_teacher": per_sample_teacher(case),
     }
     batch, integers = batch_of(case, case["x0"]), [scale_indices(case)]
     if of["part"] == "consistency":
         lv = weighed(case, student, case["x0"][0].numel())
         method = preset("sana_sprint", **changes)
         with Draws(normal=[log_tan(case["t"])], noise=[case["z"]], integers=integers):
-            return weighed_gradients(next(method.updates(nets, batch, of["iteration"], RNG)), student, lv)
+            return weighed_gradients(
+                next(method.updates(Networks(**nets), batch, of["iteration"], RNG)), student, lv
+            )
     method = preset("sana_sprint", **changes, consistency_weight=0.0)
     seen = ["s"] if of["part"] == "adversarial" else ["s_real", "s_fake", "s_rolled"]
     with Draws(
@@ -218,7 +227,7 @@ def sana(case: Case) -> Found:
         uniform=[case["uniform"]],
         integers=integers,
     ):
-        (update,) = method.updates(nets, batch, 0 if len(seen) == 1 else 1, RNG)
+        (update,) = method.updates(Networks(**nets), batch, 0 if len(seen) == 1 else 1, RNG)
     moved = {"grad_student": student} if len(seen) == 1 else {"grad_heads": heads}
     return {"loss": update.loss, **{name: gradients(update.loss, net) for name, net in moved.items()}}
 
@@ -231,10 +240,10 @@ def dmd2(case: Case) -> Found:
     fake, heads = case.net("fake"), Heads(case["heads"])
     nets = {
         "student": student,
-        "fake": fake,
-        "heads": heads,
-        "teacher": guided(case, of["guidance"]),
-        "unguided": case.net("teacher"),
+        "fake_score": fake,
+        "discriminator": heads,
+        "guided_teacher": guided(case, of["guidance"]),
+        "teacher": case.net("teacher"),
     }
     method = preset(
         "dmd2",
@@ -244,20 +253,20 @@ def dmd2(case: Case) -> Found:
         gan_weight=of["gan_weight"],
         gan_critic_weight=1.0,
         gan_blocks=list(range(len(case["heads"]))),
-        gan_backbone=of["backbone"],
+        gan_backbone={"fake": "fake_score", "unguided": "teacher"}[of["backbone"]],
         gan_shared_noise=of["shared"],
     )
     batch = Batch(text(case), {}, torch.zeros_like(case["real"]), Examples(case["real"], text(case)))
     uniform, noise = [case["tau"], case["tau_student"]], [case["noise"], case["eps"], case["eps_student"]]
     with Draws(uniform=uniform, noise=noise):
-        (first,) = method.updates(nets, batch, 0, RNG)
+        (first,) = method.updates(Networks(**nets), batch, 0, RNG)
         moved = gradients(first.loss, student)
     uniform = [ANY, case["tau_fake"]]
     noise = [case["noise"], case["eps"], case["eps_fake"]]
     if not of["shared"]:
         uniform, noise = [*uniform, case["tau_real"]], [*noise, case["eps_real"]]
     with Draws(uniform=uniform, noise=noise):
-        _, critic = method.updates(nets, batch, 1, RNG)
+        _, critic = method.updates(Networks(**nets), batch, 1, RNG)
     return {
         "loss_student": first.loss,
         "grad_student": moved,
@@ -291,7 +300,11 @@ def cdm(case: Case) -> Found:
     def unconditional(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return case.net("teacher")(x, t, {"text": null["text"].expand(len(x), -1)})
 
-    others = {"fake": case.net("fake"), "unguided": case.net("teacher"), "null": unconditional}
+    others = {
+        "fake_score": case.net("fake"),
+        "teacher": case.net("teacher"),
+        "unconditional_teacher": unconditional,
+    }
     augments, off = chosen["augmentation_weight"] > 0, chosen["off_weight"] > 0
     q = ["q_ft", "q_ddm", *(["q_cfg"] if augments else []), *(["q_away", "q_off"] if off else [])]
     z = ["z_ft", "z_ddm", *(["z_cfg"] if augments else []), *(["z_off"] if off else [])]
@@ -306,7 +319,7 @@ def cdm(case: Case) -> Found:
         ),
         torch.enable_grad(),
     ):
-        _, *updates = method.updates(nets, batch, 0, RNG)
+        _, *updates = method.updates(Networks(**nets), batch, 0, RNG)
     route = student.calls[:count]
     return {
         "angles": torch.stack([t[0] for _, t, _ in route]),
@@ -330,11 +343,11 @@ def tbcm(case: Case) -> Found:
     )
     student = case.net("student", "guidance")
     lv = weighed(case, student, case["noise"][0].numel())
-    nets = {"student": student, "teacher": per_sample_teacher(case)}
+    nets = {"student": student, "guided_teacher": per_sample_teacher(case)}
     batch = Batch(text(case), {}, torch.zeros_like(case["noise"]))
     integers = [scale_indices(case), torch.arange(of["steps"] - 1)]
     with Draws(noise=[case["noise"]], uniform=[share], integers=integers):
-        (update,) = method.updates(nets, batch, of["step"], RNG)
+        (update,) = method.updates(Networks(**nets), batch, of["step"], RNG)
     return weighed_gradients(update, student, lv)
 
 
@@ -449,7 +462,7 @@ def lcm(case: Case) -> Found:
     """At the release's angles, which are not on our grid."""
     of, scales = case.settings, tuple(case["scales"].tolist())
     method = preset("lcm", loss=of["loss"], huber=of["c"], guidance=scales, guidance_at=scales[0])
-    others = {"teacher": per_sample_teacher(case), "target": case.net("target")}
+    others = {"guided_teacher": per_sample_teacher(case), "target": case.net("target")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LCM, "_angles", lambda *_: torch.stack([case["t"], case["s"]]))
         (update,), student = run(
@@ -463,10 +476,10 @@ def kd(case: Case) -> Found:
     """The product's loss is the sum of squares."""
     method = preset("kd", loss="l2", start_share=1.0)
     student = case.net("student")
-    route = Recorded(case["x"][:, None], case["t"][:, None], torch.zeros_like(case["x"])[:, None])
+    route = TeacherTrajectory(case["x"][:, None], case["t"][:, None], torch.zeros_like(case["x"])[:, None])
     batch = Batch(text(case), {}, case["x0"], route=route)
     with Draws(integers=[torch.zeros(4)], uniform=[torch.zeros(4)]):
-        (update,) = method.updates({"student": student}, batch, 0, RNG)
+        (update,) = method.updates(Networks(student), batch, 0, RNG)
     loss = update.loss / case.settings["scale"]
     return {"loss": loss, "grad_student": gradients(loss, student)}
 

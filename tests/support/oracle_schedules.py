@@ -11,7 +11,7 @@ from rcm_core.diffusion.parameterisation import RectifiedFlow
 from rcm_core.diffusion.timesteps import log_normal_angles, shifted_angles
 from rcm_core.diffusion.trigflow import flow_time_from_angle, predict_x0
 from rcm_core.objectives.consistency import ramp
-from rcm_core.protocols import Batch
+from rcm_core.protocols import Batch, Networks
 from rcm_core.rng import generator
 from rcm_core.samplers.rollout import random_schedule, reference_route, route_angles
 from rcm_core.training.ema import decay, power_exponent
@@ -62,8 +62,8 @@ def rcm_schedule(case: Case) -> Found:
     x0 = torch.zeros(1, 2, 1, 1, 1)
     student, simulated = [], []
     for i in (int(i) for i in case["iterations"]):
-        nets = {name: Spy(lambda x, t, condition: x) for name in ("student", "teacher", "fake")}
-        updates = method.updates(nets, Batch({}, {}, x0), i, generator(0, i))
+        nets = {name: Spy(lambda x, t, condition: x) for name in ("student", "guided_teacher", "fake_score")}
+        updates = method.updates(Networks(**nets), Batch({}, {}, x0), i, generator(0, i))
         moves = method.student_update(i)
         consistency = next(updates) if moves else None
         nets["student"].calls.clear()

@@ -21,11 +21,11 @@ from rcm_core.losses.distribution_matching import distribution_gradient, distrib
 from rcm_core.losses.regression import pair_loss
 from rcm_core.objectives.adversarial import Discriminator
 from rcm_core.objectives.consistency import Consistency, States, consistency_term, limit_tangent, ramp
-from rcm_core.objectives.distribution_matching import Generated, fake_score_term, generated, matching_term
-from rcm_core.protocols import Batch, Condition
+from rcm_core.objectives.distribution_matching import Generated, fake_score_term, generate, matching_term
+from rcm_core.protocols import Batch, Condition, Networks
 from rcm_core.rng import generator
-from rcm_core.samplers.few_step import glide, sample_student, walk
-from rcm_core.samplers.rollout import recorded_walk, teacher_steps
+from rcm_core.samplers.few_step import euler_steps, renoise_steps, sample_student
+from rcm_core.samplers.rollout import record_trajectory, teacher_steps
 
 Found = dict[str, Tensor]
 RNG = generator("unused")
@@ -100,7 +100,7 @@ def consistency(case: Case, limit: str = "normalise") -> Found:
         prior = 1 / t.tan() if weighting == "adaptive_prior" else 1.0
         each = (-lv).exp() * prior * each + lv - spread(case, elements)
         shift = lv
-    term = of.get("weight", 1.0) * consistency_term({"student": student}, states, condition, how).loss
+    term = of.get("weight", 1.0) * consistency_term(Networks(student), states, condition, how).loss
     # a release's mean has the points that were left out in it, as zeros
     share = 1.0 if keep is None else float(keep.double().mean())
     found["grad_student"] = share * gradients(term, student)
@@ -148,9 +148,9 @@ def matching(case: Case) -> Found:
     angles, t, eps = simulation(case), case["t"], case["eps"]
     batch = Batch(condition, {}, torch.zeros_like(eps))
     with Draws(noise=[case["noises"], eps]):
-        made = generated({"student": student}, batch, angles, RNG)
-        nets = {"teacher": teacher, "fake": fake}
-        term = matching_term(nets, made, condition, t, RNG, of["floor"])
+        made = generate(Networks(student), batch, angles, RNG)
+        networks = Networks(student, guided_teacher=teacher, fake_score=fake)
+        term = matching_term(networks, made, condition, t, RNG, of["floor"])
     with torch.no_grad():
         y = diffuse(made.x, eps, t)
         D_fake, D_teacher = (predict_x0(y, t, net(y, t, condition)) for net in (fake, teacher))
@@ -183,10 +183,10 @@ def fake_score(case: Case) -> Found:
     else:
         batch = Batch(condition, {}, torch.zeros_like(eps))
         with Draws(noise=[case["noises"]]), torch.no_grad():
-            made = generated({"student": case.net("student")}, batch, simulation(case), RNG)
+            made = generate(Networks(case.net("student")), batch, simulation(case), RNG)
     kind = ERRORS[of["error"]]
     with Draws(noise=[eps]):
-        loss = fake_score_term({"fake": fake}, made, condition, t, RNG, kind).loss
+        loss = fake_score_term(Networks(fake, fake_score=fake), made, condition, t, RNG, kind).loss
     F = fake(diffuse(made.x, eps, t), t, condition)
     if "weighted" in of:
         weight = {"eps": t.cos() ** 2, "x0": t.sin() ** 2, "u": (t.cos() + t.sin()) ** 2}[of["weighted"]]
@@ -208,9 +208,9 @@ def sampler(case: Case) -> Found:
     first = case.outputs["states"][0]
     with torch.no_grad():
         if of["kind"] == "renoise":
-            x = walk(spy, torch.cat([first[None], noises[1:]]), condition, angles)
+            x = renoise_steps(spy, torch.cat([first[None], noises[1:]]), condition, angles)
         else:
-            x = glide(spy, first, condition, angles)
+            x = euler_steps(spy, first, condition, angles)
         x0 = predict_x0(x, angles[-1], spy(x, angles[-1], condition))
     return {"states": torch.stack([call.x for call in spy.calls]), "x0": x0}
 
@@ -251,8 +251,10 @@ def judged(
     heads = heads or Heads(case["heads"])
     backbone = backbone or case.net(of["backbone"])
     backbone.tokens = torch.tensor(of["tokens"], dtype=torch.float64)
-    nets = {"backbone": backbone, "heads": heads}
-    return Discriminator("backbone", range(len(case["heads"]))).seen(nets, x, text(case), s, eps), heads
+    networks = Networks(backbone, discriminator=heads)
+    return Discriminator(backbone, range(len(case["heads"]))).logits_with_noise(
+        networks, x, text(case), s, eps
+    ), heads
 
 
 def pseudo_gradient(case: Case) -> Found:
@@ -261,7 +263,7 @@ def pseudo_gradient(case: Case) -> Found:
 
 
 def tbcm_route(case: Case) -> Found:
-    route = recorded_walk(guided(case, case["scales"]), case["noise"], case["route"], text(case))
+    route = record_trajectory(guided(case, case["scales"]), case["noise"], case["route"], text(case))
     return {"x": route.x[1:].flatten(0, 1), "v": route.F[1:].flatten(0, 1), "end": route.end}
 
 

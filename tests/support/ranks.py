@@ -14,7 +14,7 @@ from loops import SETTINGS, probe
 
 from rcm_core.config.load import load_params
 from rcm_core.networks.denoiser import load_denoiser
-from rcm_core.protocols import Batch, Demands, Follow
+from rcm_core.protocols import Batch, MethodRequirements, Networks, TargetUpdate
 from rcm_core.registry import find_family
 from rcm_core.rng import generator
 from rcm_core.training import distill
@@ -22,7 +22,7 @@ from rcm_core.training.checkpointing.checkpoint import full_tensors
 from rcm_core.training.flow_matching import FlowMatching
 from rcm_core.training.loop_settings import LoopSettings
 from rcm_core.training.parallel.sharding import shard
-from rcm_core.training.parameter_updates import Movers
+from rcm_core.training.parameter_updates import ParameterUpdater
 from rcm_core.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -83,8 +83,8 @@ def trainer(pipeline: Path, context: Context, until: int, accumulate: int = 1) -
         seed=0,
     )
     return Trainer(
-        nets={"student": student},
-        views={"student": student},
+        modules={"student": student},
+        networks=Networks(student),
         build_method=lambda _: FlowMatching(0.1),
         source=Noise(),
         settings=settings,
@@ -121,20 +121,20 @@ def probe_on(rank: int, world: int, pipeline: Path, state: Path) -> None:
     nets = {role: load_denoiser(pipeline, find_family("wan")) for role in ("student", "target")}
     for net in nets.values():
         shard(net, world, CPU)
-    demands = Demands(
-        frozenset({"student"}), frozenset(), follows=(Follow("target", "student", 0.5, "student"),)
+    requirements = MethodRequirements(
+        frozenset({"student"}), frozenset(), follows=(TargetUpdate("target", "student", 0.5, "student"),)
     )
-    movers = Movers(nets, demands, replace(SETTINGS, ema_lengths=(0.05,)), world)
+    updater = ParameterUpdater(nets, requirements, replace(SETTINGS, ema_lengths=(0.05,)), world)
     looking = replace(probe(), world=world)
     before = full_tensors(nets["student"].state_dict())
-    readings = [looking.read(0, nets["student"], movers.ema)]
+    readings = [looking.read(0, nets["student"], updater.ema)]
     after = full_tensors(nets["student"].state_dict())
     followed = [looking.samples(nets["target"])]
     grow(nets["student"])
-    movers.move(0, ["student"], student_update=True)
+    updater.move(0, ["student"], student_update=True)
     followed.append(looking.samples(nets["target"]))
     grow(nets["student"])  # away from its average
-    readings.append(looking.read(1, nets["student"], movers.ema))
+    readings.append(looking.read(1, nets["student"], updater.ema))
     own = looking.samples(nets["student"])
     if rank == 0:
         kept = all(torch.equal(before[name], after[name]) for name in before)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from rcm_core.evaluation.bootstrap import Estimate, exact
 from rcm_core.evaluation.selection import Candidate, choose
-from rcm_core.monitoring.early_stopping import Reading, Verdict
+from rcm_core.monitoring.early_stopping import ProbeResult, StopDecision
 from rcm_core.storage.files import write_json
 
 PROMPTS = [f"the digit {i % 6}" for i in range(60)]
@@ -55,8 +55,8 @@ def record(stage: str, seconds: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def made_up_health(verdict: Verdict | None = None, **changed: Any) -> dict[str, Any]:
-    readings = [Reading.of(step, (0.4 / (step + 100), -0.1, 0.05, 0.1)) for step in (0, 300, 600, 900)]
+def made_up_health(verdict: StopDecision | None = None, **changed: Any) -> dict[str, Any]:
+    readings = [ProbeResult.of(step, (0.4 / (step + 100), -0.1, 0.05, 0.1)) for step in (0, 300, 600, 900)]
     return {
         "step": 900, "iterations": 900, "tangent": "exact", "nonfinite": 0, "step_downs": [],
         "spikes": {"tangent_norm": 0, "gradient_norm": 0}, "readings": [r._asdict() for r in readings],

@@ -27,6 +27,8 @@ def trained(workspace: Path, state: Path, *ends: int) -> dict[str, Tensor]:
             with Writer(LocalContext(state), state) as writer:
                 trainer.save(writer)
         every = {
-            f"{role} {name}": w for role, net in trainer.nets.items() for name, w in net.state_dict().items()
+            f"{role} {name}": w
+            for role, net in trainer.modules.items()
+            for name, w in net.state_dict().items()
         }
         return full_tensors(every)

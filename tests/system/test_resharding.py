@@ -61,7 +61,7 @@ def test_saved_on_one_continued_on_two_continued_on_one_or_four(
         assert (four - one).norm() < 1e-5 * moved  # as below
 
     begin = load_file(pipeline / WEIGHTS)
-    ours, theirs = (dict(t.nets["student"].network.state_dict()) for t in (last, whole))
+    ours, theirs = (dict(t.modules["student"].network.state_dict()) for t in (last, whole))
     moved = (flat(theirs) - flat(begin)).norm()
     # gradients summed in another order, six Adam steps: float32 rounding (4e-7 was seen)
     assert (flat(ours) - flat(theirs)).norm() < 1e-5 * moved

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from experiments.comparison.page.claims import ACCURACY, gain
 from experiments.comparison.page.results import Group, Results
-from experiments.comparison.page.tables import BUDGET_WORDS, cell, measured, percent
+from experiments.comparison.page.tables import BUDGET_WORDS, cell, format_measured, percent
 from experiments.comparison.plan import UPDATES
 from rcm_core.evaluation.metric import metric_of, shown_metrics
 from rcm_core.units import MIB
@@ -34,7 +34,7 @@ def among_best(group: Group, metric: str) -> list[str]:
     return [n for n in names if not any(gain(group, m, n, metric).low > 0 for m in names if m != n)]
 
 
-def recommended(results: Results) -> list[str]:
+def recommend(results: Results) -> list[str]:
     """Among the best by the distance to the teacher and by accuracy, in every group."""
     good = [set(among_best(g, FIRST)) & set(among_best(g, g.accuracy)) for g in results.groups]
     return [name for name in presets(results.groups[0]) if all(name in names for names in good)]
@@ -44,9 +44,9 @@ def advice(results: Results) -> str:
     """Markdown: the recommendation, and per teacher and budget what is best by what."""
     if not results.groups:
         return "Nothing has been run yet: `make compare`."
-    names = recommended(results)
+    names = recommend(results)
     head = (
-        f"Among the best by Frechet distance to the teacher and by accuracy everywhere: {_listed(names)}."
+        f"Among the best by Frechet distance to the teacher and by accuracy everywhere: {_list_names(names)}."
         if names
         else "No method is among the best by both Frechet distance to the teacher and accuracy everywhere; see below"
         " which wins where."
@@ -64,11 +64,11 @@ def _lines(group: Group) -> list[str]:
         unit = " %" if percent(name) else ""
         line = f"  - {metric.superlative} `{first}` ({cell(group.interval(first, name), name)}{unit})"
         lines.append(
-            line + (f"; not told apart from it: {_listed(ties)}" if ties else "; it beats all others")
+            line + (f"; not told apart from it: {_list_names(ties)}" if ties else "; it beats all others")
         )
-    small = min(presets(group), key=lambda n: group.measured(n, "memory_bytes").value)
+    small = min(presets(group), key=lambda n: group.measure(n, "memory_bytes").value)
     lines.append(
-        f"  - least memory `{small}` ({measured(group.measured(small, 'memory_bytes'), 0, MIB)} MiB)"
+        f"  - least memory `{small}` ({format_measured(group.measure(small, 'memory_bytes'), 0, MIB)} MiB)"
     )
     if group.budget == UPDATES:
         in_turn = [name for name in presets(group) if name in group.costs]
@@ -77,5 +77,5 @@ def _lines(group: Group) -> list[str]:
     return lines
 
 
-def _listed(names: list[str]) -> str:
+def _list_names(names: list[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)

@@ -11,7 +11,7 @@ from experiments.comparison.page.intervals import Interval, difference
 from experiments.comparison.page.results import Group
 from rcm_core.evaluation.metric import metric_of
 
-Verdict = Literal["shows", "does not show", "undecided", "not run"]
+StopDecision = Literal["shows", "does not show", "undecided", "not run"]
 ACCURACY = "accuracy"
 """Stands for the benchmark's headline accuracy."""
 DISTANCE = "distance"
@@ -65,7 +65,7 @@ class Finding(NamedTuple):
 
     part: Part
     gain: Interval | None
-    verdict: Verdict
+    verdict: StopDecision
 
 
 CLAIMS = (
@@ -142,7 +142,7 @@ def findings(claim: Claim, group: Group) -> list[Finding]:
     return [_finding(part, group) for part in parts]
 
 
-def verdict(found: Sequence[Finding], reference: str | None = None) -> Verdict:
+def verdict(found: Sequence[Finding], reference: str | None = None) -> StopDecision:
     """Of the claim: it shows if every part that was run does, and does not if one does not. With ``reference`` the
     distance to the other one is not asked.
     """
@@ -155,7 +155,7 @@ def verdict(found: Sequence[Finding], reference: str | None = None) -> Verdict:
     return "undecided" if "undecided" in run else "shows"
 
 
-def stated(found: Sequence[Finding]) -> str:
+def verdict_words(found: Sequence[Finding]) -> str:
     """The verdict in words: by each reference where they differ, and whether a training's chance is in it."""
     asked = [reference for reference in REFERENCES if any(f.part.metric == reference for f in found)]
     by = {REFERENCES[reference]: verdict(found, reference) for reference in asked}
@@ -165,7 +165,7 @@ def stated(found: Sequence[Finding]) -> str:
     return text + (" (one seed)" if any(f.gain.seeds == 1 for f in found if f.gain) else "")
 
 
-def memory_verdict(memory: dict[str, Any] | None) -> Verdict:
+def memory_verdict(memory: dict[str, Any] | None) -> StopDecision:
     """Both shares below 1, and that of memory at most what is promised."""
     if memory is None:
         return "not run"

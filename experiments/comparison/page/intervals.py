@@ -24,7 +24,7 @@ from scipy.stats import t as student_t
 
 from rcm_core.evaluation.bootstrap import Z95, Estimate
 from rcm_core.evaluation.metric import metric_of
-from rcm_core.evaluation.selection import combined
+from rcm_core.evaluation.selection import combine
 
 
 class Interval(NamedTuple):
@@ -69,7 +69,7 @@ def difference(ours: Sequence[Estimate], theirs: Sequence[Estimate]) -> Interval
     return Interval(value, value - half, value + half, min(len(ours), len(theirs)))
 
 
-def paired(gains: Sequence[float]) -> Interval:
+def pair_gains(gains: Sequence[float]) -> Interval:
     """The mean of what was gained seed by seed on the same samples, whose sampling errors go out; a single seed has no
     interval (it is infinite).
     """
@@ -89,10 +89,10 @@ def half_width(parts: Sequence[Term]) -> float:
 
 def over_steps(rows: dict[str, dict[str, Estimate]], metric: str) -> Estimate:
     """One run's mean of ``metric`` over its step counts, with the widest interval there can be."""
-    return combined([row[metric] for _, row in sorted(rows.items())])
+    return combine([row[metric] for _, row in sorted(rows.items())])
 
 
-def bounded(interval: Interval, metric: str) -> Interval:
+def clip_interval(interval: Interval, metric: str) -> Interval:
     """``interval`` cut to the values that ``metric`` can have."""
     return interval.within(*metric_of(metric).bounds)
 

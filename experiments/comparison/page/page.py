@@ -10,7 +10,15 @@ from typing import Any
 
 from experiments.comparison.grid import composed_grid
 from experiments.comparison.page.advice import advice
-from experiments.comparison.page.claims import CLAIMS, MEMORY, Claim, findings, gain, memory_verdict, stated
+from experiments.comparison.page.claims import (
+    CLAIMS,
+    MEMORY,
+    Claim,
+    findings,
+    gain,
+    memory_verdict,
+    verdict_words,
+)
 from experiments.comparison.page.plots import quality_plot, warm_plot
 from experiments.comparison.page.results import Group, Results, load
 from experiments.comparison.page.tables import (
@@ -25,7 +33,7 @@ from experiments.comparison.page.tables import (
     quality_table,
     warm_table,
 )
-from experiments.comparison.page.warm_verdict import PROMISED, kept, lengths
+from experiments.comparison.page.warm_verdict import PROMISED, judge_promise, lengths
 from experiments.comparison.plan import PLANS
 from rcm_core.storage.files import atomic
 
@@ -87,10 +95,10 @@ def _claim(claim: Claim, results: Results, notes: dict[str, str]) -> str:
     lines = [f"### {claim.name}", f"{claim.words} ({claim.source})."]
     lines.append(findings_table(run) if run else NOT_RUN.format("make compare"))
     for group in results.groups:
-        what = stated(findings(claim, group))
+        what = verdict_words(findings(claim, group))
         lines.append(f"On `{group.teacher}` at {BUDGET_WORDS[group.budget]}: **{what}**.")
     lines += [_balance(results)] if claim.name == "scm-detail" else []
-    return "\n\n".join([*lines, *_noted(notes, claim.name)])
+    return "\n\n".join([*lines, *_note(notes, claim.name)])
 
 
 def _balance(results: Results) -> str:
@@ -108,7 +116,7 @@ def _balance(results: Results) -> str:
 def _memory(results: Results, notes: dict[str, str]) -> str:
     lines = [f"### {MEMORY.name}", f"{MEMORY.words} ({MEMORY.source})."]
     if results.memory is None:
-        return "\n\n".join([*lines, NOT_RUN.format("make compare-memory"), *_noted(notes, MEMORY.name)])
+        return "\n\n".join([*lines, NOT_RUN.format("make compare-memory"), *_note(notes, MEMORY.name)])
     memory = results.memory
     share = memory["tbcm_of_scm_vae"][memory["decides"]]["tensors"]
     lines += [
@@ -116,14 +124,14 @@ def _memory(results: Results, notes: dict[str, str]) -> str:
         f"With a VAE of width {memory['decides']}, which decides, TBCM's step needs {share:.0%} of the memory;"
         f" promised are at most {memory['allowed']:.0%}: **{memory_verdict(memory)}**.",
     ]
-    return "\n\n".join([*lines, *_noted(notes, MEMORY.name)])
+    return "\n\n".join([*lines, *_note(notes, MEMORY.name)])
 
 
 def _mixture(results: Results, notes: dict[str, str]) -> str:
     lines = ["## What distribution matching matches"]
     mixture = results.mixture
     if mixture is None:
-        return "\n\n".join([*lines, NOT_RUN.format("make compare-mixture"), *_noted(notes, "mixture")])
+        return "\n\n".join([*lines, NOT_RUN.format("make compare-mixture"), *_note(notes, "mixture")])
     lines += [
         f"Frechet distance to the teacher of what students of `{mixture['teacher']}` (seed 0, equal student updates)"
         f" predict in training's own simulation: {mixture['samples']} predictions of validation prompts from all angles"
@@ -131,16 +139,16 @@ def _mixture(results: Results, notes: dict[str, str]) -> str:
         " from the candidates at half and at the end of training.",
         mixture_table(mixture),
     ]
-    return "\n\n".join([*lines, *_noted(notes, "mixture")])
+    return "\n\n".join([*lines, *_note(notes, "mixture")])
 
 
 def _warm(results: Results, notes: dict[str, str], images: Path) -> str:
     lines = ["## Warm start after an update of the teacher"]
     if not results.warm_starts:
-        return "\n\n".join([*lines, NOT_RUN.format("make warm-start"), *_noted(notes, "warm-start")])
+        return "\n\n".join([*lines, NOT_RUN.format("make warm-start"), *_note(notes, "warm-start")])
     for study in results.warm_starts:
         lines += _warm_study(study, images)
-    return "\n\n".join([*lines, *_noted(notes, "warm-start")])
+    return "\n\n".join([*lines, *_note(notes, "warm-start")])
 
 
 def _warm_study(study: dict[str, Any], images: Path) -> list[str]:
@@ -156,7 +164,7 @@ def _warm_study(study: dict[str, Any], images: Path) -> list[str]:
         " from the old teacher's. A warm start (`train.warm_start`, with"
         f" `{' '.join(study['warm'])}`) is promised to be as good as the cold start at its end by the validation score"
         f" (`{study['metric']}`, lower is better, {study['samples']} samples) after at most {PROMISED:.0%} of its"
-        f" student updates: **{kept(found)}**. Gains are of pairs on the same samples, a pair for each seed.",
+        f" student updates: **{judge_promise(found)}**. Gains are of pairs on the same samples, a pair for each seed.",
         lengths_table(found),
         warm_table(study),
         f"![Validation score over student updates, cold and warm](images/compare/{picture})",
@@ -217,10 +225,10 @@ def goal_sentence(group: Group) -> str:
     )
     said = (
         f"Promised: the teacher's {group.accuracy.replace('_', ' ')} is at least {goal.teacher:.0%}, found"
-        f" {cell(teacher, 'accuracy')} %: **{_kept(teacher['value'] >= goal.teacher)}**; the best student at"
+        f" {cell(teacher, 'accuracy')} %: **{_verdict_words(teacher['value'] >= goal.teacher)}**; the best student at"
         f" {goal.steps} steps has at least {goal.share:.0%} of it, found `{name}` with {cell(student, 'accuracy')} %,"
         f" which is {share:.0%} [{share * (1 - relative):.0%}, {share * (1 + relative):.0%}]:"
-        f" **{_kept(share >= goal.share)}**."
+        f" **{_verdict_words(share >= goal.share)}**."
     )
     if not others:
         return said
@@ -231,7 +239,7 @@ def goal_sentence(group: Group) -> str:
     )
 
 
-def _kept(kept: bool) -> str:
+def _verdict_words(kept: bool) -> str:
     return "reached" if kept else "not reached"
 
 
@@ -253,7 +261,7 @@ def _pictures(group: Group, place: Path) -> bool:
     return bool(rows)
 
 
-def _noted(notes: dict[str, str], name: str) -> list[str]:
+def _note(notes: dict[str, str], name: str) -> list[str]:
     return [notes[name]] if name in notes else []
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.comparison.calibrate import Cost, known_entries
-from experiments.comparison.page.intervals import Interval, bounded, mean_over_seeds, over_steps
+from experiments.comparison.page.intervals import Interval, clip_interval, mean_over_seeds, over_steps
 from experiments.comparison.plan import BUDGETS, PLANS
 from experiments.comparison.workspaces import FORMAT
 from rcm_core.evaluation.bootstrap import Estimate
@@ -38,7 +38,7 @@ class Group:
         return [over_steps(r, metric) if steps is None else r[f"student_{steps}"][metric] for r in rows]
 
     def interval(self, name: str, metric: str, steps: int | None = None) -> Interval:
-        return bounded(mean_over_seeds(self.values(name, metric, steps)), metric)
+        return clip_interval(mean_over_seeds(self.values(name, metric, steps)), metric)
 
     @property
     def steps(self) -> list[int]:
@@ -64,9 +64,9 @@ class Group:
         """Of a training: as measured in turn, or else of the runs themselves, whatever else the machine did."""
         if name in self.costs:
             return self.costs[name].seconds(self.runs[name][0]["iterations"])
-        return self.measured(name, "seconds").value
+        return self.measure(name, "seconds").value
 
-    def measured(self, name: str, key: str) -> Interval:
+    def measure(self, name: str, key: str) -> Interval:
         """What ``key`` of the training took: the mean over seeds, and by Student's t how well it is known."""
         found = [float(run["training"][key]) for run in self.runs[name]]
         return mean_over_seeds([{"value": f, "low": f, "high": f, "n": 1} for f in found]).within(

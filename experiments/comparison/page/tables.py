@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.comparison.page.claims import CLAIMS, MEMORY, Finding, findings, memory_verdict, stated
+from experiments.comparison.page.claims import (
+    CLAIMS,
+    MEMORY,
+    Finding,
+    findings,
+    memory_verdict,
+    verdict_words,
+)
 from experiments.comparison.page.intervals import Interval
 from experiments.comparison.page.results import Group, Results
 from experiments.comparison.page.warm_verdict import Length, end
@@ -66,7 +73,7 @@ def cost_table(group: Group) -> str:
             ", ".join(str(updates_at_choice(run)) for run in runs),
             str(first["points_per_update"]),
             *_times(group, name),
-            measured(group.measured(name, "memory_bytes"), 0, MIB),
+            format_measured(group.measure(name, "memory_bytes"), 0, MIB),
             ", ".join(f"{calls(first, network):.0f}" for network in NETWORKS),
         ]
         words = f": {first['words']}" if first["words"] else ""
@@ -80,7 +87,7 @@ def _times(group: Group, name: str) -> tuple[str, str]:
     return f"{mark}{seconds:.0f}", f"{mark}{seconds / group.runs[name][0]['iterations']:.3f}"
 
 
-def measured(found: Interval, digits: int, unit: float = 1.0) -> str:
+def format_measured(found: Interval, digits: int, unit: float = 1.0) -> str:
     """With its interval, if there are several seeds."""
     value, low, high = (f"{number / unit:.{digits}f}" for number in found[:3])
     return f"{value} [{low}, {high}]" if found.seeds > 1 else value
@@ -103,7 +110,7 @@ def claims_table(results: Results) -> str:
     head = ["published", *(f"`{g.teacher}`, {BUDGET_WORDS[g.budget]}" for g in results.groups)]
     rows = []
     for claim in CLAIMS:
-        shown = [stated(findings(claim, group)) for group in results.groups]
+        shown = [verdict_words(findings(claim, group)) for group in results.groups]
         rows.append([f"[{claim.words}](#{claim.name})", *shown])
     apart = f"{memory_verdict(results.memory)} (measured apart)"
     rows.append([f"[{MEMORY.words}](#{MEMORY.name})", apart, *[""] * (len(results.groups) - 1)])

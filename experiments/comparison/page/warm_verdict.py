@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from experiments.comparison.page.intervals import Interval, paired
+from experiments.comparison.page.intervals import Interval, pair_gains
 from rcm_core.evaluation.bootstrap import Estimate
 from rcm_core.evaluation.metric import metric_of
 
@@ -53,11 +53,11 @@ def lengths(study: dict[str, Any]) -> list[Length]:
         scores = [end(warm, metric)["value"] for warm in each]
         colds = [end(seed["cold"], metric)["value"] for seed in seeds]
         gains = [sign * (warm - cold) for warm, cold in zip(scores, colds, strict=True)]
-        found.append(Length(each[0]["share"], each[0]["updates"], fmean(scores), paired(gains)))
+        found.append(Length(each[0]["share"], each[0]["updates"], fmean(scores), pair_gains(gains)))
     return found
 
 
-def kept(found: list[Length]) -> str:
+def judge_promise(found: list[Length]) -> str:
     """Of the promise: whether any length that it allows is as good; not to be told apart does not do."""
     reached = any(length.verdict == REACHED for length in found if length.share <= PROMISED)
     return REACHED if reached else NOT_REACHED

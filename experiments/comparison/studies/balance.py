@@ -29,7 +29,7 @@ def balance(plan: Plan, home: Home, start: Start) -> dict[str, Any]:
     """Of seed 0 at equal updates, which is made if it is not there."""
     runner = Runner(plan, home, start)
     runner.prepare()
-    params, workspace = runner.made(plan.variant(RUN), 0, UPDATES)
+    params, workspace = runner.make_run(plan.variant(RUN), 0, UPDATES)
     matching = params.method["dmd_weight"] * mean_gradient(RunFolder.of(workspace).curves)
     consistency = params.method["consistency_weight"]
     # both losses' gradients are twice their weight times the length of what they are made of

@@ -39,8 +39,9 @@ from rcm_core.protocols import Batch
 from rcm_core.registry import find_family
 from rcm_core.rng import generator
 from rcm_core.storage.files import write_json
-from rcm_core.training.distill import FrozenTeacher, build_method
+from rcm_core.training.distill import build_method
 from rcm_core.training.loop_settings import LoopSettings
+from rcm_core.training.networks import build_networks
 from rcm_core.training.trainer import Trainer
 
 CASES = {
@@ -127,12 +128,10 @@ def trainer_of(case: str, size: Size, folder: Path) -> Trainer:
     student, frozen = (_denoiser(size) for _ in range(2))
     frozen.requires_grad_(False)
     source = Encoding(size) if case == "scm_vae" else Given(size)
-    guide = FrozenTeacher(frozen, 1.5, text(1, generator("negative")))
     section = method_of(case, size)
-    views: dict[str, Any] = {"teacher": guide.guided, "null": guide.null, "unguided": frozen}
     return Trainer(
-        nets={"student": student},
-        views={"student": student, **views},
+        modules={"student": student},
+        networks=build_networks({"student": student}, frozen, 1.5, text(1, generator("negative"))),
         build_method=lambda tangent: build_method(section, tangent),
         source=source,
         settings=LoopSettings(

@@ -27,13 +27,13 @@ from rcm_core.device import resolve_device
 from rcm_core.diffusion.trigflow import NOISE_ANGLE, predict_x0
 from rcm_core.evaluation.scores import score_one
 from rcm_core.evaluation.validation import scale_of, validation_job
-from rcm_core.objectives.backward_simulation import SimulationSection, simulated
+from rcm_core.objectives.backward_simulation import SimulationSection, simulation_times
 from rcm_core.objectives.base import unit_noise
-from rcm_core.objectives.distribution_matching import generated
+from rcm_core.objectives.distribution_matching import generate
 from rcm_core.protocols import Batch
 from rcm_core.rng import generator
 from rcm_core.samplers.jobs import Job, conditions, decode, network_of
-from rcm_core.samplers.rollout import random_schedule, recorded_walk
+from rcm_core.samplers.rollout import random_schedule, record_trajectory
 from rcm_core.storage.files import write_json
 from rcm_core.storage.run_folder import RunFolder
 from rcm_core.training.distill import build_method
@@ -61,7 +61,7 @@ PARTS = (
 
 
 @torch.no_grad()
-def predicted(params: Params, job: Job) -> Iterator[tuple[Tensor, Tensor]]:
+def predict(params: Params, job: Job) -> Iterator[tuple[Tensor, Tensor]]:
     """The student's clean predictions [B, ...] as its training makes them, and the angles [B] they are made from; one
     batch of ``job`` after the other.
     """
@@ -73,27 +73,27 @@ def predicted(params: Params, job: Job) -> Iterator[tuple[Tensor, Tensor]]:
         rng = generator(job.seed, "mixture", index)
         like = torch.zeros((len(prompts), *job.teacher.shape), device=device)
         if isinstance(config, SimulationSection):
-            angles = simulated(config, index, len(prompts), rng)
+            angles = simulation_times(config, index, len(prompts), rng)
             batch = Batch(condition, {}, like)
-            x0 = generated({"student": student}, batch, angles, rng, config.simulation).x
+            x0 = generate({"student": student}, batch, angles, rng, config.simulation).x
             yield x0.float().cpu(), angles[-1].cpu()
             continue
         noise = unit_noise(rng, like)
         length = int(torch.randint(1, config.rollout_steps + 1, (), generator=rng))
         route = random_schedule(length, config.rollout_low, config.rollout_high, config.rollout_shift, rng)
-        walk = recorded_walk(student, noise, route.to(device), condition)
+        walk = record_trajectory(student, noise, route.to(device), condition)
         rows = torch.arange(len(prompts), device=device)
         anchor = torch.randint(length, (len(prompts),), generator=rng).to(device)
         t = walk.t[anchor]
         yield predict_x0(walk.x[anchor, rows], t, walk.F[anchor, rows]).float().cpu(), t.cpu()
 
 
-def measured(params: Params, workspace: Path, each: int, most: int) -> list[dict[str, Any]]:
+def measure(params: Params, workspace: Path, each: int, most: int) -> list[dict[str, Any]]:
     """One row for each part that has ``each`` of ``most`` predictions of the chosen student."""
     section = params.select.model_copy(update={"samples": most, "metric": METRICS[0]})
     scale = scale_of(params.model_copy(update={"select": section}), workspace, executor_in(workspace))
     job = replace(validation_job(section, workspace), network=str(RunFolder.of(workspace).student))
-    pairs = list(predicted(params, job))
+    pairs = list(predict(params, job))
     x, t = torch.cat([x for x, _ in pairs]), torch.cat([t for _, t in pairs])
     rows = []
     for part in PARTS:
@@ -124,8 +124,8 @@ def study_results(
     runner.prepare()
     found = {}
     for name in names:
-        params, workspace = runner.made(plan.variant(name), 0, UPDATES)
-        parts = measured(params, workspace, each, most)
+        params, workspace = runner.make_run(plan.variant(name), 0, UPDATES)
+        parts = measure(params, workspace, each, most)
         found[name] = {"parts": parts, "candidates": over_training(workspace)}
         print(f"{plan.teacher} {name}: {parts[0]['frechet_teacher']['value']:.2f} together", flush=True)
     facts = {"format": FORMAT, "teacher": plan.teacher, "samples": each, "runs": found, "machine": machine()}

@@ -32,7 +32,7 @@ from experiments.comparison.workspaces import (
     ensure,
     executor_in,
     run_key,
-    settled,
+    settle_run,
     share_stages,
     workspace,
     write_params,
@@ -94,17 +94,17 @@ class Bench:
         """Both teachers with their trajectories."""
         self.runner = Runner(self.study.plan, self.home, self.start)
         self.runner.prepare()
-        self.old = self.home.shared(self.study.plan)
+        self.old = self.home.shared_workspace(self.study.plan)
         self.new = workspace(self.root / "teacher")
         refined = self.root / "refined"
         study = self.study
         refine(self.runner.params[study.run], study.refined, study.seed, self.old, refined)
-        self.params = self._composed(refined / "pipeline", ())
+        self.params = self._compose(refined / "pipeline", ())
         write_params(self.new, self.params)
         for stage in SHARED:
             ensure(stage, self.params, self.new, executor_in(self.new))
 
-    def _composed(self, source: Path, extra: Sequence[str]) -> Params:
+    def _compose(self, source: Path, extra: Sequence[str]) -> Params:
         plan = self.study.plan
         run = plan.variant(self.study.run)
         base = [plan.teacher_override, f"method={run.preset}", *plan.overrides, *run.overrides]
@@ -114,7 +114,7 @@ class Bench:
     def student(self, seed: int) -> Path:
         """The folder of the old teacher's student of ``seed``, published."""
         plan = self.study.plan
-        _, path = self.runner.made(plan.variant(self.study.run), seed, UPDATES, ("publish",))
+        _, path = self.runner.make_run(plan.variant(self.study.run), seed, UPDATES, ("publish",))
         return RunFolder.of(path).published
 
     def train(self, name: str, params: Params) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class Bench:
         """The cold start and all warm ones of one seed."""
         study = self.study
         total = study.plan.updates
-        cold = self._settled(self.params, seed, total, study.candidates)
+        cold = self._settle(self.params, seed, total, study.candidates)
         found: dict[str, Any] = {
             "seed": seed,
             "cold": self.train(f"{study.run}-cold-{seed}", cold),
@@ -155,10 +155,10 @@ class Bench:
             "teacher": str(pipeline_of(self.old)),
             "endpoint": None,
         }
-        base = self._composed(self.root / "refined/pipeline", study.warm(self.params))
+        base = self._compose(self.root / "refined/pipeline", study.warm(self.params))
         for share in study.shares:
             updates = max(1, round(share * total))
-            params = self._settled(base, seed, updates, max(1, round(share * study.candidates)))
+            params = self._settle(base, seed, updates, max(1, round(share * study.candidates)))
             train = params.train.model_dump(mode="json") | {"warm_start": earlier}
             whole = params.model_dump(mode="json") | {"train": train}
             name = f"{study.run}-warm-{seed}-{share:g}-{study.rate:g}"
@@ -166,9 +166,9 @@ class Bench:
             found["warm"].append({"share": share, **made})
         return found
 
-    def _settled(self, params: Params, seed: int, updates: int, candidates: int) -> Params:
+    def _settle(self, params: Params, seed: int, updates: int, candidates: int) -> Params:
         iterations = iterations_for(build_method(params.method, params.train.tangent), updates)
-        made = settled(params, seed, iterations)
+        made = settle_run(params, seed, iterations)
         every = {"candidate_every": -(-iterations // candidates)}
         return made.model_copy(update={"train": made.train.model_copy(update=every)})
 

@@ -14,7 +14,7 @@ from experiments.comparison.workspaces import digest, executor_in
 from rcm_core.config.sections import Params
 from rcm_core.data.prompts import read_prompts
 from rcm_core.evaluation.bootstrap import Estimate
-from rcm_core.evaluation.selection import combined
+from rcm_core.evaluation.selection import combine
 from rcm_core.evaluation.validation import scale_of, score_job, validation_job
 from rcm_core.execution import TrainJob
 from rcm_core.pipelines.teacher_folder import pipeline_of
@@ -71,4 +71,4 @@ def score_of(student: Path, params: Params, workspace: Path) -> Estimate:
     whole = replace(validation_job(section, workspace), network=str(student / "transformer"), sampler=sampler)
     items = [(steps, replace(whole, steps=steps), scale) for steps in section.steps]
     found = dict(executor.map(score_job, items, "student", device=section.device))
-    return combined([found[steps] for steps in section.steps])
+    return combine([found[steps] for steps in section.steps])

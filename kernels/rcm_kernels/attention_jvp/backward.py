@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcm_kernels.attention_jvp.configs import backward_config, case_of, padded
+from rcm_kernels.attention_jvp.configs import backward_config, case_of, pad_width
 from rcm_kernels.attention_jvp.problem import Options, Result, Tangents
 from rcm_kernels.attention_jvp.tiles import (
     LOG2E,
@@ -131,7 +131,7 @@ def backward(
     )  # fmt: skip
     sizes = (heads, heads // shared, rows, keys, options.scale)
     constants = {
-        "D": dim, "E": width, "BLOCK_D": padded(dim), "BLOCK_E": padded(width),
+        "D": dim, "E": width, "BLOCK_D": pad_width(dim), "BLOCK_E": pad_width(width),
         "BLOCK_M": config.block_m, "BLOCK_N": config.block_n,
         "CAUSAL": options.causal, "WHOLE": whole(options, keys, config),
         "PRECISION": precision_of(q), "WIDE": wide(q), "DESCRIBED": case.described,

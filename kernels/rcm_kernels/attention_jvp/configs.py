@@ -45,7 +45,7 @@ class Case(NamedTuple):
     @property
     def size(self) -> int:
         """Columns of the widest tile."""
-        return max(padded(self.dim), padded(self.width))
+        return max(pad_width(self.dim), pad_width(self.width))
 
     @property
     def aligned(self) -> bool:
@@ -73,7 +73,7 @@ def case_of(q: Tensor, v: Tensor, tangents: Tangents, describable: bool) -> Case
     return Case(arch, q.shape[-1], v.shape[-1], kind, moved, described)
 
 
-def padded(width: int) -> int:
+def pad_width(width: int) -> int:
     """The power of two, 16 or more, that holds ``width`` columns."""
     return max(16, 1 << (width - 1).bit_length())
 
@@ -90,17 +90,17 @@ def forward_config(case: Case) -> Config:
     """For ``forward_kernel``: tuned, else the largest tile that spills nothing on sm_90 (experiments.kernels.aot)."""
     if case.arch == 0:
         return INTERPRETER
-    return tuned("forward", case) or (_described_forward(case) if case.described else _forward(case))
+    return find_tuned("forward", case) or (_described_forward(case) if case.described else _forward(case))
 
 
 def backward_config(case: Case) -> Config:
     """For both kernels of the gradient, by the same rule."""
     if case.arch == 0:
         return INTERPRETER
-    return tuned("backward", case) or (_described_backward(case) if case.described else _backward(case))
+    return find_tuned("backward", case) or (_described_backward(case) if case.described else _backward(case))
 
 
-def tuned(kernel: str, case: Case) -> Config | None:
+def find_tuned(kernel: str, case: Case) -> Config | None:
     """What ``tuned.json`` has for this very case."""
     found = _table().get(f"sm_{case.arch}", {}).get(key_of(kernel, case))
     return Config(*found) if found else None

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rcm_kernels.attention_jvp.configs import case_of, forward_config, padded
+from rcm_kernels.attention_jvp.configs import case_of, forward_config, pad_width
 from rcm_kernels.attention_jvp.problem import Options, Result, Tangents
 from rcm_kernels.attention_jvp.tiles import (
     LOG2E,
@@ -123,7 +123,8 @@ def forward(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Option
             tqs, strides_of(tangents.q), tks, strides_of(tangents.k), tvs, strides_of(tangents.v),
             mask, mask_strides, options.lengths, outs, out.stride(), moved, strides_of(tangent), lse,
             heads, heads // shared, rows, keys, options.scale,
-            D=dim, E=width, BLOCK_D=padded(dim), BLOCK_E=padded(width), BLOCK_M=config.block_m, BLOCK_N=config.block_n,
+            D=dim, E=width, BLOCK_D=pad_width(dim), BLOCK_E=pad_width(width),
+            BLOCK_M=config.block_m, BLOCK_N=config.block_n,
             CAUSAL=options.causal, WHOLE=whole(options, keys, config), PRECISION=precision_of(q), WIDE=wide(q),
             DESCRIBED=case.described, num_warps=config.warps, num_stages=config.stages,
         )  # fmt: skip

@@ -140,7 +140,7 @@ class _Transformed(_Attention):
             return x.flatten(0, 1)
 
         joined = [join(x, dim) for x, dim in zip(tensors, in_dims)]
-        found = _apply(*joined, options.repeated(size), backend)
+        found = _apply(*joined, options.repeat(size), backend)
         parted = tuple(None if x is None else x.reshape(size, -1, *x.shape[1:]) for x in found)
         return parted, tuple(None if x is None else 0 for x in parted)
 
@@ -200,14 +200,14 @@ def _options(
         if tangent is None:
             continue
         if (tangent.shape, tangent.dtype, tangent.device) != (x.shape, x.dtype, x.device):
-            raise ValueError(f"tangent of {name} is {_said(tangent)}, expected {_said(x)} as {name}")
+            raise ValueError(f"tangent of {name} is {_describe(tangent)}, expected {_describe(x)} as {name}")
     shape = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
     if mask is not None:
         _check_mask(mask, shape, q)
     if lengths is not None and (
         lengths.shape != (q.shape[0],) or lengths.is_floating_point() or lengths.device != q.device
     ):
-        raise ValueError(f"key_lengths is {_said(lengths)}, expected {q.shape[0]} integers on {q.device}")
+        raise ValueError(f"key_lengths is {_describe(lengths)}, expected {q.shape[0]} integers on {q.device}")
     return Options(mask, 1 / math.sqrt(q.shape[-1]) if scale is None else scale, causal, lengths)
 
 
@@ -230,7 +230,9 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor, enable_gqa: bool) -> None:
 
 def _check_mask(mask: Tensor, shape: tuple[int, ...], q: Tensor) -> None:
     if mask.dtype != torch.bool and not mask.is_floating_point():
-        raise ValueError(f"attn_mask is {_said(mask)}; expected a boolean (True = attend) or a floating mask")
+        raise ValueError(
+            f"attn_mask is {_describe(mask)}; expected a boolean (True = attend) or a floating mask"
+        )
     if mask.device != q.device:
         raise ValueError(f"attn_mask is on {mask.device}, the query on {q.device}; move one")
     if mask.ndim > 4 or any(a not in (1, b) for a, b in zip(reversed(mask.shape), reversed(shape))):
@@ -240,8 +242,8 @@ def _check_mask(mask: Tensor, shape: tuple[int, ...], q: Tensor) -> None:
 
 
 def _all_said(q: Tensor, k: Tensor, v: Tensor) -> str:
-    return f"query {_said(q)}, key {_said(k)} and value {_said(v)}"
+    return f"query {_describe(q)}, key {_describe(k)} and value {_describe(v)}"
 
 
-def _said(x: Tensor) -> str:
+def _describe(x: Tensor) -> str:
     return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)} on {x.device}"

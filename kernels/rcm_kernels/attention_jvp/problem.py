@@ -30,7 +30,7 @@ class Options(NamedTuple):
     causal: bool
     lengths: Tensor | None = None
 
-    def repeated(self, times: int) -> Options:
+    def repeat(self, times: int) -> Options:
         """For a batch of ``times`` such batches, one after another."""
         mask, lengths = self.mask, self.lengths
         if mask is not None and mask.ndim == 4 and mask.shape[0] > 1:

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from rcm_kernels.attention_jvp.configs import Config, padded
+from rcm_kernels.attention_jvp.configs import Config, pad_width
 from rcm_kernels.attention_jvp.problem import Options
 from rcm_kernels.dispatch import triton_interprets
 
@@ -150,7 +150,7 @@ def source(x: Tensor | None, rows: int, described: bool) -> Tensor | TensorDescr
     """``x`` [b, h, n, d] in the form that ``tile`` reads, ``rows`` at a time."""
     if x is None or not described:
         return x
-    return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, 1, rows, padded(x.shape[-1])])
+    return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, 1, rows, pad_width(x.shape[-1])])
 
 
 def strides_of(x: Tensor | None) -> tuple[int, ...]:

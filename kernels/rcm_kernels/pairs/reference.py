@@ -48,7 +48,7 @@ def modulated_norm(x: Tensor, tx: Tensor | None, kind: str, by: Modulation, eps:
         y, dy = n * (1 + scale), _sum(_times(dn, 1 + scale), _times(tscale, n))
     if shift is not None:
         y, dy = y + shift, _sum(dy, tshift)
-    return _rounded(y, dy, x)
+    return _round(y, dy, x)
 
 
 def gated_residual(
@@ -60,7 +60,7 @@ def gated_residual(
     assert a is not None
     assert b is not None
     assert g is not None
-    return _rounded(a + g * b, _sum(ta, _sum(_times(tb, g), _times(tg, b))), x)
+    return _round(a + g * b, _sum(ta, _sum(_times(tb, g), _times(tg, b))), x)
 
 
 def gated_activation(a: Tensor, ta: Tensor | None, b: Tensor | None, tb: Tensor | None, kind: str) -> Pair:
@@ -71,20 +71,20 @@ def gated_activation(a: Tensor, ta: Tensor | None, b: Tensor | None, tb: Tensor 
     y, dy = value, _times(moved, slope)
     if other is not None:
         y, dy = value * other, _sum(_times(dy, other), _times(tother, value))
-    return _rounded(y, dy, a)
+    return _round(y, dy, a)
 
 
 def rotary(x: Tensor, tx: Tensor | None, cos: Tensor, sin: Tensor) -> Pair:
     """Each pair of neighbouring channels turned by its angle, and the tangent by the same."""
 
-    def turned(v: Tensor) -> Tensor:
+    def rotate_pairs(v: Tensor) -> Tensor:
         even, odd = v[..., ::2], v[..., 1::2]
         c, s = (w.to(v.dtype)[:, None] for w in (cos, sin))
         return torch.stack((even * c - odd * s, even * s + odd * c), -1).flatten(-2)
 
     wide, moved = _wide(x), _wide(tx)
     assert wide is not None
-    return _rounded(turned(wide), None if moved is None else turned(moved), x)
+    return _round(rotate_pairs(wide), None if moved is None else rotate_pairs(moved), x)
 
 
 def _gelu(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,5 +125,5 @@ def _sum(x: Tensor | None, y: Tensor | None) -> Tensor | None:
     return x + y
 
 
-def _rounded(y: Tensor, dy: Tensor | None, like: Tensor) -> Pair:
+def _round(y: Tensor, dy: Tensor | None, like: Tensor) -> Pair:
     return y.to(like.dtype), None if dy is None else dy.expand_as(y).to(like.dtype)

@@ -86,7 +86,7 @@ def sigmoid(x):
 
 
 @triton.jit
-def activated(x, KIND: tl.constexpr):
+def activate(x, KIND: tl.constexpr):
     """Value and slope."""
     if KIND == "gelu":
         share = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
@@ -106,7 +106,7 @@ def activation_kernel(a, ta, b, tb, y, ty, size, KIND: tl.constexpr, WIDTH: tl.c
     """WIDTH elements, wherever they lie in a row."""
     at = tl.program_id(0).to(tl.int64) * WIDTH + tl.arange(0, WIDTH)
     inside = at < size
-    value, slope = activated(tl.load(a + at, mask=inside, other=0.0).to(tl.float32), KIND)
+    value, slope = activate(tl.load(a + at, mask=inside, other=0.0).to(tl.float32), KIND)
     moved = tl.zeros([WIDTH], tl.float32)
     if ta is not None:
         moved = slope * tl.load(ta + at, mask=inside, other=0.0).to(tl.float32)

@@ -16,7 +16,7 @@ def judge_for(data: str) -> Judge:
 
     InputError for an unknown benchmark.
     """
-    from rcm_core.evaluation.judges.classifier import trained
+    from rcm_core.evaluation.judges.classifier import train_classifier
     from rcm_core.evaluation.judges.detector import load_detector
     from rcm_core.evaluation.judges.motion import MotionJudge
     from rcm_core.evaluation.judges.scenes import SceneJudge
@@ -27,7 +27,7 @@ def judge_for(data: str) -> Judge:
             return SceneJudge(load_detector(), source)
         case "motion":
             return MotionJudge(load_detector(), source)
-    return trained(data)
+    return train_classifier(data)
 
 
 def judge_of(section: JudgeSection | None, data: str, workspace: Path, cache: Path, device: str) -> Judge:

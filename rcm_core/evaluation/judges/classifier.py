@@ -90,7 +90,7 @@ class Classifier(Pixels):
 
 
 @lru_cache(maxsize=4)
-def trained(data: str) -> Classifier:
+def train_classifier(data: str) -> Classifier:
     """The classifier of ``rcm_core/benchmarks/<data>.py``; always the same weights, as they come from one address."""
     source = find_benchmark(data)
     pixels, labels = source.images("train")

@@ -66,7 +66,7 @@ class OpenJudge:
             )
         shown = torch.linspace(0, pixels.shape[2] - 1, min(FRAMES, pixels.shape[2])).round().long()
         frames = pixels[:, :, shown].transpose(1, 2).flatten(0, 1)
-        embedded = seen(self.folder, self.device, frames)
+        embedded = embed_frames(self.folder, self.device, frames)
         return embedded.reshape(len(pixels), len(shown), -1)
 
     def correct(self, looked: Tensor, prompts: Sequence[str]) -> np.ndarray:
@@ -131,7 +131,7 @@ def network(folder: str, device: str) -> nn.Module:
 
 
 @torch.no_grad()
-def seen(folder: str, device: str, frames: Tensor) -> Tensor:
+def embed_frames(folder: str, device: str, frames: Tensor) -> Tensor:
     """Embeddings [N, D] of ``frames`` [N, 3, H, W] in [0, 1], float32 on the CPU."""
     model: Any = network(folder, device)
     prepare = Preparation.read(Path(folder))

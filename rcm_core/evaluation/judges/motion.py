@@ -55,9 +55,9 @@ class MotionJudge(Pixels):
 
     def correct(self, pixels: Tensor, prompts: Sequence[str]) -> np.ndarray:
         """Whether each clip shows what its prompt asks for, moving as it says, bool ``[N]``."""
-        return self.fulfilled(pixels, [parse_motion(prompt) for prompt in prompts])
+        return self.match_requests(pixels, [parse_motion(prompt) for prompt in prompts])
 
-    def fulfilled(self, pixels: Tensor, motions: Sequence[Motion]) -> np.ndarray:
+    def match_requests(self, pixels: Tensor, motions: Sequence[Motion]) -> np.ndarray:
         """``correct`` for motions instead of prompts."""
         seen = self.watch(pixels, motions)
         right: np.ndarray = (seen.shown >= ENOUGH) & following(seen.tracks, seen.directions)
@@ -102,12 +102,12 @@ class MotionJudge(Pixels):
 
     def real_features(self, split: str) -> np.ndarray:
         """Features of real clips of ``split``, float64 ``[N, 64]``."""
-        return self.features(unit_range(self._data.composed(split)[0]))
+        return self.features(unit_range(self._data.compose_split(split)[0]))
 
     def accuracy_on(self, split: str) -> float:
         """Share of the real clips of ``split`` in which it sees what was composed."""
-        pixels, motions = self._data.composed(split)
-        return float(self.fulfilled(unit_range(pixels), motions).mean())
+        pixels, motions = self._data.compose_split(split)
+        return float(self.match_requests(unit_range(pixels), motions).mean())
 
 
 def _frames(pixels: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ MARGIN = 6.0
 """Pixels by which one object must lie further to its side than the other; less is not left of anything."""
 
 
-def satisfied(request: Request, seen: Sequence[Seen]) -> bool:
+def satisfies(request: Request, seen: Sequence[Seen]) -> bool:
     """Whether ``seen`` is what ``request`` asks for and nothing else."""
     if not shows(request.things, seen):
         return False
@@ -55,13 +55,13 @@ class SceneJudge(Pixels):
 
     def correct(self, pixels: Tensor, prompts: Sequence[str]) -> np.ndarray:
         """Whether each sample shows what its prompt asks for and nothing else, bool ``[N]``."""
-        return self.fulfilled(pixels, [parse(prompt) for prompt in prompts])
+        return self.match_requests(pixels, [parse(prompt) for prompt in prompts])
 
-    def fulfilled(self, pixels: Tensor, requests: Sequence[Request]) -> np.ndarray:
+    def match_requests(self, pixels: Tensor, requests: Sequence[Request]) -> np.ndarray:
         """``correct`` for requests instead of prompts."""
         refuse_unpaired(pixels, requests)
         seen = detect(run(self._detector, _frames(pixels))[1])
-        return np.array([satisfied(request, one) for request, one in zip(requests, seen)], dtype=bool)
+        return np.array([satisfies(request, one) for request, one in zip(requests, seen)], dtype=bool)
 
     def observe(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:  # noqa: ARG002
         """Nothing for further metrics."""
@@ -74,12 +74,12 @@ class SceneJudge(Pixels):
 
     def real_features(self, split: str) -> np.ndarray:
         """Features of real scenes of ``split``, float64 ``[N, 64]``."""
-        return self.features(unit_range(self._data.composed(split)[0]))
+        return self.features(unit_range(self._data.compose_split(split)[0]))
 
     def accuracy_on(self, split: str) -> float:
         """Share of the real scenes of ``split`` in which it sees what was composed."""
-        pixels, requests = self._data.composed(split)
-        return float(self.fulfilled(unit_range(pixels), requests).mean())
+        pixels, requests = self._data.compose_split(split)
+        return float(self.match_requests(unit_range(pixels), requests).mean())
 
 
 def _frames(pixels: Tensor) -> Tensor:

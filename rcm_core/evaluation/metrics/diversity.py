@@ -63,7 +63,7 @@ def diversity(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
     groups = inputs["groups"]
     many, each = groups.shape[:2]
     return estimate(
-        vendi(groups), vendi_replicates(groups, _drawn(groups, bootstrap)), many * each, (1.0, each)
+        vendi(groups), vendi_replicates(groups, _draw_counts(groups, bootstrap)), many * each, (1.0, each)
     )
 
 
@@ -71,11 +71,11 @@ def pairwise_difference(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
     """RMS difference between two samples of one prompt, in pixels."""
     groups = inputs["group_pixels"]
     many, each = groups.shape[:2]
-    spread = pairwise_replicates(groups, _drawn(groups, bootstrap))
+    spread = pairwise_replicates(groups, _draw_counts(groups, bootstrap))
     return estimate(pairwise(groups), spread, many * each, NO_BOUND)
 
 
-def _drawn(groups: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
+def _draw_counts(groups: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
     """How often each sample occurs in each resample, int64 ``[R, P, S]``; prompts keep their numbers of samples."""
     many, each = groups.shape[:2]
     return np.stack([counts(each, bootstrap, "diversity", i) for i in range(many)], axis=1)

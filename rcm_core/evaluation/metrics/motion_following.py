@@ -22,7 +22,7 @@ def following(tracks: np.ndarray, directions: np.ndarray) -> np.ndarray:
     way between the first and the last frame in which it is seen (NaN where it is not), and less to the side.
     """
     asked = np.abs(directions).sum(-1) > 0
-    gone = _gone(tracks)
+    gone = _displacement(tracks)
     along = (gone * directions).sum(-1)
     across = np.abs(gone * directions[..., ::-1]).sum(-1)
     right = (along >= FAR) & (across < along)
@@ -30,7 +30,7 @@ def following(tracks: np.ndarray, directions: np.ndarray) -> np.ndarray:
     return flags
 
 
-def _gone(tracks: np.ndarray) -> np.ndarray:
+def _displacement(tracks: np.ndarray) -> np.ndarray:
     """Last less first known place, ``[N, K, 2]``; NaN, which is no way at all, if there is none."""
     known = ~np.isnan(tracks[..., 0])
     first, last = known.argmax(-1), known.shape[-1] - 1 - known[..., ::-1].argmax(-1)

@@ -26,19 +26,19 @@ SHORTLIST = 64
 
 def precise(samples: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Which samples lie inside the manifold of ``reference``, bool ``[N]``."""
-    fixed = _checked(reference)
+    fixed = _check(reference)
     # column 0 is the point itself
     radius = _distances(fixed, fixed).topk(NEIGHBOURS + 1, largest=False).values[:, -1]
-    inside: np.ndarray = (_distances(_checked(samples), fixed) <= radius).any(1).numpy()
+    inside: np.ndarray = (_distances(_check(samples), fixed) <= radius).any(1).numpy()
     return inside
 
 
 def recall_replicates(samples: np.ndarray, reference: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Recall of ``R`` subsets of ``samples``, the rows of ``chosen``, bool [R, N]; float64 ``[R]``."""
-    points = _checked(samples)
+    points = _check(samples)
     shortlist = _distances(points, points).topk(min(SHORTLIST + 1, len(points)), largest=False)
     nearest, distance = shortlist.indices[:, 1:], shortlist.values[:, 1:]
-    to_real = _distances(_checked(reference), points)
+    to_real = _distances(_check(reference), points)
     return np.array([_recall(row, nearest, distance, to_real) for row in torch.from_numpy(chosen)])
 
 
@@ -57,7 +57,7 @@ def _distances(a: Tensor, b: Tensor) -> Tensor:
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _checked(features: np.ndarray) -> Tensor:
+def _check(features: np.ndarray) -> Tensor:
     if len(features) < 4 * NEIGHBOURS:
         raise InputError(
             f"precision and recall were given {len(features)} samples and look at {NEIGHBOURS} neighbours"

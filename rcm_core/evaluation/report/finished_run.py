@@ -72,7 +72,7 @@ def read_run(run: RunFolder) -> Run:
     )
 
 
-def counted(steps: int) -> str:
+def count_steps(steps: int) -> str:
     """ "1 step", "4 steps"."""
     return f"{steps} step" if steps == 1 else f"{steps} steps"
 
@@ -84,9 +84,9 @@ def _samplers(metrics: dict[str, Any], teacher_steps: int) -> list[Sampler]:
         )
 
     return [
-        Sampler("teacher", f"Teacher, {counted(teacher_steps)}", teacher_steps, False),
-        *(Sampler(f"student_{s}", f"Student, {counted(s)}", s, True) for s in counts("student_")),
-        *(Sampler(f"teacher_{s}", f"Not distilled, {counted(s)}", s, False) for s in counts("teacher_")),
+        Sampler("teacher", f"Teacher, {count_steps(teacher_steps)}", teacher_steps, False),
+        *(Sampler(f"student_{s}", f"Student, {count_steps(s)}", s, True) for s in counts("student_")),
+        *(Sampler(f"teacher_{s}", f"Not distilled, {count_steps(s)}", s, False) for s in counts("teacher_")),
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rcm_core.evaluation.metric import metric_of
-from rcm_core.evaluation.report.finished_run import Run, Sampler, counted
+from rcm_core.evaluation.report.finished_run import Run, Sampler, count_steps
 from rcm_core.evaluation.report.formatting import escape, interval, number, per_sample
 
 SEES = "sees what the prompt asked for"
@@ -19,9 +19,9 @@ def header(run: Run, title: str) -> str:
     counts = _either([str(student.steps) for student in students[::-1]])
     return (
         f'<header><h1>{escape(title)}</h1><p class="lead">'
-        f"A teacher that needs <b>{counted(run.teacher['steps'])} and {calls:g} network calls</b>"
+        f"A teacher that needs <b>{count_steps(run.teacher['steps'])} and {calls:g} network calls</b>"
         f" for a sample became a student that needs <b>{counts}</b>: by {method}, on"
-        f" {escape(run.teacher['data'].replace('_', ' '))}. With {counted(fastest.steps)} it is"
+        f" {escape(run.teacher['data'].replace('_', ' '))}. With {count_steps(fastest.steps)} it is"
         f" <b>{number(_speed(run, fastest))} times as fast</b>, and in"
         f" <b>{100 * row[fastest.key]['accuracy']['value']:.1f} %</b> of its samples an independent"
         f" judge {escape(row['protocol'].get('finding', SEES))}.</p></header>"
@@ -63,7 +63,7 @@ def _speed_card(run: Run, student: Sampler, first: bool) -> str:
         f" {per_sample(other['seconds_per_sample']['value'])};"
         f" {calls:g} network call{'s' if calls != 1 else ''} instead of {other['network_calls']['value']:g}"
     )
-    return _card(f"Faster, {counted(student.steps)}", number(_speed(run, student)), "×", words, first)
+    return _card(f"Faster, {count_steps(student.steps)}", number(_speed(run, student)), "×", words, first)
 
 
 def _ratio_card(run: Run, student: Sampler, key: str, title: str) -> str:
@@ -72,7 +72,9 @@ def _ratio_card(run: Run, student: Sampler, key: str, title: str) -> str:
         f"of the teacher's: {number(mine['value'])} ({interval(mine)}) against {number(other['value'])}"
         f" ({interval(other)}); {metric_of(key).direction}"
     )
-    return _card(f"{title}, {counted(student.steps)}", f"{mine['value'] / other['value']:.2f}", "×", words)
+    return _card(
+        f"{title}, {count_steps(student.steps)}", f"{mine['value'] / other['value']:.2f}", "×", words
+    )
 
 
 def _accuracy_card(run: Run, student: Sampler) -> str:
@@ -81,7 +83,7 @@ def _accuracy_card(run: Run, student: Sampler) -> str:
         f"of samples are right: the judge {run.metrics['protocol'].get('finding', SEES)} (95 % interval"
         f" {100 * mine['low']:.1f} – {100 * mine['high']:.1f} %); the teacher's: {100 * other['value']:.1f} %"
     )
-    return _card(f"Prompt accuracy, {counted(student.steps)}", f"{100 * mine['value']:.1f}", "%", words)
+    return _card(f"Prompt accuracy, {count_steps(student.steps)}", f"{100 * mine['value']:.1f}", "%", words)
 
 
 def _card(title: str, big: str, unit: str, words: str, first: bool = False) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rcm_core.evaluation.metric import part_names, shown_metrics
-from rcm_core.evaluation.report.finished_run import Run, counted
+from rcm_core.evaluation.report.finished_run import Run, count_steps
 from rcm_core.evaluation.report.formatting import data_size, duration, escape, interval, number, per_sample
 
 
@@ -115,9 +115,9 @@ def lineage(run: Run) -> str:
     settings = f"guidance {teacher['guidance']:g}, shift {teacher['shift']:g}"
     grid = teacher.get("grid", "scheduler")
     solver = teacher["solver"] if grid == "scheduler" else f"{teacher['solver']} ({grid} times)"
-    sampled = f"{solver}, {counted(teacher['steps'])}, {settings}"
+    sampled = f"{solver}, {count_steps(teacher['steps'])}, {settings}"
     sampler = run.selection["sampler"]
-    times = [(counted(len(angles)), angles) for angles in sampler["times"]]
+    times = [(count_steps(len(angles)), angles) for angles in sampler["times"]]
     blocks = [
         _facts("Teacher", [
             ("Source", teacher["source"]), ("Family", teacher["family"]), ("Licence", teacher["licence"]),

@@ -51,10 +51,10 @@ class Writer:
     def begin(self, state: dict[str, Any], progress: dict[str, Any], step: int) -> None:
         """Waits for the checkpoint before, copies ``state`` and ``progress`` and returns; a collective."""
         self.wait()
-        copied = self._copied(state)
+        copied = self._copy_to_cpu(state)
         self._pending = self._pool.submit(self._write, copied, deepcopy(progress), step)
 
-    def _copied(self, state: dict[str, Any]) -> dict[str, Any]:
+    def _copy_to_cpu(self, state: dict[str, Any]) -> dict[str, Any]:
         """On the CPU; quantised moments one by one, for the stager does not know them."""
         leaves, shape = tree_flatten(state)
         quantised = {i: _copy(leaf) for i, leaf in enumerate(leaves) if _is_quantised(leaf)}

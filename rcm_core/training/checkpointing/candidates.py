@@ -39,14 +39,14 @@ def write_candidates(
 
 def drop_candidates(root: Path, since: int) -> None:
     """Remove the candidates of step ``since`` and later."""
-    for folder, step in _written(root).items():
+    for folder, step in _list_written(root).items():
         if step >= since:
             shutil.rmtree(folder)
 
 
 def keep_newest(root: Path, count: int) -> None:
     """Remove the candidates of all steps but the newest ``count``."""
-    written = _written(root)
+    written = _list_written(root)
     kept = sorted(set(written.values()))[-count:]
     for folder, step in written.items():
         if step not in kept:
@@ -59,5 +59,5 @@ def earliest_step(every: int, step: int, keep: int | None) -> int:
     return (before[-(keep or len(before)) :] or [step])[0]
 
 
-def _written(root: Path) -> dict[Path, int]:
+def _list_written(root: Path) -> dict[Path, int]:
     return {f: int(f.name.split("-")[0].removeprefix("step_")) for f in root.glob("step_*-ema_*")}

@@ -36,7 +36,7 @@ DAMAGED = (CheckpointException, UnpicklingError, EOFError, OSError)
 
 
 def gather(
-    nets: Mapping[str, nn.Module], optimisers: Mapping[str, torch.optim.Optimizer], ema: PowerEMA
+    modules: Mapping[str, nn.Module], optimisers: Mapping[str, torch.optim.Optimizer], ema: PowerEMA
 ) -> dict[str, Any]:
     """The tensors of the whole training state; under FSDP every rank holds its shards.
 
@@ -44,8 +44,8 @@ def gather(
     """
     stepped = {role: optimiser for role, optimiser in optimisers.items() if optimiser.state}
     return {
-        "nets": {role: get_model_state_dict(net) for role, net in nets.items()},
-        "optimisers": {role: get_optimizer_state_dict(nets[role], o) for role, o in stepped.items()},
+        "modules": {role: get_model_state_dict(net) for role, net in modules.items()},
+        "optimisers": {role: get_optimizer_state_dict(modules[role], o) for role, o in stepped.items()},
         "ema": ema.state_dict(),
     }
 
@@ -80,7 +80,7 @@ def save(
 
 def load(
     folder: Path,
-    nets: Mapping[str, nn.Module],
+    modules: Mapping[str, nn.Module],
     optimisers: Mapping[str, torch.optim.Optimizer],
     ema: PowerEMA,
 ) -> dict[str, Any]:
@@ -96,9 +96,9 @@ def load(
         raise InputError(
             f"checkpoint {folder} cannot be read ({named_line(error, 200)}); {remedy}"
         ) from error
-    state = gather(nets, {}, ema)
+    state = gather(modules, {}, ema)
     state["optimisers"] = {
-        role: get_optimizer_state_dict(nets[role], optimisers[role]) for role in progress["optimisers"]
+        role: get_optimizer_state_dict(modules[role], optimisers[role]) for role in progress["optimisers"]
     }
     try:
         with alone_if_one():
@@ -108,10 +108,10 @@ def load(
         cause = next((failure for failure, _ in failures.values()), error)  # of the first rank that has one
         reason = named_line(cause, 200)
         raise InputError(f"checkpoint {folder} cannot be read ({reason}); {remedy}") from error
-    for role, net in nets.items():
-        set_model_state_dict(net, state["nets"][role])
+    for role, net in modules.items():
+        set_model_state_dict(net, state["modules"][role])
     for role, saved in state["optimisers"].items():
-        set_optimizer_state_dict(nets[role], optimisers[role], saved)
+        set_optimizer_state_dict(modules[role], optimisers[role], saved)
     ema.load_state_dict(state["ema"])
     return progress
 

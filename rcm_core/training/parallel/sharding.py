@@ -31,7 +31,7 @@ PLAIN = ParallelSection(replicas=1, context=1, precision="float32", checkpointin
 
 
 @dataclass(frozen=True)
-class Spread:
+class ShardingPlan:
     """How all networks of a training lie over its ranks."""
 
     section: ParallelSection
@@ -42,7 +42,7 @@ class Spread:
     """The ranks that share a state with this one."""
 
     @classmethod
-    def of(cls, section: ParallelSection, world: int, device: torch.device) -> Spread:
+    def of(cls, section: ParallelSection, world: int, device: torch.device) -> ShardingPlan:
         """A collective; InputError if ``world`` ranks do not divide so."""
         divide_workers(section, world, "training")
         refuse_precision(section.precision, device)
@@ -94,7 +94,7 @@ class Spread:
         """Checkpoints, splits and shards ``denoiser``, one unit per block of the family; ``away``: its shards are in
         the machine's memory.
         """
-        checkpoint_blocks(denoiser.blocks(), self.section.checkpointing, denoiser.kept)
+        checkpoint_blocks(denoiser.blocks(), self.section.checkpointing, denoiser.wrap_forward)
         if self.group is not None:
             tokens = denoiser.family.tokens
             assert tokens is not None  # refused before
@@ -118,4 +118,4 @@ class Spread:
 
 def shard(denoiser: Denoiser, world: int, device: torch.device) -> None:
     """FSDP2 over all ranks, one unit per block of the family; nothing on a single rank."""
-    Spread.of(PLAIN, world, device).apply(denoiser)
+    ShardingPlan.of(PLAIN, world, device).apply(denoiser)

@@ -38,13 +38,13 @@ class Ulysses(TorchFunctionMode):
         self.local, self.length = 0, 0
         """Tokens of a state on this rank, and of the text beside them in an attention."""
         entry = network.get_submodule(plan.entry)
-        if plan.leaves:
+        if plan.tokens_are_output_of_entry:
             entry.register_forward_hook(lambda _, __, out: self._split(out))
         else:
             entry.register_forward_pre_hook(self._enter, with_kwargs=True)
-        if plan.places is not None:
-            network.get_submodule(plan.places).register_forward_hook(
-                lambda _, __, out: tuple(self._split_places(rows) for rows in out)
+        if plan.rope is not None:
+            network.get_submodule(plan.rope).register_forward_hook(
+                lambda _, __, out: tuple(self._split_rope(rows) for rows in out)
             )
         network.get_submodule(plan.exit).register_forward_hook(lambda _, __, out: gather(out, self.group, 1))
         for name, module in network.named_modules():
@@ -80,10 +80,10 @@ class Ulysses(TorchFunctionMode):
         self.local = count // self.size
         return tokens.narrow(1, self.rank * self.local, self.local)
 
-    def _split_places(self, rows: Tensor) -> Tensor:
+    def _split_rope(self, rows: Tensor) -> Tensor:
         """The rows of this rank's tokens; those of the text stay where they are, before them."""
-        dim = self.plan.places_dim
-        text = rows.shape[dim] - self.size * self.local if self.plan.places_text else 0
+        dim = self.plan.rope_dim
+        text = rows.shape[dim] - self.size * self.local if self.plan.rope_covers_text else 0
         count = (rows.shape[dim] - text) // self.size
         mine = rows.narrow(dim, text + self.rank * count, count)
         return torch.cat([rows.narrow(dim, 0, text), mine], dim) if text else mine
@@ -109,7 +109,7 @@ class Ulysses(TorchFunctionMode):
         self.length = query.shape[SEQUENCE] - self.local if self.text != "none" else 0
         out = attention(*(self._by_heads(x) for x in (query, key, value)), **options)
         tokens, text = self._parts(out)
-        return self._joined(
+        return self._join(
             exchange(tokens, self.group, SEQUENCE, HEADS),
             None if text is None else gather(text, self.group, HEADS),
         )
@@ -118,7 +118,7 @@ class Ulysses(TorchFunctionMode):
         """All tokens for this rank's heads, from this rank's tokens for all heads."""
         tokens, text = self._parts(x)
         mine = None if text is None else text.chunk(self.size, HEADS)[self.rank]
-        return self._joined(exchange(tokens, self.group, HEADS, SEQUENCE), mine)
+        return self._join(exchange(tokens, self.group, HEADS, SEQUENCE), mine)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens of the state, and of the text."""
@@ -129,7 +129,7 @@ class Ulysses(TorchFunctionMode):
             return x.narrow(SEQUENCE, 0, count), x.narrow(SEQUENCE, count, self.length)
         return x.narrow(SEQUENCE, self.length, count), x.narrow(SEQUENCE, 0, self.length)
 
-    def _joined(self, tokens: Tensor, text: Tensor | None) -> Tensor:
+    def _join(self, tokens: Tensor, text: Tensor | None) -> Tensor:
         if text is None:
             return tokens
         return torch.cat([tokens, text] if self.text == "behind" else [text, tokens], SEQUENCE)

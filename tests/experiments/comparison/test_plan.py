@@ -8,7 +8,7 @@ import pytest
 
 from experiments.comparison.__main__ import main
 from experiments.comparison.plan import PLANS, TIME, UPDATES, iterations_for, updates_in
-from experiments.comparison.workspaces import Home, composed, settled
+from experiments.comparison.workspaces import Home, compose_variants, settle_run
 from rcm_core.config.load import load_params
 from rcm_core.training.distill import build_method
 
@@ -16,7 +16,7 @@ from rcm_core.training.distill import build_method
 @pytest.mark.parametrize("teacher", PLANS)
 def test_plans_compose_and_every_update_sees_as_many_points(tmp_path: Path, teacher: str) -> None:
     plan = PLANS[teacher]
-    found = composed(plan, Home(tmp_path, tmp_path))
+    found = compose_variants(plan, Home(tmp_path, tmp_path))
     assert {p.trajectories.model_dump_json() for p in found.values()} == {
         found["rcm"].trajectories.model_dump_json()
     }
@@ -28,7 +28,7 @@ def test_plans_compose_and_every_update_sees_as_many_points(tmp_path: Path, teac
         assert updates_in(method, iterations) == plan.updates
         assert updates_in(method, iterations - 1) == plan.updates - 1
         assert params.train.batch * params.method.get("pairs", 1) == plan.points, name
-        settled_params = settled(params, 1, iterations)
+        settled_params = settle_run(params, 1, iterations)
         assert settled_params.train.candidate_every * 2 >= iterations
     assert [v.name for v in plan.variants][:6] == ["scm", "rcm", "dmd2", "tbcm", "cdm", "sana_sprint"]
     assert 1 + found["cdm"].method["alpha"] == found["cdm"].teacher.guidance  # the effective scale

@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny import ROOT
 
-from experiments.engine.full_step import OVERRIDES, TEACHER, main, measured, small
-from infra.commands.plan import planned
+from experiments.engine.full_step import OVERRIDES, TEACHER, main, measure, small
+from infra.commands.plan import compose_planned
 from rcm_core.preflight.teacher_spec import model_of
 
 # diffusers returns a view; nothing changes it in place
@@ -15,10 +15,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")
 
 
 def test_every_kind_of_iteration_is_taken_apart_into_all_of_its_passes() -> None:
-    params = planned(ROOT, OVERRIDES, TEACHER, 1)
+    params = compose_planned(ROOT, OVERRIDES, TEACHER, 1)
     assert tuple(params.teacher.shape) == (16, 21, 60, 104)
     assert params.train.parallel.checkpointing == "blocks"
-    found = measured(params, small(model_of(params.teacher, ROOT)), torch.device("cpu"))
+    found = measure(params, small(model_of(params.teacher, ROOT)), torch.device("cpu"))
     passes = {name for each in found["iterations"] for name in each["parts"]}
     assert passes == {
         "student, tangent",  # rCM's consistency

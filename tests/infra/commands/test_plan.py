@@ -17,7 +17,7 @@ from presets import preset
 from tiny import ROOT, tiny_values
 
 from infra.cli import app
-from infra.commands.plan import plan, planned, progress, run_in_processes
+from infra.commands.plan import compose_planned, plan, progress, run_in_processes
 from rcm_core.config.base import check
 from rcm_core.config.sections import Params
 from rcm_core.errors import InputError
@@ -212,7 +212,7 @@ def test_bad_input_is_one_sentence_and_status_2() -> None:
 
 
 def test_a_published_network_comes_with_its_preset() -> None:
-    params = planned(ROOT, ["method=rcm-wan-14b", "train.batch=64"], "wan-14b", 64)
+    params = compose_planned(ROOT, ["method=rcm-wan-14b", "train.batch=64"], "wan-14b", 64)
     assert (params.teacher.family, params.teacher.shape) == ("wan", (16, 21, 60, 104))
     assert params.train.workers == 64
     assert model_of(params.teacher, ROOT).parameters() == 14_288_491_584

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from infra.commands.tune_times import sentence, tune_times, written
+from infra.commands.tune_times import format_angles, sentence, tune_times
 from infra.params import compose
 from rcm_core.evaluation.bootstrap import Estimate
-from rcm_core.evaluation.time_search import judged
+from rcm_core.evaluation.time_search import judge_round
 from rcm_core.samplers.few_step import Sampler
 
 ROOT = Path(__file__).parents[3]
@@ -38,7 +38,7 @@ def test_what_it_prints_is_what_dvc_takes(
     assert left["sampler"] == {"kind": "renoise", "times": [list(angles) for angles in found.sampler.times]}
     assert [p.name for p in (workspace / "runs/tune").iterdir()] == ["times.json"]
     for angles in found.rounds[0].scores:
-        assert re.search(rf"^1 +{re.escape(written(angles).strip('[]'))} ", said, re.MULTILINE)
+        assert re.search(rf"^1 +{re.escape(format_angles(angles).strip('[]'))} ", said, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -59,4 +59,4 @@ def test_a_gain_within_the_interval_is_not_called_one(pure: float, other: float,
         return {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 20}
 
     scores = {PURE: about(pure), OTHER: about(other)}
-    assert sentence(judged("frechet", scores, [PURE, OTHER], PURE)) == words
+    assert sentence(judge_round("frechet", scores, [PURE, OTHER], PURE)) == words

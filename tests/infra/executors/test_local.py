@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from infra.executors.local import LocalExecutor, on_threads
-from infra.state import held
+from infra.state import hold
 from rcm_core.errors import InputError
 from rcm_core.execution import TrainContext, TrainJob
 
@@ -95,5 +95,5 @@ def test_an_absent_gpu_is_refused(executor: LocalExecutor, monkeypatch: pytest.M
 
 
 def test_a_state_in_use_is_refused_by_name(executor: LocalExecutor, tmp_path: Path) -> None:
-    with held(tmp_path / "state"), pytest.raises(InputError, match=f"process {os.getpid()}"):
+    with hold(tmp_path / "state"), pytest.raises(InputError, match=f"process {os.getpid()}"):
         executor.train(TrainJob(print, {}, state=tmp_path / "state", workers=1, threads=1, device="cpu"))

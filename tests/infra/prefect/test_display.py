@@ -10,7 +10,7 @@ import pytest
 from projects import REPOSITORY
 
 from infra.prefect.display import Bars, Plain
-from infra.prefect.pace import STAGES, Pace, expected
+from infra.prefect.pace import STAGES, Pace, expect
 from rcm_core.errors import InputError
 
 SECONDS = dict.fromkeys(STAGES, 60.0)
@@ -32,7 +32,7 @@ def test_without_a_terminal_lines_say_where_the_run_is_and_what_is_left(
     shown.line("Running stage 'train':")
     for clock.now, done in ((1, 50), (2, 60), (40, 100), (41, 101)):
         shown.line(f"step {done}/200  loss [1]")
-    shown.done(1)
+    shown.count_done(1)
     said = capsys.readouterr().out.splitlines()
     assert said == [
         "Stage 'prompts' didn't change, skipping",
@@ -49,22 +49,22 @@ def test_without_a_terminal_lines_say_where_the_run_is_and_what_is_left(
 def test_the_time_left_follows_how_fast_it_goes() -> None:
     clock = Clock()
     pace = Pace(SECONDS, clock)
-    assert pace.left() == 8 * 60
+    assert pace.seconds_left() == 8 * 60
     pace.begin("teacher")
     pace.count(0, 100)
     clock.now = 60.0
     pace.count(50, 100)
-    assert pace.left() == 60 + 7 * 60
+    assert pace.seconds_left() == 60 + 7 * 60
     clock.now = 120.0
     pace.count(100, 100)
     pace.begin("prompts")  # the teacher took twice as long as expected
-    assert pace.left() == 7 * 120
+    assert pace.seconds_left() == 7 * 120
     pace.begin("train")  # resumed at 600
     pace.count(600, 1000)
     clock.now = 130.0
     pace.count(700, 1000)
-    assert pace.left() == 30 + 4 * 120
-    assert Pace({}).left() is None
+    assert pace.seconds_left() == 30 + 4 * 120
+    assert Pace({}).seconds_left() is None
 
 
 def test_counts_in_lines_move_the_stage_s_bar() -> None:
@@ -80,7 +80,7 @@ def test_counts_in_lines_move_the_stage_s_bar() -> None:
     assert (stage.description, stage.completed, stage.total) == ("trajectories", 3, 10)
     bars.line("ratio 3/4 of something")
     assert stage.completed == 3
-    bars.done(4)
+    bars.count_done(4)
     assert stages.completed == 4
     assert "left" in stages.fields["left"]
 
@@ -92,23 +92,23 @@ def test_what_a_run_takes_is_said_from_the_last_one_or_from_what_was_measured(tm
     place.parent.mkdir(parents=True)
     measured = {"stage_seconds": dict.fromkeys(STAGES, 54.0)}
     place.write_text(json.dumps(measured))
-    assert expected(tmp_path, [], None).sentence() == (
+    assert expect(tmp_path, [], None).sentence() == (
         "8 stages, about 8 min if all of them run (measured on two cores); finished ones are skipped"
     )
-    doubled = expected(tmp_path, ["trajectories.samples=1408"], None)
+    doubled = expect(tmp_path, ["trajectories.samples=1408"], None)
     assert doubled.seconds["trajectories"] == pytest.approx(2 * 54 + 6)
-    other = expected(tmp_path, ["teacher=wan-1.3b", "teacher.source=/wan", "judge.network=none"], None)
-    assert (other.seconds, Pace(other.seconds).left()) == ({}, None)
+    other = expect(tmp_path, ["teacher=wan-1.3b", "teacher.source=/wan", "judge.network=none"], None)
+    assert (other.seconds, Pace(other.seconds).seconds_left()) == ({}, None)
     for stage in STAGES:
         folder = tmp_path / "runs" / stage
         folder.mkdir(parents=True)
         (folder / "record.json").write_text(
             json.dumps({"seconds": 10.0, "parameters": {"train": {"iterations": 140, "batch": 8}}})
         )
-    last = expected(tmp_path, ["train.iterations=420", "train.batch=8"], None)
+    last = expect(tmp_path, ["train.iterations=420", "train.batch=8"], None)
     assert last.seconds["train"] == pytest.approx(36)
     assert "as long as the last run here" in last.sentence()
     (tmp_path / "runs/train/record.json").write_text("{")
-    assert "measured" in expected(tmp_path, [], None).sentence()
+    assert "measured" in expect(tmp_path, [], None).sentence()
     with pytest.raises(InputError, match="unknown method"):
-        expected(tmp_path, ["method=nothing"], None)
+        expect(tmp_path, ["method=nothing"], None)

@@ -23,7 +23,7 @@ from infra.commands.doctor import examine
 from infra.prefect.api import Api
 from infra.prefect.server import POOL, Local
 from infra.prefect.settle import CONTINUED, DEPLOYMENT, SILENT_SECONDS, Settler
-from infra.state import held
+from infra.state import hold
 
 pytestmark = pytest.mark.system
 
@@ -55,7 +55,7 @@ class Machine:
         self.api.set_state(run, "PENDING", "")
         return run
 
-    def begun(self, worker: str, **parameters: Any) -> str:
+    def list_runs(self, worker: str, **parameters: Any) -> str:
         run = self.taken(worker, **parameters)
         self.api.set_state(run, "RUNNING", "")
         return run
@@ -105,12 +105,12 @@ def machine(deployed: tuple[Path, Api, str], monkeypatch: pytest.MonkeyPatch) ->
     made = Machine(*deployed)
     assert made.slots() == 0
     yield made
-    for run in made.api.unfinished(POOL):
+    for run in made.api.list_unfinished(POOL):
         made.api.set_state(run["id"], "CRASHED", "")
 
 
 def test_a_run_on_another_machine_is_dead_when_its_heartbeat_is_gone(machine: Machine) -> None:
-    run = machine.begun(ELSEWHERE)
+    run = machine.list_runs(ELSEWHERE)
     machine.beat(run)
     assert machine.look() == []
     assert machine.look(SILENT_SECONDS) == []
@@ -124,7 +124,7 @@ def test_a_run_on_another_machine_is_dead_when_its_heartbeat_is_gone(machine: Ma
 
 
 def test_a_run_that_was_being_cancelled_there_is_cancelled(machine: Machine) -> None:
-    run = machine.begun(ELSEWHERE)
+    run = machine.list_runs(ELSEWHERE)
     machine.beat(run)
     machine.api.set_state(run, "CANCELLING", "")
     assert machine.look() == []
@@ -133,14 +133,14 @@ def test_a_run_that_was_being_cancelled_there_is_cancelled(machine: Machine) -> 
 
 
 def test_a_run_that_sends_no_heartbeats_is_not_judged_by_them(machine: Machine) -> None:
-    run = machine.begun(ELSEWHERE)
+    run = machine.list_runs(ELSEWHERE)
     assert machine.look() + machine.look(100 * SILENT_SECONDS) == []
     assert (machine.state(run), machine.slots()) == ("RUNNING", 1)
 
 
 def test_a_silence_of_the_server_is_no_silence_of_the_run(machine: Machine) -> None:
     """Heartbeats cannot arrive while it is away: the time is counted anew."""
-    run = machine.begun(ELSEWHERE)
+    run = machine.list_runs(ELSEWHERE)
     machine.beat(run)
     assert machine.look() == []
     there, machine.settler.server = machine.settler.server, Api("http://127.0.0.1:1/api")
@@ -182,15 +182,15 @@ def test_a_run_is_continued_ten_times_and_then_stays_crashed(machine: Machine) -
     worktree = machine.root / ".rcm/worktrees/nightly"
     worktree.mkdir(parents=True)
     parameters = {"name": "nightly", "overrides": ["train.batch=4"]}
-    run = machine.begun("none", **parameters)
+    run = machine.list_runs("none", **parameters)
     for _ in range(CONTINUED):
         assert machine.look() == []
         machine.api.set_state(run, "CRASHED", "")
-        with held(worktree):
+        with hold(worktree):
             assert machine.look() == []
         assert machine.look() == ["run nightly is continued from what it had finished"]
         assert machine.look() == []
-        run, before = machine.api.begun(DEPLOYMENT)[0]["id"], run
+        run, before = machine.api.list_runs(DEPLOYMENT)[0]["id"], run
         assert run != before
         assert machine.api.run(run)["parameters"] == parameters
         for state in ("PENDING", "RUNNING"):
@@ -199,7 +199,7 @@ def test_a_run_is_continued_ten_times_and_then_stays_crashed(machine: Machine) -
     assert machine.look() + machine.look() == []
     assert worktree.is_dir()
     # a person starts it again, and then cancels it: nothing is left
-    run = machine.begun("none", **parameters)
+    run = machine.list_runs("none", **parameters)
     machine.api.set_state(run, "CANCELLED", "")
     assert machine.look() == ["run nightly was cancelled: its worktree is removed"]
     assert not worktree.exists()
@@ -207,8 +207,8 @@ def test_a_run_is_continued_ten_times_and_then_stays_crashed(machine: Machine) -
 
 def test_a_failed_run_and_one_at_a_terminal_are_not_continued(machine: Machine) -> None:
     (machine.root / ".rcm/worktrees/failed").mkdir(parents=True)
-    machine.api.set_state(machine.begun("none", name="failed"), "FAILED", "")
-    machine.api.set_state(machine.begun("none", name="failed", in_place=True), "CRASHED", "")
+    machine.api.set_state(machine.list_runs("none", name="failed"), "FAILED", "")
+    machine.api.set_state(machine.list_runs("none", name="failed", in_place=True), "CRASHED", "")
     assert machine.look() == []
 
 

@@ -221,9 +221,9 @@ def test_an_absent_gpu_is_refused(executor: RayExecutor, monkeypatch: pytest.Mon
 
 
 def test_a_state_in_use_is_refused(executor: RayExecutor, tmp_path: Path) -> None:
-    from infra.state import held
+    from infra.state import hold
 
-    with held(tmp_path / "state"), pytest.raises(InputError, match=f"in use by process {os.getpid()}"):
+    with hold(tmp_path / "state"), pytest.raises(InputError, match=f"in use by process {os.getpid()}"):
         train(executor, "count", {"steps": 1, "out": str(tmp_path / "sum")}, tmp_path / "state", workers=1)
 
 

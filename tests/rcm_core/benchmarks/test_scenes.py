@@ -54,7 +54,7 @@ def test_labels_are_categories_and_images_say_what_they_show() -> None:
     assert [CATEGORIES[scenes.label(p)] for p in ("a six", "a six and a two", "two sixes")] == list(
         CATEGORIES[:3]
     )
-    pixels, shown = scenes.composed("validation")
+    pixels, shown = scenes.compose_split("validation")
     assert torch.equal(pixels, scenes.images("validation")[0])
     assert [CATEGORIES.index(r.category) for r in shown] == scenes.images("validation")[1].tolist()
     assert {r.relation for r in shown if r.category == "attribution"} == {"", "left", "above"}

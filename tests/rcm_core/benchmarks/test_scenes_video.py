@@ -30,7 +30,7 @@ def test_splits_share_no_composition_and_have_every_category() -> None:
 
 
 def test_labels_are_categories_and_clips_say_what_they_show() -> None:
-    clips, shown = scenes_video.composed("validation")
+    clips, shown = scenes_video.compose_split("validation")
     assert clips.shape == (200, 3, 8, 32, 32)
     assert [CATEGORIES.index(m.category) for m in shown] == scenes_video.images("validation")[1].tolist()
     assert {way for m in shown for way in m.directions} == set(DIRECTIONS)

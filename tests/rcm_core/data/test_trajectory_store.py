@@ -13,7 +13,7 @@ from rcm_core.data.trajectory_store import (
     MANIFEST,
     Place,
     Store,
-    finished,
+    read_finished,
     shard_name,
     write_manifest,
     write_shard,
@@ -78,16 +78,16 @@ def test_the_same_samples_are_the_same_bytes(folder: Path, tmp_path: Path) -> No
 
 def test_a_shard_is_finished_when_its_bytes_are_what_its_facts_say(tmp_path: Path) -> None:
     place, name = Place(str(tmp_path)), shard_name(0)
-    assert finished(place, name) is None
+    assert read_finished(place, name) is None
     facts = write_shard(place, name, tensors(0, 3), {"samples": [0, 1, 2], "prompts": ["a", "b", "c"]})
-    assert finished(place, name) == facts
+    assert read_finished(place, name) == facts
     assert facts["bytes"] == (tmp_path / name).stat().st_size
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[:-1])
-    assert finished(place, name) is None
+    assert read_finished(place, name) is None
     (tmp_path / name).write_bytes(content)
     (tmp_path / f"{name}.json").unlink()  # killed between the shard and its facts
-    assert finished(place, name) is None
+    assert read_finished(place, name) is None
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
@@ -121,14 +121,14 @@ def test_shards_on_s3_are_fetched_once_verified_and_kept(
     with object_store() as endpoint:
         place = Place(f"s3://{BUCKET}/some/prefix", endpoint)
         fill(folder, place, place.url)
-        assert finished(place, shard_name(0)) is not None
+        assert read_finished(place, shard_name(0)) is not None
         store = Store(folder, cache)
         assert [float(store.sample(i)["x0"][0]) for i in range(9)] == list(range(9))
 
         system, root = place.open()
         content = system.cat_file(f"{root}/{shard_name(1)}")
         system.pipe_file(f"{root}/{shard_name(1)}", content[:-1])
-        assert finished(place, shard_name(1)) is None
+        assert read_finished(place, shard_name(1)) is None
         url = f"{place.url}/{shard_name(1)}"
         repair = "`dvc repro --force --single-item trajectories` makes it again"
         with pytest.raises(InputError, match=rf"shard {url} is corrupt: .*{repair}"):

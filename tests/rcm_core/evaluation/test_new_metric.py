@@ -33,7 +33,7 @@ from rcm_core.samplers.few_step import Sampler
 from rcm_core.storage.run_folder import RunFolder
 
 FILE = '''
-"""Spread of the features."""
+"""ShardingPlan of the features."""
 
 from rcm_core.evaluation.bootstrap import mean
 from rcm_core.evaluation.metric import Metric

@@ -19,7 +19,7 @@ from rcm_core.evaluation.report.formatting import duration, number, per_sample
 from rcm_core.evaluation.report.page import render
 from rcm_core.evaluation.report.samples import picture, spread
 from rcm_core.evaluation.teacher_features import IMPORTED
-from rcm_core.monitoring.early_stopping import Verdict
+from rcm_core.monitoring.early_stopping import StopDecision
 from rcm_core.storage.files import write_json
 from rcm_core.storage.run_folder import RunFolder
 
@@ -99,7 +99,7 @@ def test_a_training_to_the_end_says_what_was_noticed_and_warns_of_nothing(runs: 
 
 
 def test_an_early_stop_is_one_clear_line(runs: Path) -> None:
-    plateau = Verdict(
+    plateau = StopDecision(
         "plateau", 600, 600, "the validation score has not improved for 3 probes (best 0.1 at step 300)"
     )
     write_json(runs / "train/health.json", made_up_health(plateau))
@@ -111,7 +111,7 @@ def test_an_early_stop_is_one_clear_line(runs: Path) -> None:
 
 
 def test_a_collapse_is_said_at_the_top_too(runs: Path) -> None:
-    lost = Verdict("collapse", 600, 300, "the score was 0.9 & <not> good")
+    lost = StopDecision("collapse", 600, 300, "the score was 0.9 & <not> good")
     write_json(runs / "train/health.json", made_up_health(lost))
     html = render(RunFolder(runs), TITLE, 1)
     line = (

@@ -6,7 +6,7 @@ import pytest
 
 from rcm_core.errors import InputError
 from rcm_core.evaluation.bootstrap import Estimate
-from rcm_core.evaluation.selection import Candidate, choose, combined
+from rcm_core.evaluation.selection import Candidate, choose, combine
 
 
 def number(value: float, width: float = 0.2) -> Estimate:
@@ -59,5 +59,5 @@ def test_one_candidate_is_chosen_and_none_is_refused() -> None:
 
 
 def test_combined_interval_is_no_narrower_than_its_parts_on_average() -> None:
-    whole = combined([number(1.0, 0.1), number(3.0, 0.5)])
+    whole = combine([number(1.0, 0.1), number(3.0, 0.5)])
     assert whole == {"value": 2.0, "low": pytest.approx(1.7), "high": pytest.approx(2.3), "n": 400}

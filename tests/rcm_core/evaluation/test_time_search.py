@@ -14,7 +14,7 @@ from workspaces import configure
 from infra.executors.local import LocalExecutor
 from rcm_core.errors import InputError
 from rcm_core.evaluation.bootstrap import Estimate
-from rcm_core.evaluation.time_search import FIRST, candidates, judged, tune
+from rcm_core.evaluation.time_search import FIRST, candidates, judge_round, tune
 from rcm_core.storage.files import sha256_folder
 
 
@@ -48,13 +48,13 @@ def test_there_is_always_room_for_the_next_time() -> None:
 def test_the_best_is_kept_and_what_is_there_is_advised_if_it_is_better() -> None:
     low, high, now = (1.5, 0.2), (1.5, 1.0), (1.4, 0.7)
     tried = [low, high]
-    better = judged("frechet", {low: about(3.0), high: about(3.05), now: about(3.5)}, tried, now)
+    better = judge_round("frechet", {low: about(3.0), high: about(3.05), now: about(3.5)}, tried, now)
     assert (better.steps, better.found, better.advised, better.near) == (2, low, low, (high,))
-    worse = judged("frechet", {low: about(3.0), high: about(3.05), now: about(2.0)}, tried, now)
+    worse = judge_round("frechet", {low: about(3.0), high: about(3.05), now: about(2.0)}, tried, now)
     assert (worse.found, worse.advised, worse.near) == (low, now, ())
-    up = judged("accuracy", {low: about(0.5), high: about(0.9)}, tried, None)
+    up = judge_round("accuracy", {low: about(0.5), high: about(0.9)}, tried, None)
     assert (up.found, up.advised, up.near) == (high, high, ())
-    equal = judged("accuracy", {low: about(0.5), high: about(0.5), now: about(0.5)}, tried, now)
+    equal = judge_round("accuracy", {low: about(0.5), high: about(0.5), now: about(0.5)}, tried, now)
     assert (equal.found, equal.advised, equal.near) == (low, now, (low, high))
 
 

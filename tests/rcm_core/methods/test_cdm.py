@@ -19,7 +19,7 @@ from rcm_core.diffusion.trigflow import (
     rotate,
 )
 from rcm_core.losses.distribution_matching import augmentation_gradient, distribution_gradient
-from rcm_core.protocols import Batch, Follow
+from rcm_core.protocols import Batch, Networks, TargetUpdate
 from rcm_core.rng import generator
 
 SIZE = 48
@@ -39,9 +39,9 @@ SHARED = {"rollout_steps": 4, "rollout_shift": 3.0, "floor": 0.1, "student_every
 def networks() -> dict[str, Spy]:
     return {
         "student": Spy(Perceptron(seed=1).double()),
-        "fake": Spy(Perceptron(seed=2).double()),
-        "unguided": Spy(TEACHER.velocity),
-        "null": Spy(Gaussian(torch.tensor([0.3, 0.1], dtype=torch.float64), 0.8).velocity),
+        "fake_score": Spy(Perceptron(seed=2).double()),
+        "teacher": Spy(TEACHER.velocity),
+        "unconditional_teacher": Spy(Gaussian(torch.tensor([0.3, 0.1], dtype=torch.float64), 0.8).velocity),
     }
 
 
@@ -49,7 +49,7 @@ def updates(step: int = LONG, seed: int = 0, **changes):
     """Every update of a step with the networks and their calls."""
     nets = networks()
     method = preset("cdm", **{**SHARED, **changes})
-    return list(method.updates(nets, BATCH, step, generator(seed, step))), nets
+    return list(method.updates(Networks(**nets), BATCH, step, generator(seed, step))), nets
 
 
 def clean(spy: Spy, call) -> torch.Tensor:
@@ -60,7 +60,7 @@ def clean(spy: Spy, call) -> torch.Tensor:
 def matching(nets, xg, seen) -> torch.Tensor:
     """L_DM of ``xg`` compared at the call ``seen``: the elements' mean without a half."""
     with torch.no_grad():
-        real, fake = clean(nets["unguided"], seen), clean(nets["fake"], seen)
+        real, fake = clean(nets["teacher"], seen), clean(nets["fake_score"], seen)
         step = distribution_gradient(xg, real, fake, 0.1)
     return (xg - (xg.detach() - step)).square().mean()
 
@@ -78,8 +78,8 @@ def test_on_the_route_alone_it_is_plain_matching_of_a_point_of_the_rollout():
     for row in range(SIZE):
         assert any(torch.equal(c.x[row], moving.x[row]) and c.t[row] == moving.t[row] for c in walked)
     assert len(moving.t.unique()) == len(walked) == 4
-    (seen,) = nets["unguided"].calls
-    assert not nets["null"].calls
+    (seen,) = nets["teacher"].calls
+    assert not nets["unconditional_teacher"].calls
     xg = clean(nets["student"], moving)
     expected = matching(nets, xg, seen)
     torch.testing.assert_close(on.loss, expected, atol=0, rtol=1e-12)
@@ -91,9 +91,9 @@ def test_on_the_route_alone_it_is_plain_matching_of_a_point_of_the_rollout():
 
 
 def test_the_gradient_is_zero_when_the_fake_score_is_the_teacher():
-    nets = networks() | {"fake": Spy(TEACHER.velocity)}
+    nets = networks() | {"fake_score": Spy(TEACHER.velocity)}
     method = preset("cdm", **SHARED, **{**ONLY["on"], "off_weight": 1.0})
-    _, on, off = method.updates(nets, BATCH, 1, generator(0, 1))
+    _, on, off = method.updates(Networks(**nets), BATCH, 1, generator(0, 1))
     for update in (on, off):
         assert update.loss == 0
         assert not gradients(update.loss, nets["student"]).any()
@@ -103,11 +103,11 @@ def test_the_fake_score_learns_the_recorded_prediction_of_the_anchor():
     (fake, *_), nets = updates(**ONLY["on"])
     moving = nets["student"].moving[0]
     made = clean(nets["student"], moving).detach()
-    seen = nets["fake"].moving[0]
+    seen = nets["fake_score"].moving[0]
     z = (seen.x - per_sample(seen.t.cos(), made) * made) / per_sample(seen.t.sin(), made)
     assert torch.allclose(diffuse(made, z, seen.t), seen.x)
     aim = per_sample(seen.t.cos(), z) * z - per_sample(seen.t.sin(), z) * made
-    expected = (nets["fake"].velocity(seen.x, seen.t) - aim).square().mean()
+    expected = (nets["fake_score"].velocity(seen.x, seen.t) - aim).square().mean()
     # z is recovered by a division by sin t >= 0.02
     torch.testing.assert_close(fake.loss, expected, atol=0, rtol=1e-9)
     assert abs(float(z.std()) - 1) < 4 / math.sqrt(2 * z.numel())
@@ -119,7 +119,7 @@ def test_e48_off_the_route_the_state_is_carried_along_its_velocity_and_matched_t
     F = nets["student"].velocity(anchor.x, anchor.t)
     expected = rotate(anchor.x, anchor.t, away.t, F)
     torch.testing.assert_close(away.x, expected, atol=1e-13, rtol=0)
-    by_hand = matching(nets, clean(nets["student"], away), nets["unguided"].calls[-1])
+    by_hand = matching(nets, clean(nets["student"], away), nets["teacher"].calls[-1])
     torch.testing.assert_close(off.loss, by_hand, atol=0, rtol=1e-12)
     # the released code: no gradient through the extrapolation
     torch.testing.assert_close(
@@ -150,7 +150,7 @@ def test_e48_where_nothing_is_extrapolated_it_is_matching_on_the_route():
     assert (anchor.t == NOISE_ANGLE).all()
     torch.testing.assert_close(away.x, anchor.x, atol=1e-8, rtol=0)  # an angle of 1e-9 apart
     made = clean(nets["student"], anchor)
-    first, second = nets["unguided"].calls
+    first, second = nets["teacher"].calls
     torch.testing.assert_close(on.loss, 2 * matching(nets, made, first), atol=0, rtol=1e-7)
     torch.testing.assert_close(off.loss, 3 * matching(nets, made, second), atol=0, rtol=1e-7)
 
@@ -174,7 +174,7 @@ def test_through_the_velocity_the_value_is_the_same_and_the_gradient_whole():
     F = nets["student"].velocity(anchor.x, anchor.t)
     x = rotate(anchor.x, anchor.t, away.t, F)
     made = predict_x0(x, away.t, nets["student"].velocity(x, away.t))
-    whole = gradients(matching(nets, made, nets["unguided"].calls[-1]), nets["student"])
+    whole = gradients(matching(nets, made, nets["teacher"].calls[-1]), nets["student"])
     torch.testing.assert_close(gradient, whole, atol=1e-12, rtol=1e-9)
 
 
@@ -195,15 +195,17 @@ def test_e44_the_direction_is_what_guidance_of_one_plus_alpha_adds():
 def test_e44_the_augmentation_compares_condition_and_null_where_it_is_no_noisier_than_the_anchor():
     (_, on, _), nets = updates(**ONLY["augmentation"], alpha=7.0, rollout_low=0.25)
     anchor = nets["student"].moving[0]
-    (null,) = nets["null"].calls
-    real = nets["unguided"].calls[1]  # after the matching's, which has weight 0
+    (null,) = nets["unconditional_teacher"].calls
+    real = nets["teacher"].calls[1]  # after the matching's, which has weight 0
     assert torch.equal(null.x, real.x)
     assert torch.equal(null.t, real.t)
     assert (real.t <= anchor.t).all()
     assert (flow_time_from_angle(real.t) < flow_time_from_angle(anchor.t)).double().mean() > 0.9
     xg = clean(nets["student"], anchor)
     with torch.no_grad():
-        step = augmentation_gradient(xg, clean(nets["unguided"], real), clean(nets["null"], null), 7.0, 0.1)
+        step = augmentation_gradient(
+            xg, clean(nets["teacher"], real), clean(nets["unconditional_teacher"], null), 7.0, 0.1
+        )
     expected = (xg - (xg.detach() - step)).square().mean()
     torch.testing.assert_close(on.loss, expected, atol=0, rtol=1e-12)
     torch.testing.assert_close(
@@ -214,11 +216,11 @@ def test_e44_the_augmentation_compares_condition_and_null_where_it_is_no_noisier
 def test_the_augmentation_s_time_is_uniform_below_the_anchor_and_others_within_the_bounds():
     method = preset("cdm", compare_low=0.02, compare_high=0.98)
     most = torch.full((20_000,), 0.6, dtype=torch.float64)
-    below = flow_time_from_angle(method._compared(20_000, generator(1), most))
+    below = flow_time_from_angle(method._matching_times(20_000, generator(1), most))
     assert below.max() <= 0.6 + 1e-12
     assert below.min() >= 0.02 - 1e-12
     assert abs(float(below.mean()) - 0.3) < 4 * 0.6 / math.sqrt(12 * 20_000) + 0.02**2
-    free = flow_time_from_angle(method._compared(20_000, generator(2)))
+    free = flow_time_from_angle(method._matching_times(20_000, generator(2)))
     assert abs(float(free.min()) - 0.02) < 1e-12
     assert abs(float(free.max()) - 0.98) < 1e-12
     assert abs(float((free > 0.5).double().mean()) - 0.5) < 2 / math.sqrt(20_000)
@@ -257,7 +259,9 @@ def test_the_rollout_is_the_student_s_own_deterministic_sampler():
 
 
 def test_the_fake_score_is_pulled_towards_the_student_after_each_of_its_updates():
-    assert preset("cdm", merge=0.001).demands.follows == (Follow("fake", "student", 0.001, "fake"),)
+    assert preset("cdm", merge=0.001).requirements.follows == (
+        TargetUpdate("fake", "student", 0.001, "fake"),
+    )
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
@@ -272,11 +276,15 @@ def test_the_fake_score_learns_in_every_iteration_and_the_student_in_one_of_a_fe
 def test_the_whole_is_the_weighted_sum_of_its_parts():
     (_, on, off), nets = updates(**ONLY["all"], alpha=0.5)
     anchor, away = nets["student"].moving
-    first, augmented, second = nets["unguided"].calls
+    first, augmented, second = nets["teacher"].calls
     made = clean(nets["student"], anchor)
     with torch.no_grad():
         step = augmentation_gradient(
-            made, clean(nets["unguided"], augmented), clean(nets["null"], nets["null"].calls[0]), 0.5, 0.1
+            made,
+            clean(nets["teacher"], augmented),
+            clean(nets["unconditional_teacher"], nets["unconditional_teacher"].calls[0]),
+            0.5,
+            0.1,
         )
     expected = 2 * matching(nets, made, first) + 0.5 * step.square().mean()
     torch.testing.assert_close(on.loss, expected, atol=0, rtol=1e-12)

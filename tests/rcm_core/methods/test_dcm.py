@@ -12,7 +12,7 @@ from rcm_core.diffusion.timesteps import shift_flow_time
 from rcm_core.diffusion.trigflow import flow_time_from_angle, predict_x0, rotate
 from rcm_core.jvp import consistency_jvp
 from rcm_core.losses.consistency import consistency_loss, consistency_tangent
-from rcm_core.protocols import Batch
+from rcm_core.protocols import Batch, Networks
 from rcm_core.rng import generator
 
 MIXTURE = six_modes(torch.float64)
@@ -23,7 +23,7 @@ def asked(**changes) -> tuple[torch.Tensor, Spy]:
     """The loss of one update, and the student with its calls: the target's, then its own."""
     student = Spy(Perceptron(seed=1).double())
     method = preset("dcm", **changes)
-    (update,) = method.updates({"student": student, "teacher": MIXTURE.velocity}, BATCH, 0, generator(0))
+    (update,) = method.updates(Networks(student, guided_teacher=MIXTURE.velocity), BATCH, 0, generator(0))
     return update.loss, student
 
 
@@ -61,8 +61,8 @@ def test_e45_pairs_lie_skip_points_apart_before_the_shift_and_stay_on_the_path(s
 
 def test_several_steps_are_that_many_teacher_calls():
     teacher = Spy(MIXTURE.velocity)
-    nets = {"student": Perceptron(seed=1).double(), "teacher": teacher}
-    next(preset("dcm", points=12, skip=3).updates(nets, BATCH, 0, generator(0)))
+    nets = {"student": Perceptron(seed=1).double(), "guided_teacher": teacher}
+    next(preset("dcm", points=12, skip=3).updates(Networks(**nets), BATCH, 0, generator(0)))
     assert len(teacher.calls) == 3
     assert not teacher.moving
     assert all((b.t < a.t).all() for a, b in pairwise(teacher.calls))
@@ -71,11 +71,11 @@ def test_several_steps_are_that_many_teacher_calls():
 def test_an_exact_consistency_function_has_a_loss_of_the_solver_s_error_alone():
     gaussian = Gaussian(torch.tensor([0.5, -0.7], dtype=torch.float64), 0.4)
     batch = Batch({}, {}, gaussian.mixture().sample(64, generator("g")))
-    nets = {"student": gaussian.consistency_velocity, "teacher": gaussian.velocity}
+    nets = {"student": gaussian.consistency_velocity, "guided_teacher": gaussian.velocity}
     losses = []
     for points in (100, 200):
         method = preset("dcm", points=points, skip=1, shift=5.0, solver="rotate", consistency_weight=1.0)
-        losses.append(float(next(method.updates(nets, batch, 0, generator(2))).loss))
+        losses.append(float(next(method.updates(Networks(**nets), batch, 0, generator(2))).loss))
     # a local error of second order, squared: 16 times less at half the step
     assert losses[1] < 1e-6
     assert losses[0] / losses[1] == pytest.approx(16, rel=0.15)

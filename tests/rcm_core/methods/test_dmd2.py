@@ -13,8 +13,8 @@ from rcm_core.diffusion.trigflow import NOISE_ANGLE, diffuse, flow_time_from_ang
 from rcm_core.errors import InputError
 from rcm_core.losses.adversarial import logistic_critic, logistic_student
 from rcm_core.networks.discriminator import Heads
-from rcm_core.objectives.distribution_matching import generated
-from rcm_core.protocols import Batch, Examples
+from rcm_core.objectives.distribution_matching import generate
+from rcm_core.protocols import FIELDS, Batch, Examples, Networks
 from rcm_core.rng import generator
 from rcm_core.samplers.few_step import sample_student
 from rcm_core.training.parallel.activation_checkpointing import checkpoint_blocks
@@ -31,17 +31,19 @@ ON = {**OFF, "gan_weight": 0.3, "gan_critic_weight": 0.2, "gan_blocks": [0, 2]}
 def networks(heads: bool = True) -> dict:
     nets = {
         "student": Spy(Perceptron(seed=1).double()),
-        "fake": Spy(Perceptron(seed=2).double()),
-        "teacher": Spy(MIXTURE.velocity),
+        "fake_score": Spy(Perceptron(seed=2).double()),
+        "guided_teacher": Spy(MIXTURE.velocity),
     }
     if heads:
         torch.manual_seed(5)
-        nets["heads"] = Heads(96, 2).double().eval()  # no power iteration: every call sees the same heads
+        nets["discriminator"] = (
+            Heads(96, 2).double().eval()
+        )  # no power iteration: every call sees the same heads
     return nets
 
 
 def updates(step: int, nets: dict, **changes):
-    yield from preset("dmd2", **changes).updates(nets, BATCH, step, generator(0, step))
+    yield from preset("dmd2", **changes).updates(Networks(**nets), BATCH, step, generator(0, step))
 
 
 def all_gradients(loss, nets) -> dict[str, torch.Tensor]:
@@ -60,7 +62,7 @@ def test_without_the_gan_nothing_else_changes(step):
     if without.roles == ("fake",):
         assert torch.equal(with_gan.loss, without.loss)
         found = [all_gradients(update.loss, n) for update, n in zip((with_gan, without), nets)]
-        assert all(torch.equal(found[0][name], found[1][name]) for name in ("student", "fake"))
+        assert all(torch.equal(found[0][name], found[1][name]) for name in ("student", "fake_score"))
         return
     twice = next(updates(step, again := networks(), **{**ON, "gan_weight": 0.6}))
     # linear in gan_weight, and the matching loss at 0; sums of numbers of the order of 1
@@ -73,7 +75,7 @@ def test_without_the_gan_nothing_else_changes(step):
 
 
 def test_a_weight_of_zero_asks_for_neither_heads_nor_real_data():
-    off, on = preset("dmd2", **OFF).demands, preset("dmd2", **ON).demands
+    off, on = preset("dmd2", **OFF).requirements, preset("dmd2", **ON).requirements
     assert (off.roles, off.needs, off.heads) == ({"student", "fake"}, {"condition"}, ())
     assert (on.roles, on.needs, on.heads) == ({"student", "fake", "heads"}, {"condition", "real"}, (0, 2))
 
@@ -90,13 +92,13 @@ def test_the_matching_gradient_is_minus_half_a_mean_of_the_weighted_difference()
     nets = networks(heads=False)
     (update,) = updates(0, nets, **OFF)
     (moving,) = nets["student"].moving
-    (seen,) = nets["teacher"].calls
-    assert torch.equal(seen.x, nets["fake"].calls[0].x)
-    assert torch.equal(seen.t, nets["fake"].calls[0].t)
+    (seen,) = nets["guided_teacher"].calls
+    assert torch.equal(seen.x, nets["fake_score"].calls[0].x)
+    assert torch.equal(seen.t, nets["fake_score"].calls[0].t)
     xg = predict_x0(moving.x, moving.t, nets["student"].velocity(moving.x, moving.t))
     with torch.no_grad():
         real = predict_x0(seen.x, seen.t, MIXTURE.velocity(seen.x, seen.t))
-        fake = predict_x0(seen.x, seen.t, nets["fake"].velocity(seen.x, seen.t))
+        fake = predict_x0(seen.x, seen.t, nets["fake_score"].velocity(seen.x, seen.t))
         wn = 1 / (xg - real).abs().mean(1, keepdim=True)
         slope = -wn * (real - fake) / (SIZE * 2)
     expected = gradients((slope * xg).sum(), nets["student"])
@@ -109,7 +111,7 @@ def test_the_matching_gradient_is_minus_half_a_mean_of_the_weighted_difference()
 
 
 def test_the_gradient_is_zero_when_the_fake_score_is_the_teacher():
-    nets = networks(heads=False) | {"fake": Spy(MIXTURE.velocity)}
+    nets = networks(heads=False) | {"fake_score": Spy(MIXTURE.velocity)}
     (update,) = updates(0, nets, **OFF)
     assert update.loss == 0
     assert not gradients(update.loss, nets["student"]).any()
@@ -120,12 +122,12 @@ def test_the_fake_score_s_loss_is_the_mean_squared_velocity_error_of_the_student
     nets = networks(heads=False)
     (update,) = updates(1, nets, **OFF)
     assert not nets["student"].moving
-    last, (seen,) = nets["student"].calls[-1], nets["fake"].calls
+    last, (seen,) = nets["student"].calls[-1], nets["fake_score"].calls
     xg = predict_x0(last.x, last.t, nets["student"].velocity(last.x, last.t)).detach()
     z = (seen.x - torch.cos(seen.t)[:, None] * xg) / torch.sin(seen.t)[:, None]
     assert torch.allclose(diffuse(xg, z, seen.t), seen.x)
     aim = torch.cos(seen.t)[:, None] * z - torch.sin(seen.t)[:, None] * xg
-    expected = (nets["fake"].velocity(seen.x, seen.t) - aim).square().mean()
+    expected = (nets["fake_score"].velocity(seen.x, seen.t) - aim).square().mean()
     # z is recovered by a division by sin t
     torch.testing.assert_close(update.loss, expected, atol=0, rtol=1e-9)
 
@@ -153,7 +155,7 @@ def test_a_simulation_by_euler_s_steps_follows_the_exact_ode():
     for steps in (100, 200):
         spy = Spy(gaussian.velocity)
         angles = torch.linspace(NOISE_ANGLE, 0.01, steps, dtype=torch.float64)[:, None].expand(-1, SIZE)
-        made = generated({"student": spy}, BATCH, angles, generator(4), "euler")
+        made = generate(Networks(spy), BATCH, angles, generator(4), "euler")
         start = spy.calls[0]
         path = torch.stack([gaussian.flow(start.x, start.t, call.t) for call in spy.calls])
         errors.append(float((torch.stack([call.x for call in spy.calls]) - path).abs().max()))
@@ -169,7 +171,7 @@ def test_the_student_is_simulated_as_it_is_sampled(kind):
     times = (1.5, 1.2, 0.8, 0.3)
     student = Spy(Perceptron(seed=1).double())
     angles = torch.tensor(times, dtype=torch.float64)[:, None].expand(-1, SIZE)
-    made = generated({"student": student}, BATCH, angles, generator(4), kind)
+    made = generate(Networks(student), BATCH, angles, generator(4), kind)
     draws = (len(times) if kind == "renoise" else 1, *BATCH.x0.shape)
     noise = torch.randn(draws, generator=generator(4), dtype=torch.float64)
     assert torch.equal(made.x.detach(), sample_student(student.velocity, noise, {}, times, kind))
@@ -196,43 +198,48 @@ def test_bounds_are_the_matching_term_s_alone(shift):
     bounds = {**OFF, "dmd_mean": 2.0, "dmd_shift": shift, "compare_low": 0.3, "compare_high": 0.5}
     nets = networks(heads=False)
     list(updates(0, nets, **bounds))
-    times = flow_time_from_angle(nets["teacher"].calls[0].t)
+    times = flow_time_from_angle(nets["guided_teacher"].calls[0].t)
     assert ((times > 0.3) & (times < 0.5)).all()
     list(updates(1, nets, **bounds))
-    assert (flow_time_from_angle(nets["fake"].calls[-1].t) > 0.5).any()
+    assert (flow_time_from_angle(nets["fake_score"].calls[-1].t) > 0.5).any()
     with pytest.raises(InputError, match=r"compare_low = 0\.5 is not below compare_high = 0\.5"):
         preset("dmd2", **{**bounds, "compare_low": 0.5})
 
 
 def test_a_discriminator_on_the_teacher_leaves_the_fake_score_alone():
-    nets = networks() | {"unguided": Spy(Perceptron(seed=3).double().requires_grad_(False))}
-    on = {**ON, "gan_backbone": "unguided"}
+    nets = networks() | {"teacher": Spy(Perceptron(seed=3).double().requires_grad_(False))}
+    on = {**ON, "gan_backbone": "teacher"}
     score, critic = updates(1, nets, **on)
     assert (score.roles, critic.roles) == (("fake",), ("heads",))
-    assert len(nets["fake"].calls) == 1  # its own loss
-    assert gradients(critic.loss, nets["heads"]).any()
-    assert not gradients(critic.loss, nets["fake"]).any()
-    made, real = nets["unguided"].calls
+    assert len(nets["fake_score"].calls) == 1  # its own loss
+    assert gradients(critic.loss, nets["discriminator"]).any()
+    assert not gradients(critic.loss, nets["fake_score"]).any()
+    made, real = nets["teacher"].calls
     logits = [
-        nets["heads"](nets["unguided"].velocity.features(c.x, c.t, c.condition, [0, 2])) for c in (real, made)
+        nets["discriminator"](nets["teacher"].velocity.features(c.x, c.t, c.condition, [0, 2]))
+        for c in (real, made)
     ]
     torch.testing.assert_close(critic.loss, 0.2 * logistic_critic(*logits).mean(), atol=0, rtol=1e-12)
     (student,) = updates(0, nets, **on)
     (alone,) = updates(0, networks(), **OFF)
-    seen = nets["unguided"].calls[-1]
-    logits = nets["heads"](nets["unguided"].velocity.features(seen.x, seen.t, {}, [0, 2]))
+    seen = nets["teacher"].calls[-1]
+    logits = nets["discriminator"](nets["teacher"].velocity.features(seen.x, seen.t, {}, [0, 2]))
     expected = 0.3 * logistic_student(logits).mean()
     torch.testing.assert_close(student.loss - alone.loss, expected, atol=1e-13, rtol=1e-10)
-    moved = [name for name in ("student", "fake", "heads") if gradients(student.loss, nets[name]).any()]
+    moved = [
+        name
+        for name in ("student", "fake_score", "discriminator")
+        if gradients(student.loss, nets[name]).any()
+    ]
     assert moved == ["student"]
-    assert all(p.requires_grad for p in nets["heads"].parameters())
+    assert all(p.requires_grad for p in nets["discriminator"].parameters())
 
 
 def test_shared_noise_is_the_same_angle_and_noise_for_real_and_fake():
     """Their difference at an angle is then that of the clean samples, times the cosine."""
     nets = networks()
     list(updates(1, nets, **ON, gan_shared_noise=True))
-    made, real = nets["fake"].calls[-2:]
+    made, real = nets["fake_score"].calls[-2:]
     assert torch.equal(made.t, real.t)
     last = nets["student"].calls[-1]
     xg = predict_x0(last.x, last.t, nets["student"].velocity(last.x, last.t)).detach()
@@ -244,8 +251,8 @@ def test_the_student_s_adversarial_loss_is_that_of_its_renoised_sample():
     nets = networks()
     with_gan = next(updates(0, nets, **ON))
     without = next(updates(0, networks(), **OFF))
-    y, t, condition, _ = nets["fake"].calls[-1]  # its features
-    logits = nets["heads"](nets["fake"].velocity.features(y, t, condition, [0, 2]))
+    y, t, condition, _ = nets["fake_score"].calls[-1]  # its features
+    logits = nets["discriminator"](nets["fake_score"].velocity.features(y, t, condition, [0, 2]))
     torch.testing.assert_close(
         with_gan.loss - without.loss, 0.3 * logistic_student(logits).mean(), atol=1e-13, rtol=1e-10
     )
@@ -255,10 +262,11 @@ def test_the_critic_s_loss_is_logistic_in_real_and_fake_at_independent_noises():
     nets = networks()
     critic = list(updates(1, nets, **ON))[1]
     assert critic.roles == ("fake", "heads")
-    made, real = nets["fake"].calls[-2:]
+    made, real = nets["fake_score"].calls[-2:]
     assert not torch.equal(made.t, real.t)
     logits = [
-        nets["heads"](nets["fake"].velocity.features(c.x, c.t, c.condition, [0, 2])) for c in (real, made)
+        nets["discriminator"](nets["fake_score"].velocity.features(c.x, c.t, c.condition, [0, 2]))
+        for c in (real, made)
     ]
     torch.testing.assert_close(critic.loss, 0.2 * logistic_critic(*logits).mean(), atol=0, rtol=1e-12)
     z = (real.x - torch.cos(real.t)[:, None] * BATCH.real.x0) / torch.sin(real.t)[:, None]
@@ -269,12 +277,13 @@ def test_a_real_sample_that_is_not_finite_is_left_out_of_the_critic_s_loss_and_c
     real = BATCH.real.x0.clone()
     real[3] = torch.nan
     batch, nets = BATCH._replace(real=Examples(real, {})), networks()
-    critic = list(preset("dmd2", **ON).updates(nets, batch, 1, generator(0, 1)))[1]
+    critic = list(preset("dmd2", **ON).updates(Networks(**nets), batch, 1, generator(0, 1)))[1]
     assert critic.scalars["nonfinite"] == 1
-    assert all(gradients(critic.loss, nets[role]).isfinite().all() for role in critic.roles)
-    made, seen = nets["fake"].calls[-2:]
+    assert all(gradients(critic.loss, nets[FIELDS[role]]).isfinite().all() for role in critic.roles)
+    made, seen = nets["fake_score"].calls[-2:]
     logits = [
-        nets["heads"](nets["fake"].velocity.features(c.x, c.t, c.condition, [0, 2])) for c in (seen, made)
+        nets["discriminator"](nets["fake_score"].velocity.features(c.x, c.t, c.condition, [0, 2]))
+        for c in (seen, made)
     ]
     rows = torch.arange(SIZE) != 3
     torch.testing.assert_close(critic.loss, 0.2 * logistic_critic(*logits)[rows].mean(), atol=0, rtol=1e-12)
@@ -286,15 +295,17 @@ def test_with_checkpointing_the_gan_s_gradients_are_the_same(kind):
 
     def moved(how: str, step: int) -> dict[str, list[torch.Tensor | None]]:
         nets = networks()
-        checkpoint_blocks(list(nets["fake"].velocity.layers), how)
+        checkpoint_blocks(list(nets["fake_score"].velocity.layers), how)
         for update in updates(step, nets, **ON):
             update.loss.backward()
-        return {role: [p.grad for p in nets[role].parameters()] for role in ("student", "fake", "heads")}
+        return {
+            role: [p.grad for p in nets[FIELDS[role]].parameters()] for role in ("student", "fake", "heads")
+        }
 
-    for step, movers in ((0, {"student"}), (1, {"fake", "heads"})):
+    for step, updater in ((0, {"student"}), (1, {"fake", "heads"})):
         expected, found = moved("none", step), moved(kind, step)
         for role in expected:
-            assert all((g is not None) == (role in movers) for g in found[role])
+            assert all((g is not None) == (role in updater) for g in found[role])
             assert all(e is g or torch.equal(e, g) for e, g in zip(expected[role], found[role], strict=True))
 
 
@@ -303,7 +314,7 @@ def test_sdxl_s_simulation_begins_with_unit_noise_as_the_network_s_input(schedul
     """As released, x = z at step 999 of a variance-preserving teacher; a rectified flow's pipeline has c x = z."""
     nets = networks(heads=False)
     nets["student"].parameterisation = schedule
-    next(preset("dmd2-sdxl", gan_weight=0.0).updates(nets, BATCH, 0, generator(0)))
+    next(preset("dmd2-sdxl", gan_weight=0.0).updates(Networks(**nets), BATCH, 0, generator(0)))
     (first,) = nets["student"].calls
     rng = generator(0)
     torch.rand(SIZE, generator=rng, dtype=torch.float64)  # the angles of the comparison

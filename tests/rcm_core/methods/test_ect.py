@@ -8,7 +8,7 @@ from gaussians import Gaussian, Perceptron, six_modes
 from spies import Spy, gradients, preset
 
 from rcm_core.diffusion.trigflow import diffuse, predict_x0, rotate
-from rcm_core.protocols import Batch, Examples
+from rcm_core.protocols import Batch, Examples, Networks
 from rcm_core.rng import generator
 
 MIXTURE = six_modes(torch.float64)
@@ -21,8 +21,8 @@ SMALL = {"base": 2.0, "stage_every": 10, "steepness": 8.0}
 def asked(step: int = 0, student=None, teacher=MIXTURE.velocity, **changes) -> tuple[torch.Tensor, Spy]:
     """The loss and the student: first its call without gradient, at the nearer side, then that at the farther one."""
     student = Spy(student or Perceptron(seed=1).double())
-    nets = {"student": student, "teacher": Spy(teacher)}
-    (update,) = preset("ect", **{**SMALL, **changes}).updates(nets, BATCH, step, generator(0))
+    nets = {"student": student, "guided_teacher": Spy(teacher)}
+    (update,) = preset("ect", **{**SMALL, **changes}).updates(Networks(**nets), BATCH, step, generator(0))
     assert [call.grad for call in student.calls] == [False, True]
     return update.loss, student
 

@@ -8,7 +8,7 @@ from gaussians import Gaussian, Perceptron
 from spies import Spy, gradients, preset
 
 from rcm_core.diffusion.trigflow import predict_x0
-from rcm_core.protocols import Batch, Recorded
+from rcm_core.protocols import Batch, Networks, TeacherTrajectory
 from rcm_core.rng import generator
 
 GAUSSIAN = Gaussian(torch.tensor([0.5, -0.7], dtype=torch.float64), 0.4)
@@ -21,12 +21,14 @@ def routes(count: int = 64) -> Batch:
     start, rest = torch.full((count,), math.pi / 2, dtype=torch.float64), ANGLES.expand(count, -1)
     x = torch.stack([GAUSSIAN.flow(z, start, t.expand(count)) for t in ANGLES], 1)
     v = torch.stack([GAUSSIAN.velocity(x[:, i], rest[:, i]) for i in range(len(ANGLES))], 1)
-    return Batch({}, {}, GAUSSIAN.flow(z, start, torch.zeros_like(start)), route=Recorded(x, rest, v))
+    return Batch(
+        {}, {}, GAUSSIAN.flow(z, start, torch.zeros_like(start)), route=TeacherTrajectory(x, rest, v)
+    )
 
 
 def asked(student, seed: int = 0, **changes) -> tuple[torch.Tensor, Spy]:
     spy = Spy(student)
-    (update,) = preset("kd", **changes).updates({"student": spy}, routes(), 0, generator(seed))
+    (update,) = preset("kd", **changes).updates(Networks(spy), routes(), 0, generator(seed))
     return update.loss, spy
 
 

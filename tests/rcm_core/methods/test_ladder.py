@@ -32,4 +32,4 @@ def test_meanflow_has_one_rung_below() -> None:
 
 def test_tbcm_has_as_many_rows_as_pairs() -> None:
     section = preset("tbcm")["method"]
-    assert build_method({**section, "pairs": 7}, "exact").demands.rows == 7
+    assert build_method({**section, "pairs": 7}, "exact").requirements.points_per_sample == 7

@@ -7,7 +7,7 @@ from spies import Spy, gradients, preset
 
 from rcm_core.diffusion.trigflow import flow_time_from_angle, predict_x0, rotate
 from rcm_core.losses.regression import pair_loss
-from rcm_core.protocols import Batch, Follow
+from rcm_core.protocols import Batch, Networks, TargetUpdate
 from rcm_core.rng import generator
 
 MIXTURE = six_modes(torch.float64)
@@ -18,8 +18,8 @@ def asked(target=None, **changes) -> tuple[torch.Tensor, Spy, Spy]:
     """The loss, the student and the target (the student itself, if none is given), each with its call."""
     student = Spy(Perceptron(seed=1).double())
     target = Spy(target or student.velocity)
-    nets = {"student": student, "target": target, "teacher": MIXTURE.velocity}
-    (update,) = preset("lcm", **changes).updates(nets, BATCH, 0, generator(0))
+    nets = {"student": student, "target": target, "guided_teacher": MIXTURE.velocity}
+    (update,) = preset("lcm", **changes).updates(Networks(**nets), BATCH, 0, generator(0))
     return update.loss, student, target
 
 
@@ -56,7 +56,11 @@ def test_every_point_of_the_grid_is_asked_for_and_no_other():
 def test_one_guided_teacher_step_however_far():
     teacher = Spy(MIXTURE.velocity)
     nets = {name: Perceptron(seed=1).double() for name in ("student", "target")}
-    next(preset("lcm", points=50, skip=20).updates({**nets, "teacher": teacher}, BATCH, 0, generator(0)))
+    next(
+        preset("lcm", points=50, skip=20).updates(
+            Networks(**nets, guided_teacher=teacher), BATCH, 0, generator(0)
+        )
+    )
     assert len(teacher.calls) == 1
 
 
@@ -66,20 +70,20 @@ def test_the_target_gets_no_gradient_and_follows_the_student_at_its_rate():
     loss.backward()
     assert all(p.grad is None for p in other.parameters())
     assert all(p.grad is not None for p in student.parameters())
-    follows = preset("lcm", target_rate=0.05).demands.follows
-    assert follows == (Follow("target", "student", 0.05, "student"),)
+    follows = preset("lcm", target_rate=0.05).requirements.follows
+    assert follows == (TargetUpdate("target", "student", 0.05, "student"),)
 
 
 def test_the_drawn_scale_reaches_teacher_student_and_target():
-    spies = {name: Spy(Perceptron(seed=1).double()) for name in ("student", "target", "teacher")}
+    spies = {name: Spy(Perceptron(seed=1).double()) for name in ("student", "target", "guided_teacher")}
     method = preset("lcm", guidance=[3.0, 7.5, 15.0], guidance_at=7.5)
-    next(method.updates(spies, BATCH, 0, generator(0)))
+    next(method.updates(Networks(**spies), BATCH, 0, generator(0)))
     given = [spy.calls[0].condition["guidance"] for spy in spies.values()]
     assert torch.equal(given[0], given[1])
     assert torch.equal(given[0], given[2])
     assert sorted(given[0].unique().tolist()) == [3.0, 7.5, 15.0]
-    assert method.demands.extras == {"guidance"}
-    assert method.demands.guidance == 7.5
+    assert method.requirements.student_modules == {"guidance"}
+    assert method.requirements.guidance == 7.5
 
 
 def test_e41_huber_is_half_the_square_over_c_when_small_and_the_norm_when_large():

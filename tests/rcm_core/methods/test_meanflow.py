@@ -14,7 +14,7 @@ from rcm_core.losses.meanflow import (
 from rcm_core.objectives import meanflow
 from rcm_core.objectives.consistency import States
 from rcm_core.objectives.meanflow import FLOW, AverageVelocity, FlowState, along
-from rcm_core.protocols import Batch, Examples
+from rcm_core.protocols import Batch, Examples, Networks
 from rcm_core.rng import generator
 
 GAUSSIAN = Gaussian(torch.tensor([0.5, -0.7], dtype=torch.float64), 0.4)
@@ -47,8 +47,10 @@ def data(count: int = 256, dtype: torch.dtype = torch.float64) -> Batch:
 
 
 def the_loss(student, teacher=GAUSSIAN.velocity, seed: int = 0, step: int = 0, **changes) -> torch.Tensor:
-    nets = {"student": student, "teacher": teacher}
-    updates = preset("meanflow", **{**PLAIN, **changes}).updates(nets, data(), step, generator(seed))
+    nets = {"student": student, "guided_teacher": teacher}
+    updates = preset("meanflow", **{**PLAIN, **changes}).updates(
+        Networks(**nets), data(), step, generator(seed)
+    )
     return next(updates).loss
 
 

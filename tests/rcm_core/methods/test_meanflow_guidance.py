@@ -9,7 +9,7 @@ from rcm_core.diffusion.trigflow import flow_time_from_angle, per_sample
 from rcm_core.errors import InputError
 from rcm_core.losses.meanflow import guided_velocity
 from rcm_core.objectives.meanflow import FLOW
-from rcm_core.protocols import Batch, Examples
+from rcm_core.protocols import Batch, Examples, Networks
 from rcm_core.rng import generator
 
 PLAIN = {"power": 0.0, "warmup": 0, "average_share": 1.0}
@@ -40,9 +40,7 @@ class Straight:
 def guided_loss(student, **changes) -> torch.Tensor:
     """From data, with the condition kept (dropped with a probability of 1e-9)."""
     settings = {**PLAIN, "learn_from": "data", "condition_dropout": 1e-9, "self_guidance": MIX, **changes}
-    return next(
-        preset("meanflow", **settings).updates({"student": student}, points(REAL), 0, generator(0))
-    ).loss
+    return next(preset("meanflow", **settings).updates(Networks(student), points(REAL), 0, generator(0))).loss
 
 
 @pytest.mark.parametrize(("omega", "kappa"), [(0.2, 0.92), (1.0, 0.5), (2.0, 0.0), (0.25, 0.75)])
@@ -76,7 +74,7 @@ def test_outside_the_interval_and_without_the_condition_the_velocity_is_that_of_
         self_guidance={**MIX, "interval": [0.3, 0.6]},
     )
     student, batch = Spy(Straight(1.3 * REAL)), points(REAL, 4096)
-    loss = next(method.updates({"student": student}, batch, 0, generator(0))).loss
+    loss = next(method.updates(Networks(student), batch, 0, generator(0))).loss
     _, t, condition, _ = student.calls[-1]
     place, tau = batch.real.condition["place"], flow_time_from_angle(t)
     kept = condition["place"] == place
@@ -103,7 +101,7 @@ def test_the_teacher_is_asked_under_the_condition_that_the_student_learns():
     method = preset("meanflow", **PLAIN, condition_dropout=0.4)
     batch = points(REAL, 4096)
     batch = batch._replace(condition=batch.real.condition, x0=batch.real.x0)
-    next(method.updates({"student": student, "teacher": teacher}, batch, 0, generator(0)))
+    next(method.updates(Networks(student, guided_teacher=teacher), batch, 0, generator(0)))
     asked = teacher.calls[0].condition["place"]
     assert abs(float((asked == 0).double().mean()) - 0.4) < 4 * (0.6 * 0.4 / 4096) ** 0.5
     assert all(torch.equal(call.condition["place"], asked) for call in student.calls)

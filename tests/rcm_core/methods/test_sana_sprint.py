@@ -10,7 +10,7 @@ from spies import Spy, gradients, preset
 from torch import nn
 
 from rcm_core.diffusion.trigflow import NOISE_ANGLE, diffuse, predict_x0
-from rcm_core.protocols import Batch, Examples
+from rcm_core.protocols import Batch, Examples, Networks
 from rcm_core.rng import generator
 
 MIXTURE = six_modes(torch.float64)
@@ -45,16 +45,16 @@ class Sum(nn.Module):
 def networks(student=None) -> dict[str, Spy | Sum]:
     return {
         "student": Spy(student or Perceptron(seed=1).double()),
-        "teacher": Spy(MIXTURE.velocity),
-        "unguided": Spy(Backbone()),
-        "heads": Sum(),
+        "guided_teacher": Spy(MIXTURE.velocity),
+        "teacher": Spy(Backbone()),
+        "discriminator": Sum(),
     }
 
 
 def updates(step: int, student=None, seed: int = 0, **changes):
     nets = networks(student)
     method = preset("sana_sprint", **{**CHANGES, **changes})
-    return list(method.updates(nets, BATCH, step, generator(seed, step))), nets
+    return list(method.updates(Networks(**nets), BATCH, step, generator(seed, step))), nets
 
 
 def test_student_and_heads_move_in_turn():
@@ -70,7 +70,7 @@ def test_the_warmup_counts_the_iterations_of_both_phases():
     for step, warmup in ((10, 10), (10, 0), (8, 10)):
         nets = networks()
         method = preset("sana_sprint", **{**CHANGES, "warmup": warmup})
-        losses.append(next(method.updates(nets, BATCH, step, generator(0))).loss)
+        losses.append(next(method.updates(Networks(**nets), BATCH, step, generator(0))).loss)
     assert torch.equal(losses[0], losses[1])
     assert not torch.equal(losses[0], losses[2])
 
@@ -79,23 +79,23 @@ def test_without_consistency_the_adversarial_loss_is_alone():
     found, nets = updates(0, consistency_weight=0.0, weighting="adaptive_prior")
     assert [list(u.scalars) for u in found] == [["adversarial_loss", "nonfinite"]]
     assert len(nets["student"].calls) == 1
-    assert not nets["teacher"].calls
-    demands = preset("sana_sprint", consistency_weight=0.0, weighting="adaptive_prior").demands
-    assert demands.extras == frozenset()  # no head without a loss to weigh
-    assert preset("sana_sprint", weighting="adaptive_prior").demands.extras == {"log_variance"}
+    assert not nets["guided_teacher"].calls
+    requirements = preset("sana_sprint", consistency_weight=0.0, weighting="adaptive_prior").requirements
+    assert requirements.student_modules == frozenset()  # no head without a loss to weigh
+    assert preset("sana_sprint", weighting="adaptive_prior").requirements.student_modules == {"log_variance"}
 
 
 def test_without_the_adversarial_loss_every_step_is_the_student_s():
     found, nets = updates(1, adversarial_weight=0.0)
     assert [u.roles for u in found] == [("student",)]
-    assert not nets["unguided"].calls
+    assert not nets["teacher"].calls
     method = preset("sana_sprint", **{**CHANGES, "adversarial_weight": 0.0, "warmup": 5})
     assert [method.student_update(step) for step in range(4)] == [True] * 4
-    assert (method.demands.roles, method.demands.heads) == (frozenset({"student"}), ())
+    assert (method.requirements.roles, method.requirements.heads) == (frozenset({"student"}), ())
     # the consistency term is the one with the discriminator beside it, the warm-up counts iterations
-    first = next(method.updates(networks(), BATCH, 4, generator(0))).loss
+    first = next(method.updates(Networks(**networks()), BATCH, 4, generator(0))).loss
     beside = preset("sana_sprint", **{**CHANGES, "warmup": 5})
-    assert torch.equal(first, next(beside.updates(networks(), BATCH, 4, generator(0))).loss)
+    assert torch.equal(first, next(beside.updates(Networks(**networks()), BATCH, 4, generator(0))).loss)
 
 
 def test_no_loss_at_all_is_refused():
@@ -123,7 +123,7 @@ def test_the_adversarial_sample_is_one_step_from_noised_real_data():
     z = (call.x - call.t.cos()[:, None] * X0) / call.t.sin()[:, None]
     assert abs(float(z.std()) - 1) < 4 / math.sqrt(2 * z.numel())
     assert torch.equal(call.condition["text"], TEXT)
-    seen = nets["unguided"].calls[1]
+    seen = nets["teacher"].calls[1]
     made = predict_x0(call.x, call.t, nets["student"].velocity(call.x, call.t)).detach()
     noise = (seen.x - seen.t.cos()[:, None] * made) / seen.t.sin()[:, None]
     assert abs(float(noise.std()) - 1) < 4 / math.sqrt(2 * noise.numel())
@@ -131,7 +131,7 @@ def test_the_adversarial_sample_is_one_step_from_noised_real_data():
 
 def test_the_student_descends_minus_the_logit_of_its_own_sample():
     (update,), nets = updates(0, consistency_weight=0.0, adversarial_weight=0.5)
-    call, seen = nets["student"].calls[0], nets["unguided"].calls[0]
+    call, seen = nets["student"].calls[0], nets["teacher"].calls[0]
     made = predict_x0(call.x, call.t, nets["student"].velocity(call.x, call.t))
     z = (seen.x - seen.t.cos()[:, None] * made.detach()) / seen.t.sin()[:, None]
     expected = -0.5 * diffuse(made, z, seen.t).sum(1).mean()
@@ -139,7 +139,7 @@ def test_the_student_descends_minus_the_logit_of_its_own_sample():
     torch.testing.assert_close(
         gradients(update.loss, nets["student"]), gradients(expected, nets["student"]), atol=1e-12, rtol=1e-10
     )
-    assert all(p.requires_grad for p in nets["heads"].parameters())
+    assert all(p.requires_grad for p in nets["discriminator"].parameters())
 
 
 @pytest.mark.parametrize("misaligned", [False, True])
@@ -158,19 +158,19 @@ def test_the_critic_s_loss_in_closed_form(misaligned):
     fake = torch.full_like(real, 1 + 0.6)
     if misaligned:  # the prompts stay where they are, the pictures move on
         fake = (fake + (1 + other).clamp(min=0)) / 2
-        assert torch.allclose(nets["unguided"].calls[-1].x, X0.roll(1, 0))
-        assert torch.equal(nets["unguided"].calls[-1].condition["text"], TEXT)
+        assert torch.allclose(nets["teacher"].calls[-1].x, X0.roll(1, 0))
+        assert torch.equal(nets["teacher"].calls[-1].condition["text"], TEXT)
     expected = 0.5 * ((1 - real).clamp(min=0) + fake)
     torch.testing.assert_close(update.loss, expected.mean(), atol=1e-10, rtol=0)
-    assert len(nets["unguided"].calls) == 2 + misaligned
+    assert len(nets["teacher"].calls) == 2 + misaligned
     # and its gradient moves the heads alone
-    assert gradients(update.loss, nets["heads"]).abs().max() > 0
+    assert gradients(update.loss, nets["discriminator"]).abs().max() > 0
     assert not nets["student"].moving
 
 
 def test_real_and_fake_are_noised_by_independent_draws():
     _, nets = updates(1, misaligned=True, critic_mean=-0.6, critic_std=1.0)
-    angles = [call.t for call in nets["unguided"].calls]
+    angles = [call.t for call in nets["teacher"].calls]
     assert not any(torch.equal(a, b) for a, b in pairwise(angles))
     logs = torch.stack(angles).tan().log()
     # ln tan s ~ N(- 0.6, 1)
@@ -180,8 +180,10 @@ def test_real_and_fake_are_noised_by_independent_draws():
 def test_the_embedded_scale_is_the_same_everywhere_in_a_step():
     nets = networks(Perceptron(seed=1, extras=["guidance"]).double())
     method = preset("sana_sprint", **CHANGES, guidance=[4.0, 4.5, 5.0], guidance_at=4.5)
-    list(method.updates(nets, BATCH, 0, generator(0)))
-    scales = [call.condition["guidance"] for name in ("teacher", "student") for call in nets[name].calls]
+    list(method.updates(Networks(**nets), BATCH, 0, generator(0)))
+    scales = [
+        call.condition["guidance"] for name in ("guided_teacher", "student") for call in nets[name].calls
+    ]
     assert len(scales) == 4
     assert all(torch.equal(scales[0], scale) for scale in scales)
     assert set(scales[0].tolist()) == {4.0, 4.5, 5.0}
@@ -195,8 +197,8 @@ def test_the_consistency_term_is_scm_on_real_data(weighting):
     sprint = preset("sana_sprint", **common, blocks=[0], consistency_weight=1.0)
     scm = preset("scm", **common, limit="normalise", consistency_weight=1.0)
     nets = networks(student)
-    first = next(sprint.updates(nets, BATCH, 0, generator(3)))
-    second = next(scm.updates(nets, Batch({"text": TEXT}, {}, X0), 0, generator(3)))
+    first = next(sprint.updates(Networks(**nets), BATCH, 0, generator(3)))
+    second = next(scm.updates(Networks(**nets), Batch({"text": TEXT}, {}, X0), 0, generator(3)))
     assert torch.equal(first.loss, second.loss)
 
 
@@ -210,4 +212,4 @@ def test_a_fake_that_is_not_finite_is_left_out_of_the_critic_s_loss_and_counted(
     assert update.roles == ("heads",)
     assert update.scalars["nonfinite"] == 1
     assert update.loss.isfinite()
-    assert gradients(update.loss, nets["heads"]).isfinite().all()
+    assert gradients(update.loss, nets["discriminator"]).isfinite().all()

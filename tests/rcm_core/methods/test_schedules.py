@@ -7,7 +7,7 @@ from gaussians import Perceptron, six_modes
 from rcm_core.config.base import check
 from rcm_core.errors import InputError
 from rcm_core.methods import dmd2, rcm
-from rcm_core.protocols import Batch
+from rcm_core.protocols import Batch, Networks
 from rcm_core.rng import generator
 
 SIMULATION = {"simulation_steps": 4, "dmd_mean": 0.0, "dmd_std": 1.6, "fixed_times": None}
@@ -44,10 +44,10 @@ class Counting(Perceptron):
 
 
 def student_calls(method, step: int) -> tuple[list[str], Counting]:
-    nets = {"student": Counting(1), "fake": Perceptron(seed=2), "teacher": Perceptron(seed=3)}
+    nets = {"student": Counting(1), "fake_score": Perceptron(seed=2), "guided_teacher": Perceptron(seed=3)}
     batch = Batch({}, {}, six_modes().sample(4, generator(0)))
     roles = []
-    for update in method.updates(nets, batch, step, generator(1, step)):
+    for update in method.updates(Networks(**nets), batch, step, generator(1, step)):
         update.loss.backward()
         roles.extend(update.roles)
     return roles, nets["student"]
@@ -94,10 +94,14 @@ def test_simulation_descends_from_noise_and_fixed_times_are_used_as_given():
 def test_warmup_of_nothing_begins_at_full_tangent(form):
     cold = rcm.build(check(rcm.Config, {**RCM, "warmup": 0, "warmup_form": form}, "rcm"), "exact")
     late = rcm.build(check(rcm.Config, {**RCM, "warmup": 1, "warmup_form": form}, "rcm"), "exact")
-    nets = {"student": Perceptron(seed=1), "fake": Perceptron(seed=2), "teacher": Perceptron(seed=3)}
+    nets = {
+        "student": Perceptron(seed=1),
+        "fake_score": Perceptron(seed=2),
+        "guided_teacher": Perceptron(seed=3),
+    }
     batch = Batch({}, {}, six_modes().sample(4, generator(0)))
-    first = next(cold.updates(nets, batch, 0, generator(1)))
-    warmed = next(late.updates(nets, batch, 1, generator(1)))
+    first = next(cold.updates(Networks(**nets), batch, 0, generator(1)))
+    warmed = next(late.updates(Networks(**nets), batch, 1, generator(1)))
     assert torch.equal(first.loss, warmed.loss)
 
 

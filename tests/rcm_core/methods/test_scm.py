@@ -10,7 +10,7 @@ from spies import Spy, gradients, preset
 from rcm_core.jvp import consistency_jvp
 from rcm_core.losses.consistency import consistency_tangent
 from rcm_core.objectives.consistency import along_data
-from rcm_core.protocols import Batch, Demands, Examples
+from rcm_core.protocols import Batch, Examples, MethodRequirements, Networks
 from rcm_core.rng import generator
 
 MIXTURE = six_modes(torch.float64)
@@ -26,8 +26,8 @@ PLAIN = {
 def asked(name: str, step: int, student=None, batch: Batch = BATCH, teacher=MIXTURE.velocity, **changes):
     """The updates of one step, and the student with its calls."""
     spy = Spy(student or Perceptron(seed=1).double())
-    nets = {"student": spy, "teacher": teacher, "fake": None}
-    return list(preset(name, **changes).updates(nets, batch, step, generator(7, step))), spy
+    nets = {"student": spy, "guided_teacher": teacher, "fake_score": None}
+    return list(preset(name, **changes).updates(Networks(**nets), batch, step, generator(7, step))), spy
 
 
 @pytest.mark.parametrize("form", ["rcm", "scm"])
@@ -35,7 +35,11 @@ def test_rcm_without_matching_is_scm_bit_for_bit(form):
     """A whole run: losses, scalars, roles, weights after every step."""
     rcm = preset("rcm", **PLAIN, warmup_form=form, dmd_weight=0.0)
     scm = preset("scm", **PLAIN, warmup_form=form, limit="normalise", weighting="none", learn_from="teacher")
-    assert rcm.demands == scm.demands == Demands(frozenset({"student"}), frozenset({"x0", "condition"}))
+    assert (
+        rcm.requirements
+        == scm.requirements
+        == MethodRequirements(frozenset({"student"}), frozenset({"x0", "condition"}))
+    )
     students = [Perceptron(seed=1) for _ in range(2)]
     optimisers = [torch.optim.Adam(s.parameters(), lr=1e-3) for s in students]
     mixture = six_modes()
@@ -45,8 +49,8 @@ def test_rcm_without_matching_is_scm_bit_for_bit(form):
         batch = Batch({}, {}, mixture.sample(16, generator("data", step)))
         found = []
         for method, student, optimiser in zip((rcm, scm), students, optimisers):
-            nets = {"student": student, "teacher": mixture.velocity}
-            (update,) = method.updates(nets, batch, step, generator(0, step))
+            nets = {"student": student, "guided_teacher": mixture.velocity}
+            (update,) = method.updates(Networks(**nets), batch, step, generator(0, step))
             optimiser.zero_grad()
             update.loss.backward()
             optimiser.step()
@@ -154,7 +158,7 @@ def test_the_embedded_scale_is_what_the_teacher_is_guided_by():
     assert len(student.calls) == 2  # tangent and gradient pass
     assert all(torch.equal(call.condition["guidance"], given) for call in student.calls)
     method = preset("scm", guidance=[1.0, 2.0], guidance_at=1.5)
-    assert (method.demands.extras, method.demands.guidance) == ({"guidance"}, 1.5)
+    assert (method.requirements.student_modules, method.requirements.guidance) == ({"guidance"}, 1.5)
 
 
 def test_the_exact_consistency_function_is_left_alone():

@@ -10,9 +10,9 @@ from spies import Spy, gradients, preset
 from rcm_core.diffusion.trigflow import NOISE_ANGLE, per_sample, rotate
 from rcm_core.jvp import consistency_jvp
 from rcm_core.losses.consistency import consistency_tangent
-from rcm_core.protocols import Batch, Recorded
+from rcm_core.protocols import Batch, Networks, TeacherTrajectory
 from rcm_core.rng import generator
-from rcm_core.samplers.rollout import recorded_walk, reference_route
+from rcm_core.samplers.rollout import record_trajectory, reference_route
 
 MIXTURE = six_modes(torch.float64)
 SIZE = 4
@@ -24,14 +24,14 @@ def asked(batch: Batch = BATCH, step: int = 0, seed: int = 0, **changes):
     """The update, the student and the teacher with their calls."""
     student, teacher = Spy(Perceptron(seed=1).double()), Spy(MIXTURE.velocity)
     method = preset("tbcm", **changes)
-    (update,) = method.updates({"student": student, "teacher": teacher}, batch, step, generator(seed))
+    (update,) = method.updates(Networks(student, guided_teacher=teacher), batch, step, generator(seed))
     return update, student, teacher
 
 
 def recorded(size: int = SIZE, steps: int = 12, ends: torch.Tensor | None = None) -> Batch:
     noise = torch.randn(size, 2, generator=generator("noise"), dtype=torch.float64)
-    walk = recorded_walk(MIXTURE.velocity, noise, reference_route(steps, 1.0), {})
-    route = Recorded(walk.x.transpose(0, 1), walk.t.expand(size, -1), walk.F.transpose(0, 1))
+    walk = record_trajectory(MIXTURE.velocity, noise, reference_route(steps, 1.0), {})
+    route = TeacherTrajectory(walk.x.transpose(0, 1), walk.t.expand(size, -1), walk.F.transpose(0, 1))
     text = torch.arange(size).double()[:, None]
     return Batch({"text": text}, {}, walk.end if ends is None else ends, route=route)
 
@@ -39,7 +39,9 @@ def recorded(size: int = SIZE, steps: int = 12, ends: torch.Tensor | None = None
 def test_stored_pairs_are_the_teacher_s_own_route():
     """One rotation leads from each point to the next, and the velocity is what the teacher says there."""
     method = preset("tbcm", **ONLINE)
-    points = method._online({"teacher": MIXTURE.velocity}, BATCH, BATCH.condition, generator(0))
+    points = method._online(
+        Networks(MIXTURE.velocity, guided_teacher=MIXTURE.velocity), BATCH, BATCH.condition, generator(0)
+    )
     assert points.x.shape == (15, SIZE, 2)
     route = reference_route(16, 2.5)
     for i in range(15):
@@ -90,7 +92,7 @@ def test_fewer_pairs_are_distinct_points_never_the_first(pairs):
     method = preset("tbcm", **{**ONLINE, "pairs": pairs})
     seen = set()
     for seed in range(200):
-        chosen = method._chosen(16, generator(seed)).tolist()
+        chosen = method._choose_points(16, generator(seed)).tolist()
         assert len(set(chosen)) == pairs
         assert chosen == sorted(chosen)
         assert min(chosen) >= 1
@@ -112,8 +114,8 @@ def test_recorded_and_online_routes_of_the_same_angles_have_the_same_loss():
     """From the same noise: the route is the same whether it is stored or walked."""
     online, student, _ = asked(**{**ONLINE, "shift": 1.0}, warmup_form="scm")
     noise = torch.randn(SIZE, 2, generator=generator(0), dtype=torch.float64)
-    walk = recorded_walk(MIXTURE.velocity, noise, reference_route(16, 1.0), {})
-    route = Recorded(walk.x.transpose(0, 1), walk.t.expand(SIZE, -1), walk.F.transpose(0, 1))
+    walk = record_trajectory(MIXTURE.velocity, noise, reference_route(16, 1.0), {})
+    route = TeacherTrajectory(walk.x.transpose(0, 1), walk.t.expand(SIZE, -1), walk.F.transpose(0, 1))
     stored, other, _ = asked(
         Batch(BATCH.condition, {}, walk.end, route=route), routes="recorded", pairs=15, warmup=0
     )
@@ -143,7 +145,7 @@ def test_a_dropped_route_loses_all_of_its_points_and_is_not_counted_as_broken():
     changes = {"routes": "recorded", "pairs": 11, "warmup": 0}
     filtered, student, _ = asked(batch, **changes, degenerate_below=1.0)
     assert filtered.scalars["nonfinite"] == 0
-    route = Recorded(*(part[1::2] for part in batch.route))
+    route = TeacherTrajectory(*(part[1::2] for part in batch.route))
     condition = {"text": batch.condition["text"][1::2]}
     half = Batch(condition, {}, ends[1::2], route=route)
     alone, other, _ = asked(half, **changes)
@@ -174,7 +176,7 @@ def test_the_teacher_walks_at_the_scale_that_the_student_is_given():
     spy = Spy(Perceptron(seed=1, extras=["guidance"]).double())
     teacher = Spy(MIXTURE.velocity)
     method = preset("tbcm", **ONLINE, guidance=[4.0, 4.5, 5.0], guidance_at=4.5)
-    next(method.updates({"student": spy, "teacher": teacher}, BATCH, 0, generator(0)))
+    next(method.updates(Networks(spy, guided_teacher=teacher), BATCH, 0, generator(0)))
     given = teacher.calls[0].condition["guidance"]
     assert all(torch.equal(call.condition["guidance"], given) for call in teacher.calls)
     assert all(torch.equal(call.condition["guidance"], given.repeat(15)) for call in spy.calls)

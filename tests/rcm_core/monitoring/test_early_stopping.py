@@ -9,7 +9,7 @@ import pytest
 from loops import QUIET
 
 from rcm_core.config.sections import HealthSection
-from rcm_core.monitoring.early_stopping import GAIN, Reading, Verdict, judge, sentence
+from rcm_core.monitoring.early_stopping import GAIN, ProbeResult, StopDecision, decide_stop, sentence
 
 
 def limits(**rules: float) -> HealthSection:
@@ -17,17 +17,17 @@ def limits(**rules: float) -> HealthSection:
     return QUIET.model_copy(update={"probe_samples": 64, **rules})
 
 
-def scores(*values: float) -> list[Reading]:
-    return [Reading.of(10 * i, (v, 0.0, 0.0, 0.0)) for i, v in enumerate(values)]
+def scores(*values: float) -> list[ProbeResult]:
+    return [ProbeResult.of(10 * i, (v, 0.0, 0.0, 0.0)) for i, v in enumerate(values)]
 
 
-def drifts(*values: float) -> list[Reading]:
-    return [Reading.of(10 * i, (0.1, v, -v / 2, v)) for i, v in enumerate(values)]
+def drifts(*values: float) -> list[ProbeResult]:
+    return [ProbeResult.of(10 * i, (0.1, v, -v / 2, v)) for i, v in enumerate(values)]
 
 
-def first(readings: Sequence[Reading], rules: HealthSection) -> Verdict | None:
+def first(readings: Sequence[ProbeResult], rules: HealthSection) -> StopDecision | None:
     """As training asks: after every probe, until there is a verdict."""
-    found = (judge(readings[: i + 1], rules, last=False) for i in range(len(readings)))
+    found = (decide_stop(readings[: i + 1], rules, last=False) for i in range(len(readings)))
     return next((verdict for verdict in found if verdict), None)
 
 
@@ -99,17 +99,17 @@ def test_a_bad_score_is_no_progress_but_a_collapse_goes_first() -> None:
 def test_at_the_last_step_there_is_nothing_left_to_stop() -> None:
     flat, fallen = scores(0.5, 0.5, 0.5), scores(0.1, 0.9, 0.9)
     rules = limits(patience=2, collapse=4.0)
-    assert judge(flat, rules, last=False) is not None
-    assert judge(flat, rules, last=True) is None
-    assert judge(fallen, rules, last=True) is not None
+    assert decide_stop(flat, rules, last=False) is not None
+    assert decide_stop(flat, rules, last=True) is None
+    assert decide_stop(fallen, rules, last=True) is not None
 
 
 def test_a_last_probe_next_to_the_one_before_confirms_nothing() -> None:
     rules = limits(collapse=4.0, probe_every=10)
     begun = scores(0.1, 0.1)
     for apart, confirmed in ((1, False), (4, False), (5, True), (10, True)):
-        readings = [*begun, *(Reading.of(step, (0.9, 0.0, 0.0, 0.0)) for step in (20, 20 + apart))]
-        assert (judge(readings, rules, last=True) is not None) is confirmed
+        readings = [*begun, *(ProbeResult.of(step, (0.9, 0.0, 0.0, 0.0)) for step in (20, 20 + apart))]
+        assert (decide_stop(readings, rules, last=True) is not None) is confirmed
 
 
 def test_null_switches_every_rule_off() -> None:
@@ -117,11 +117,11 @@ def test_null_switches_every_rule_off() -> None:
 
 
 def test_the_sentence_is_one_line_for_everybody() -> None:
-    plateau = Verdict("plateau", 1400, 1400, "the validation score has not improved for 3 probes")
+    plateau = StopDecision("plateau", 1400, 1400, "the validation score has not improved for 3 probes")
     assert sentence(plateau, 5600) == (
         "Training stopped at step 1,400 of 5,600: the validation score has not improved for 3 probes."
     )
-    lost = Verdict("collapse", 40, 30, "the validation score was 0.9")
+    lost = StopDecision("collapse", 40, 30, "the validation score was 0.9")
     assert sentence(lost, 100) == (
         "Training stopped at step 40 of 100 because the student collapsed: the validation score was 0.9."
         " Candidates from before step 30 are kept."

@@ -6,7 +6,7 @@ import json
 
 from loops import QUIET
 
-from rcm_core.monitoring.early_stopping import Reading
+from rcm_core.monitoring.early_stopping import ProbeResult
 from rcm_core.monitoring.health import (
     FEWEST,
     LADDER,
@@ -113,7 +113,7 @@ def test_health_goes_through_a_checkpoint_unchanged() -> None:
     health.step_down(50, "exact", "semi")
     health.count(131, 1, 8)
     for step in (0, 60, 120):
-        health.read(Reading.of(step, [0.1, 1 / 7, float("nan"), 0.0]), last=False)
+        health.read(ProbeResult.of(step, [0.1, 1 / 7, float("nan"), 0.0]), last=False)
     assert health.verdict is not None
     resumed.restore(json.loads(json.dumps(health.state(), allow_nan=False)))
     assert resumed == health

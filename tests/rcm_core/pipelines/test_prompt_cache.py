@@ -9,7 +9,7 @@ import torch
 from families import BUILDERS, PROMPTS, build
 
 from rcm_core.pipelines import prompt_cache
-from rcm_core.pipelines.prompt_cache import encoded, texts_of
+from rcm_core.pipelines.prompt_cache import encode_cached, texts_of
 from rcm_core.registry import find
 from rcm_core.samplers.jobs import KEPT, Teacher, codec_of, conditions
 
@@ -25,8 +25,8 @@ def test_what_is_kept_is_what_was_encoded(family: str, tmp_path: Path) -> None:
         return dict(codec.encode_text(prompts))
 
     prompts = [*PROMPTS, ""]
-    first = encoded(tmp_path / "texts", prompts, encode)
-    again = encoded(tmp_path / "texts", prompts[::-1], encode)
+    first = encode_cached(tmp_path / "texts", prompts, encode)
+    again = encode_cached(tmp_path / "texts", prompts[::-1], encode)
     assert asked == prompts
     for name, value in first.items():
         alone = torch.cat([codec.encode_text([prompt])[name] for prompt in prompts])

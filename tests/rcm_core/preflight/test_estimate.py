@@ -17,7 +17,7 @@ from rcm_core.preflight.dry_run import Rehearsal, rehearse
 from rcm_core.preflight.dry_runs import task_of
 from rcm_core.preflight.estimate import carried_on
 from rcm_core.preflight.network_calls import kinds
-from rcm_core.preflight.teacher_spec import Model, model_of, published
+from rcm_core.preflight.teacher_spec import Model, model_of, read_published
 from rcm_core.training.distill import build_method
 
 
@@ -36,7 +36,7 @@ def rehearsed(model: Model, params: Params, steps: int = 0) -> Rehearsal:
     return rehearse(model, params, alike, fused=True)
 
 
-OF_FAMILIES = sorted({facts["family"]: name for name, facts in published(ROOT).items()}.values())
+OF_FAMILIES = sorted({facts["family"]: name for name, facts in read_published(ROOT).items()}.values())
 SMALL = {
     "tiny scm": CASES["tiny scm"],
     "tiny rcm, blocks": CASES["mini rcm, blocks"]._replace(mini=CASES["tiny scm"].mini, batch=8),
@@ -190,7 +190,7 @@ def test_kinds_of_steps_are_as_frequent_as_the_method_has_them() -> None:
 
 @pytest.mark.parametrize("name", OF_FAMILIES)
 def test_every_family_can_be_rehearsed(name: str) -> None:
-    facts = published(ROOT)[name]
+    facts = read_published(ROOT)[name]
     values = tiny_values()
     values["method"] = preset("scm")["method"]
     shape = [facts["shape"][0], 1, 8, 8]

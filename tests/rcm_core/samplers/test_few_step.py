@@ -11,7 +11,7 @@ from rcm_core.diffusion.timesteps import fixed_angles
 from rcm_core.diffusion.trigflow import flow_time_from_angle, predict_x0
 from rcm_core.errors import InputError
 from rcm_core.rng import generator
-from rcm_core.samplers.few_step import Sampler, sample_student, walk
+from rcm_core.samplers.few_step import Sampler, renoise_steps, sample_student
 
 GAUSSIAN = Gaussian(torch.tensor([0.5, -0.7], dtype=torch.float64), 0.4)
 ANGLES = (math.pi / 2, 1.3, 1.0, 0.6)
@@ -56,9 +56,11 @@ def test_each_step_is_one_network_call():
 def test_walk_stops_before_the_last_call_and_carries_no_gradient():
     parameter = torch.ones((), dtype=torch.float64, requires_grad=True)
     noise = torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    x = walk(lambda x, t, _: parameter * x, noise, {}, fixed_angles(ANGLES[:2], 3, noise.device))
+    x = renoise_steps(lambda x, t, _: parameter * x, noise, {}, fixed_angles(ANGLES[:2], 3, noise.device))
     assert not x.requires_grad
-    only = walk(lambda x, t, _: parameter * x, noise[:1], {}, fixed_angles(ANGLES[:1], 3, noise.device))
+    only = renoise_steps(
+        lambda x, t, _: parameter * x, noise[:1], {}, fixed_angles(ANGLES[:1], 3, noise.device)
+    )
     assert torch.equal(only, noise[0])
 
 
@@ -112,7 +114,7 @@ def test_from_pure_noise_the_first_state_is_the_noise_to_the_bit():
     """cos + sin of pi/2 rounds to 1, so training's simulation (walk) and the sampler see the same states."""
     noise = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(3))
     angles = fixed_angles(ANGLES[:3], 4, noise.device)
-    x = walk(GAUSSIAN.velocity, noise, {}, angles)
+    x = renoise_steps(GAUSSIAN.velocity, noise, {}, angles)
     expected = predict_x0(x, angles[-1], GAUSSIAN.velocity(x, angles[-1]))
     assert torch.equal(sample_student(GAUSSIAN.velocity, noise, {}, ANGLES[:3]), expected)
 

@@ -19,7 +19,7 @@ from rcm_core.diffusion.trigflow import (
 from rcm_core.rng import generator
 from rcm_core.samplers.rollout import (
     random_schedule,
-    recorded_walk,
+    record_trajectory,
     reference_route,
     route_angles,
     teacher_steps,
@@ -85,7 +85,7 @@ def test_a_recorded_walk_can_be_walked_again_from_any_of_its_points():
     condition = {"text": torch.zeros(16, 1)}
     spy = Spy(GAUSSIAN.velocity)
     angles = reference_route(6, 1.0)
-    walk = recorded_walk(spy, Z, angles, condition)
+    walk = record_trajectory(spy, Z, angles, condition)
     assert torch.equal(walk.x[0], Z)
     assert len(spy.calls) == 6
     for i, (t, s) in enumerate(pairwise([*angles, torch.zeros((), dtype=torch.float64)])):
@@ -99,7 +99,7 @@ def test_a_recorded_walk_can_be_walked_again_from_any_of_its_points():
 def test_a_fine_walk_reaches_the_data():
     """From unit noise by the exact velocity of a Gaussian: its mean and deviation, to the order of a step."""
     angles = fixed_angles(torch.linspace(math.pi / 2, 0, 401)[:-1].tolist(), 1, Z.device)[:, 0]
-    end = recorded_walk(GAUSSIAN.velocity, Z, angles, {}).end
+    end = record_trajectory(GAUSSIAN.velocity, Z, angles, {}).end
     exact = GAUSSIAN.flow(Z, torch.full((16,), math.pi / 2).double(), torch.zeros(16).double())
     torch.testing.assert_close(end, exact, atol=5e-3, rtol=0)
 
@@ -108,7 +108,7 @@ def test_walks_carry_no_gradient():
     weight = torch.ones((), dtype=torch.float64, requires_grad=True)
     angles = fixed_angles((1.5, 1.0), 16, Z.device)
     assert not teacher_steps(lambda x, t, c: weight * x, Z, angles, {}, "euler").requires_grad
-    assert not recorded_walk(lambda x, t, c: weight * x, Z, angles[:, 0], {}).end.requires_grad
+    assert not record_trajectory(lambda x, t, c: weight * x, Z, angles[:, 0], {}).end.requires_grad
 
 
 def test_e47_the_reference_route_is_the_published_one():

@@ -74,7 +74,7 @@ def test_a_grid_is_euler_s_alone():
 def test_route_is_the_same_solution_seen_from_trigflow(solver):
     options = {"steps": 8, "shift": 5.0, "solver": solver}
     route = sample_route(GAUSSIAN.velocity, NOISE, {}, **options)
-    assert torch.equal(route.x0, sample_teacher(GAUSSIAN.velocity, NOISE, {}, **options))
+    assert torch.equal(route.end, sample_teacher(GAUSSIAN.velocity, NOISE, {}, **options))
     assert route.x.shape == route.F.shape == (8, 16, 2)
     assert (route.t.diff() < 0).all()
     # UniPC's first flow time is 1 - 1e-6, DPM-Solver++'s 1 - 2e-4

@@ -20,7 +20,7 @@ from infra.executors import local
 from infra.executors.local import LocalContext, LocalExecutor
 from rcm_core.config.method_requirements import refuse_impossible, refuse_split
 from rcm_core.errors import InputError
-from rcm_core.protocols import Demands
+from rcm_core.protocols import MethodRequirements
 from rcm_core.registry import find_family
 from rcm_core.stages import report, select, train
 from rcm_core.storage.files import sha256, sha256_folder
@@ -75,7 +75,7 @@ def test_stopped_and_started_again_ends_in_the_same_bits(
         run(fresh)
     assert not (fresh / "runs/train").exists()
     (state,) = states(fresh)
-    half = state / "candidates/step_000006-ema_0.1/.transformer.begun"  # where a kill met the writing
+    half = state / "candidates/step_000006-ema_0.1/.transformer.list_runs"  # where a kill met the writing
     half.mkdir(parents=True)
     (half / "config.json").write_text("{")
     capsys.readouterr()
@@ -257,24 +257,33 @@ class NoTimeLayer:
 
 
 @pytest.mark.parametrize(
-    ("demands", "message"),
+    ("requirements", "message"),
     [
         (
-            Demands(frozenset({"student"}), frozenset({"routes"})),
+            MethodRequirements(frozenset({"student"}), frozenset({"routes"})),
             r"needs routes.*set trajectories\.routes to true",
         ),
-        (Demands(frozenset({"student"}), frozenset({"real"})), r"needs real.*set trajectories\.real to true"),
-        (Demands(frozenset({"student"}), frozenset(), frozenset({"guidance"})), r"set method\.guidance"),
-        (Demands(frozenset({"student", "heads"}), frozenset()), r"trains heads; add train\.lr\.heads"),
+        (
+            MethodRequirements(frozenset({"student"}), frozenset({"real"})),
+            r"needs real.*set trajectories\.real to true",
+        ),
+        (
+            MethodRequirements(frozenset({"student"}), frozenset(), frozenset({"guidance"})),
+            r"set method\.guidance",
+        ),
+        (
+            MethodRequirements(frozenset({"student", "heads"}), frozenset()),
+            r"trains heads; add train\.lr\.heads",
+        ),
     ],
 )
-def test_a_method_that_cannot_have_what_it_needs(demands: Demands, message: str) -> None:
+def test_a_method_that_cannot_have_what_it_needs(requirements: MethodRequirements, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        refuse_impossible(demands, NoTimeLayer(), frozenset({"x0", "condition"}), {"student": 1.0})  # type: ignore[arg-type]
+        refuse_impossible(requirements, NoTimeLayer(), frozenset({"x0", "condition"}), {"student": 1.0})  # type: ignore[arg-type]
 
 
 def test_states_that_cannot_be_split_are_refused() -> None:
-    plain = Demands(frozenset({"student"}), frozenset())
+    plain = MethodRequirements(frozenset({"student"}), frozenset())
     refuse_split(plain, find_family("sana"), 1)
     refuse_split(plain, find_family("wan"), 2)
     with pytest.raises(InputError, match=r"context is 2, but states of this family cannot be split"):

@@ -18,7 +18,7 @@ from infra.executors.local import LocalExecutor
 from rcm_core.config.sections import Params
 from rcm_core.data.trajectory_store import Place, Store, shard_name, write_shard
 from rcm_core.errors import InputError
-from rcm_core.samplers.jobs import Job, Teacher, guided
+from rcm_core.samplers.jobs import Job, Teacher, load_guided
 from rcm_core.stages import train, trajectories
 from rcm_core.storage.files import read_json, sha256, sha256_folder
 
@@ -159,7 +159,7 @@ def test_routes_are_kept_with_the_teacher_s_own_velocities(fresh: Path, tiny_run
     condition = {"text": shard["condition.text"]}
     with torch.no_grad():
         for k in range(teacher.steps):
-            fresh_call = guided(teacher, "cpu")(x[:, k], t[:, k], condition)
+            fresh_call = load_guided(teacher, "cpu")(x[:, k], t[:, k], condition)
             # angles are kept in float32: network time 1000 tau moves by 1e-4, velocities by float32 rounding
             torch.testing.assert_close(v[:, k], fresh_call, rtol=1e-3, atol=1e-4)
 

@@ -11,7 +11,7 @@ import torch
 from faulty_proxy import Fault, Proxy, faulty_proxy
 from object_store import BUCKET, authorise, object_store
 
-from rcm_core.data.trajectory_store import Place, finished, write_shard
+from rcm_core.data.trajectory_store import Place, read_finished, write_shard
 from rcm_core.errors import InputError, OutageError
 from rcm_core.stages import publish
 from rcm_core.storage import fetch as fetching
@@ -102,7 +102,7 @@ def test_shards_are_written_in_spite_of_faults_that_pass(proxy: Proxy, tmp_path:
     proxy.faults.append(copy_of(fault, "shard_00000", "PUT"))
     facts = write_shard(place, "shard_00000.safetensors", {"x0": torch.ones(2)}, FACTS)
     assert len(proxy.done) == fault.times
-    assert finished(place, "shard_00000.safetensors") == facts
+    assert read_finished(place, "shard_00000.safetensors") == facts
 
 
 def test_a_fetch_that_broke_off_reads_no_range_again(
@@ -146,9 +146,9 @@ def test_a_shard_that_cannot_be_written_is_one_sentence(
 
     said = half_done(write, proxy, Fault(kind, "PUT", "json", times=-1))
     assert place.url in said
-    assert finished(place, "shard_00000.safetensors") is None
+    assert read_finished(place, "shard_00000.safetensors") is None
     write()
-    assert finished(place, "shard_00000.safetensors") is not None
+    assert read_finished(place, "shard_00000.safetensors") is not None
 
 
 @pytest.mark.parametrize("kind", [403, "reset"])

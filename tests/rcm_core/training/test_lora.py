@@ -89,7 +89,7 @@ def test_what_is_merged_is_what_the_role_computes(family: str, tmp_path: Path) -
 @pytest.mark.parametrize("kind", ["none", "blocks", "matmuls"])
 def test_gradients_are_the_role_s_own_whoever_speaks_before_backward(kind: str, tmp_path: Path) -> None:
     shared, views = roles(tmp_path, "sd3")
-    checkpoint_blocks(shared.blocks(), kind, shared.kept)
+    checkpoint_blocks(shared.blocks(), kind, shared.wrap_forward)
     x, t, condition = asked(shared, tmp_path)
     loss = views["student"](x, t, condition).square().mean()
     views["fake"](x, t, condition)

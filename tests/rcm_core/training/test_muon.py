@@ -11,7 +11,7 @@ from torch import nn
 from rcm_core.rng import generator
 from rcm_core.training.checkpointing import checkpoint
 from rcm_core.training.ema import PowerEMA
-from rcm_core.training.muon import MOMENTUM, SCALE, Muon, orthogonalised
+from rcm_core.training.muon import MOMENTUM, SCALE, Muon, orthogonalise
 
 
 class Net(nn.Module):
@@ -48,7 +48,7 @@ def train(net: Net, optimiser: torch.optim.Optimizer, steps: int, first: int = 0
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 4, 16), (2, 16, 4)])
 def test_singular_values_move_to_one_and_vectors_stay(shape: tuple[int, ...]) -> None:
     matrices = torch.randn(shape, generator=generator("matrices", *shape))
-    moved = orthogonalised(matrices)
+    moved = orthogonalise(matrices)
     values = torch.linalg.svdvals(moved)
     # the iteration's own band: it trades exactness for speed
     assert values.min() > 0.6

@@ -19,7 +19,7 @@ from infra.executors.local import LocalContext
 from rcm_core.config.load import load_params
 from rcm_core.config.roles import Limits, Updates
 from rcm_core.errors import InputError
-from rcm_core.protocols import Follow
+from rcm_core.protocols import TargetUpdate
 from rcm_core.storage.files import sha256
 from rcm_core.training.checkpointing.async_writer import Writer
 from rcm_core.training.distill import settings_of
@@ -42,9 +42,9 @@ def folder(tiny_run: Path) -> Path:
 def test_only_the_role_of_a_step_moves_and_ema_counts_student_steps(folder: Path, tmp_path: Path) -> None:
     made = trainer(folder, tmp_path, healthy)
     for step in range(4):
-        before = {role: weights(made, role) for role in made.nets}
+        before = {role: weights(made, role) for role in made.modules}
         made.train_step(step)
-        moved = {role for role in made.nets if not equal(before[role], weights(made, role))}
+        moved = {role for role in made.modules if not equal(before[role], weights(made, role))}
         assert moved == {"student" if step % 2 == 0 else "fake"}
     assert made.student_updates == int(made.ema.updates) == 2
 
@@ -52,7 +52,7 @@ def test_only_the_role_of_a_step_moves_and_ema_counts_student_steps(folder: Path
 def test_the_gradient_is_the_mean_over_parts(folder: Path, tmp_path: Path) -> None:
     """Parts 0 and 1 pull towards 0 and 1; the first step of two parts is that of their mean."""
     made = trainer(folder, tmp_path, healthy, accumulate=2)
-    bias = made.nets["student"].network.proj_out.bias
+    bias = made.modules["student"].network.proj_out.bias
     gradients: list[Tensor] = []
     bias.register_post_accumulate_grad_hook(lambda p: gradients.append(p.grad.clone()))
     start = bias.detach().clone()
@@ -114,7 +114,7 @@ def test_a_sample_that_becomes_many_rows_is_allowed_as_many_bad_ones(folder: Pat
 
         def __init__(self, bad: float) -> None:
             super().__init__("exact", lambda _, step: bad if step == 1 else 0.0)
-            self.demands = self.demands._replace(rows=5)
+            self.requirements = self.requirements._replace(points_per_sample=5)
 
     made = trainer(folder, tmp_path / "a", lambda _: Rows(10.0))
     made.run()
@@ -236,7 +236,7 @@ def test_a_large_gradient_is_clipped_and_its_norm_is_told(folder: Path, tmp_path
 
 def test_a_follower_moves_after_the_updates_it_follows_and_is_resumed(folder: Path, tmp_path: Path) -> None:
     def method(tangent: str) -> Pull:
-        follow = Follow("target", "student", 0.25, "student")
+        follow = TargetUpdate("target", "student", 0.25, "student")
         return Pull(tangent, follows=(follow,))
 
     made = trainer(folder, tmp_path, method)
@@ -316,10 +316,10 @@ def test_the_warm_up_counts_each_role_s_own_updates_and_is_resumed(folder: Path,
         role = "student" if step % 2 == 0 else "fake"
         seen[role].append(rates(made)[role])
     assert seen == {"student": [0.25, 0.5, 0.75, 1.0, 1.0], "fake": [0.5, 1.0, 1.0, 1.0, 1.0]}
-    assert made.movers.updates == {"student": 5, "fake": 5}
+    assert made.updater.updates == {"student": 5, "fake": 5}
     trainer(folder, tmp_path / "parts", healthy, **settings | {"iterations": 3}).run()
     rest = trainer(folder, tmp_path / "parts", healthy, **settings)
-    assert (rest.step, rest.movers.updates) == (3, {"student": 2, "fake": 1})
+    assert (rest.step, rest.updater.updates) == (3, {"student": 2, "fake": 1})
     for step in range(3, 10):
         rest.train_step(step)
     assert equal(weights(rest), weights(made))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from experiments.comparison.calibrate import Cost
-from experiments.comparison.page.advice import advice, among_best, recommended
+from experiments.comparison.page.advice import advice, among_best, recommend
 from experiments.comparison.page.claims import (
     CLAIMS,
     DISTANCE,
@@ -20,8 +20,8 @@ from experiments.comparison.page.claims import (
     findings,
     gain,
     memory_verdict,
-    stated,
     verdict,
+    verdict_words,
 )
 from experiments.comparison.page.page import goal_sentence
 from experiments.comparison.page.results import Group, Results
@@ -116,16 +116,16 @@ def test_the_distance_is_asked_of_both_references() -> None:
     assert [f.part.metric for f in found] == ["frechet_teacher", "frechet", "recall"]
     assert verdict(found, "frechet_teacher") == verdict(found) == "does not show"
     assert verdict(found, "frechet") == "shows"
-    assert stated(found) == (
+    assert verdict_words(found) == (
         "does not show by the distance to the teacher's samples, shows by the distance to real images"
     )
-    assert stated(found[1:]) == "shows"
+    assert verdict_words(found[1:]) == "shows"
 
 
 def test_a_verdict_on_one_seed_says_so() -> None:
     made = group(ours={"frechet": 2.0}, theirs={"frechet": 5.0})
     made.runs["theirs"][1:] = []
-    assert stated(findings(claim(Part("ours", "theirs", "frechet")), made)) == "shows (one seed)"
+    assert verdict_words(findings(claim(Part("ours", "theirs", "frechet")), made)) == "shows (one seed)"
 
 
 def test_claims_name_runs_that_are_planned() -> None:
@@ -154,7 +154,7 @@ def test_advice_names_the_best_and_what_cannot_be_told_from_it() -> None:
     made = group(good=numbers(2.0), near=numbers(2.01), bad=numbers(8.0))
     assert among_best(made, "frechet_teacher") == ["good", "near"]
     assert among_best(made, "frechet") == ["bad"]
-    assert recommended(Results([made])) == ["good", "near"]
+    assert recommend(Results([made])) == ["good", "near"]
     text = advice(Results([made]))
     assert re.search(r"to the teacher's samples `good` .*; not told apart from it: `near`\n", text)
     assert re.search(r"to real images `bad` .*; it beats all others\n", text)
@@ -163,7 +163,7 @@ def test_advice_names_the_best_and_what_cannot_be_told_from_it() -> None:
     other = group(near=numbers(2.0), odd=numbers(1.0))
     for run in other.runs["odd"]:
         run["words"] = "ten times the weight"
-    assert recommended(Results([made, other])) == ["near"]
+    assert recommend(Results([made, other])) == ["near"]
 
 
 def test_equal_time_has_no_quickest() -> None:
@@ -185,7 +185,7 @@ def test_costs_have_student_s_interval_over_seeds() -> None:
     made = group(ours={"frechet": 2.0})
     for run, seconds in zip(made.runs["ours"], (9.0, 10.0, 11.0)):
         run["training"] = {"seconds": seconds}
-    found = made.measured("ours", "seconds")
+    found = made.measure("ours", "seconds")
     # t of 2 degrees of freedom is 4.303, the standard error 1 / sqrt 3
     assert found.value == pytest.approx(10.0)
     assert found.high - found.value == pytest.approx(4.303 / 3**0.5, rel=1e-3)

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from experiments.comparison.page.warm_verdict import NOT_REACHED, NOT_TOLD_APART, REACHED, kept, lengths
+from experiments.comparison.page.warm_verdict import (
+    NOT_REACHED,
+    NOT_TOLD_APART,
+    REACHED,
+    judge_promise,
+    lengths,
+)
 
 
 def test_a_warm_start_is_judged_by_what_trainings_end_with_over_all_seeds() -> None:
@@ -29,12 +35,12 @@ def test_a_warm_start_is_judged_by_what_trainings_end_with_over_all_seeds() -> N
     assert long.score == pytest.approx(1.8)
     # 2.0 - (1.9, 1.7): mean 0.2, standard error 0.1, Student's t of one degree of freedom 12.7
     assert tuple(long.gain) == pytest.approx((0.2, 0.2 - 1.2706, 0.2 + 1.2706, 2), abs=1e-4)
-    assert kept([short, long]) == REACHED
+    assert judge_promise([short, long]) == REACHED
     near = lengths(study("frechet_teacher", 1.9, 2.2))
     assert near[1].verdict == NOT_TOLD_APART
-    assert kept(near) == NOT_REACHED
+    assert judge_promise(near) == NOT_REACHED
     assert lengths(study("frechet_teacher", 2.2, 2.2))[1].verdict == NOT_REACHED
     assert lengths(study("frechet_teacher", 2.2))[1].verdict == NOT_REACHED  # one seed cannot say more
-    assert kept([dataclasses.replace(long, share=0.5)]) == NOT_REACHED
+    assert judge_promise([dataclasses.replace(long, share=0.5)]) == NOT_REACHED
     # of accuracy more is better, of the two EMA lengths too
     assert [each.verdict for each in lengths(study("accuracy", 1.9))] == [REACHED, REACHED]

@@ -8,7 +8,7 @@ import torch
 from rcm_core.errors import InputError
 from rcm_core.evaluation.judges.base import unit_range
 from rcm_core.evaluation.judges.build import judge_for
-from rcm_core.evaluation.judges.classifier import FEATURES, trained
+from rcm_core.evaluation.judges.classifier import FEATURES, train_classifier
 from rcm_core.registry import available, find
 
 
@@ -20,7 +20,7 @@ def test_judge_recognises_held_out_images(data: str, split: str) -> None:
 
 def test_training_again_gives_the_same_weights_and_leaves_torch_as_it_was() -> None:
     first = judge_for("digits").digest
-    trained.cache_clear()
+    train_classifier.cache_clear()
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     torch.set_num_threads(2)
     try:

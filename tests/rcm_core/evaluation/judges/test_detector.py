@@ -51,7 +51,7 @@ def test_an_empty_canvas_holds_nothing(level: float) -> None:
 
 
 def test_blur_and_noise_do_not_confuse_it() -> None:
-    pixels, requests = scenes.composed("test")
+    pixels, requests = scenes.compose_split("test")
     frames = pixels[:120, :, 0]
     blurred = F.avg_pool2d(F.pad(frames, (1, 1, 1, 1), mode="replicate"), 3, 1)
     spoilt = torch.lerp(frames, blurred, 0.5) + 0.1 * torch.randn(frames.shape, generator=generator("spoil"))

@@ -21,7 +21,7 @@ MEASURES = ("subject_consistency", "motion_smoothness", "dynamic_degree", "motio
 
 
 def real() -> tuple[torch.Tensor, list[Motion]]:
-    clips, motions = scenes_video.composed("test")
+    clips, motions = scenes_video.compose_split("test")
     return unit_range(clips[:80]), motions[:80]
 
 
@@ -72,8 +72,8 @@ def test_measures_of_real_still_and_changing_clips() -> None:
 def test_features_see_the_direction() -> None:
     """Backwards clips have the same frames; only the way of their motion is another."""
     judge = judge_for("scenes_video")
-    left = [i for i, m in enumerate(scenes_video.composed("test")[1]) if set(m.directions) == {"left"}]
-    clips = unit_range(scenes_video.composed("test")[0][left])
+    left = [i for i, m in enumerate(scenes_video.compose_split("test")[1]) if set(m.directions) == {"left"}]
+    clips = unit_range(scenes_video.compose_split("test")[0][left])
     half = len(clips) // 2
     one, two = judge.features(clips[:half]), judge.features(clips[half:])
     assert one.shape == (half, 64)

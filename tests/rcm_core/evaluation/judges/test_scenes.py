@@ -11,7 +11,7 @@ from rcm_core.errors import InputError
 from rcm_core.evaluation.judges.base import unit_range
 from rcm_core.evaluation.judges.build import judge_for
 from rcm_core.evaluation.judges.detector import Seen
-from rcm_core.evaluation.judges.scenes import satisfied
+from rcm_core.evaluation.judges.scenes import satisfies
 from rcm_core.evaluation.metrics.frechet import frechet
 from rcm_core.rng import generator
 from rcm_core.scenes.compose import compose
@@ -54,7 +54,7 @@ SEVEN, TWO = at(7, "red", 8, 8), at(2, "blue", 24, 10)
     ],
 )
 def test_what_is_seen_is_compared_with_what_is_asked_for(prompt: str, seen: list[Seen], right: bool) -> None:
-    assert satisfied(parse(prompt), seen) is right
+    assert satisfies(parse(prompt), seen) is right
 
 
 def spoilt(request: Request) -> Request:
@@ -83,8 +83,8 @@ def test_composed_scenes_are_right_and_wrong_prompts_fail() -> None:
         rngs = [generator("judged", category, i) for i in range(MANY)]
         requests = [scenes.random_request(category, rng) for rng in rngs]
         pixels = torch.stack([compose(r, "test", rng)[0] for r, rng in zip(requests, rngs)])
-        right = judge.fulfilled(unit_range(pixels), requests)
-        wrong = judge.fulfilled(unit_range(pixels), [spoilt(request) for request in requests])
+        right = judge.match_requests(unit_range(pixels), requests)
+        wrong = judge.match_requests(unit_range(pixels), [spoilt(request) for request in requests])
         # of 60 one category may miss four
         assert right.mean() >= 0.93, category
         assert wrong.mean() <= 0.03, category
@@ -98,7 +98,7 @@ def test_prompts_and_requests_are_judged_alike() -> None:
     pixels = unit_range(torch.stack([scenes.draw(p, "test", generator("alike", p)) for p in prompts]))
     assert (
         judge.correct(pixels, prompts).tolist()
-        == judge.fulfilled(pixels, [parse(p) for p in prompts]).tolist()
+        == judge.match_requests(pixels, [parse(p) for p in prompts]).tolist()
     )
     assert [judge.category(prompt) for prompt in prompts] == ["attribution", "counting", "single"]
     with pytest.raises(InputError, match="one prompt per sample"):

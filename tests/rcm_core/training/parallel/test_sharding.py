@@ -17,11 +17,11 @@ from torch import Tensor
 from infra.commands.families import family_of
 from rcm_core.config.sections import ParallelSection
 from rcm_core.networks.denoiser import Denoiser, load_denoiser
-from rcm_core.protocols import Batch
+from rcm_core.protocols import Batch, Networks
 from rcm_core.rng import generator
 from rcm_core.training.checkpointing.checkpoint import full_tensors
 from rcm_core.training.parallel.activation_checkpointing import checkpoint_blocks
-from rcm_core.training.parallel.sharding import PLAIN, Spread
+from rcm_core.training.parallel.sharding import PLAIN, ShardingPlan
 from rcm_core.training.train_step import Stepper
 
 CPU = torch.device("cpu")
@@ -77,7 +77,7 @@ def trained(folder: Path, how: ParallelSection, rank: int, world: int, accumulat
     from loops import SETTINGS
     from spies import preset
 
-    spread = Spread.of(how, world, CPU)
+    spread = ShardingPlan.of(how, world, CPU)
     nets = {"student": loaded(folder), "fake": loaded(folder)}
     frozen = loaded(folder).requires_grad_(False)
     for role, net in {**nets, "teacher": frozen}.items():
@@ -92,8 +92,8 @@ def trained(folder: Path, how: ParallelSection, rank: int, world: int, accumulat
     )
     method = preset("rcm", warmup=0, student_every=2, simulation_steps=2)
     stepper = Stepper(
-        nets=nets,
-        views={**nets, "teacher": teacher},
+        modules=nets,
+        networks=Networks.by_role(nets, guided_teacher=teacher),
         build_method=lambda _: method,
         source=Made(nets["student"], SHAPES[folder.name]),
         settings=settings,

@@ -17,7 +17,7 @@ from experiments.engine.rank_memory import load_measured, write_teacher
 from rcm_core.networks.denoiser import load_denoiser
 from rcm_core.registry import find
 from rcm_core.training.checkpointing.checkpoint import full_tensors
-from rcm_core.training.parallel.sharding import PLAIN, Spread
+from rcm_core.training.parallel.sharding import PLAIN, ShardingPlan
 
 CPU = torch.device("cpu")
 SLACK = 24 * 2**20
@@ -32,7 +32,7 @@ def on_a_rank(rank: int, world: int, place: Path) -> None:
         read = family.load_network
         if rank != 0:
             family.load_network = lambda _: pytest.fail("read by another rank than the first")
-        spread = Spread.of(PLAIN.model_copy(update={"offload": ("teacher",)}), world, CPU)
+        spread = ShardingPlan.of(PLAIN.model_copy(update={"offload": ("teacher",)}), world, CPU)
         found = {}
         for frozen in (False, True):
             denoiser = spread.load("teacher" if frozen else "student", folder, family, CPU)
@@ -58,7 +58,7 @@ def on_a_rank(rank: int, world: int, place: Path) -> None:
         family.load_network = read
         if rank == world - 1:
             torch.save({**found, "other": other}, place / f"{name}.pt")
-    taken = load_measured(Spread.of(PLAIN, world, CPU), place / "large")
+    taken = load_measured(ShardingPlan.of(PLAIN, world, CPU), place / "large")
     (place / f"memory-{rank}.json").write_text(json.dumps(taken))
     dist.destroy_process_group()
 

@@ -31,6 +31,26 @@ from rcm_kernels.attention_jvp.tiles import (
 
 
 @triton.jit
+def finish(
+    out, out_strides, tangent, tangent_strides, lse, maximum, normaliser, rho, o, t,
+    line, batch, head, first, row_end,
+    E: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr, DESCRIBED: tl.constexpr,
+):  # fmt: skip
+    """Normalise the accumulators of a block of queries and store output, tangent and log-sum-exp."""
+    # the normaliser is 0 only for a row that may attend to nothing: all its accumulators are zero and stay so
+    divisor = tl.where(normaliser == 0, 1.0, normaliser)
+    inverse = 1.0 / divisor
+    o = o * inverse[:, None]
+    store(out, out_strides, batch, head, o, first, row_end, BLOCK_M, BLOCK_E, E, DESCRIBED)
+    if tangent is not None:
+        t = t * inverse[:, None] - (rho * inverse)[:, None] * o
+        store(tangent, tangent_strides, batch, head, t, first, row_end, BLOCK_M, BLOCK_E, E, DESCRIBED)
+    total = (maximum + tl.log2(divisor)) / LOG2E
+    rows = first + tl.arange(0, BLOCK_M)
+    tl.store(lse + line.to(tl.int64) * row_end + rows, total, mask=rows < row_end)
+
+
+@triton.jit
 def forward_kernel(
     q, q_strides, k, k_strides, v, v_strides, tq, tq_strides, tk, tk_strides, tv, tv_strides,
     mask, mask_strides, lengths, out, out_strides, tangent, tangent_strides, lse,
@@ -58,10 +78,8 @@ def forward_kernel(
     end = keys_of(lengths, batch, key_end)
     last = tl.minimum(end, first + BLOCK_M) if CAUSAL else end
     maximum = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    normaliser = tl.zeros([BLOCK_M], tl.float32)
-    rho = tl.zeros([BLOCK_M], tl.float32)
-    o = tl.zeros([BLOCK_M, BLOCK_E], tl.float32)
-    t = tl.zeros([BLOCK_M, BLOCK_E], tl.float32)
+    normaliser, rho = tl.zeros([BLOCK_M], tl.float32), tl.zeros([BLOCK_M], tl.float32)
+    o, t = tl.zeros([BLOCK_M, BLOCK_E], tl.float32), tl.zeros([BLOCK_M, BLOCK_E], tl.float32)
     for start in range(0, last, BLOCK_N):
         columns = start + tl.arange(0, BLOCK_N)
         ks = tile(k, k_strides, batch, shared, start, end, BLOCK_N, BLOCK_D, D, WHOLE, WIDE, DESCRIBED)
@@ -93,16 +111,10 @@ def forward_kernel(
             tvs = tile(tv, tv_strides, batch, shared, start, end, BLOCK_N, BLOCK_E, E, WHOLE, WIDE, DESCRIBED)
             t = tl.dot(weights, tvs, t, input_precision=PRECISION)
 
-    # the normaliser is 0 only for a row that may attend to nothing: all its accumulators are zero and stay so
-    divisor = tl.where(normaliser == 0, 1.0, normaliser)
-    inverse = 1.0 / divisor
-    o = o * inverse[:, None]
-    store(out, out_strides, batch, head, o, first, row_end, BLOCK_M, BLOCK_E, E, DESCRIBED)
-    if tangent is not None:
-        t = t * inverse[:, None] - (rho * inverse)[:, None] * o
-        store(tangent, tangent_strides, batch, head, t, first, row_end, BLOCK_M, BLOCK_E, E, DESCRIBED)
-    total = (maximum + tl.log2(divisor)) / LOG2E
-    tl.store(lse + line.to(tl.int64) * row_end + rows, total, mask=rows < row_end)
+    finish(
+        out, out_strides, tangent, tangent_strides, lse, maximum, normaliser, rho, o, t,
+        line, batch, head, first, row_end, E, BLOCK_M, BLOCK_E, DESCRIBED,
+    )  # fmt: skip
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Options) -> Result:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -14,6 +13,7 @@ from prefect.artifacts import (
 )
 
 from infra.commands.summary import early_stop, metric_table
+from rcm_core.evaluation.report.formatting import markdown_table
 from rcm_core.storage.run_folder import RunFolder
 
 PROMPTS_SHOWN = 6
@@ -34,7 +34,7 @@ def publish_results(folder: Path, report: Path) -> None:
     """Table, samples and report of a finished run in ``folder``."""
     run = RunFolder.of(folder)
     if run.metrics_file.is_file():
-        table = markdown(*metric_table(run.shown_metrics()))
+        table = markdown_table(*metric_table(run.shown_metrics()))
         create_markdown_artifact(table, key="metrics", description="Numbers with 95 % intervals")
     if stop := early_stop(folder):
         create_markdown_artifact(stop, key="training", description="Training stopped early")
@@ -55,10 +55,4 @@ def sample_table(folder: RunFolder) -> str:
         index = run.prompts.index(prompt)
         pictures = [f"![{s.name}]({picture(run.samples[s.key][index])})" for s in run.samplers]
         rows.append([prompt, *pictures])
-    return markdown(["", *(s.name for s in run.samplers)], rows)
-
-
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; a bar inside a cell stays inside it."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return markdown_table(["", *(s.name for s in run.samplers)], rows)

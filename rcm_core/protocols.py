@@ -53,9 +53,7 @@ class Codec(Protocol):
         ...
 
     def encode_text(self, texts: Sequence[str]) -> Condition:
-        """Conditions of ``texts``, each on its own: of negative prompts, and of prompts unless ``encode_prompts``
-        differs.
-        """
+        """Conditions of ``texts``, one by one: negative prompts, and prompts unless ``encode_prompts`` differs."""
         ...
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
@@ -99,8 +97,7 @@ class Networks:
     teacher: Network | None = None
     """The frozen network; gradients reach its inputs."""
     guided_teacher: Velocity | None = None
-    """The teacher's guided velocity, without gradient; at each sample's scale if ``condition["guidance"]`` [B] is
-    set."""
+    """The teacher's guided velocity, without gradient; ``condition["guidance"]`` [B] sets a scale per sample."""
     unconditional_teacher: Velocity | None = None
     """The teacher's velocity for the negative prompt, without gradient."""
     fake_score: Network | None = None
@@ -134,8 +131,7 @@ class Tokens(NamedTuple):
     exit: str
     """The one whose output [B, tokens, ...] is the last that is by tokens."""
     attention: Mapping[str, str]
-    """Last part of the names of the attentions over tokens -> where text is in the same sequence: "none", "before" the
-    tokens or "behind" them."""
+    """Last part of an attention's name -> where its sequence has text: "none", "before" the tokens or "behind" them."""
     rope: str | None = None
     """A submodule that returns tables with a row per token."""
     rope_dim: int = 0
@@ -258,7 +254,7 @@ class Update(NamedTuple):
 
 
 class TargetUpdate(NamedTuple):
-    """After every update of ``on``: follower <- (1 - rate) follower + rate leader."""
+    """After every update of the role ``after``: target <- (1 - rate) target + rate source."""
 
     target: str
     source: str
@@ -274,8 +270,7 @@ class MethodRequirements(NamedTuple):
     needs: frozenset[str]
     """Of the source: "condition", "x0", "routes", "real"."""
     student_modules: frozenset[str] = frozenset()
-    """What the student has besides the teacher's network: "guidance" and "end" are inputs, embedded beside the
-    time; "log_variance" is the head of the adaptive weighting."""
+    """Modules of the student alone: "guidance" and "end" embed inputs, "log_variance" weighs losses adaptively."""
     guidance: float | None = None
     """The guidance scale that is folded into a candidate's weights; only with the module "guidance"."""
     follows: tuple[TargetUpdate, ...] = ()

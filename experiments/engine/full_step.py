@@ -25,19 +25,19 @@ from typing import Any, NamedTuple
 import torch
 from rcm_kernels.plain import fastest_attention
 from rich.console import Console
-from rich.table import Table
 
 from experiments.comparison.measurements import machine
 from experiments.engine.assembled import Assembled, assemble, write_random
 from experiments.engine.small import RESULTS, ROOT
 from infra.commands.plan import compose_planned
+from infra.commands.tables import print_table
 from infra.executors.local import _process_group
 from rcm_core.config.sections import Params
 from rcm_core.device import resolve_device
 from rcm_core.errors import BAD_INPUT, InputError
 from rcm_core.networks.denoiser import Denoiser
-from rcm_core.preflight.dry_run import held_by
 from rcm_core.preflight.estimate import estimate
+from rcm_core.preflight.held_memory import held_by
 from rcm_core.preflight.network_calls import Kind, kind_of, kinds
 from rcm_core.preflight.teacher_spec import Model, model_of
 from rcm_core.storage.files import write_json
@@ -218,11 +218,9 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     """As tables."""
     for each in found["iterations"]:
         title = f"iteration {each['step']}, {each['share']:.1%} of all"
-        table = Table("", "ms", "MiB at most", box=None, title=title, title_justify="left")
-        peaks = each["peak_mebibytes"]
-        for name, spent in (each["parts"] | {"iteration": each["milliseconds"]}).items():
-            table.add_row(name, f"{spent:.1f}", f"{peaks[name]:.0f}" if name in peaks else "")
-        console.print(table)
+        peaks, spent = each["peak_mebibytes"], each["parts"] | {"iteration": each["milliseconds"]}
+        rows = [(n, f"{t:.1f}", f"{peaks[n]:.0f}" if n in peaks else "") for n, t in spent.items()]
+        print_table(("", "ms", "MiB at most"), rows, title=title)
     held = ", ".join(f"{name} {size:.1f}" for name, size in found["held_mebibytes"].items())
     console.print(f"held between iterations, MiB: {held}")
     console.print(f"the plan: at most {found['predicted']['peak_mebibytes']:.0f} MiB")

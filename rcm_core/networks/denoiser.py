@@ -23,10 +23,9 @@ NETWORK, EXTRAS = "network.", "extras."
 class Denoiser(nn.Module):
     """Wraps ``network``; states and angles go in, velocities [B, C, T, H, W] come out, both float32.
 
-    ``extras`` are protocols.MethodRequirements.student_modules. The embedded inputs are read from the condition by
-    their names; one that is absent is 0. InputError if the family has no embedding to add them to. ``compute`` is what
-    the network's weights are in if not the states' type: what goes in is cast to it, but for numbers [B] (times,
-    guidance scales).
+    ``extras`` are protocols.MethodRequirements.student_modules. Embedded inputs are read from the condition by name; an
+    absent one is 0. InputError if the family has no embedding to add them to. ``compute`` is the dtype of the network's
+    weights if it is not the states': inputs are cast to it, except numbers [B] (times, guidance scales).
     """
 
     def __init__(

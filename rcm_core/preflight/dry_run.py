@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +18,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed.tensor import DTensor
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 from rcm_core.config.sections import Params
 from rcm_core.networks.denoiser import Denoiser
 from rcm_core.preflight.fake_world import FirstRank, fused_attention, world_of
+from rcm_core.preflight.held_memory import bytes_of, held_by
 from rcm_core.preflight.memory_ledger import Ledger, Phase, record_into
 from rcm_core.preflight.network_calls import Calls, Kind, kind_of
 from rcm_core.preflight.teacher_spec import Model
@@ -120,11 +119,11 @@ def rehearse(model: Model, params: Params, alike: Sequence[Kind], fused: bool) -
     stowed = 0
 
     def gradients() -> int:
-        return _bytes(p.grad for role in nets if role not in offload for p in nets[role].parameters())
+        return bytes_of(p.grad for role in nets if role not in offload for p in nets[role].parameters())
 
     def away() -> int:
         """Bytes that the rehearsal has, and the device would not."""
-        grown = _bytes(p.grad for role in offload if role in nets for p in nets[role].parameters())
+        grown = bytes_of(p.grad for role in offload if role in nets for p in nets[role].parameters())
         return stowed + grown
 
     ledger = Ledger(gradients, away)
@@ -279,30 +278,3 @@ def _take(stepper: Stepper, kind: Kind, ledger: Ledger, calls: Calls) -> Take:
         role: n // stepper.settings.accumulate for (role, passed), n in calls.items() if passed == "plain"
     }
     return Take(ledger.phases[first:-1], plain)
-
-
-def held_by(stepper: Stepper, teacher: nn.Module, offload: Collection[str] = ()) -> dict[str, int]:
-    """Bytes on this rank's device that stay from step to step, by what they are for; networks of the roles in
-    ``offload`` lie elsewhere.
-    """
-    here = {role: o for role, o in stepper.optimisers.items() if role not in offload}
-    own = {role: list(net.parameters()) for role, net in stepper.modules.items()}
-    known = {p for parameters in own.values() for p in parameters}
-    own["teacher"] = [p for p in teacher.parameters() if p not in known]
-    return {
-        **{f"weights: {role}": _bytes(values) for role, values in own.items() if role not in offload},
-        "optimiser": _bytes(tree_leaves([state for o in here.values() for state in o.state.values()])),
-        "averages": _bytes(tree_leaves(stepper.ema.averages)),
-    }
-
-
-def _bytes(tensors: Any) -> int:
-    return sum(local_bytes(x) for x in tensors if isinstance(x, Tensor))
-
-
-def local_bytes(x: Tensor) -> int:
-    """Of this rank's part."""
-    own = x._local_tensor if isinstance(x, DTensor) else x
-    if is_traceable_wrapper_subclass(own):  # quantised: codes and scales
-        return sum(local_bytes(getattr(own, name)) for name in own.__tensor_flatten__()[0])
-    return own.numel() * own.element_size()

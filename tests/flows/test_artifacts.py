@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from flows.artifacts import PROMPTS_SHOWN, markdown, sample_table
+from flows.artifacts import PROMPTS_SHOWN, sample_table
 from infra.commands.summary import metric_table
+from rcm_core.evaluation.report.formatting import markdown_table
 from rcm_core.storage.run_folder import RunFolder
 
 
 def test_every_sampler_and_metric_is_in_the_table(tiny_run: Path) -> None:
     metrics = json.loads((tiny_run / "runs/evaluate/metrics.json").read_text())
-    head, _, *rows = markdown(*metric_table(metrics)).splitlines()
+    head, _, *rows = markdown_table(*metric_table(metrics)).splitlines()
     assert "frechet teacher" in head
     assert len(rows) == len(metrics) - 1  # all but the protocol
     assert {row.count("|") for row in rows} == {head.count("|")}
@@ -25,4 +26,4 @@ def test_samples_stand_side_by_side(tiny_run: Path) -> None:
 
 
 def test_a_bar_in_a_prompt_stays_in_its_cell() -> None:
-    assert markdown(["", "a"], [["x | y", "1"]]).splitlines()[2] == r"| x \| y | 1 |"
+    assert markdown_table(["", "a"], [["x | y", "1"]]).splitlines()[2] == r"| x \| y | 1 |"

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from oracle import DIFFERENT, Case, cases, error
-from oracle_methods import ect
+from oracle_flow_methods import ect
 from oracle_terms import guided, lcm_loss, lcm_pair, sampler, text
 from spies import gradients, preset
 

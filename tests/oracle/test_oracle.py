@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+import oracle_adversarial
+import oracle_flow_methods
+import oracle_matching
 import oracle_methods
 import oracle_schedules
 import oracle_terms
@@ -12,7 +15,15 @@ from oracle import DIFFERENT, Case, cases, error
 
 CASES = list(cases())
 SAME = [case for case in CASES if str(case) not in DIFFERENT]
-RUNS = oracle_schedules.RUNS | oracle_terms.RUNS | oracle_methods.RUNS
+MODULES = (
+    oracle_schedules,
+    oracle_terms,
+    oracle_adversarial,
+    oracle_methods,
+    oracle_matching,
+    oracle_flow_methods,
+)
+RUNS = {kind: run for module in MODULES for kind, run in module.RUNS.items()}
 
 
 def test_every_case_is_there():

@@ -19,17 +19,12 @@ from experiments.comparison.page.warm_verdict import Length, end
 from experiments.comparison.plan import updates_in
 from rcm_core.evaluation.bootstrap import Estimate
 from rcm_core.evaluation.metric import metric_of
+from rcm_core.evaluation.report.formatting import markdown_table
 from rcm_core.training.distill import build_method
 from rcm_core.units import MIB
 
 BUDGET_WORDS = {"updates": "equal student updates", "time": "equal wall-clock"}
 NETWORKS = ("student", "fake", "target", "teacher")
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def percent(metric: str) -> bool:
@@ -55,7 +50,7 @@ def quality_table(group: Group, steps: int) -> str:
     ]
     for name in group.runs:
         rows.append([f"`{name}`", *(cell(group.interval(name, m, steps), m) for m in metrics)])
-    return table(["", *(_head(m) for m in metrics)], rows)
+    return markdown_table(["", *(_head(m) for m in metrics)], rows)
 
 
 def cost_table(group: Group) -> str:
@@ -78,7 +73,7 @@ def cost_table(group: Group) -> str:
         ]
         words = f": {first['words']}" if first["words"] else ""
         rows.append([f"`{name}`{words}", *numbers])
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _times(group: Group, name: str) -> tuple[str, str]:
@@ -114,7 +109,7 @@ def claims_table(results: Results) -> str:
         rows.append([f"[{claim.words}](#{claim.name})", *shown])
     apart = f"{memory_verdict(results.memory)} (measured apart)"
     rows.append([f"[{MEMORY.words}](#{MEMORY.name})", apart, *[""] * (len(results.groups) - 1)])
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
 def findings_table(found: Sequence[tuple[Group, Finding]]) -> str:
@@ -129,7 +124,7 @@ def findings_table(found: Sequence[tuple[Group, Finding]]) -> str:
         ]
         for group, finding in found
     ]
-    return table(["where", "asked", "gain, margin included", "seeds", "verdict"], rows)
+    return markdown_table(["where", "asked", "gain, margin included", "seeds", "verdict"], rows)
 
 
 def _tie(finding: Finding) -> str:
@@ -166,7 +161,7 @@ def memory_table(memory: dict[str, Any]) -> str:
         "of resident",
         "of time",
     ]
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
 def mixture_table(mixture: dict[str, Any]) -> str:
@@ -179,7 +174,7 @@ def mixture_table(mixture: dict[str, Any]) -> str:
     for name, run in mixture["runs"].items():
         found = {row["part"]: cell(row["frechet_teacher"], "") for row in run["parts"]}
         rows.append([f"`{name}`", *(found.get(part, "") for part in head), _half_and_end(run["candidates"])])
-    return table(["", *head, "sampled in 1 / 2 / 4 steps: at half, at the end"], rows)
+    return markdown_table(["", *head, "sampled in 1 / 2 / 4 steps: at half, at the end"], rows)
 
 
 def _half_and_end(candidates: list[dict[str, Any]]) -> str:
@@ -192,7 +187,7 @@ def _half_and_end(candidates: list[dict[str, Any]]) -> str:
 def lengths_table(found: list[Length]) -> str:
     """A row per length of the warm trainings, over all seeds."""
     head = ["student updates of the warm start", "score at the end", "gain over the cold start's end", ""]
-    return table(
+    return markdown_table(
         head,
         [
             [f"{each.updates} ({each.share:.0%} of the cold start's)", f"{each.score:.2f}",
@@ -216,7 +211,7 @@ def warm_table(study: dict[str, Any]) -> str:
             rows.append([*line, cell(end(run, study["metric"]), ""), cell(test, "")])
     head = ["seed", "start", "student updates", "iterations", "validation score at the end",
             "Frechet to teacher, 4 steps, test split"]  # fmt: skip
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _head(metric: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 from rcm_core.units import GIB, MIB
 
-__all__ = ["data_size", "duration", "escape", "interval", "number", "per_sample"]
+__all__ = ["data_size", "duration", "escape", "interval", "markdown_table", "number", "per_sample"]
+
+BAR = "\\|"
 
 
 def number(value: float) -> str:
@@ -44,3 +47,13 @@ def data_size(count: float) -> str:
 def interval(estimate: dict[str, Any], unit: float = 1.0) -> str:
     """The 95 % interval."""
     return f"{number(estimate['low'] * unit)} – {number(estimate['high'] * unit)}"
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; a bar inside a cell stays inside it."""
+    lines = [_markdown_row(heads), "|" + "---|" * len(heads), *map(_markdown_row, rows)]
+    return "\n".join(lines)
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', BAR) for cell in cells)} |"

@@ -8,6 +8,7 @@ from typing import Any
 
 from rcm_core.diffusion.guidance import calls_per_step
 from rcm_core.evaluation.metric import shown_metrics
+from rcm_core.evaluation.report.formatting import markdown_table
 from rcm_core.samplers.few_step import Sampler
 
 KINDS = {"renoise": "new noise after each step", "euler": "deterministic, Euler steps"}
@@ -125,11 +126,8 @@ def _quality_table(steps: list[int], quality: dict[str, Any]) -> str:
     """Markdown: a row per sampler, a column per metric."""
     shown = [row for row in ("teacher", "teacher_1", *(f"student_{s}" for s in steps)) if row in quality]
     columns = _columns(quality["teacher"])
-    lines = [f"| sampler | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
-    lines += [
-        f"| {row} | " + " | ".join(_cell(quality[row][column]) for column in columns) + " |" for row in shown
-    ]
-    return "\n".join(lines)
+    rows = [[row, *(_cell(quality[row][column]) for column in columns)] for row in shown]
+    return markdown_table(["sampler", *columns], rows)
 
 
 def _columns(known: dict[str, Any]) -> list[str]:

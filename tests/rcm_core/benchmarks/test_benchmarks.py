@@ -35,7 +35,7 @@ def test_lists_stand_beside_every_data_module() -> None:
 @pytest.mark.parametrize("name", available("benchmarks"))
 def test_every_benchmark_has_all_that_the_protocol_names(name: str) -> None:
     benchmark = find_benchmark(name)
-    members = {*Benchmark.__annotations__, "label", "images", "composed"}
+    members = {*Benchmark.__annotations__, "label", "images", "compose_split"}
     assert members <= vars(benchmark).keys()
     assert len(benchmark.emphasis) == benchmark.classes
     assert benchmark.judge in ("classifier", "scenes", "motion", "open")

@@ -16,7 +16,8 @@ from workspaces import configure
 
 from rcm_core.config.load import load_params
 from rcm_core.errors import InputError
-from rcm_core.preflight.dry_run import EIGHT_BIT, local_bytes
+from rcm_core.preflight.dry_run import EIGHT_BIT
+from rcm_core.preflight.held_memory import local_bytes
 
 
 @pytest.fixture(autouse=True)

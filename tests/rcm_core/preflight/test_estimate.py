@@ -64,6 +64,14 @@ def test_the_committed_comparison_keeps_what_is_promised() -> None:
     assert all(abs(case["ratio"] - 1) <= found["allowed"] for case in found["cases"].values())
 
 
+def test_the_committed_time_of_a_plan_keeps_what_is_promised() -> None:
+    found = json.loads((ROOT / "docs/results/plan-time.json").read_text())
+    spent = found["processor_seconds"]
+    layouts = spent["rehearsals_by_layout"]
+    assert found["two_idle_cores"] == pytest.approx(spent["this_process"] + sum(map(max, layouts)), abs=0.2)
+    assert found["two_idle_cores"] <= found["allowed"]
+
+
 @pytest.mark.parametrize(
     "parallel",
     [

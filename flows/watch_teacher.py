@@ -29,7 +29,7 @@ def watch_teacher(teacher: str | None = None, endpoint: str | None = None) -> st
     logger = get_run_logger()
     if teacher is None:
         section = load(Path.cwd()).teacher
-        if (reason := unwatched(section)) is not None:
+        if (reason := reason_not_to_watch(section)) is not None:
             logger.info("nothing to watch: %s", reason)
             return None
         teacher, endpoint = section.source, section.endpoint
@@ -50,7 +50,7 @@ def watch_teacher(teacher: str | None = None, endpoint: str | None = None) -> st
     return found
 
 
-def unwatched(section: TeacherSection) -> str | None:
+def reason_not_to_watch(section: TeacherSection) -> str | None:
     """Why the teacher of params.yaml cannot get new content, as a clause; None if it can."""
     if section.source == TRAINED:
         return "the teacher is trained here; to watch another, give a folder or s3://bucket/prefix as teacher"

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rcm_core.config.load import load_params
+from rcm_core.config.renamed import RENAMED
 from rcm_core.config.sections import Params
 from rcm_core.errors import InputError, exit_for_bad_input, nearest, one_line
 
@@ -40,9 +41,15 @@ def compose_aside(workspace: Path, overrides: Sequence[str]) -> Iterator[tuple[P
             compose_and_dump(place, str(conf), None, "config", str(workspace), list(overrides))
         except (HydraException, OmegaConfBaseException) as error:
             raise InputError(
-                f"overrides {' '.join(overrides)!r} do not fit conf/: {one_line(error, 1000)}"
+                f"overrides {' '.join(overrides)!r} do not fit conf/: {one_line(error, 1000)}{_new_names(overrides)}"
             ) from error
         yield place, load_params(place)
+
+
+def _new_names(overrides: Sequence[str]) -> str:
+    """Return a hint for each override of a key that has another name now."""
+    keys = [override.partition("=")[0].rpartition(".")[2] for override in overrides]
+    return "".join(f"; {key} is now called {' or '.join(RENAMED[key])}" for key in keys if key in RENAMED)
 
 
 def load(workspace: Path) -> Params:

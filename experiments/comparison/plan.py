@@ -80,7 +80,7 @@ def main_methods(points: int, guidance: float) -> tuple[Variant, ...]:
     """
     route = (
         f"train.batch={points // ROUTE_POINTS}",
-        f"method.route_steps={ROUTE_POINTS + 1}",
+        f"method.trajectory_steps={ROUTE_POINTS + 1}",
         f"method.pairs={ROUTE_POINTS}",
     )
     return (

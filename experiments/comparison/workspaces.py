@@ -83,7 +83,10 @@ def compose_variants(plan: Plan, home: Home) -> dict[str, Params]:
     place = workspace(home.work / plan.teacher / "compose")
     base = [plan.teacher_override, *plan.overrides]
     alone = {v.name: compose(place, [*base, f"method={v.preset}", *v.overrides]) for v in plan.variants}
-    shared = {key: any(getattr(p.trajectories, key) for p in alone.values()) for key in ("routes", "real")}
+    shared = {
+        key: any(getattr(p.trajectories, key) for p in alone.values())
+        for key in ("keep_trajectories", "real")
+    }
     return {
         name: p.model_copy(update={"trajectories": p.trajectories.model_copy(update=shared)})
         for name, p in alone.items()

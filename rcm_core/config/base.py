@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from rcm_core.config.renamed import new_name
 from rcm_core.errors import InputError, nearest
 
 
@@ -45,6 +46,9 @@ def _sentence(section: type[Section], error: Any) -> str:
         for part in error["loc"][:-1]:
             owner = _field_section(owner, str(part))
         names = list(owner.model_fields) if owner else []
+        new = new_name(str(error["loc"][-1]), names)
+        if new is not None:
+            return f"unknown key {key!r}: it is now called {new!r}; rename it"
         hint = nearest(str(error["loc"][-1]), names)
         return f"unknown key {key!r}{hint}; known here: {', '.join(names)}"
     if error["type"] == "missing":

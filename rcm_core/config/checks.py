@@ -34,10 +34,10 @@ def refuse_contradictions(params: Params, where: str) -> None:
             f"{where}: evaluate.timing_samples = {evaluate.timing_samples} is more than evaluate.samples ="
             f" {evaluate.samples}; lower it"
         )
-    if evaluate.kept is not None and params.report.prompts > evaluate.kept:
+    if evaluate.keep_pixels is not None and params.report.prompts > evaluate.keep_pixels:
         raise InputError(
-            f"{where}: report.prompts = {params.report.prompts} rows, but evaluate.kept = {evaluate.kept} samples are"
-            " kept; lower report.prompts, or raise evaluate.kept"
+            f"{where}: report.prompts = {params.report.prompts} rows, but evaluate.keep_pixels ="
+            f" {evaluate.keep_pixels} samples are kept; lower report.prompts, or raise evaluate.keep_pixels"
         )
     if mini is None:
         return
@@ -65,7 +65,7 @@ def _refuse_short(params: Params, where: str) -> None:
         "train.candidate_every": (train.candidate_every, train.iterations),
         "train.lr_decay_from": (train.lr_decay_from, train.iterations),
         "method.warmup": (method.get("warmup"), train.iterations - 1),
-        "method.calm_start": (method.get("calm_start"), train.iterations - 1),
+        "method.tangent_anneal_start": (method.get("tangent_anneal_start"), train.iterations - 1),
         "method.stage_every": (method.get("stage_every"), train.iterations),
     }
     late = {key: found for key, (found, most) in latest.items() if isinstance(found, int) and found > most}

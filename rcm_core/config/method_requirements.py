@@ -9,7 +9,7 @@ from rcm_core.config.sections import TrainSection, TrajectoriesSection
 from rcm_core.errors import InputError
 from rcm_core.protocols import EMBEDDED, Family, MethodRequirements
 
-SETTINGS = {"routes": "trajectories.routes", "real": "trajectories.real"}
+SETTINGS = {"routes": "trajectories.keep_trajectories", "real": "trajectories.real"}
 """What makes the trajectories stage keep it."""
 
 
@@ -100,13 +100,14 @@ def refuse_import(requirements: MethodRequirements, section: TrajectoriesSection
             "the method needs routes, which the samples of trajectories.source do not have; set it to null and let the"
             " teacher make them, or choose another method"
         )
-    if section.routes:
+    if section.keep_trajectories:
         raise InputError(
-            "trajectories.routes is true, but the samples of trajectories.source have no routes; set it to false, or"
-            " trajectories.source to null"
+            "trajectories.keep_trajectories is true, but the samples of trajectories.source have no routes; set it to"
+            " false, or trajectories.source to null"
         )
 
 
 def list_provided(section: TrajectoriesSection) -> frozenset[str]:
     """What trajectories with these parameters hold."""
-    return frozenset({"x0", "condition", *(name for name in SETTINGS if getattr(section, name))})
+    kept = {"routes": section.keep_trajectories, "real": section.real}
+    return frozenset({"x0", "condition", *(name for name in SETTINGS if kept[name])})

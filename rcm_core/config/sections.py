@@ -81,7 +81,7 @@ class TrajectoriesSection(Section):
     source: SourceSection | None
     samples: Count
     shard_size: Count
-    routes: bool
+    keep_trajectories: bool
     """Also keep every state, angle and velocity of the route."""
     real: bool
     """Also keep a real image for every sample, with a prompt of its own; those of a source are their own."""
@@ -242,7 +242,7 @@ class EvaluateSection(Section):
     samples: Count
     batch: Count
     """Samples that are made at a time."""
-    kept: Count | None
+    keep_pixels: Count | None
     """Samples of every sampler whose pixels are kept for the report; null: all."""
     steps: Steps
     diversity_prompts: Count

@@ -50,35 +50,35 @@ class Config(Section):
     """Between them the times of a route are drawn, before the shift."""
     rollout_shift: Positive
     """The model's own time shift."""
-    compare_low: Annotated[float, Field(gt=0, lt=1)]
-    compare_high: Annotated[float, Field(gt=0, lt=1)]
+    matching_time_min: Annotated[float, Field(gt=0, lt=1)]
+    matching_time_max: Annotated[float, Field(gt=0, lt=1)]
     """Bounds of the times at which predictions are compared."""
     augmentation_weight: Weight
     matching_weight: Weight
-    off_weight: Weight
+    off_trajectory_weight: Weight
     """Weights of L_CA, L_DM and L_CDM (E44, E25, E48)."""
     alpha: Positive
     """Strength of the guidance that L_CA teaches; about a guidance scale of 1 + alpha."""
-    floor: Positive
+    min_normaliser: Positive
     """Smallest normaliser of a pseudo-gradient."""
     fake_error: ScoreError = "velocity"
     """The prediction whose squared error is the fake score's loss: sets its weight over time (E55)."""
     through_velocity: bool
     """Whether the gradient of L_CDM also goes through the velocity that extrapolates; the released code says no."""
-    merge: Share
+    fake_score_ema_rate: Share
     """The fake score moves by this share towards the student after each of its updates."""
     simulation: ClassVar[Kind] = "euler"
     """How the student's routes go on; no setting."""
 
     @model_validator(mode="after")
     def _check_order(self) -> Config:
-        for low, high in (("rollout_low", "rollout_high"), ("compare_low", "compare_high")):
+        for low, high in (("rollout_low", "rollout_high"), ("matching_time_min", "matching_time_max")):
             least, most = getattr(self, low), getattr(self, high)
             if least >= most:
                 raise ValueError(f"{low} = {least:g} is not below {high} = {most:g}; change one of them")
-        if not self.matching_weight + self.off_weight:
+        if not self.matching_weight + self.off_trajectory_weight:
             raise ValueError(
-                "matching_weight and off_weight are both 0: augmentation alone diverges; set one"
+                "matching_weight and off_trajectory_weight are both 0: augmentation alone diverges; set one"
             )
         return self
 
@@ -89,7 +89,7 @@ class CDM:
 
     @property
     def requirements(self) -> MethodRequirements:
-        follow = TargetUpdate("fake", "student", self.config.merge, "fake")
+        follow = TargetUpdate("fake", "student", self.config.fake_score_ema_rate, "fake")
         return MethodRequirements(frozenset({"student", "fake"}), frozenset({"condition"}), follows=(follow,))
 
     def student_update(self, step: int) -> bool:
@@ -111,7 +111,7 @@ class CDM:
         yield Update(("fake",), loss, {"fake_loss": loss.detach(), **term.scalars})
         if self.student_update(step):
             yield self._on_route(networks, Generated(x, finite), t, condition, rng)
-            if self.config.off_weight:
+            if self.config.off_trajectory_weight:
                 yield self._off_route(networks, Generated(x, finite), F, t, condition, rng)
 
     def _rollout(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Trajectory:
@@ -136,7 +136,7 @@ class CDM:
             condition,
             self._matching_times(len(t), rng),
             rng,
-            config.floor,
+            config.min_normaliser,
             real=require(networks.teacher),
         )
         loss = config.matching_weight * term.loss
@@ -154,7 +154,9 @@ class CDM:
             y = diffuse(made.x, unit_noise(rng, made.x), q)
             null = predict_x0(y, q, require(networks.unconditional_teacher)(y, q, condition))
             conditional = predict_x0(y, q, require(networks.teacher)(y, q, condition))
-            gradient = augmentation_gradient(made.x, conditional, null, self.config.alpha, self.config.floor)
+            gradient = augmentation_gradient(
+                made.x, conditional, null, self.config.alpha, self.config.min_normaliser
+            )
         return loss_of_gradient(made, gradient)
 
     def _off_route(
@@ -178,10 +180,10 @@ class CDM:
             condition,
             self._matching_times(len(t), rng),
             rng,
-            config.floor,
+            config.min_normaliser,
             real=require(networks.teacher),
         )
-        loss = config.off_weight * term.loss / state.x[0].numel()
+        loss = config.off_trajectory_weight * term.loss / state.x[0].numel()
         return Update(("student",), loss, {"off_loss": loss.detach(), **term.scalars})
 
     def _matching_times(self, size: int, rng: torch.Generator, most: Tensor | None = None) -> Tensor:
@@ -190,7 +192,7 @@ class CDM:
         q = torch.rand(size, generator=rng, device=rng.device, dtype=torch.float64)
         if most is not None:
             q = q.to(most.device) * most
-        return angle_from_flow_time(q.clamp(config.compare_low, config.compare_high))
+        return angle_from_flow_time(q.clamp(config.matching_time_min, config.matching_time_max))
 
 
 def build(config: Config, tangent: TangentKind) -> CDM:  # noqa: ARG001

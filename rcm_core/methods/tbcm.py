@@ -23,9 +23,9 @@ from rcm_core.samplers.rollout import Scheme, record_trajectory, route_angles
 class Config(GuidanceSection):
     """``method:`` of ``method=tbcm``; ``train.batch`` counts prompts, each of which gives ``pairs`` points."""
 
-    routes: Literal["online", "recorded"]
+    trajectories: Literal["online", "recorded"]
     """online: new routes in every iteration, from prompts alone; recorded: those of the trajectories stage."""
-    route_steps: Annotated[int, Field(ge=2)]
+    trajectory_steps: Annotated[int, Field(ge=2)]
     """Teacher steps of an online route."""
     scheme: Scheme
     shift: Positive
@@ -40,11 +40,11 @@ class Config(GuidanceSection):
     probability 1 - m / degenerate_below; null keeps all."""
     warmup: Annotated[int, Field(ge=0)]
     warmup_form: WarmupForm
-    calm_start: Annotated[int, Field(ge=0)] | None
+    tangent_anneal_start: Annotated[int, Field(ge=0)] | None
     """Iteration from which the tangent's unstable part is reduced; null: never."""
-    calm_steps: Count
-    calm_r: Share
-    """What it is reduced to over ``calm_steps``."""
+    tangent_anneal_steps: Count
+    tangent_anneal_to: Share
+    """What it is reduced to over ``tangent_anneal_steps``."""
     weighting: Weighting
     tangent_constant: Positive = 0.1
     """c of the tangent's normalisation (E20); published 0.1 at data deviation 0.5 is 0.2 here."""
@@ -52,9 +52,11 @@ class Config(GuidanceSection):
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
-        if self.routes == "online" and self.pairs > self.route_steps - 1:
-            raise ValueError(f"pairs = {self.pairs} exceeds the {self.route_steps - 1} points of a route")
-        if self.routes == "recorded" and self.guidance is not None:
+        if self.trajectories == "online" and self.pairs > self.trajectory_steps - 1:
+            raise ValueError(
+                f"pairs = {self.pairs} exceeds the {self.trajectory_steps - 1} points of a route"
+            )
+        if self.trajectories == "recorded" and self.guidance is not None:
             raise ValueError("recorded routes have the teacher's own guidance; set guidance to null")
         return self
 
@@ -76,7 +78,7 @@ class TBCM:
     @property
     def requirements(self) -> MethodRequirements:
         config = self.config
-        recorded = config.routes == "recorded"
+        recorded = config.trajectories == "recorded"
         return MethodRequirements(
             frozenset({"student"}),
             frozenset({"condition", "routes"} if recorded else {"condition"}),
@@ -94,7 +96,7 @@ class TBCM:
         condition = with_scale(config, batch.condition, len(batch.x0), rng)
         points = (
             self._stored_points(batch, rng)
-            if config.routes == "recorded"
+            if config.trajectories == "recorded"
             else self._online(networks, batch, condition, rng)
         )
         count = len(points.x)
@@ -116,7 +118,7 @@ class TBCM:
         config = self.config
         noise = unit_noise(rng, batch.x0)
         angles = route_angles(
-            config.scheme, config.route_steps, config.shift, config.p_mean, config.p_std, rng
+            config.scheme, config.trajectory_steps, config.shift, config.p_mean, config.p_std, rng
         ).to(noise.device)
         walk = record_trajectory(require(networks.guided_teacher), noise, angles, condition)
         chosen = self._choose_points(len(angles), rng).to(noise.device)
@@ -148,10 +150,10 @@ class TBCM:
     def _r(self, step: int) -> float:
         """Warm-up, then the calm-down."""
         config, r = self.config, ramp(step, self.config.warmup)
-        if config.calm_start is None or step < config.calm_start:
+        if config.tangent_anneal_start is None or step < config.tangent_anneal_start:
             return r
-        share = ramp(step - config.calm_start, config.calm_steps)
-        return r * (1 - share) + config.calm_r * share
+        share = ramp(step - config.tangent_anneal_start, config.tangent_anneal_steps)
+        return r * (1 - share) + config.tangent_anneal_to * share
 
 
 def build(config: Config, tangent: TangentKind) -> TBCM:

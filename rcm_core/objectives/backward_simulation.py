@@ -41,8 +41,8 @@ class SimulationSection(Section):
     dmd_std: Positive
     dmd_shift: Positive | None = None
     """p_D: flow times uniform and moved towards noise by this shift (E13), in place of the log-normal (video)."""
-    compare_low: FlowTime | None = None
-    compare_high: FlowTime | None = None
+    matching_time_min: FlowTime | None = None
+    matching_time_max: FlowTime | None = None
     """Bounds of the flow times at which the student's sample is matched; null: none. The fake score learns all."""
     fake_error: ScoreError = "velocity"
     """The prediction whose squared error is the fake score's loss: sets its weight over time (E55)."""
@@ -72,12 +72,12 @@ class SimulationSection(Section):
 
     @model_validator(mode="after")
     def _bounds(self) -> SimulationSection:
-        low, high = self.compare_low, self.compare_high
+        low, high = self.matching_time_min, self.matching_time_max
         if (low is None) != (high is None):
-            raise ValueError("compare_low and compare_high come together; set both or neither")
+            raise ValueError("matching_time_min and matching_time_max come together; set both or neither")
         if low is not None and high is not None and low >= high:
             raise ValueError(
-                f"compare_low = {low:g} is not below compare_high = {high:g}; change one of them"
+                f"matching_time_min = {low:g} is not below matching_time_max = {high:g}; change one of them"
             )
         return self
 
@@ -93,7 +93,7 @@ def simulation_times(config: SimulationSection, index: int, batch: int, rng: tor
 
 def matching_times(config: SimulationSection, count: int, rng: torch.Generator) -> Tensor:
     """``[count]`` angles from p_D for the matching: within the bounds, if there are any."""
-    low, high = config.compare_low, config.compare_high
+    low, high = config.matching_time_min, config.matching_time_max
     if low is None or high is None:
         return fake_score_times(config, count, rng)
     if config.dmd_shift is not None:

@@ -51,7 +51,7 @@ def disk_use(model: Model, params: Params) -> list[Written]:
 def _sample(model: Model, params: Params) -> int:
     """Bytes of a sample's states and text, float32."""
     section = params.trajectories
-    routes = 2 * params.teacher.steps + 1 if section.routes else 0
+    routes = 2 * params.teacher.steps + 1 if section.keep_trajectories else 0
     apart = section.real and section.source is None
     text = sum(value.numel() * value.element_size() for value in model.conditions(1).values())
     return 4 * math.prod(model.shape) * (1 + routes + apart) + (1 + apart) * text

@@ -116,7 +116,7 @@ def _sample_all(
     and the pixels that are kept.
     """
     wholes = {**jobs, **{f"{n}/diversity": _diversity_job(j, section) for n, j in jobs.items()}}
-    kept = section.samples if section.kept is None else section.kept
+    kept = section.samples if section.keep_pixels is None else section.keep_pixels
     items = [
         (name, part, sum(i < kept for i in part.ids), judge)
         for name, job in wholes.items()
@@ -182,7 +182,7 @@ def _protocol(
     imported: bool,
 ) -> dict[str, Any]:
     content: dict[str, Any] = {
-        "section": section.model_dump(mode="json", exclude={"device", "batch", "kept"}),
+        "section": section.model_dump(mode="json", exclude={"device", "batch", "keep_pixels"}),
         "data": facts["data"],
         "judge": judge.digest,
         "prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest(),

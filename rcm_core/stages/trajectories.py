@@ -95,7 +95,7 @@ def _jobs(section: TrajectoriesSection, teacher: Teacher, workspace: Path, place
         job = Job(
             teacher, asked, ids, section.seed, teacher.steps, device=section.device, batch=section.batch
         )
-        jobs.append(ShardJob(place, name, job, section.routes, real))
+        jobs.append(ShardJob(place, name, job, section.keep_trajectories, real))
     return jobs
 
 
@@ -122,7 +122,7 @@ def _shards(section: TrajectoriesSection, samples: int) -> list[tuple[str, tuple
 def _size(section: TrajectoriesSection, teacher: Teacher, samples: int) -> int:
     """Bytes that the shards need, with the copy that becomes the output if there is no target."""
     apart = section.real and section.source is None  # an import's samples are the real ones themselves
-    states = 1 + (2 * teacher.steps + 1 if section.routes else 0) + apart
+    states = 1 + (2 * teacher.steps + 1 if section.keep_trajectories else 0) + apart
     condition = negative_condition(teacher, torch.device("cpu"))
     text = sum(value.numel() * value.element_size() for value in condition.values())
     copies = 2 if section.target is None else 1

@@ -62,7 +62,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "evaluate.bootstrap": (1, 10**9),
     "evaluate.diversity_samples": (1, 10**12),
     "evaluate.timing_samples": (0, 10**6),
-    "evaluate.kept": (0, 2),
+    "evaluate.keep_pixels": (0, 2),
     "evaluate.seed": (-1, HUGE),
     "report.prompts": (0, -1),
     "report.title": (7, None),

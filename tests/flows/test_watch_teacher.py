@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tiny import ROOT
 
-from flows.watch_teacher import next_event, unwatched
+from flows.watch_teacher import next_event, reason_not_to_watch
 from infra.params import compose
 
 
@@ -48,5 +48,5 @@ def test_a_teacher_that_cannot_change_is_not_watched(
     tmp_path: Path, chosen: list[str], reason: str | None
 ) -> None:
     (tmp_path / "conf").symlink_to(ROOT / "conf")
-    found = unwatched(compose(tmp_path, chosen).teacher)
+    found = reason_not_to_watch(compose(tmp_path, chosen).teacher)
     assert found is reason is None or str(found).startswith(str(reason))

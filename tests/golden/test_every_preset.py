@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 PRESETS = {name: preset(name) for name in EMBEDDED}
 TINY = {
-    "warmup": 2, "blocks": [0, 1], "gan_blocks": [1], "rollout_steps": 3, "route_steps": 4, "pairs": 3,
+    "warmup": 2, "blocks": [0, 1], "gan_blocks": [1], "rollout_steps": 3, "trajectory_steps": 4, "pairs": 3,
     "weighting": "adaptive_prior", "stage_every": 4,
 }  # fmt: skip
 ITERATIONS = 4
@@ -38,7 +38,7 @@ def rich(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny run with trajectories that hold all that a method may need."""
     folder = tmp_path_factory.mktemp("rich") / "workspace"
     shutil.copytree(tiny_run, folder, ignore=shutil.ignore_patterns(".rcm", "train", "trajectories"))
-    params = configure(folder, {"trajectories.routes": True, "trajectories.real": True})
+    params = configure(folder, {"trajectories.keep_trajectories": True, "trajectories.real": True})
     trajectories.run(params, folder, LocalExecutor(folder))
     return folder
 

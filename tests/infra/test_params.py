@@ -122,7 +122,7 @@ def test_a_sampler_comes_with_the_method_and_its_lists_can_be_overridden(project
             "guidance_at = 50 lies outside the scales that",
         ),
         (
-            "method=tbcm method.routes=recorded method.pairs=200 trajectories.routes=true",
+            "method=tbcm method.trajectories=recorded method.pairs=200 trajectories.keep_trajectories=true",
             r"asks for 201 points of a recorded route, but routes have teacher\.steps = 50; lower method\.pairs",
         ),
     ],

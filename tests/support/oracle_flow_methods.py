@@ -26,7 +26,7 @@ def tbcm(case: Case) -> Found:
     share = (route[1:] - reference[1:]) / (reference[:-1] - reference[1:])
     method = preset(
         "tbcm-sana-0.6b",
-        route_steps=of["steps"],
+        trajectory_steps=of["steps"],
         shift=of["shift"],
         pairs=of["steps"] - 1,
         degenerate_below=None,

@@ -59,21 +59,25 @@ def dmd2(case: Case) -> Found:
 def cdm(case: Case) -> Found:
     """All of the student's updates together; the fake score's comes first."""
     of = case.settings
-    weights = {"augmentation_weight": "CA", "matching_weight": "DM", "off_weight": "CDM"}
+    weights = {"augmentation_weight": "CA", "matching_weight": "DM", "off_trajectory_weight": "CDM"}
     chosen = {name: float(loss in of["losses"]) for name, loss in weights.items()}
     low, high = 0.25, 0.95
     method = preset(
         "cdm",
         **(
             chosen
-            | ({"matching_weight": 1e-300} if chosen["off_weight"] + chosen["matching_weight"] == 0 else {})
+            | (
+                {"matching_weight": 1e-300}
+                if chosen["off_trajectory_weight"] + chosen["matching_weight"] == 0
+                else {}
+            )
         ),
         student_every=1,
         rollout_shift=of["shift"],
         alpha=of["alpha"],
-        floor=of["floor"],
-        compare_low=of["low"],
-        compare_high=of["high"],
+        min_normaliser=of["floor"],
+        matching_time_min=of["low"],
+        matching_time_max=of["high"],
     )
     student = Recorder(case.net("student"))
     null = {"text": case["negative"]}
@@ -86,7 +90,7 @@ def cdm(case: Case) -> Found:
         "teacher": case.net("teacher"),
         "unconditional_teacher": unconditional,
     }
-    augments, off = chosen["augmentation_weight"] > 0, chosen["off_weight"] > 0
+    augments, off = chosen["augmentation_weight"] > 0, chosen["off_trajectory_weight"] > 0
     q = ["q_ft", "q_ddm", *(["q_cfg"] if augments else []), *(["q_away", "q_off"] if off else [])]
     z = ["z_ft", "z_ddm", *(["z_cfg"] if augments else []), *(["z_off"] if off else [])]
     nets = {"student": student, **others}

@@ -21,7 +21,9 @@ TINY = Plan(
         Variant("rcm", "rcm", SMALL),
         Variant("kd", "kd", ("train.batch=8",)),
         Variant(
-            "tbcm", "tbcm", ("train.batch=2", "method.route_steps=5", "method.pairs=4", "method.warmup=2")
+            "tbcm",
+            "tbcm",
+            ("train.batch=2", "method.trajectory_steps=5", "method.pairs=4", "method.warmup=2"),
         ),
     ),
     updates=6,

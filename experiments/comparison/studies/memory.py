@@ -119,7 +119,7 @@ def method_of(case: str, size: Size) -> dict[str, Any]:
     section: dict[str, Any] = yaml.safe_load((ROOT / f"conf/method/{preset}.yaml").read_text())["method"]
     if case == "tbcm":
         pairs = size.points // size.routes
-        section |= {"pairs": pairs, "route_steps": pairs + 1}
+        section |= {"pairs": pairs, "trajectory_steps": pairs + 1}
     return section
 
 

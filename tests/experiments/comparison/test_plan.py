@@ -20,7 +20,7 @@ def test_plans_compose_and_every_update_sees_as_many_points(tmp_path: Path, teac
     assert {p.trajectories.model_dump_json() for p in found.values()} == {
         found["rcm"].trajectories.model_dump_json()
     }
-    assert found["rcm"].trajectories.routes == (teacher == "mini")  # kd
+    assert found["rcm"].trajectories.keep_trajectories == (teacher == "mini")  # kd
     assert found["rcm"].trajectories.real
     for name, params in found.items():
         method = build_method(params.method, params.train.tangent)

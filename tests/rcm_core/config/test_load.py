@@ -87,7 +87,11 @@ def load(folder: Path, values: dict[str, Any]) -> Any:
             4000,
             r"probe_samples = 4000 is more than half of trajectories\.samples = \d+; lower it, make more, or",
         ),
-        ("method.compare_low", 0.02, r"compare_low and compare_high come together; set both or neither"),
+        (
+            "method.matching_time_min",
+            0.02,
+            r"matching_time_min and matching_time_max come together; set both or neither",
+        ),
         ("method.simulation_start", 1.6, r"simulation_start = 1\.6: .*at most pi/2, written 1\.5708"),
         ("train.parallel.replicas", 3, r"2 workers do not divide by train\.parallel\.replicas = 3; change"),
         ("train.min_workers", 3, r"train\.min_workers = 3 is more than train\.workers = 2; lower it, or set"),
@@ -180,7 +184,10 @@ def test_a_method_with_steps_of_its_own_is_sampled_by_them(tmp_path: Path, value
             r" -S train\.candidate_every=12 -S method\.warmup=2$",
         ),
         (preset_method("ect"), r"method\.stage_every = 75 .* -S method\.stage_every=2$"),
-        (preset_method("tbcm") | {"method.calm_start": 13, "method.warmup": 2}, r"-S method\.calm_start=2$"),
+        (
+            preset_method("tbcm") | {"method.tangent_anneal_start": 13, "method.warmup": 2},
+            r"-S method\.tangent_anneal_start=2$",
+        ),
     ],
 )
 def test_a_training_that_ends_before_a_setting_takes_effect_is_told_what_else_to_set(
@@ -226,16 +233,17 @@ def test_routes_and_real_data_of_a_source(tmp_path: Path, values: dict[str, Any]
     values["trajectories"] |= {"source": {"folder": "mine"}, "samples": 1}
     assert load(tmp_path, values)
     with pytest.raises(
-        InputError, match=r"trajectories\.routes is true, but the samples of trajectories\.source have no"
+        InputError,
+        match=r"trajectories\.keep_trajectories is true, but the samples of trajectories\.source have no",
     ):
-        load(tmp_path, change(copy.deepcopy(values), {"trajectories.routes": True}))
+        load(tmp_path, change(copy.deepcopy(values), {"trajectories.keep_trajectories": True}))
     own = change(
         copy.deepcopy(values), {"method": preset("tbcm")["method"], "sampler": preset("tbcm")["sampler"]}
     )
     with pytest.raises(
         InputError, match=r"the method needs routes, which the samples of trajectories\.source do not"
     ):
-        load(tmp_path, change(own, {"method.routes": "recorded", "train.lr": {"student": 1e-4}}))
+        load(tmp_path, change(own, {"method.trajectories": "recorded", "train.lr": {"student": 1e-4}}))
     gan = {"method": preset("sana_sprint")["method"], "train.lr": {"student": 1e-4, "heads": 1e-4}}
     gan |= {"method.blocks": [0, 1], "method.warmup": 4, "sampler": preset("sana_sprint")["sampler"]}
     with pytest.raises(

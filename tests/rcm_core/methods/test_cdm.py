@@ -26,14 +26,14 @@ SIZE = 48
 BATCH = Batch({}, {}, torch.zeros(SIZE, 2, dtype=torch.float64))  # only its shape is used
 TEACHER = six_modes(torch.float64)
 ONLY = {
-    "on": {"augmentation_weight": 0.0, "matching_weight": 1.0, "off_weight": 0.0},
-    "off": {"augmentation_weight": 0.0, "matching_weight": 0.0, "off_weight": 1.0},
-    "augmentation": {"augmentation_weight": 1.0, "matching_weight": 0.0, "off_weight": 1.0},
-    "all": {"augmentation_weight": 0.5, "matching_weight": 2.0, "off_weight": 3.0},
+    "on": {"augmentation_weight": 0.0, "matching_weight": 1.0, "off_trajectory_weight": 0.0},
+    "off": {"augmentation_weight": 0.0, "matching_weight": 0.0, "off_trajectory_weight": 1.0},
+    "augmentation": {"augmentation_weight": 1.0, "matching_weight": 0.0, "off_trajectory_weight": 1.0},
+    "all": {"augmentation_weight": 0.5, "matching_weight": 2.0, "off_trajectory_weight": 3.0},
 }
 LONG = 5
 """A step that moves the student and whose rollout has four steps."""
-SHARED = {"rollout_steps": 4, "rollout_shift": 3.0, "floor": 0.1, "student_every": 2}
+SHARED = {"rollout_steps": 4, "rollout_shift": 3.0, "min_normaliser": 0.1, "student_every": 2}
 
 
 def networks() -> dict[str, Spy]:
@@ -92,7 +92,7 @@ def test_on_the_route_alone_it_is_plain_matching_of_a_point_of_the_rollout():
 
 def test_the_gradient_is_zero_when_the_fake_score_is_the_teacher():
     nets = networks() | {"fake_score": Spy(TEACHER.velocity)}
-    method = preset("cdm", **SHARED, **{**ONLY["on"], "off_weight": 1.0})
+    method = preset("cdm", **SHARED, **{**ONLY["on"], "off_trajectory_weight": 1.0})
     _, on, off = method.updates(Networks(**nets), BATCH, 1, generator(0, 1))
     for update in (on, off):
         assert update.loss == 0
@@ -144,7 +144,7 @@ def test_e48_in_flow_time_the_state_moves_by_the_difference_of_times_times_the_v
 def test_e48_where_nothing_is_extrapolated_it_is_matching_on_the_route():
     """Anchors and other times all at one angle: the state stays, and L_CDM has the form of L_DM there."""
     time = 1 - 1e-9  # the anchor of a single step is pure noise; other times are clamped to next to it
-    changes = {"rollout_steps": 1, "compare_low": time - 1e-12, "compare_high": time}
+    changes = {"rollout_steps": 1, "matching_time_min": time - 1e-12, "matching_time_max": time}
     (_, on, off), nets = updates(**{**ONLY["all"], **changes, "augmentation_weight": 0.0})
     anchor, away = nets["student"].moving
     assert (anchor.t == NOISE_ANGLE).all()
@@ -214,7 +214,7 @@ def test_e44_the_augmentation_compares_condition_and_null_where_it_is_no_noisier
 
 
 def test_the_augmentation_s_time_is_uniform_below_the_anchor_and_others_within_the_bounds():
-    method = preset("cdm", compare_low=0.02, compare_high=0.98)
+    method = preset("cdm", matching_time_min=0.02, matching_time_max=0.98)
     most = torch.full((20_000,), 0.6, dtype=torch.float64)
     below = flow_time_from_angle(method._matching_times(20_000, generator(1), most))
     assert below.max() <= 0.6 + 1e-12
@@ -259,7 +259,7 @@ def test_the_rollout_is_the_student_s_own_deterministic_sampler():
 
 
 def test_the_fake_score_is_pulled_towards_the_student_after_each_of_its_updates():
-    assert preset("cdm", merge=0.001).requirements.follows == (
+    assert preset("cdm", fake_score_ema_rate=0.001).requirements.follows == (
         TargetUpdate("fake", "student", 0.001, "fake"),
     )
 

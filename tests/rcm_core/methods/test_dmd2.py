@@ -163,15 +163,15 @@ def test_the_first_angle_of_a_simulation_is_the_setting_s():
 
 @pytest.mark.parametrize("shift", [None, 5.0])
 def test_bounds_are_the_matching_term_s_alone(shift):
-    bounds = {**OFF, "dmd_mean": 2.0, "dmd_shift": shift, "compare_low": 0.3, "compare_high": 0.5}
+    bounds = {**OFF, "dmd_mean": 2.0, "dmd_shift": shift, "matching_time_min": 0.3, "matching_time_max": 0.5}
     nets = networks(heads=False)
     list(updates(0, nets, **bounds))
     times = flow_time_from_angle(nets["guided_teacher"].calls[0].t)
     assert ((times > 0.3) & (times < 0.5)).all()
     list(updates(1, nets, **bounds))
     assert (flow_time_from_angle(nets["fake_score"].calls[-1].t) > 0.5).any()
-    with pytest.raises(InputError, match=r"compare_low = 0\.5 is not below compare_high = 0\.5"):
-        preset("dmd2", **{**bounds, "compare_low": 0.5})
+    with pytest.raises(InputError, match=r"matching_time_min = 0\.5 is not below matching_time_max = 0\.5"):
+        preset("dmd2", **{**bounds, "matching_time_min": 0.5})
 
 
 @pytest.mark.parametrize("schedule", [TrigFlow(), RectifiedFlow()])

@@ -18,25 +18,25 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "cdm",
-        {"compare_low": 0.5, "compare_high": 0.5},
-        "compare_low = 0.5 is not below compare_high = 0.5; change one of them",
+        {"matching_time_min": 0.5, "matching_time_max": 0.5},
+        "matching_time_min = 0.5 is not below matching_time_max = 0.5; change one of them",
     ),
     (
         "cdm",
-        {"matching_weight": 0.0, "off_weight": 0.0},
-        "matching_weight and off_weight are both 0: augmentation alone diverges; set one",
+        {"matching_weight": 0.0, "off_trajectory_weight": 0.0},
+        "matching_weight and off_trajectory_weight are both 0: augmentation alone diverges; set one",
     ),
     ("dmd2-gan", {"gan_blocks": []}, "gan_weight > 0 needs gan_critic_weight > 0 and gan_blocks"),
     ("dmd2-gan", {"gan_critic_weight": 0.0}, "gan_weight > 0 needs gan_critic_weight > 0 and gan_blocks"),
     (
         "dmd2",
-        {"compare_low": 0.2},
-        "compare_low and compare_high come together; set both or neither",
+        {"matching_time_min": 0.2},
+        "matching_time_min and matching_time_max come together; set both or neither",
     ),
     (
         "rcm",
-        {"compare_low": 0.8, "compare_high": 0.2},
-        "compare_low = 0.8 is not below compare_high = 0.2; change one of them",
+        {"matching_time_min": 0.8, "matching_time_max": 0.2},
+        "matching_time_min = 0.8 is not below matching_time_max = 0.2; change one of them",
     ),
     (
         "rcm",
@@ -59,10 +59,10 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         "learn_from = data has no guidance to embed; set guidance and guidance_at to null",
     ),
     ("scm", {"guidance": [1.0]}, "expected guidance and guidance_at together, or null for both"),
-    ("tbcm", {"route_steps": 5, "pairs": 9}, "pairs = 9 exceeds the 4 points of a route"),
+    ("tbcm", {"trajectory_steps": 5, "pairs": 9}, "pairs = 9 exceeds the 4 points of a route"),
     (
         "tbcm",
-        {"routes": "recorded", "guidance": [1.0], "guidance_at": 1.0},
+        {"trajectories": "recorded", "guidance": [1.0], "guidance_at": 1.0},
         "recorded routes have the teacher's own guidance; set guidance to null",
     ),
     (

@@ -17,7 +17,14 @@ from rcm_core.samplers.rollout import record_trajectory, reference_route
 MIXTURE = six_modes(torch.float64)
 SIZE = 4
 BATCH = Batch({"text": torch.arange(SIZE).double()[:, None]}, {}, MIXTURE.sample(SIZE, generator("data")))
-ONLINE = {"routes": "online", "route_steps": 16, "scheme": "fixed", "shift": 2.5, "pairs": 15, "warmup": 0}
+ONLINE = {
+    "trajectories": "online",
+    "trajectory_steps": 16,
+    "scheme": "fixed",
+    "shift": 2.5,
+    "pairs": 15,
+    "warmup": 0,
+}
 
 
 def asked(batch: Batch = BATCH, step: int = 0, seed: int = 0, **changes):
@@ -102,7 +109,7 @@ def test_fewer_pairs_are_distinct_points_never_the_first(pairs):
 
 def test_recorded_routes_are_used_as_they_are_and_no_teacher_is_asked():
     batch = recorded()
-    _, student, teacher = asked(batch, routes="recorded", pairs=11)
+    _, student, teacher = asked(batch, trajectories="recorded", pairs=11)
     assert not teacher.calls
     (call,) = student.moving
     assert torch.equal(call.x, batch.route.x[:, 1:].transpose(0, 1).flatten(0, 1))
@@ -117,7 +124,7 @@ def test_recorded_and_online_routes_of_the_same_angles_have_the_same_loss():
     walk = record_trajectory(MIXTURE.velocity, noise, reference_route(16, 1.0), {})
     route = TeacherTrajectory(walk.x.transpose(0, 1), walk.t.expand(SIZE, -1), walk.F.transpose(0, 1))
     stored, other, _ = asked(
-        Batch(BATCH.condition, {}, walk.end, route=route), routes="recorded", pairs=15, warmup=0
+        Batch(BATCH.condition, {}, walk.end, route=route), trajectories="recorded", pairs=15, warmup=0
     )
     torch.testing.assert_close(stored.loss, online.loss, atol=0, rtol=1e-13)
     torch.testing.assert_close(gradients(stored.loss, other), gradients(online.loss, student))
@@ -142,7 +149,7 @@ def test_a_dropped_route_loses_all_of_its_points_and_is_not_counted_as_broken():
     ends = torch.randn(8, 1, 1, 4, 4, generator=generator("ends"), dtype=torch.float64) * 10
     ends[::2] = 0.5
     batch = recorded(8, ends=ends)
-    changes = {"routes": "recorded", "pairs": 11, "warmup": 0}
+    changes = {"trajectories": "recorded", "pairs": 11, "warmup": 0}
     filtered, student, _ = asked(batch, **changes, degenerate_below=1.0)
     assert filtered.scalars["nonfinite"] == 0
     route = TeacherTrajectory(*(part[1::2] for part in batch.route))
@@ -154,17 +161,27 @@ def test_a_dropped_route_loses_all_of_its_points_and_is_not_counted_as_broken():
 
 
 def test_r_warms_up_holds_and_calms_down():
-    method = preset("tbcm", warmup=4000, calm_start=15000, calm_steps=2000, calm_r=0.75)
+    method = preset(
+        "tbcm", warmup=4000, tangent_anneal_start=15000, tangent_anneal_steps=2000, tangent_anneal_to=0.75
+    )
     expected = {0: 0.0, 1000: 0.25, 4000: 1.0, 14999: 1.0, 15000: 1.0, 16000: 0.875, 17000: 0.75, 10**6: 0.75}
     assert {step: method._r(step) for step in expected} == pytest.approx(expected)
-    never = preset("tbcm", warmup=4000, calm_start=None, calm_steps=2000, calm_r=0.75)
+    never = preset(
+        "tbcm", warmup=4000, tangent_anneal_start=None, tangent_anneal_steps=2000, tangent_anneal_to=0.75
+    )
     assert never._r(10**6) == 1.0
 
 
 def test_r_scales_the_part_of_the_tangent_that_holds_the_derivative():
     """Calmed to 0 from the first step: velocity matching at the route's points."""
     update, student, _ = asked(
-        **ONLINE, calm_start=0, calm_steps=1, calm_r=0.0, step=5, consistency_weight=1.0, warmup_form="scm"
+        **ONLINE,
+        tangent_anneal_start=0,
+        tangent_anneal_steps=1,
+        tangent_anneal_to=0.0,
+        step=5,
+        consistency_weight=1.0,
+        warmup_form="scm",
     )
     x, t, _, _ = student.moving[0]
     g = per_sample(t.cos().square(), x) * (MIXTURE.velocity(x, t) - student.velocity(x, t)).detach()

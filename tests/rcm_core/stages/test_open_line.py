@@ -40,7 +40,7 @@ def open_values(folder: Path, family: str) -> dict[str, Any]:
             "trajectories.samples": 20, "trajectories.shard_size": 8, "trajectories.batch": 3,
             "train.iterations": 2, "train.candidate_every": 2, "train.batch": 4, "train.health.probe_samples": 4,
             "method.warmup": 0, "select.samples": 20, "select.batch": 5, "select.steps": [1, 2],
-            "evaluate.samples": 24, "evaluate.batch": 7, "evaluate.kept": 6, "evaluate.steps": [1, 2],
+            "evaluate.samples": 24, "evaluate.batch": 7, "evaluate.keep_pixels": 6, "evaluate.steps": [1, 2],
             "evaluate.timing_samples": 1, "report.prompts": 3,
         },
     )  # fmt: skip

@@ -261,7 +261,7 @@ class NoTimeLayer:
     [
         (
             MethodRequirements(frozenset({"student"}), frozenset({"routes"})),
-            r"needs routes.*set trajectories\.routes to true",
+            r"needs routes.*set trajectories\.keep_trajectories to true",
         ),
         (
             MethodRequirements(frozenset({"student"}), frozenset({"real"})),

@@ -146,7 +146,7 @@ def test_an_s3_target_holds_shards_and_manifest_and_train_reads_them(
 
 
 def test_routes_are_kept_with_the_teacher_s_own_velocities(fresh: Path, tiny_run: Path) -> None:
-    out = run(configure(fresh, {"trajectories.routes": True}), fresh)
+    out = run(configure(fresh, {"trajectories.keep_trajectories": True}), fresh)
     teacher = Teacher.read(fresh)
     shard = load_file(out / "shards" / SHARDS[1])
     x, t, v = (shard[f"route.{n}"] for n in "xtv")

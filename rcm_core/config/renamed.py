@@ -1,0 +1,25 @@
+"""Keys of params.yaml that have another name now: an old one is answered with the new one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+RENAMED: dict[str, tuple[str, ...]] = {
+    "calm_r": ("tangent_anneal_to",),
+    "calm_start": ("tangent_anneal_start",),
+    "calm_steps": ("tangent_anneal_steps",),
+    "compare_high": ("matching_time_max",),
+    "compare_low": ("matching_time_min",),
+    "floor": ("min_normaliser",),
+    "kept": ("keep_pixels",),
+    "merge": ("fake_score_ema_rate",),
+    "off_weight": ("off_trajectory_weight",),
+    "route_steps": ("trajectory_steps",),
+    "routes": ("keep_trajectories", "trajectories"),
+}
+"""Old key -> its new names, of which a section has one."""
+
+
+def new_name(key: str, known: Collection[str]) -> str | None:
+    """Return the name among ``known`` that the old ``key`` has now, or None if it is no old key."""
+    return next((name for name in RENAMED.get(key, ()) if name in known), None)

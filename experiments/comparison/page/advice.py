@@ -10,8 +10,8 @@ from rcm_core.evaluation.metric import metric_of, shown_metrics
 from rcm_core.units import MIB
 
 RULE = (
-    "A method counts among the best by a number if no other preset is better by it with 95 % confidence, over the mean"
-    " of all step counts; everywhere means on every teacher and in every budget."
+    "A method counts among the best by a metric if no other preset is better with 95 % confidence, over the mean of all"
+    " step counts. Everywhere means on every teacher and at every budget."
 )
 FIRST = "frechet_teacher"
 """The metric that the advice begins with."""
@@ -48,8 +48,8 @@ def advice(results: Results) -> str:
     head = (
         f"Among the best by Frechet distance to the teacher and by accuracy everywhere: {_list_names(names)}."
         if names
-        else "No method is among the best by both Frechet distance to the teacher and accuracy everywhere; see below"
-        " which wins where."
+        else "No method is among the best by both Frechet distance to the teacher and accuracy everywhere. The list has"
+        " the best ones for each teacher and budget."
     )
     return "\n".join([head, RULE, "", *(line for group in results.groups for line in _lines(group))])
 

@@ -1,9 +1,8 @@
-"""Writes docs/results.md and its pictures from the JSON in docs/results alone."""
+"""Write docs/results.md and its pictures from the JSON in docs/results alone."""
 
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -20,6 +19,7 @@ from experiments.comparison.page.claims import (
     verdict_words,
 )
 from experiments.comparison.page.plots import quality_plot, warm_plot
+from experiments.comparison.page.prose import read_notes, wrap
 from experiments.comparison.page.results import Group, Results, load
 from experiments.comparison.page.tables import (
     BUDGET_WORDS,
@@ -39,36 +39,38 @@ from rcm_core.storage.files import atomic
 
 INTRODUCTION = """# Results: the methods compared
 
-Written by `python -m experiments.comparison.page` from the JSON in `docs/results`, which `make compare` makes;
-what is said about the claims in words comes from [results-notes.md](results-notes.md).
-All methods on a teacher have the same data,
-noise, network, selection protocol (candidates at half and at the end, two EMA lengths, by the Frechet distance to the
-teacher on the validation split) and evaluation protocol (test split). So the student that is judged may be the one at
-half of a training: the tables of costs say how often each was updated.
+`python -m experiments.comparison.page` writes this page from the JSON in `docs/results`, which `make compare` writes.
+The comments on the claims come from [results-notes.md](results-notes.md).
 
-A method's settings are those of its preset in `conf/method`, with so many iterations that the student is updated
-equally often, or that training takes as long as the anchor's (`rcm`), by a calibration in which all methods take turns.
-Presets were tuned on `mini` by hand, `rcm`'s most ([decision 0005](decisions/0005-the-recipe-of-mini.md)): its learning
-rate is 3e-4, that of all others 2e-4, so `scm-3e-4` and `dmd2-3e-4` are compared too. Every student update of all
-methods sees equally many training points; TBCM's are 16 points of each prompt's route. `cdm` has the teacher's
-guidance - 1 as its alpha.
+All methods on a teacher have the same data, noise, network, selection protocol and evaluation protocol (test split).
+Selection chooses among candidates at half and at the end of training, with two EMA lengths, by the Frechet distance to
+the teacher on the validation split. The evaluated student may therefore be the one at half of a training; the tables of
+costs say how often each was updated.
 
-A student imitates its teacher, so the first distance is that to the teacher's own samples. The distance to real images
-is another question: guidance moves the teacher away from them, and a student that imitates less well may be nearer."""
+A method has the settings of its preset in `conf/method`. The number of iterations is chosen so that the student is
+updated equally often, or so that training takes as long as that of the anchor (`rcm`), by a calibration in which all
+methods take turns. Presets were tuned by hand on `mini`, `rcm`'s most
+([decision 0005](decisions/0005-the-recipe-of-mini.md)): its learning rate is 3e-4 and that of all others 2e-4, so
+`scm-3e-4` and `dmd2-3e-4` are compared too. Every student update of all methods sees equally many training points;
+TBCM's are 16 points of each prompt's trajectory. `cdm` has the teacher's guidance - 1 as its alpha.
+
+A student imitates its teacher, so the first distance is the one to the teacher's own samples. The distance to real
+images is another question: guidance moves the teacher away from them, and a student that imitates less well may be
+nearer to them."""
 READING = """## How to read the intervals
 
-All intervals are 95 %, over seeds of training and over samples: the mean over seeds +- t sqrt(s^2/S + w), with s^2 the
-variance over the S seeds, w the mean sampling variance of one run by bootstrap (counted as common to all seeds, for all
-are measured with the same prompts and noise), and t Student's quantile at Welch and Satterthwaite's degrees of freedom.
-A row of one seed has the interval of its samples alone, without the chance of a training; verdicts on it say so.
-`experiments/comparison/page/intervals.py` has the reasons, `tests/experiments/comparison/page/test_intervals.py` the
-coverage on synthetic data.
+All intervals are 95 % intervals over training seeds and samples: the mean over seeds +- t sqrt(s^2/S + w). s^2 is the
+variance over the S seeds. w is the mean sampling variance of one run by bootstrap; it counts as common to all seeds,
+because all runs are measured with the same prompts and noise. t is Student's quantile at Welch and Satterthwaite's
+degrees of freedom. The interval of a row with one seed covers its samples only, and not the variation between
+trainings; verdicts on it say so. `experiments/comparison/page/intervals.py` has the derivation, and
+`tests/experiments/comparison/page/test_intervals.py` tests the coverage on synthetic data.
 
-A part of a claim *shows* if the interval of the gain (ours minus theirs, turned so that positive is better, any allowed
-margin added, mean over all step counts unless one is named) lies above 0, *does not show* if it lies below, and is
-*undecided* if 0 is in it; what is asked *within the interval* shows unless it lies below, and is *not told apart* if 0
-is in it. A claim shows if all its parts that were run show, and does not if one does not; where the two distances come
-to different verdicts, both are given."""
+The gain of a part of a claim is ours minus theirs, with the sign chosen so that positive is better, plus the allowed
+margin, as the mean over all step counts unless one is named. A part *shows* if the interval of the gain is above 0,
+*does not show* if it is below 0, and is *undecided* if it contains 0. A part with *within the interval* shows unless
+the interval is below 0, and is *not told apart* if it contains 0. A claim shows if all its parts that were run show. It
+does not show if one of them does not. Where the two distances lead to different verdicts, the page gives both."""
 NOT_RUN = "Not run yet: `{}`."
 
 
@@ -108,8 +110,8 @@ def _balance(results: Results) -> str:
         f"{each['share']:.0%} on `{name}`" for name, each in results.balance["teachers"].items()
     )
     return (
-        f"Matching's gradient in the prediction of `{results.balance['run']}` was, over the training of seed 0, this"
-        f" share of the longest that consistency's can be: {shares}."
+        f"The gradient of matching in the prediction of `{results.balance['run']}`, over the training of seed 0, as a"
+        f" share of the largest possible gradient of consistency: {shares}."
     )
 
 
@@ -122,7 +124,7 @@ def _memory(results: Results, notes: dict[str, str]) -> str:
     lines += [
         memory_table(memory),
         f"With a VAE of width {memory['decides']}, which decides, TBCM's step needs {share:.0%} of the memory;"
-        f" promised are at most {memory['allowed']:.0%}: **{memory_verdict(memory)}**.",
+        f" the limit is {memory['allowed']:.0%}: **{memory_verdict(memory)}**.",
     ]
     return "\n\n".join([*lines, *_note(notes, MEMORY.name)])
 
@@ -133,10 +135,10 @@ def _mixture(results: Results, notes: dict[str, str]) -> str:
     if mixture is None:
         return "\n\n".join([*lines, NOT_RUN.format("make compare-mixture"), *_note(notes, "mixture")])
     lines += [
-        f"Frechet distance to the teacher of what students of `{mixture['teacher']}` (seed 0, equal student updates)"
-        f" predict in training's own simulation: {mixture['samples']} predictions of validation prompts from all angles"
-        " together, and as many from a part of them (nothing where a method has too few); and of what selection sampled"
-        " from the candidates at half and at the end of training.",
+        f"Frechet distance to the teacher for students of `{mixture['teacher']}` (seed 0, equal student updates). The"
+        f" first columns have {mixture['samples']} predictions of validation prompts in training's own simulation, from"
+        " all angles together and from a part of the angles (empty where a method has too few). The last column has the"
+        " samples that selection drew from the candidates at half and at the end of training.",
         mixture_table(mixture),
     ]
     return "\n\n".join([*lines, *_note(notes, "mixture")])
@@ -161,10 +163,10 @@ def _warm_study(study: dict[str, Any], images: Path) -> list[str]:
         f" {study['rate']:.0%} of the cold start's learning rate",
         f"The teacher of `{study['teacher']}` was trained {study['refined']} steps further on other batches and noise,"
         f" which changed its weights by {study['change']:.1%}; distillation had moved the old student's by {moved:.1%}"
-        " from the old teacher's. A warm start (`train.warm_start`, with"
-        f" `{' '.join(study['warm'])}`) is promised to be as good as the cold start at its end by the validation score"
+        " from the old teacher's. The goal of a warm start (`train.warm_start`, with"
+        f" `{' '.join(study['warm'])}`) is to be as good as the finished cold start by the validation score"
         f" (`{study['metric']}`, lower is better, {study['samples']} samples) after at most {PROMISED:.0%} of its"
-        f" student updates: **{judge_promise(found)}**. Gains are of pairs on the same samples, a pair for each seed.",
+        f" student updates: **{judge_promise(found)}**. Gains compare pairs on the same samples, one pair per seed.",
         lengths_table(found),
         warm_table(study),
         f"![Validation score over student updates, cold and warm](images/compare/{picture})",
@@ -179,7 +181,7 @@ def _group(group: Group, images: Path) -> str:
     lines += [goal] if (goal := goal_sentence(group)) else []
     if missing := not_run(group):
         lines.append(
-            f"Not run yet, so that what is said of this budget leaves them out: {', '.join(f'`{n}`' for n in missing)}."
+            f"Not run yet, and left out of all statements on this budget: {', '.join(f'`{n}`' for n in missing)}."
         )
     lines += [
         f"`{each['name']}` of seed {each['seed']} has no result: {each['failed']}." for each in group.failed
@@ -191,9 +193,9 @@ def _group(group: Group, images: Path) -> str:
     lines += [
         f"### {words}: what training took",
         cost_table(group),
-        "Seconds are processor time of a training's one thread, all methods measured in turn; with ~ the wall-clock"
-        " time of the runs themselves, beside others. Memory is the process's peak above what it holds before the"
-        " networks are loaded, the mean over seeds with its 95 % interval."
+        "Seconds are processor time of a training's single thread, with all methods measured in turn. A ~ marks the"
+        " wall-clock time of the runs themselves, beside other processes. Memory is the peak of the process above its"
+        " memory before the networks are loaded, as the mean over seeds with its 95 % interval."
         f" {'; '.join(said)}.",
     ]
     if _pictures(group, images / f"{name}-samples.png"):
@@ -210,7 +212,7 @@ def not_run(group: Group) -> list[str]:
 
 
 def goal_sentence(group: Group) -> str:
-    """Whether what is promised of this benchmark is kept; nothing if nothing is."""
+    """Return whether the goal of this benchmark is reached, in words; "" if it has none."""
     goal = PLANS[group.teacher].goal
     if goal is None:
         return ""
@@ -224,9 +226,9 @@ def goal_sentence(group: Group) -> str:
         (teacher["high"] - teacher["low"]) / 2 / teacher["value"],
     )
     said = (
-        f"Promised: the teacher's {group.accuracy.replace('_', ' ')} is at least {goal.teacher:.0%}, found"
-        f" {cell(teacher, 'accuracy')} %: **{_verdict_words(teacher['value'] >= goal.teacher)}**; the best student at"
-        f" {goal.steps} steps has at least {goal.share:.0%} of it, found `{name}` with {cell(student, 'accuracy')} %,"
+        f"Goal: the teacher's {group.accuracy.replace('_', ' ')} is at least {goal.teacher:.0%}. It is"
+        f" {cell(teacher, 'accuracy')} %: **{_verdict_words(teacher['value'] >= goal.teacher)}**. The best student at"
+        f" {goal.steps} steps has at least {goal.share:.0%} of it. It is `{name}` with {cell(student, 'accuracy')} %,"
         f" which is {share:.0%} [{share * (1 - relative):.0%}, {share * (1 + relative):.0%}]:"
         f" **{_verdict_words(share >= goal.share)}**."
     )
@@ -234,7 +236,7 @@ def goal_sentence(group: Group) -> str:
         return said
     ahead = gain(group, name, others[0], group.accuracy, goal.steps)
     return (
-        f"{said} It is the best of {len(students)} by these very numbers; the next, `{others[0]}`, is"
+        f"{said} It is the best of {len(students)} by the same numbers; the next, `{others[0]}`, is"
         f" {cell(ahead, 'accuracy')} points behind."
     )
 
@@ -265,16 +267,8 @@ def _note(notes: dict[str, str], name: str) -> list[str]:
     return [notes[name]] if name in notes else []
 
 
-def read_notes(path: Path) -> dict[str, str]:
-    """Text by the heading of second level above it."""
-    if not path.is_file():
-        return {}
-    sections = re.split(r"^## (.+)$", path.read_text(), flags=re.MULTILINE)[1:]
-    return {name.strip(): text.strip() for name, text in zip(sections[::2], sections[1::2]) if text.strip()}
-
-
 def write(docs: Path) -> None:
-    """``docs``/results.md and ``docs``/images/compare from ``docs``/results and ``docs``/results-notes.md."""
+    """Write ``docs``/results.md and ``docs``/images/compare from ``docs``/results and ``docs``/results-notes.md."""
     text = page(load(docs / "results"), read_notes(docs / "results-notes.md"), docs / "images/compare")
     with atomic(docs / "results.md") as temporary:
-        temporary.write_text(text)
+        temporary.write_text(wrap(text))

@@ -210,7 +210,7 @@ def test_what_is_promised_of_scenes_is_said(teacher: float, student: float, said
     )
     text = goal_sentence(made)
     assert "`scm`" in text
-    first, second = text.split("; the best student")
+    first, second = text.split(". The best student")
     assert said[0] in first
     assert said[1] in second
     assert "the next, `kd`, is" in second

@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
+from rcm_core.evaluation.report.formatting import markdown_table
+
 ROOT = Path(__file__).parent.parent
 ROWS = {
     "teacher": "teacher, 50 steps",
@@ -74,23 +76,20 @@ def grid(rows: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
 def table(metrics: dict[str, Any]) -> str:
     """Markdown: the numbers that matter, with their intervals."""
     teacher = metrics["teacher"]["seconds_per_sample"]["value"]
-    lines = [
-        "| sampler | network calls | times faster | Frechet to real | Frechet to teacher | accuracy | diversity |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    heads = [
+        "sampler", "network calls", "times faster", "Frechet to real", "Frechet to teacher", "accuracy", "diversity",
+    ]  # fmt: skip
+    rows = []
     for name, words in ROWS.items():
         row = metrics[name]
-        cells = [
+        distances = [
             f"{row[k]['value']:.2f} [{row[k]['low']:.2f}, {row[k]['high']:.2f}]"
             for k in ("frechet", "frechet_teacher")
         ]
-        cells.append(f"{100 * row['accuracy']['value']:.1f} %")
-        cells.append(f"{row['diversity']['value']:.2f}")
-        faster = teacher / row["seconds_per_sample"]["value"]
-        lines.append(
-            f"| {words} | {row['network_calls']['value']:.0f} | {faster:.0f} | {' | '.join(cells)} |"
-        )
-    return "\n".join(lines)
+        faster = f"{teacher / row['seconds_per_sample']['value']:.0f}"
+        shares = f"{100 * row['accuracy']['value']:.1f} %", f"{row['diversity']['value']:.2f}"
+        rows.append([words, f"{row['network_calls']['value']:.0f}", faster, *distances, *shares])
+    return markdown_table(heads, rows)
 
 
 def main() -> int:

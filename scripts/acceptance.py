@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rcm_core.storage.run_folder import RunFolder
+
 
 class Promise(NamedTuple):
     what: str
@@ -70,7 +72,7 @@ def main() -> int:
     parser.add_argument("--significant", action="store_true")
     options = parser.parse_args()
     missed = 0
-    for promise in promises(json.loads((options.runs / "evaluate/metrics.json").read_text())):
+    for promise in promises(json.loads(RunFolder(options.runs).metrics_file.read_text())):
         kept = promise.is_kept(options.significant)
         missed += not kept and not (promise.timing and options.no_timing)
         word = "ok  " if promise.is_kept(significant=False) else "near" if kept else "MISS"

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from rcm_core.evaluation.report.formatting import markdown_table
+from rcm_core.storage.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 ROWS = {
@@ -94,13 +95,13 @@ def table(metrics: dict[str, Any]) -> str:
 
 def main() -> int:
     """Rewrite the files."""
-    runs = Path(sys.argv[1])
-    metrics = json.loads((runs / "evaluate/metrics.json").read_text())
-    records = {p.parent.name: json.loads(p.read_text()) for p in sorted(runs.glob("*/record.json"))}
+    run = RunFolder(Path(sys.argv[1]))
+    metrics = json.loads(run.metrics_file.read_text())
+    records = {p.parent.name: json.loads(p.read_text()) for p in sorted(run.root.glob("*/record.json"))}
     seconds = {stage: record["seconds"] for stage, record in records.items()}
     (ROOT / "docs/images").mkdir(parents=True, exist_ok=True)
     (ROOT / "docs/results").mkdir(parents=True, exist_ok=True)
-    digits(runs / "evaluate/samples").save(ROOT / "docs/images/samples.png", optimize=True)
+    digits(run.samples).save(ROOT / "docs/images/samples.png", optimize=True)
     scenes(ROOT / "docs/results/compare/scenes").save(ROOT / "docs/images/scenes.png", optimize=True)
     machine = {k: records["train"][k] for k in ("machine", "device", "versions", "commit")}
     facts = {"metrics": metrics, "stage_seconds": seconds, **machine}

@@ -38,7 +38,7 @@ class Timed(NamedTuple):
     seconds: float
 
 
-def timed(function: Callable[[Task], Rehearsal], task: Task) -> Timed:
+def time_call(function: Callable[[Task], Rehearsal], task: Task) -> Timed:
     """Call ``function`` and measure this process."""
     began = time.process_time()
     found = function(task)
@@ -48,12 +48,12 @@ def timed(function: Callable[[Task], Rehearsal], task: Task) -> Timed:
 def noting(run: Run, layouts: list[list[float]]) -> Run:
     """``run`` that appends the seconds of the tasks of each layout to ``layouts``."""
 
-    def noted(function: Callable[[Task], Rehearsal], tasks: Sequence[Task]) -> Iterator[Rehearsal]:
-        results: Any = list(run(partial(timed, function), tasks))  # type: ignore[arg-type]
+    def run_and_note(function: Callable[[Task], Rehearsal], tasks: Sequence[Task]) -> Iterator[Rehearsal]:
+        results: Any = list(run(partial(time_call, function), tasks))  # type: ignore[arg-type]
         layouts.append([round(result.seconds, 1) for result in results])
         return iter([result.found for result in results])
 
-    return noted
+    return run_and_note
 
 
 def measure() -> dict[str, Any]:

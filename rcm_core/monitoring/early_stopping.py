@@ -1,4 +1,4 @@
-"""What the probes of a student say about its training: go on, or stop early, and why."""
+"""Early stopping: decide from the probes of a student whether its training stops, and why."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from rcm_core.config.sections import HealthSection
 
 GAIN = 0.01
-"""A score that is better by less than this share of the best is no improvement: near the end of a cosine schedule,
-or with a learning rate next to zero, scores creep on for ever."""
+"""Minimum relative gain of an improvement: near the end of a cosine schedule, or with a learning rate near zero,
+scores keep improving by tiny amounts."""
 
 
 class ProbeResult(NamedTuple):
-    """One probe (rcm_core/training/probe.py); numbers that are not finite are None."""
+    """One probe (rcm_core/training/probe.py); None stands for a number that is not finite."""
 
     step: int
     score: float | None
@@ -22,53 +22,53 @@ class ProbeResult(NamedTuple):
     brightness: float | None
     """Change of the mean relative to the teacher, in units of its contrast, mean over channels (E71)."""
     contrast: float | None
-    """The same of the standard deviation."""
+    """Change of the standard deviation in the same units."""
     drift: float | None
-    """The larger of the two, sizes averaged over channels, so that opposite changes do not cancel."""
+    """The larger of both magnitudes, averaged over channels, so that opposite changes do not cancel."""
 
     @classmethod
     def of(cls, step: int, values: Sequence[float]) -> ProbeResult:
-        """``values`` in the order of the fields."""
+        """Build the result of ``step`` from ``values`` in the order of the fields."""
         return cls(step, *(v if math.isfinite(v) else None for v in values))
 
     def scalars(self) -> dict[str, float]:
-        """For the curves."""
+        """Return the values for the curves."""
         named = {"probe_score": self.score, "brightness": self.brightness, "contrast": self.contrast}
         return {name: value for name, value in named.items() if value is not None}
 
 
 class StopDecision(NamedTuple):
-    """Training ends here."""
+    """A decision to stop training."""
 
     kind: str
-    """"plateau": it is done. "collapse" or "drift": what it has come to is of no use."""
+    """"plateau": the student no longer improves. "collapse" or "drift": the student is unusable."""
     step: int
     since: int
-    """The first step at which the student was of no use; candidates from there on are not kept."""
+    """The first step at which the student was unusable; candidates from there on are deleted."""
     reason: str
 
     @property
     def useless(self) -> bool:
-        """Whether the student as it is now is of no use."""
+        """True if the current student is unusable."""
         return self.kind != "plateau"
 
 
 def decide_stop(readings: Sequence[ProbeResult], limits: HealthSection, last: bool) -> StopDecision | None:
-    """The verdict after the newest of ``readings``, of which the first is that of the untrained student.
+    """Return the decision after the newest of ``readings``; the first is that of the untrained student.
 
-    A collapse and a drift need two probes in a row: one alone may be chance. At the ``last`` step there is nothing
-    left to stop for a plateau; a probe there that is nearer than half an interval to the one before confirms nothing.
+    A collapse and a drift need two consecutive probes, because one alone may be chance. A probe at the ``last`` step
+    reports no plateau, and confirms nothing if it is less than half an interval after the previous one.
     """
     if len(readings) < 3:
         return None
     if last and limits.probe_every and 2 * (readings[-1].step - readings[-2].step) < limits.probe_every:
         return None
-    found = _collapse(readings, limits) or _drift(readings, limits)
-    return found or (None if last else _plateau(readings, limits))
+    failure = _collapse(readings, limits) or _drift(readings, limits)
+    return failure or (None if last else _plateau(readings, limits))
 
 
 def _collapse(readings: Sequence[ProbeResult], limits: HealthSection) -> StopDecision | None:
-    """Scores much worse than the best before; the best counts as at least the noise of its estimate."""
+    """Detect scores much worse than the best before; the best counts as at least the noise of its estimate."""
     if limits.collapse is None:
         return None
     *before, first, second = readings
@@ -85,7 +85,7 @@ def _collapse(readings: Sequence[ProbeResult], limits: HealthSection) -> StopDec
 
 
 def _drift(readings: Sequence[ProbeResult], limits: HealthSection) -> StopDecision | None:
-    """Brightness or contrast too far from the teacher's, and farther than where the student began."""
+    """Detect brightness or contrast too far from the teacher's, and farther than the untrained student's."""
     if limits.drift is None:
         return None
     *_, first, second = readings
@@ -95,7 +95,7 @@ def _drift(readings: Sequence[ProbeResult], limits: HealthSection) -> StopDecisi
     bound = (
         f"train.health.drift = {limits.drift:g}"
         if allowed == limits.drift
-        else f"{allowed:.4g}, where it began"
+        else f"{allowed:.4g}, the value before training"
     )
     reason = (
         f"brightness or contrast of the samples was {_number(first.drift)} of the teacher's contrast away at step"
@@ -106,7 +106,7 @@ def _drift(readings: Sequence[ProbeResult], limits: HealthSection) -> StopDecisi
 
 
 def _plateau(readings: Sequence[ProbeResult], limits: HealthSection) -> StopDecision | None:
-    """No improvement that is worth the name in the last ``patience`` probes."""
+    """Detect that none of the last ``patience`` probes improved by at least ``GAIN``."""
     if limits.patience is None:
         return None
     best, waited = readings[0], 0
@@ -135,7 +135,7 @@ def _number(value: float | None) -> str:
 
 
 def sentence(verdict: StopDecision, iterations: int) -> str:
-    """One line for the terminal and the report."""
+    """Return the decision as one line for the terminal and the report."""
     at = f"Training stopped at step {verdict.step:,} of {iterations:,}"
     if not verdict.useless:
         return f"{at}: {verdict.reason}."
@@ -144,5 +144,5 @@ def sentence(verdict: StopDecision, iterations: int) -> str:
 
 
 def of_state(state: dict[str, Any] | None) -> StopDecision | None:
-    """A verdict that was saved as JSON."""
+    """Return a decision that was saved as JSON."""
     return None if state is None else StopDecision(**state)

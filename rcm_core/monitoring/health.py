@@ -1,6 +1,6 @@
-"""The health of a training: samples that are not finite, norms that spike, what probes say of the student.
+"""The health of a training: non-finite samples, spikes of norms, and probes of the student.
 
-Non-finite samples are counted and left out, never repaired; too many stop the run or step the tangent down.
+Non-finite samples are counted and masked, never repaired; too many stop the run or step the tangent down.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from rcm_core.monitoring.early_stopping import ProbeResult, StopDecision, decide
 LADDER = ("exact", "semi", "discrete")
 WINDOW = 100
 FEWEST = 20
-"""Values that a running median needs before anything is compared with it."""
+"""Minimum number of values in a running median before values are compared with it."""
 PERSISTENT = 10
-"""Spikes among the last ``WINDOW`` values that are no accident any more."""
+"""Number of spikes among the last ``WINDOW`` values that counts as persistent."""
 NORMS = ("tangent_norm", "gradient_norm")
 
 
 @dataclass
 class NonFinite:
-    """Non-finite samples of the last ``window`` steps; at most the share ``limit`` of a full window's may be.
+    """Non-finite samples of the last ``window`` steps; at most the share ``limit`` of a full window is allowed.
 
-    A window that has just begun is held to the same number, so one bad sample in the first step stops nothing.
+    While the window fills, the limit is that of a full window, so a single bad sample in the first step does not stop
+    the run.
     """
 
     limit: float
@@ -35,28 +36,28 @@ class NonFinite:
     counts: deque[tuple[int, int]] = field(default_factory=deque)
 
     def record(self, nonfinite: int, samples: int) -> None:
-        """Adds one step."""
+        """Add one step."""
         self.counts.append((nonfinite, samples))
         while len(self.counts) > self.window:
             self.counts.popleft()
 
     @property
     def nonfinite(self) -> int:
-        """Non-finite samples in the window."""
+        """Number of non-finite samples in the window."""
         return sum(k for k, _ in self.counts)
 
     @property
     def allowed(self) -> float:
-        """How many there may be; 0 before the first step."""
+        """Maximum number of non-finite samples; 0 before the first step."""
         return self.limit * self.window * max((n for _, n in self.counts), default=0)
 
     @property
     def exceeded(self) -> bool:
-        """Whether there are more than allowed."""
+        """True if the window has more non-finite samples than allowed."""
         return self.nonfinite > self.allowed
 
     def sentence(self, step: int) -> str:
-        """What happened, what was allowed, what to do."""
+        """Return the error: what happened, what is allowed, what to do."""
         return (
             f"step {step}: {self.nonfinite} samples of the last {len(self.counts)} steps are not finite,"
             f" train.max_nonfinite = {self.limit:g} allows {self.allowed:.0f}; lower the learning rates, raise"
@@ -68,16 +69,16 @@ class NonFinite:
 class Spikes:
     """Values of a norm that exceed ``factor`` times their running median.
 
-    A level that has changed for good is no spike: the median has followed after half a window.
+    A permanent change of level is not a spike: the median follows it after half a window.
     """
 
     factor: float | None
     recent: deque[tuple[float, bool]] = field(default_factory=deque)
-    """The last ``WINDOW`` values, and which were spikes."""
+    """The last ``WINDOW`` values, each with a flag for a spike."""
     total: int = 0
 
     def record(self, value: float) -> bool:
-        """Adds one value; whether it is a spike."""
+        """Add one value and return whether it is a spike."""
         known = [v for v, _ in self.recent]
         spike = self.factor is not None and len(known) >= FEWEST and value > self.factor * median(known)
         self.recent.append((value, spike))
@@ -88,19 +89,19 @@ class Spikes:
 
     @property
     def persistent(self) -> bool:
-        """Whether they keep coming back."""
+        """True if at least ``PERSISTENT`` of the last values were spikes."""
         return sum(spike for _, spike in self.recent) >= PERSISTENT
 
 
 @dataclass
 class Health:
-    """All of it, in plain values that a checkpoint keeps; the same on every rank."""
+    """The health of a training in plain values for checkpoints; the same on every rank."""
 
     max_nonfinite: float
     limits: HealthSection | None = None
-    """None: only ``max_nonfinite`` holds."""
+    """Limits of spikes and probes; None: only ``max_nonfinite`` applies."""
     lost: int = 0
-    """Samples left out as not finite, over the whole run."""
+    """Number of non-finite samples that were masked, over the whole run."""
     readings: list[ProbeResult] = field(default_factory=list)
     step_downs: list[dict[str, Any]] = field(default_factory=list)
     verdict: StopDecision | None = None
@@ -110,17 +111,17 @@ class Health:
         self.spikes = {name: Spikes(self.limits.spike if self.limits else None) for name in NORMS}
 
     def count(self, step: int, nonfinite: int, samples: int) -> str | None:
-        """Adds a step before its weights are changed: what is wrong with it, None if nothing."""
+        """Add a step before its weights change; return the error if too many samples are non-finite, else None."""
         self.lost += nonfinite
         self.nonfinite.record(nonfinite, samples)
         return self.nonfinite.sentence(step) if self.nonfinite.exceeded else None
 
     def watch(self, scalars: Mapping[str, float]) -> int:
-        """Adds the norms of a step: how many of them spiked."""
+        """Add the norms of a step and return how many of them spiked."""
         return sum(s.record(scalars[name]) for name, s in self.spikes.items() if name in scalars)
 
     def unsteady(self, step: int) -> str | None:
-        """What is wrong with the tangent if its norm keeps spiking, else None."""
+        """Return the error if the tangent's norm keeps spiking, else None."""
         tangents = self.spikes["tangent_norm"]
         if not tangents.persistent or tangents.factor is None:
             return None
@@ -130,19 +131,19 @@ class Health:
         )
 
     def step_down(self, step: int, before: str, after: str) -> None:
-        """Notes a step down the ladder; what is judged begins anew, for it belongs to the rung above."""
+        """Record a switch of the tangent and clear the statistics that belong to the previous one."""
         self.step_downs.append({"step": step, "from": before, "to": after})
         self.nonfinite.counts.clear()
         self.spikes["tangent_norm"].recent.clear()
 
     def read(self, reading: ProbeResult, last: bool) -> None:
-        """Adds a probe, and judges."""
+        """Add a probe and decide whether to stop."""
         self.readings.append(reading)
         if self.limits is not None:
             self.verdict = decide_stop(self.readings, self.limits, last)
 
     def state(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return the state as plain JSON values."""
         return {
             "lost": self.lost,
             "counts": list(self.nonfinite.counts),
@@ -153,7 +154,7 @@ class Health:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """What ``state`` gave, after a way through JSON."""
+        """Restore what ``state`` returned, after a round trip through JSON."""
         self.lost = state["lost"]
         self.nonfinite.counts = deque((k, n) for k, n in state["counts"])
         for name, saved in state["spikes"].items():
@@ -164,7 +165,7 @@ class Health:
         self.verdict = of_state(state["verdict"])
 
     def facts(self) -> dict[str, Any]:
-        """For ``health.json``."""
+        """Return the contents of ``health.json``."""
         state = self.state()
         return {
             "nonfinite": self.lost,
@@ -174,6 +175,6 @@ class Health:
 
 
 def next_rung(tangent: str) -> str | None:
-    """The next more robust way to the tangent, or None at the bottom of the ladder."""
+    """Return the next more robust tangent, or None at the end of ``LADDER``."""
     rung = LADDER.index(tangent) + 1
     return LADDER[rung] if rung < len(LADDER) else None

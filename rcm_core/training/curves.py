@@ -13,7 +13,7 @@ COLUMNS = (
     "critic_loss", "adversarial_loss", "probe_score", "brightness", "contrast",
 )  # fmt: skip
 COUNTED = ("nonfinite", "spikes")
-"""Added up over a window; all else is averaged."""
+"""Columns that are summed over a window; all others are averaged."""
 
 
 @dataclass
@@ -25,13 +25,13 @@ class Curves:
     counts: dict[str, int] = field(default_factory=dict)
 
     def add(self, scalars: Mapping[str, float]) -> None:
-        """Adds one step; a scalar that a step does not have does not count."""
+        """Add one step; a scalar that the step lacks does not count towards its mean."""
         for name, value in scalars.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
 
     def close(self, step: int) -> dict[str, float]:
-        """Ends the window at ``step``: means, and the sums of what is ``COUNTED``."""
+        """End the window at ``step`` and return its means, and its sums of the columns ``COUNTED``."""
         row = {
             name: total if name in COUNTED else total / self.counts[name] for name, total in self.sums.items()
         }
@@ -40,7 +40,7 @@ class Curves:
         return row
 
     def mark(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Values in the row of ``step``, the last or a new one: of a window that ends there, or of the moment."""
+        """Write ``scalars`` into the row of ``step``, the last row or a new one."""
         if self.rows and self.rows[-1]["step"] == step:
             self.rows[-1].update(scalars)
         else:
@@ -49,16 +49,16 @@ class Curves:
     def line(
         self, step: int, iterations: int, scalars: Mapping[str, float], rate: float | None = None
     ) -> str:
-        """One line for the terminal."""
+        """Return one line for the terminal."""
         shown = "  ".join(f"{name} {scalars[name]:.4g}" for name in COLUMNS[1:] if name in scalars)
         return f"step {step}/{iterations}  {shown}" + (f"  {rate:.0f} samples/s" if rate is not None else "")
 
     def state(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return the state as plain JSON values."""
         return asdict(self)
 
     def write(self, path: Path) -> None:
-        """A CSV with the columns of ``COLUMNS``; a scalar that a window lacks is an empty cell."""
+        """Write a CSV with the columns ``COLUMNS``; a scalar that a window lacks is an empty cell."""
         with path.open("w", newline="") as stream:
             writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore", lineterminator="\n")
             writer.writeheader()

@@ -29,7 +29,7 @@ from rcm_core.training.warm_start import initial_weights
 
 
 def settings_of(section: TrainSection, world: int | None = None) -> LoopSettings:
-    """The loop's settings, as the params say: on fewer ranks than ``train.workers`` each computes more parts."""
+    """Return the loop's settings; on fewer ranks than ``train.workers`` each rank computes more parts of a batch."""
     return LoopSettings(
         iterations=section.iterations,
         batch=section.batch,
@@ -55,7 +55,7 @@ def settings_of(section: TrainSection, world: int | None = None) -> LoopSettings
 
 
 def build_method(parameters: dict[str, Any], tangent: str) -> Method:
-    """The method that ``parameters`` names, with its own keys checked."""
+    """Build the method that ``parameters`` names, after a check of its own keys."""
     options = dict(parameters)
     module = find("methods", str(options.pop("name")))
     method: Method = module.build(check(module.Config, options, "params.yaml: method"), tangent)
@@ -65,7 +65,7 @@ def build_method(parameters: dict[str, Any], tangent: str) -> Method:
 def build_probe(
     section: TrainSection, source: TrajectorySource, world: int, guidance: float | None
 ) -> Probe | None:
-    """The probe of what ``source`` holds back, if the params ask for one."""
+    """Build the probe of the samples that ``source`` holds out; None if ``train.health.probe_every`` is null."""
     every = section.health.probe_every
     if every is None:
         return None
@@ -73,14 +73,17 @@ def build_probe(
 
 
 def loop(context: TrainContext, spec: dict[str, Any]) -> None:
-    """``spec``: params, workspace, state, cache; warm_start, the folders of an earlier student and its teacher."""
+    """Distil the student that ``spec`` describes.
+
+    Keys of ``spec``: params, workspace, state, cache; optionally warm_start (folders "student" and "teacher").
+    """
     trainer = assemble(context, spec)
     trainer.run()
     finish(trainer, spec)
 
 
 def assemble(context: TrainContext, spec: dict[str, Any]) -> Trainer:
-    """All that the run needs, at its beginning or where ``context`` resumes."""
+    """Build the trainer of the run, at step 0 or at the checkpoint from which ``context`` resumes."""
     params = check(Params, spec["params"], "params.yaml")
     section, workspace = params.train, Path(spec["workspace"])
     torch.set_num_threads(section.threads)
@@ -97,7 +100,7 @@ def assemble(context: TrainContext, spec: dict[str, Any]) -> Trainer:
     refuse_lora(method.requirements, section)
     refuse_offload(method.requirements, section)
     warm = None
-    if spec.get("warm_start") is not None and context.rank == 0:  # who sends the others their parts
+    if spec.get("warm_start") is not None and context.rank == 0:  # rank 0 sends the other ranks their shards
         student, old = (Path(spec["warm_start"][name]) for name in ("student", "teacher"))
         warm = initial_weights(family, student, old, Path(teacher.folder))
     loaded = load_networks(method.requirements, teacher, section, context.world, device, warm)
@@ -119,7 +122,7 @@ def assemble(context: TrainContext, spec: dict[str, Any]) -> Trainer:
 
 
 def finish(trainer: Trainer, spec: dict[str, Any]) -> None:
-    """Leaves what the stage reads when training has ended: curves, health and peak memory."""
+    """Write what the stage reads after training: curves, health and peak memory."""
     if trainer.context.rank == 0:
         write_json(Path(spec["state"]) / "curves.json", trainer.curves.state())
         facts = {"step": trainer.step, "iterations": trainer.settings.iterations, "tangent": trainer.tangent}

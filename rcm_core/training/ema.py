@@ -17,7 +17,7 @@ from rcm_core.training.parallel.collectives import move_towards
 
 
 def power_exponent(length: float) -> float:
-    """gamma of the profile i^gamma whose relative standard deviation is ``length`` (E29)."""
+    """Return gamma of the profile i^gamma whose relative standard deviation is ``length`` (E29)."""
     inverse = length**-2
     roots = np.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse])
     real = roots.real[abs(roots.imag) < 1e-9 * (1 + abs(roots.real))]
@@ -27,15 +27,14 @@ def power_exponent(length: float) -> float:
 
 
 def decay(exponent: float, update: int) -> float:
-    """Weight kept of the average at update ``update`` = 0, 1, ...; zero at the first (E30)."""
+    """Return the EMA's decay at update ``update`` = 0, 1, ...; zero at the first (E30)."""
     return float((1 - 1 / (update + 1)) ** (exponent + 1))
 
 
 class PowerEMA:
-    """float32 averages of a module's trainable parameters, one per relative length, counted in student
-    updates.
+    """float32 averages of a module's trainable parameters, one per relative length.
 
-    Parameters may be DTensors: each average is sharded as its parameter is.
+    Time is counted in student updates. Each average of a DTensor is sharded as its parameter is.
     """
 
     def __init__(self, module: nn.Module, lengths: Sequence[float]) -> None:
@@ -48,7 +47,7 @@ class PowerEMA:
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
-        """To be called once after every student update, on every rank."""
+        """Update the averages; call this once after every student update, on every rank."""
         weights = [p.detach().float() for _, p in module.named_parameters()]
         for length, exponent in self.exponents.items():
             share = 1 - decay(exponent, int(self.updates))
@@ -56,12 +55,12 @@ class PowerEMA:
         self.updates += 1
 
     def weights(self, length: float) -> dict[str, Tensor]:
-        """The average of relative length ``length`` by parameter name; not a copy."""
+        """Return the average of relative length ``length`` by parameter name; not a copy."""
         return self.averages[length]
 
     @contextmanager
     def instead(self, module: nn.Module, length: float) -> Iterator[None]:
-        """``module`` has the average of ``length`` for its weights in the block, and its own, to the bit, after it."""
+        """Swap the average of ``length`` into ``module`` within the block, then restore the exact own weights."""
         parameters = dict(module.named_parameters())
         own = {name: p.detach().clone() for name, p in parameters.items()}
         try:
@@ -71,18 +70,18 @@ class PowerEMA:
             _copy(own, parameters)
 
     def state_dict(self) -> dict[str, Any]:
-        """For a distributed checkpoint; tensors are not copied, so loading in place works too."""
+        """Return the state for a distributed checkpoint; tensors are not copied, so loading in place works."""
         averages = {str(length): dict(weights) for length, weights in self.averages.items()}
         return {"updates": self.updates, "averages": averages}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """InputError unless the state has exactly these lengths and parameters."""
+        """Load ``state``; InputError unless it has exactly these lengths and parameters."""
         expected = {str(length): set(weights) for length, weights in self.averages.items()}
-        found = {length: set(weights) for length, weights in state["averages"].items()}
-        if expected != found:
+        stored = {length: set(weights) for length, weights in state["averages"].items()}
+        if expected != stored:
             raise InputError(
-                f"EMA state holds lengths {sorted(found)} and this run has {sorted(expected)}, or their "
+                f"the checkpoint has EMA lengths {sorted(stored)}, this run has {sorted(expected)}, or their "
                 "parameters differ; start a new run"
             )
         for length, weights in self.averages.items():

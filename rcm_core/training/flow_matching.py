@@ -1,4 +1,4 @@
-"""Ordinary flow matching with condition dropout: how the embedded teacher is trained; a method like any other."""
+"""Flow matching with condition dropout: the training method of the built-in teacher."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class FlowMatching:
 
     condition_dropout: float
     time_mean: float = 0.0
-    """Of the logit of flow time; its standard deviation is 1."""
+    """Mean of the logit of flow time; its standard deviation is 1."""
     requirements = MethodRequirements(frozenset({"student"}), frozenset({"x0", "condition"}))
 
     def student_update(self, step: int) -> bool:  # noqa: ARG002 - every step moves the network
-        """Always."""
+        """Return True: every step updates the network."""
         return True
 
     def updates(
@@ -32,7 +32,7 @@ class FlowMatching:
         step: int,  # noqa: ARG002
         rng: torch.Generator,
     ) -> Iterator[Update]:
-        """One update: the mean squared error of the rectified-flow velocity."""
+        """Yield one update: the mean squared error of the rectified-flow velocity."""
         x0 = batch.x0
         z = torch.randn(x0.shape, generator=rng, device=x0.device)
         logit = self.time_mean + torch.randn(len(x0), generator=rng, device=x0.device)

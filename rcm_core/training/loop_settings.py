@@ -1,4 +1,4 @@
-"""What a training loop needs of the parameters."""
+"""The settings of a training loop."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from rcm_core.training.muon import Muon
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """What the loop needs of the parameters; ``batch`` counts samples over ranks and accumulation steps."""
+    """Settings of a training loop; ``batch`` counts samples over all ranks and accumulation steps."""
 
     iterations: int
     batch: int
     accumulate: int
     lr: Mapping[str, float]
     clip: Mapping[str, float]
-    """Largest gradient norm of a role's network; a role that is not in it is not clipped."""
+    """Maximum gradient norm by role; a role without an entry is not clipped."""
     lr_warmup: Mapping[str, int]
-    """Updates of a role's optimiser over which its rate rises linearly; a role that is not in it has no warm-up."""
+    """Optimiser updates of linear learning-rate warm-up by role; a role without an entry has none."""
     lr_decay: bool
-    """Cosine to zero over the run."""
+    """Enables cosine decay of the learning rate to zero over the run."""
     betas: tuple[float, float]
     weight_decay: float
     ema_lengths: tuple[float, ...]
@@ -39,24 +39,24 @@ class LoopSettings:
     max_nonfinite: float
     seed: int
     lr_decay_from: int | None = None
-    """From this step on the rates fall as 1 / sqrt(step) (Karras et al., arXiv 2312.02696)."""
+    """Step from which learning rates fall as 1 / sqrt(step) (Karras et al., arXiv 2312.02696)."""
     context: int = 1
-    """Ranks that share a state, and so a batch."""
+    """Size of a context-parallel group: ranks that share each sample's tokens, and so a batch."""
     eight_bit: bool = False
-    """AdamW's moments in eight bits (Dettmers et al., arXiv 2110.02861), by torchao."""
+    """Enables torchao's 8-bit AdamW (Dettmers et al., arXiv 2110.02861)."""
     eps: float = 1e-8
-    """Added to the root of Adam's second moment."""
+    """Term that is added to the root of Adam's second moment."""
     muon: bool = False
-    """Matrices of the blocks by Muon instead of AdamW."""
+    """Enables Muon instead of AdamW for matrices of the blocks."""
     health: HealthSection | None = None
-    """None: no limit but ``max_nonfinite``."""
+    """Limits of the health checks; None: only ``max_nonfinite`` applies."""
 
     def per_rank(self, world: int) -> int:
-        """Samples per rank and accumulation step; InputError if the batch does not divide."""
+        """Return the samples per rank and accumulation step; InputError if the batch does not divide evenly."""
         return samples_per_rank(self.batch, world // self.context, self.accumulate, "batch")
 
     def optimiser(self, role: str, network: nn.Module) -> torch.optim.Optimizer:
-        """AdamW for the parameters of ``role``, or Muon; what is never sharded is a group of its own."""
+        """Build AdamW or Muon for the parameters of ``role``; parameters that are never sharded form a second group."""
         if self.muon:
             return Muon(network, self.lr[role], self.betas, self.weight_decay, self.eps)
         named = list(network.named_parameters())
@@ -64,7 +64,7 @@ class LoopSettings:
             [p for name, p in named if not name.startswith(EXTRAS)],
             [p for name, p in named if name.startswith(EXTRAS)],
         ]
-        given = [{"params": group} for group in groups if group]
+        parameters = [{"params": group} for group in groups if group]
         options: dict[str, Any] = {
             "lr": self.lr[role],
             "betas": self.betas,
@@ -74,13 +74,13 @@ class LoopSettings:
         if self.eight_bit:
             from torchao.optim import AdamW8bit
 
-            return AdamW8bit(given, **options)  # type: ignore[no-any-return]
-        return torch.optim.AdamW(given, fused=True, **options)
+            return AdamW8bit(parameters, **options)  # type: ignore[no-any-return]
+        return torch.optim.AdamW(parameters, fused=True, **options)
 
     def lr_factor(self, role: str, step: int, updates: int) -> float:
-        """Return what the learning rate of ``role`` is multiplied by at ``step``.
+        """Return the factor on the learning rate of ``role`` at ``step``.
 
-        The warm-up counts the ``updates`` that the role's optimiser has made, the decay iterations.
+        The warm-up counts the ``updates`` of the role's optimiser; the decay counts iterations.
         """
         warmup = self.lr_warmup.get(role, 0)
         factor = min(1.0, (updates + 1) / warmup) if warmup else 1.0

@@ -1,4 +1,4 @@
-"""LoRA distillation: every role is the frozen teacher with low-rank matrices of its own (Hu et al., arXiv 2106.09685).
+"""LoRA distillation: every role is the frozen teacher with its own low-rank matrices (Hu et al., arXiv 2106.09685).
 
     W_role = W_teacher + (alpha / rank) B_role A_role        in linear layers of the family's blocks
 
@@ -30,12 +30,12 @@ PARTS = ("lora_A", "lora_B")
 
 
 class Shared(Denoiser):
-    """The network that all roles share; ``role`` is whose matrices take part, None: the teacher's own weights."""
+    """The network that all roles share; ``role`` names the active adapter, None: the teacher's own weights."""
 
     role: str | None = None
 
     def adapt(self, section: LoraSection, roles: Sequence[str], seed: int) -> None:
-        """Gives every one of ``roles`` its matrices, the same at first; all else is frozen."""
+        """Add one adapter for each of ``roles``, all with the same initial values; freeze everything else."""
         from peft import LoraConfig, inject_adapter_in_model
 
         targets = self.targets(section.targets)
@@ -43,7 +43,7 @@ class Shared(Denoiser):
             with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
                 warnings.filterwarnings(
                     "ignore", "Already found a `peft_config`", UserWarning
-                )  # it is meant so
+                )  # several adapters are intended
                 torch.manual_seed(address(seed, "lora"))
                 config = LoraConfig(r=section.rank, lora_alpha=section.alpha, target_modules=targets)
                 inject_adapter_in_model(config, self.network, adapter_name=role)
@@ -52,9 +52,9 @@ class Shared(Denoiser):
         self._act(None)
 
     def targets(self, endings: Sequence[str] | None) -> list[str]:
-        """Names of the linear layers of the blocks whose names end in one of ``endings``; None: of all of them.
+        """Return the names of the blocks' linear layers that end in one of ``endings``; None: all of them.
 
-        InputError if an ending names none.
+        InputError if an ending matches no layer.
         """
         inside = {id(m) for block in self.blocks() for m in block.modules() if isinstance(m, nn.Linear)}
         linear = [name for name, module in self.network.named_modules() if id(module) in inside]
@@ -64,14 +64,14 @@ class Shared(Denoiser):
             if not any(f".{name}".endswith(f".{ending}") for name in linear):
                 known = sorted({name.split(".", 2)[-1] for name in linear})
                 raise InputError(
-                    f"train.lora.targets has {ending!r}, but no linear layer of the blocks ends so; there are"
-                    f" {', '.join(known)}"
+                    f"train.lora.targets has {ending!r}, but no linear layer of the blocks has a name with that ending;"
+                    f" choose from {', '.join(known)}"
                 )
         return [name for name in linear if any(f".{name}".endswith(f".{ending}") for ending in endings)]
 
     @contextmanager
     def acting(self, role: str | None) -> Iterator[None]:
-        """The network is that of ``role`` in the block."""
+        """Activate the adapter of ``role`` within the block."""
         before = self.role
         self._act(role)
         try:
@@ -80,7 +80,7 @@ class Shared(Denoiser):
             self._act(before)
 
     def wrap_forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """``forward`` as the role of this moment: backward makes it again when another's turn may have come."""
+        """Return ``forward`` bound to the active role: backward may recompute it while another role is active."""
         return partial(self._as, self.role, forward)
 
     def _as(self, role: str | None, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -93,13 +93,13 @@ class Shared(Denoiser):
         self.role = role
         for module in self.network.modules():
             if isinstance(module, LoraLayer):
-                # peft's own switches also change requires_grad, which belongs to the optimisers here
+                # peft's own switches also change requires_grad, which the optimisers rely on here
                 module._active_adapter = [role or ""]
                 module._disable_adapters = role is None
 
 
 class Adapted(Denoiser):
-    """One role: its matrices (and extras) are its parameters; the network itself belongs to ``shared``."""
+    """One role: its matrices (and extras) are its parameters; ``shared`` owns the network."""
 
     shared: Shared
     role: str | None
@@ -108,7 +108,7 @@ class Adapted(Denoiser):
     def __init__(self, shared: Shared, role: str | None, folder: Path, extras: Sequence[str] = ()) -> None:
         """``folder`` is the teacher's pipeline."""
         super().__init__(nn.Identity(), shared.family, shared.parameterisation, extras)
-        del self.network  # what is registered would be trained, saved and averaged with the role
+        del self.network  # a registered network would be trained, saved and averaged with the role
         vars(self).update(network=shared.network, shared=shared, role=role, folder=folder)
         self.lora = nn.ParameterDict(self._matrices())
 
@@ -119,16 +119,16 @@ class Adapted(Denoiser):
         return velocity
 
     def _matrices(self) -> dict[str, nn.Parameter]:
-        """By layer and part, with slashes, for names of parameters must not have dots."""
-        found = {}
+        """Return the matrices by layer and part; names use slashes because parameter names must not have dots."""
+        matrices = {}
         for name, parameter in self.network.named_parameters():
             layer, _, rest = name.partition(".lora_")
             if rest.split(".")[1:2] == [self.role]:
-                found[f"{layer}.lora_{rest[0]}".replace(".", "/")] = parameter
-        return found
+                matrices[f"{layer}.lora_{rest[0]}".replace(".", "/")] = parameter
+        return matrices
 
     def write(self, folder: Path, weights: Mapping[str, Tensor]) -> None:
-        """The matrices in ``weights`` as ``folder``'s LoRA file, which a diffusers pipeline of the teacher loads."""
+        """Write the matrices in ``weights`` as a LoRA file that a diffusers pipeline of the teacher loads."""
         named = {}
         for layer, (down, up) in self._scale(weights).items():
             named[f"transformer.{layer}.lora_A.weight"] = down.contiguous()
@@ -137,22 +137,22 @@ class Adapted(Denoiser):
             save_file(named, temporary, metadata={"format": "pt"})
 
     def _scale(self, weights: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        """A and (alpha / rank) B of every layer, float32."""
+        """Return A and (alpha / rank) B of every layer, float32."""
         from peft.tuners.lora import LoraLayer
 
-        found = {}
+        scaled = {}
         for name, module in self.network.named_modules():
             key = f"lora.{name.replace('.', '/')}"
             if isinstance(module, LoraLayer) and f"{key}/lora_A" in weights:
                 down, up = (weights[f"{key}/{part}"].float() for part in PARTS)
-                found[name] = down, module.scaling[str(self.role)] * up
-        return found
+                scaled[name] = down, module.scaling[str(self.role)] * up
+        return scaled
 
 
 def load_shared(
     folder: Path, family: Family, section: LoraSection, roles: Sequence[str], seed: int
 ) -> Shared:
-    """The network of the pipeline in ``folder`` with matrices for ``roles``."""
+    """Load the network of the pipeline in ``folder`` and add adapters for ``roles``."""
     plain = load_denoiser(folder, family)
     shared = Shared(plain.network, family, plain.parameterisation)
     shared.adapt(section, roles, seed)

@@ -1,4 +1,4 @@
-"""Peak memory of worker processes, handed to the stage's record."""
+"""Peak memory of worker processes, for the stage's record."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rcm_core.storage.schemas import Usage
 
 
 def write_usage(state: Path, rank: int, device: torch.device) -> None:
-    """Writes this rank's peak memory (resident, or allocated on the GPU) into the live state."""
+    """Write this rank's peak memory (resident, or allocated on the GPU) into the live state."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
@@ -22,7 +22,7 @@ def write_usage(state: Path, rank: int, device: torch.device) -> None:
 
 
 def peak_memory(state: Path) -> int:
-    """The largest peak of all ranks, 0 if none was written."""
+    """Return the largest peak of all ranks, 0 if none was written."""
     remedy = f"remove {state}"
-    found = [fit(Usage, read_text(p, remedy), str(p), remedy) for p in state.glob("usage-*.json")]
-    return max((facts["peak_memory_bytes"] for facts in found), default=0)
+    usages = [fit(Usage, read_text(p, remedy), str(p), remedy) for p in state.glob("usage-*.json")]
+    return max((facts["peak_memory_bytes"] for facts in usages), default=0)

@@ -1,4 +1,4 @@
-"""Muon: the matrices of a network's blocks move by their orthogonalised momentum, everything else by AdamW.
+"""Muon: orthogonalised momentum updates the matrices of a network's blocks, AdamW everything else.
 
 Sources: Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024), with its Newton-Schulz
 iteration; scaled as by Liu et al., arXiv 2502.16982, section 2.2, so that both parts share a learning rate.
@@ -20,13 +20,13 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 MOMENTUM = 0.95
 SCALE = 0.4
-"""Root mean square of a matrix's update for a learning rate of 1; twice the paper's."""
+"""RMS of a matrix's update at a learning rate of 1; twice the paper's."""
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
-    """Matrices ``[K, R, C]`` with their singular values moved to about 1 (0.7 to 1.2), singular vectors kept.
+    """Orthogonalise ``[K, R, C]``: singular values become about 1 (0.7 to 1.2), singular vectors stay.
 
-    In bfloat16, which is exact enough for a direction and takes less than half the time.
+    Runs in bfloat16, which is exact enough for a direction and takes less than half the time.
     """
     a, b, c = COEFFICIENTS
     tall = matrices.shape[1] > matrices.shape[2]
@@ -39,9 +39,9 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """One optimiser of ``network``, whose blocks' matrices are those of its ``blocks`` (a ModuleList).
+    """Optimiser of ``network``: Muon for the matrices of its ``blocks`` (a ModuleList), AdamW for the rest.
 
-    InputError if matrices are sharded: half a matrix cannot be orthogonalised.
+    InputError if matrices are sharded: orthogonalisation needs whole matrices.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Muon(torch.optim.Optimizer):
         inner = {name for name, p in named.items() if ".blocks." in f".{name}" and p.ndim == 2}
         if any(isinstance(named[name], DTensor) for name in inner):
             raise InputError(
-                "optimiser muon needs whole matrices; set workers to 1, or the optimiser to adamw"
+                "optimiser muon needs whole matrices, but these are sharded; set workers to 1 or the optimiser to adamw"
             )
         groups = [
             {"params": [named[name] for name in named if (name in inner) == matrix], "matrix": matrix}
@@ -66,9 +66,9 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Moves every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         if closure is not None:
-            raise ValueError("Muon evaluates no closure; call backward before step")
+            raise ValueError("Muon.step got a closure, which it cannot evaluate; call backward before step")
         for group in self.param_groups:
             moved = [p for p in group["params"] if p.grad is not None]
             if group["matrix"]:

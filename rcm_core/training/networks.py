@@ -1,4 +1,4 @@
-"""The assembly of a training's networks: loaded by role, and as the method sees them."""
+"""Assembly of a training's networks: load them by role, and build the method's view of them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Loaded(NamedTuple):
     """The modules of a training."""
 
     trained: dict[str, nn.Module]
-    """By role: what is trained, or follows what is."""
+    """Trained networks and their target networks, by role."""
     teacher: Denoiser
-    """Frozen."""
+    """The frozen teacher."""
     shared: Shared | None
-    """With LoRA: the one network whose roles the others are."""
+    """The one network that all roles adapt; None without LoRA."""
 
 
 def load_networks(
@@ -42,15 +42,15 @@ def load_networks(
 ) -> Loaded:
     """Load and shard the networks that ``requirements`` name, and the frozen teacher.
 
-    The networks begin as the teacher; the student and its target network as ``warm``, if that is given. New modules
-    begin at weights that the seed addresses.
+    Networks are initialised from the teacher; the student and its target network from ``warm`` if it is not None.
+    New modules get initial weights that the seed addresses.
     """
     family, folder = find_family(teacher.family), Path(teacher.folder)
     spread = ShardingPlan.of(section.parallel, world, device)
     trained: dict[str, nn.Module] = {}
     if section.lora is not None:
         shared = load_shared(folder, family, section.lora, roles_of(requirements), section.seed)
-        spread.apply(shared)  # which moves one unit after the other, if it is sharded
+        spread.apply(shared)  # if it shards, this moves one unit after the other
         shared.to(device)
     else:
         shared = None
@@ -101,23 +101,23 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def guide(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Guided ``F``, at each sample's own scale if the condition has one."""
+        """Return the guided ``F``, at per-sample scales if ``condition["guidance"]`` is set."""
         scale = condition.get("guidance", self.scale)
         text = {name: condition[name] for name in self.negative}
         return Guided(self.network, scale, self.negative)(x, t, text)
 
     @torch.no_grad()
     def unconditional(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:  # noqa: ARG002
-        """``F`` for the negative prompt."""
+        """Return ``F`` for the negative prompt."""
         expanded = {k: v.expand(len(x), *v.shape[1:]) for k, v in self.negative.items()}
         return self.network(x, t, expanded)
 
 
 def roles_of(requirements: MethodRequirements) -> list[str]:
-    """The networks that are trained or follow one, sorted."""
+    """Return the roles of trained networks and target networks, sorted."""
     return sorted((requirements.roles | {f.target for f in requirements.follows}) - {"heads"})
 
 
 def extras_of(requirements: MethodRequirements, role: str) -> list[str]:
-    """What the network of ``role`` has besides the teacher's, sorted."""
+    """Return the modules that the network of ``role`` has in addition to the teacher's, sorted."""
     return sorted(requirements.student_modules) if role in ("student", "target") else []

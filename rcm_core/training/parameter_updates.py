@@ -1,4 +1,4 @@
-"""What changes weights after the gradients are there: clipping, optimisers, the student's averages, followers."""
+"""Parameter updates after backward: clipping, optimiser steps, the student's EMAs and target networks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rcm_core.training.parallel.collectives import (
 
 
 class ParameterUpdater:
-    """Optimisers of what a method trains among ``modules``, and the averages of the student."""
+    """Optimisers of the ``modules`` that a method trains, and the EMAs of the student."""
 
     def __init__(
         self,
@@ -36,12 +36,12 @@ class ParameterUpdater:
         }
         self.ema = PowerEMA(modules["student"], settings.ema_lengths)
         self.updates = dict.fromkeys(self.optimisers, 0)
-        """Updates that each role's optimiser has made; part of a checkpoint."""
+        """Number of optimiser updates by role; part of a checkpoint."""
 
     def move(self, step: int, roles: Sequence[str], student_update: bool) -> dict[str, float]:
-        """Moves ``roles`` and what follows them; the norm of the student's gradient before clipping. A collective.
+        """Update ``roles``, EMAs and target networks; return the student's gradient norm before clipping. A collective.
 
-        InputError, before any weight is changed, if a gradient is not finite.
+        InputError, before any weight changes, if a gradient is not finite.
         """
         for net in self.modules.values():
             reshard(net)
@@ -75,7 +75,7 @@ class ParameterUpdater:
         norm = gradient_norm(self.modules[role])
         if not math.isfinite(norm):
             raise InputError(
-                f"step {step}: the gradient of the {role} is not finite; no weight was changed;"
+                f"training stopped at step {step}: the gradient of the {role} is not finite. No weight was changed;"
                 " lower train.lr or raise method.warmup"
             )
         return norm

@@ -1,4 +1,4 @@
-"""Trains the embedded teacher's network by flow matching; a loop for ``Executor.train``."""
+"""Train the built-in teacher's network by flow matching; a loop for ``Executor.train``."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from rcm_core.training.trainer import Trainer
 
 
 def settings_of(section: TeacherSection) -> LoopSettings:
-    """The loop's settings; the last EMA is the only candidate."""
+    """Return the loop's settings; the last EMA is the only candidate."""
     mini = section.mini
     if mini is None:
-        raise ValueError("teacher.mini is null; only the embedded teacher is trained")
+        raise ValueError("teacher.mini is null, but only the built-in teacher is trained; set teacher.mini")
     return LoopSettings(
         iterations=mini.steps,
         batch=mini.batch,
@@ -50,7 +50,7 @@ def settings_of(section: TeacherSection) -> LoopSettings:
 
 
 def image_source(section: TeacherSection, prompts: list[str], folder: Path, device: torch.device) -> Source:
-    """Training images of ``section.data`` with the prompts that name their labels; drawn if the benchmark can."""
+    """Return training images of ``section.data`` with their prompts, rendered on the fly if the benchmark can."""
     data = find_benchmark(section.data)
     images, labels = data.images("train")
     if images.shape[1:] != section.shape:
@@ -78,7 +78,7 @@ def image_source(section: TeacherSection, prompts: list[str], folder: Path, devi
 
 
 def loop(context: TrainContext, spec: dict[str, Any]) -> None:
-    """``spec``: teacher (section), prompts, pipeline, candidates, state, threads."""
+    """Train the network that ``spec`` describes: teacher (section), prompts, pipeline, candidates, state, threads."""
     torch.set_num_threads(spec["threads"])
     section = TeacherSection.model_validate(spec["teacher"], strict=False)
     device = resolve_device(section.device)
@@ -86,7 +86,7 @@ def loop(context: TrainContext, spec: dict[str, Any]) -> None:
     student = load_denoiser(folder, find_family(section.family)).to(device).train()
     shard(student, context.world, device)
     mini = section.mini
-    assert mini is not None  # settings_of has refused it before
+    assert mini is not None  # settings_of raises first
     trainer = Trainer(
         modules={"student": student},
         networks=Networks(student),

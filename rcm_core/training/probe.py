@@ -1,7 +1,7 @@
-"""Probes: what the student makes in one step of fixed noise, held against what its teacher made.
+"""Probes: the student's one-step samples from fixed noise, compared with the teacher's samples.
 
-The conditions and the teacher's latents are trajectories that training never sees; no judge and no decoder take part,
-so that every family can be probed at every step.
+The conditions and the teacher's latents come from held-out trajectories. Probes need neither judge nor decoder, so
+every family can be probed at every step.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from rcm_core.training.ema import PowerEMA
 from rcm_core.training.parallel.collectives import of_first_rank, reshard
 
 CELLS = 2**20
-"""Latent values per network call. Their number does not depend on the ranks, so neither do the bits."""
+"""Latent values per network call: the same for any number of ranks, so that results are bitwise equal."""
 BLOCK = 2**16
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Fixed conditions and noise; every rank computes all samples, for with shards every call is a collective."""
+    """Fixed conditions and noise. Every rank computes all samples because each call of a sharded network is a
+    collective.
+    """
 
     held: Examples
     seed: int
@@ -36,13 +38,13 @@ class Probe:
     device: torch.device
     world: int
     guidance: float | None = None
-    """The scale of a student that embeds it."""
+    """Guidance scale, for a student with a guidance embedding."""
 
     def read(self, step: int, student: Denoiser, ema: PowerEMA) -> ProbeResult:
-        """What is to be seen of the student at ``step``; changes nothing of it.
+        """Probe the student at ``step`` without changing it.
 
-        It is the shortest average that is probed: the candidate that would be written now. The weights of the moment
-        jump from step to step by more than training improves them between two probes.
+        The probe samples the shortest EMA, which a candidate would be now. The raw weights fluctuate from step to
+        step by more than training improves them between two probes.
         """
         reshard(student)
         training = student.training
@@ -57,7 +59,7 @@ class Probe:
         return ProbeResult.of(step, of_first_rank(values, self.world, self.device))
 
     def samples(self, student: Denoiser) -> Tensor:
-        """One-step samples for the held conditions, float32 on the CPU."""
+        """Return one-step samples for the held-out conditions, float32 on the CPU."""
         x0 = self.held.x0
         noise = torch.stack(
             [torch.randn(x0.shape[1:], generator=generator(self.seed, "probe", i)) for i in range(len(x0))]
@@ -75,10 +77,10 @@ class Probe:
 
 
 def score(made: Tensor, held: Tensor) -> float:
-    """Energy distance (E70) of ``made`` [n, ...] to ``held`` [n, ...], in units of the mean distance within ``held``.
+    """Return the energy distance (E70) of ``made`` to ``held``, both [n, ...], over the mean distance within ``held``.
 
-    Row i of both has the same condition; pairs of rows i and j alone enter, so the estimate is unbiased, of either
-    sign where both are the same, and exactly 0 where they are equal.
+    Row i of both has the same condition. Only pairs of different rows enter, so the estimate is unbiased: of either
+    sign if both have the same distribution, and exactly 0 if they are equal.
     """
     across, within, reference = (_distances(a, b) for a, b in ((made, held), (made, made), (held, held)))
     different = ~torch.eye(len(made), dtype=torch.bool)
@@ -87,7 +89,7 @@ def score(made: Tensor, held: Tensor) -> float:
 
 
 def drift(made: Tensor, held: Tensor) -> tuple[float, float, float]:
-    """Brightness, contrast and the larger of their sizes (E71), of ``made`` relative to ``held`` [n, C, ...]."""
+    """Return brightness, contrast and the larger magnitude of both (E71); ``made`` and ``held`` are [n, C, ...]."""
     (mean, deviation), (teacher, contrast) = (_moments(x) for x in (made, held))
     unit = contrast.square().mean().sqrt()
     brighter, stronger = (mean - teacher) / unit, (deviation - contrast) / unit
@@ -96,13 +98,13 @@ def drift(made: Tensor, held: Tensor) -> tuple[float, float, float]:
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of every channel, over samples and places, float64."""
+    """Return mean and standard deviation of every channel, over samples and positions, float64."""
     deviation, mean = torch.std_mean(x.double().transpose(0, 1).flatten(1), dim=1)
     return mean, deviation
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances [n, m] in float64, in blocks of coordinates: latents of a video are long."""
+    """Return Euclidean distances [n, m] in float64, computed in blocks because video latents are long."""
     square = torch.zeros(len(a), len(b), dtype=torch.float64)
     for left, right in zip(torch.split(a.flatten(1), BLOCK, 1), torch.split(b.flatten(1), BLOCK, 1)):
         # the matmul form loses half the digits of small distances

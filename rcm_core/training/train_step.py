@@ -1,4 +1,4 @@
-"""One iteration of training: it knows roles, losses and gradients, and nothing of any method."""
+"""One training iteration in terms of roles, losses and gradients; independent of the method."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from rcm_core.training.parameter_updates import ParameterUpdater
 
 
 class Source(Protocol):
-    """Batches addressed by where we are."""
+    """Batches addressed by step and part."""
 
     def batch(self, step: int, part: int, size: int) -> Batch:
-        """``size`` samples: part ``part`` of ``step``'s global batch, (accumulation step x world + rank) / ranks
-        that share a state.
+        """Return ``size`` samples: part ``part`` of the global batch of ``step``.
+
+        ``part`` is (accumulation step x world + rank) // size of a context-parallel group.
         """
         ...
 
 
 @dataclass(kw_only=True)
 class Stepper:
-    """Moves ``modules`` (those that follow another included) by ``method``, which sees them among ``networks``."""
+    """Train ``modules`` (target networks included) by ``method``, which sees them in ``networks``."""
 
     modules: Mapping[str, nn.Module]
     networks: Networks
@@ -46,10 +47,10 @@ class Stepper:
     tangent_fallback: bool = False
     student_updates: int = 0
     leaving: bool = False
-    """Whether a rank had been told to leave when the last step ended."""
+    """True if any rank had a preemption notice when the last step ended."""
 
     def __post_init__(self) -> None:
-        """Optimisers, averages, method and health, as they are before the first step."""
+        """Create optimisers, EMAs, method and health as of step 0."""
         self.size = self.settings.per_rank(self.context.world)
         self.health = Health(self.settings.max_nonfinite, self.settings.health)
         self.method = self.build_method(self.tangent)
@@ -60,16 +61,16 @@ class Stepper:
 
     @property
     def student(self) -> Denoiser:
-        """The network that becomes the product."""
+        """The student network."""
         student = self.modules["student"]
         assert isinstance(student, Denoiser)
         return student
 
     def train_step(self, step: int) -> dict[str, float]:
-        """One iteration: gradients of all parts, the health check, the optimisers of the roles that moved."""
+        """Run one iteration: gradients of all parts, the health check, optimiser steps of the updated roles."""
         roles: set[str] = set()
         window = Curves()
-        shared = self.settings.context  # ranks with the same samples
+        shared = self.settings.context  # number of ranks with the same samples
         for part in range(self.settings.accumulate):
             index = (part * self.context.world + self.context.rank) // shared
             batch = self.source.batch(step, index, self.size)
@@ -80,8 +81,8 @@ class Stepper:
                 window.add({name: float(value) for name, value in update.scalars.items()})
         names = sorted(window.sums)
         world = self.context.world
-        told = float(self.context.leaving())
-        *sums, leaving = sum_over_ranks([*(window.sums[n] for n in names), told], world, self.device)
+        notice = float(self.context.leaving())
+        *sums, leaving = sum_over_ranks([*(window.sums[n] for n in names), notice], world, self.device)
         self.leaving = leaving > 0
         total = {"nonfinite": 0.0} | dict(zip(names, sums))
         total["nonfinite"] /= shared
@@ -100,8 +101,9 @@ class Stepper:
         return means | norms | {"spikes": float(spikes)}
 
     def _step_down(self, step: int, reason: str) -> bool:
-        """The next rung of the tangent's ladder from the next step on; False if none is allowed or left, or the method
-        has no tangent.
+        """Switch to the next more robust tangent from the next step on.
+
+        Return False if none is allowed or left, or if the method has no tangent.
         """
         rung = next_rung(self.tangent)
         if not self.tangent_fallback or rung is None or self.build_method(rung) == self.method:

@@ -1,4 +1,4 @@
-"""The training loop: steps, and between them logs, probes, candidates and checkpoints."""
+"""The training loop: steps, with logs, probes, candidates and checkpoints between them."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from rcm_core.training.train_step import Stepper
 
 @dataclass(kw_only=True)
 class Trainer(Stepper):
-    """Steps to the end, with what happens between them at intervals."""
+    """Run all steps, and write logs, probes, candidates and checkpoints at their intervals."""
 
     candidates: Path
     candidate_precision: str = "float32"
     keep_candidates: int | None = None
-    """Newest steps whose candidates stay; None: all."""
+    """Number of newest steps whose candidates are kept; None: all."""
     probe: Probe | None = None
     step: int = 0
     curves: Curves = field(default_factory=Curves)
 
     def __post_init__(self) -> None:
-        """Restores the newest checkpoint of this run if there is one."""
+        """Restore the newest checkpoint of this run if it has one."""
         super().__post_init__()
         folder = self.context.resume()
         if folder is not None:
@@ -43,7 +43,7 @@ class Trainer(Stepper):
 
     @property
     def ended(self) -> bool:
-        """Whether the last step is done, or the health said that it is enough."""
+        """True after the last step or once the health checks have decided to stop."""
         return self.step >= self.settings.iterations or self.health.verdict is not None
 
     def _restore(self, folder: Path) -> None:
@@ -58,9 +58,9 @@ class Trainer(Stepper):
         self._say(f"resumed at step {self.step} of {self.settings.iterations} on {ranks}")
 
     def run(self) -> None:
-        """Trains to the end, or until a probe ends it: logs, probes, candidates, checkpoints at their intervals.
+        """Train to the last step, or until a probe stops the run.
 
-        InputError if the student became of no use before there was a candidate.
+        InputError if the student collapsed or drifted before the first candidate.
         """
         last, started = self.step, time.perf_counter()
         if self.step == 0:
@@ -78,7 +78,7 @@ class Trainer(Stepper):
                 self._keep(writer)
 
     def _keep(self, writer: Writer) -> None:
-        """Candidates and checkpoints that are due after a step; leaves when the ranks have been told to."""
+        """Write the candidates and checkpoints that are due after a step; exit after a preemption notice."""
         if self.ended:
             self._end()
         elif self.step % self.settings.candidate_every == 0:
@@ -88,13 +88,11 @@ class Trainer(Stepper):
         writer.check()
         if self.leaving and not self.ended:
             writer.wait()
-            self._say(
-                f"told to leave: checkpoint at step {self.step}; started again, the run goes on from there"
-            )
+            self._say(f"preemption notice: checkpoint at step {self.step}; restart the run to resume from it")
             self.context.leave()
 
     def _probe(self) -> None:
-        """Probes the student if it is due: before the first step, at the interval, after the last step."""
+        """Probe the student if a probe is due: before the first step, at the interval, after the last step."""
         last = self.step == self.settings.iterations
         if self.probe is None or not (self.step % self.probe.every == 0 or last):
             return
@@ -104,15 +102,14 @@ class Trainer(Stepper):
         self._say(self.curves.line(self.step, self.settings.iterations, reading.scalars()))
 
     def _end(self) -> None:
-        """The last candidates, unless the student is of no use; then those from before are all there is."""
+        """Write the last candidates; after a collapse or drift keep only the earlier ones."""
         verdict = self.health.verdict
         if verdict is None or not verdict.useless:
             self._write_candidates()
         elif earliest_step(self.settings.candidate_every, self.step, self.keep_candidates) >= verdict.since:
             raise InputError(
-                f"step {verdict.step}: {verdict.reason}; there is no candidate from before; lower train.lr, raise"
-                " method.warmup, write candidates more often (train.candidate_every), or keep more of them"
-                " (train.keep_candidates)"
+                f"training stopped at step {verdict.step}: {verdict.reason}. No earlier candidate to fall back on;"
+                " lower train.lr, raise method.warmup, lower train.candidate_every or raise train.keep_candidates"
             )
         elif self.context.rank == 0:
             drop_candidates(self.candidates, verdict.since)
@@ -127,7 +124,7 @@ class Trainer(Stepper):
             keep_newest(self.candidates, self.keep_candidates)
 
     def save(self, writer: Writer) -> None:
-        """Begins a full-state checkpoint; every rank together."""
+        """Begin a full-state checkpoint; a collective."""
         progress: dict[str, Any] = {
             "step": self.step,
             "student_updates": self.student_updates,

@@ -1,4 +1,4 @@
-"""Warm start: the student of an earlier teacher, moved by what has changed in the teacher since.
+"""Warm start: the student of an earlier teacher plus the change in the teacher's weights.
 
     student = student_old + (teacher_new - teacher_old), tensor by tensor
 
@@ -30,16 +30,16 @@ KEY = "train.warm_start"
 
 
 class Origin(NamedTuple):
-    """An earlier student and its teacher, here and checked to belong together."""
+    """Local folders of an earlier student and the teacher that it was distilled from."""
 
     student: Path
     teacher: Path
     hashes: dict[str, str]
-    """Of their contents, by the parameter that names them."""
+    """Content hashes of both folders by the parameter that names them."""
 
 
 def resolve(section: WarmStart, family: str, workspace: Path, cache: Path) -> Origin:
-    """What ``section`` names, fetched into ``cache`` if it is on S3.
+    """Return the folders that ``section`` names, fetched into ``cache`` if they are on S3.
 
     InputError unless it is a published student of ``family`` and exactly the teacher that it was distilled from.
     """
@@ -48,23 +48,23 @@ def resolve(section: WarmStart, family: str, workspace: Path, cache: Path) -> Or
     facts = _facts(student, section.student)
     if facts["family"] != family:
         raise InputError(
-            f"{KEY}.student {section.student} is of the family {facts['family']}, the teacher of {family};"
+            f"{KEY}.student {section.student} belongs to the family {facts['family']}, but the teacher to {family};"
             " give a student of the same family, or set train.warm_start to null"
         )
     if (variant := facts["teacher"].get("variant")) is not None:
         teacher = plain_view(teacher, variant)
-    found, expected = sha256_folder(teacher), facts["teacher"]["hash"]
-    if found != expected:
+    teacher_hash, expected = sha256_folder(teacher), facts["teacher"]["hash"]
+    if teacher_hash != expected:
         raise InputError(
-            f"{KEY}.teacher {section.teacher} has content hash {found}, but the student was distilled from {expected};"
-            " give that teacher, or set train.warm_start to null"
+            f"{KEY}.teacher {section.teacher} has content hash {teacher_hash}, but the student was distilled from"
+            f" {expected}; give that teacher, or set train.warm_start to null"
         )
-    hashes = {f"{KEY}.student": sha256_folder(student), f"{KEY}.teacher": found}
+    hashes = {f"{KEY}.student": sha256_folder(student), f"{KEY}.teacher": teacher_hash}
     return Origin(student, teacher, hashes)
 
 
 class Moved(Mapping[str, Tensor]):
-    """begin + (after - before), each tensor computed when it is asked for: no network of them is ever whole."""
+    """begin + (after - before), computed tensor by tensor on access: no whole network is held in memory."""
 
     def __init__(
         self, begin: Mapping[str, Tensor], before: Mapping[str, Tensor], after: Mapping[str, Tensor]
@@ -85,7 +85,7 @@ class Moved(Mapping[str, Tensor]):
 
 
 def initial_weights(family: Family, student: Path, old: Path, new: Path) -> Mapping[str, Tensor]:
-    """The new student's first weights; exactly the old student's if the teachers are equal.
+    """Return the new student's initial weights; exactly the old student's if the teachers are equal.
 
     InputError names the setting or the tensor in which the three networks differ.
     """
@@ -115,7 +115,7 @@ def _refuse_other_config(network_class: str, folder: Path, new: Path) -> None:
 
 
 def _config(network_class: str, folder: Path) -> dict[str, Any]:
-    """All of the network's settings, those too that its file leaves to diffusers, without the notes of diffusers."""
+    """Return all settings of the network, including diffusers' defaults, without diffusers' private keys."""
     path = folder / "transformer/config.json"
     if not path.is_file():
         raise InputError(f"{folder} has no transformer/config.json; {KEY} needs folders in diffusers layout")
@@ -134,6 +134,6 @@ def _facts(student: Path, given: str) -> dict[str, Any]:
 
 
 def _here(given: str, endpoint: str | None, workspace: Path, cache: Path) -> Path:
-    """``given`` as a local folder."""
-    otherwise = f"{KEY} names {given}, which is no folder that exists; give one, or s3://bucket/prefix"
+    """Return the local folder of ``given``."""
+    otherwise = f"{KEY} names {given}, which is not an existing folder; give a folder or s3://bucket/prefix"
     return folder_of(given, endpoint, workspace, cache / "warm_start", otherwise)

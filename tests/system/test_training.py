@@ -186,7 +186,7 @@ def test_ray_gives_the_bits_of_two_processes_also_when_one_is_told_to_leave_and_
     run.wait_for(lambda: resumptions(run.log.read_text()), "resumption")
     signal_a_worker(run, 2)
     said = run.end()
-    assert re.search(r"told to leave: checkpoint at step (\d+);", said)[1] == str(resumptions(said)[0])  # type: ignore[index]
+    assert re.search(r"preemption notice: checkpoint at step (\d+);", said)[1] == str(resumptions(said)[0])  # type: ignore[index]
     assert "lost rank" in said
     assert hashes(run.workspace) == hashes(two_ranks)
 
@@ -199,7 +199,7 @@ def test_torchrun_gives_the_bits_of_ray_s_workers_also_when_told_to_leave_and_wh
     run.wait_for(run.checkpoints, "checkpoint")
     run.process.terminate()
     assert run.process.wait(PATIENCE)
-    left = re.search(r"told to leave: checkpoint at step (\d+);", run.log.read_text())
+    left = re.search(r"preemption notice: checkpoint at step (\d+);", run.log.read_text())
     assert left
 
     again = start(folder, {"RCM_EXECUTOR": "torchrun"}, torchrun(2, "--max-restarts=1"))

@@ -1,4 +1,4 @@
-"""Checkpoints that are written beside the training, one at a time."""
+"""Asynchronous checkpoints: a thread writes one at a time while training continues."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from rcm_core.training.checkpointing import checkpoint
 
 
 class Writer:
-    """Takes a copy of the state on the CPU; a thread writes it below ``place`` and reports it to ``context``.
+    """Copy the state to the CPU; a thread writes it below ``place`` and reports it to ``context``.
 
-    Every rank has one, and all begin together. Ranks agree in a group of their own: the training goes on in theirs.
+    Every rank has a writer, and all begin a checkpoint together. Writers use their own process group, so that
+    training can use its group at the same time.
     """
 
     def __init__(self, context: TrainContext, place: Path) -> None:
@@ -35,7 +36,9 @@ class Writer:
         self._open = ExitStack()
 
     def __enter__(self) -> Writer:
-        self._open.enter_context(checkpoint.alone_if_one())  # here: what warns is the same for all threads
+        self._open.enter_context(
+            checkpoint.alone_if_one()
+        )  # in the main thread: warning filters are per process
         self._pool = self._open.enter_context(ThreadPoolExecutor(1, thread_name_prefix="checkpoint"))
         return self
 
@@ -46,21 +49,21 @@ class Writer:
             if kind is None:
                 self.wait()
             elif self._pending is not None:
-                wait([self._pending])  # what ended the training is what is raised
+                wait([self._pending])  # without its error, so that the training's own error is raised
 
     def begin(self, state: dict[str, Any], progress: dict[str, Any], step: int) -> None:
-        """Waits for the checkpoint before, copies ``state`` and ``progress`` and returns; a collective."""
+        """Wait for the previous checkpoint, copy ``state`` and ``progress``, and return; a collective."""
         self.wait()
         copied = self._copy_to_cpu(state)
         self._pending = self._pool.submit(self._write, copied, deepcopy(progress), step)
 
     def _copy_to_cpu(self, state: dict[str, Any]) -> dict[str, Any]:
-        """On the CPU; quantised moments one by one, for the stager does not know them."""
+        """Copy ``state`` to the CPU; quantised moments are copied here because DCP's stager does not support them."""
         leaves, shape = tree_flatten(state)
         quantised = {i: _copy(leaf) for i, leaf in enumerate(leaves) if _is_quantised(leaf)}
         plain = tree_unflatten([None if i in quantised else leaf for i, leaf in enumerate(leaves)], shape)
         staged = self._stager.stage(plain)
-        assert isinstance(staged, dict)  # not a future: staging is asked to be over when it returns
+        assert isinstance(staged, dict)  # not a future: staging is synchronous
         leaves, shape = tree_flatten(staged)
         whole: dict[str, Any] = tree_unflatten(
             [quantised.get(i, leaf) for i, leaf in enumerate(leaves)], shape
@@ -68,18 +71,18 @@ class Writer:
         return whole
 
     def check(self) -> None:
-        """Raises what the thread has raised, if it has."""
+        """Raise the thread's error if it failed."""
         if self._pending is not None and self._pending.done():
             self.wait()
 
     def wait(self) -> None:
-        """Until the checkpoint that was begun is complete; raises what the thread has raised."""
+        """Wait until the current checkpoint is complete; raise the thread's error if it failed."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
 
     def _write(self, state: dict[str, Any], progress: dict[str, Any], step: int) -> None:
-        self.place.mkdir(parents=True, exist_ok=True)  # where space was asked for
+        self.place.mkdir(parents=True, exist_ok=True)  # the folder whose free space was checked
         with TemporaryDirectory(dir=self.place, prefix="writing-") as name:
             checkpoint.save(Path(name), state, progress, self.context.rank, self._group)
             self.context.report({"step": float(step)}, Path(name), step)

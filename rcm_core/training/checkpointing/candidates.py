@@ -22,7 +22,7 @@ def write_candidates(
     guidance: float | None = None,
     precision: str = "float32",
 ) -> None:
-    """Write the student of ``step`` once for each EMA length, in ``precision``; a LoRA as matrices. A collective."""
+    """Write the student of ``step`` for each EMA length in ``precision``, or its LoRA matrices; a collective."""
     for length in ema.exponents:
         weights = checkpoint.full_tensors({**student.state_dict(), **ema.weights(length)}, wanted=rank == 0)
         if rank == 0:
@@ -45,7 +45,7 @@ def drop_candidates(root: Path, since: int) -> None:
 
 
 def keep_newest(root: Path, count: int) -> None:
-    """Remove the candidates of all steps but the newest ``count``."""
+    """Remove all candidates except those of the newest ``count`` steps."""
     written = _list_written(root)
     kept = sorted(set(written.values()))[-count:]
     for folder, step in written.items():
@@ -54,7 +54,7 @@ def keep_newest(root: Path, count: int) -> None:
 
 
 def earliest_step(every: int, step: int, keep: int | None) -> int:
-    """The first step whose candidates are there at ``step``, which has none itself; ``step`` if there are none."""
+    """Return the earliest step before ``step`` whose candidates are still on disk; ``step`` if none is."""
     before = list(range(every, step, every))
     return (before[-(keep or len(before)) :] or [step])[0]
 

@@ -32,15 +32,15 @@ from rcm_core.storage.schemas import Progress
 from rcm_core.training.ema import PowerEMA
 
 DAMAGED = (CheckpointException, UnpicklingError, EOFError, OSError)
-"""What DCP raises for files that are missing, cut off or overwritten."""
+"""Errors that DCP raises for files that are missing, truncated or overwritten."""
 
 
 def gather(
     modules: Mapping[str, nn.Module], optimisers: Mapping[str, torch.optim.Optimizer], ema: PowerEMA
 ) -> dict[str, Any]:
-    """The tensors of the whole training state; under FSDP every rank holds its shards.
+    """Return the tensors of the whole training state; under FSDP every rank has its shards.
 
-    An optimiser that has made no step has no state yet; asking torch for it would make one and count a step.
+    An optimiser without a step has no state yet; asking torch for it would create one and count a step.
     """
     stepped = {role: optimiser for role, optimiser in optimisers.items() if optimiser.state}
     return {
@@ -52,13 +52,13 @@ def gather(
 
 @contextmanager
 def alone_if_one() -> Iterator[None]:
-    """Lets DCP save and load without collectives, as one rank alone does.
+    """Allow DCP to save and load without collectives if there is only one rank.
 
-    Gloo's threads would open OpenMP teams of their own for them; with more threads than cores GNU OpenMP stops to
-    spin at its barriers, and every later step of a small network takes half as long again.
+    Collectives would make Gloo's threads open their own OpenMP teams. With more threads than cores GNU OpenMP stops
+    spinning at its barriers, and every later step of a small network takes 50 % longer.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # it is meant so
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)  # this is intended
         yield
 
 
@@ -69,9 +69,9 @@ def save(
     rank: int,
     group: dist.ProcessGroup | None,
 ) -> None:
-    """Writes this rank's part of ``state`` into ``folder``, and on rank 0 ``progress`` (plain JSON values).
+    """Write this rank's part of ``state`` into ``folder``, and on rank 0 ``progress`` (plain JSON values).
 
-    The ranks agree in ``group``; None: there is one. Within ``alone_if_one``.
+    ``group``: the process group of the ranks; None: one rank alone. Call this within ``alone_if_one``.
     """
     state_dict_saver.save(state, checkpoint_id=folder, process_group=group, no_dist=group is None)
     if rank == 0:
@@ -84,14 +84,16 @@ def load(
     optimisers: Mapping[str, torch.optim.Optimizer],
     ema: PowerEMA,
 ) -> dict[str, Any]:
-    """Restores everything from ``folder``, resharding if the number of ranks changed; returns the saved progress.
+    """Restore everything from ``folder``, resharding if the number of ranks changed; return the saved progress.
 
-    Loading is total: DCP raises on a key that is missing.
+    DCP raises if a key is missing.
     """
-    place, remedy = folder / "progress.json", f"remove {folder} to go on from an earlier checkpoint"
+    place, remedy = folder / "progress.json", f"remove {folder} to resume from an earlier checkpoint"
     progress: dict[str, Any] = fit(Progress, read_text(place, remedy), str(place), remedy)
     try:
-        FileSystemReader(folder).read_metadata()  # here: DCP would log what it raises, and go on
+        FileSystemReader(
+            folder
+        ).read_metadata()  # checked here because DCP only logs this error and continues
     except (OSError, *UNPICKLING) as error:
         raise InputError(
             f"checkpoint {folder} cannot be read ({named_line(error, 200)}); {remedy}"
@@ -105,7 +107,7 @@ def load(
             state_dict_loader.load(state, checkpoint_id=folder, no_dist=dist.get_world_size() == 1)
     except DAMAGED as error:
         failures = error.failures if isinstance(error, CheckpointException) else {}
-        cause = next((failure for failure, _ in failures.values()), error)  # of the first rank that has one
+        cause = next((failure for failure, _ in failures.values()), error)  # the first failed rank's
         reason = named_line(cause, 200)
         raise InputError(f"checkpoint {folder} cannot be read ({reason}); {remedy}") from error
     for role, net in modules.items():
@@ -117,12 +119,13 @@ def load(
 
 
 def full_tensors(tensors: Mapping[str, Tensor], wanted: bool = True) -> dict[str, Tensor]:
-    """Unsharded contiguous CPU copies, none on a rank where they are not ``wanted``; a collective under FSDP, so every
-    rank calls it.
+    """Return unsharded contiguous CPU copies, or nothing on ranks with ``wanted`` False.
+
+    A collective under FSDP, so every rank must call it.
     """
-    found = {}
+    copies = {}
     for name, tensor in tensors.items():
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         if wanted:
-            found[name] = whole.detach().cpu().contiguous().clone()
-    return found
+            copies[name] = whole.detach().cpu().contiguous().clone()
+    return copies

@@ -1,1 +1,1 @@
-"""Parallelism applied from outside to networks written for one device."""
+"""Parallelism for networks that are written for one device."""

@@ -1,4 +1,4 @@
-"""Activation checkpointing: blocks whose inside is computed again in the backward pass."""
+"""Activation checkpointing: the backward pass recomputes the activations of blocks."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ SAVED = (
     "mm", "addmm", "bmm", "_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention",
     "_scaled_dot_product_cudnn_attention", "_scaled_dot_product_flash_attention_for_cpu",
 )  # fmt: skip
-"""Operators whose results "matmuls" keeps."""
+"""Operators whose results "matmuls" saves."""
 Forward = Callable[..., Any]
 
 
 def checkpoint_blocks(
-    blocks: Sequence[nn.Module], kind: str, kept: Callable[[Forward], Forward] = lambda forward: forward
+    blocks: Sequence[nn.Module], kind: str, wrap: Callable[[Forward], Forward] = lambda forward: forward
 ) -> None:
-    """From now on backward makes the inside of ``blocks`` again: all of it ("blocks"), or but for the results of matrix
-    products and attentions ("matmuls"). ``kept`` of a forward is what is made again.
+    """Apply activation checkpointing to ``blocks``: "blocks" recomputes everything; "matmuls" saves the outputs of
+    matrix products and attention; "none" does nothing. ``wrap(forward)`` is what backward recomputes.
     """
     if kind == "none":
         return
@@ -31,14 +31,14 @@ def checkpoint_blocks(
     def policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:  # noqa: ARG001
         return CheckpointPolicy.MUST_SAVE if operator in save else CheckpointPolicy.PREFER_RECOMPUTE
 
-    def again(plain: Forward, *args: Any, **kwargs: Any) -> Any:
+    def run(plain: Forward, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return plain(*args, **kwargs)
-        plain = kept(plain)
+        plain = wrap(plain)
         if not save:
             return checkpoint(plain, *args, use_reentrant=False, **kwargs)
         choose = partial(create_selective_checkpoint_contexts, policy)
         return checkpoint(plain, *args, use_reentrant=False, context_fn=choose, **kwargs)
 
     for block in blocks:
-        block.forward = partial(again, block.forward)  # type: ignore[method-assign]
+        block.forward = partial(run, block.forward)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Operations over the ranks of a training, and over weights and gradients that may be sharded."""
+"""Collectives over the ranks of a training, and operations on weights and gradients that may be sharded."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torch.distributed.tensor import DTensor
 
 @torch.no_grad()
 def move_towards(follower: Sequence[torch.Tensor], leader: Sequence[torch.Tensor], rate: float) -> None:
-    """follower <- (1 - rate) follower + rate leader, tensor by tensor, shard by shard."""
+    """Set follower = (1 - rate) follower + rate leader in place, tensor by tensor and shard by shard."""
     pairs = list(zip(follower, leader, strict=True))
-    for sharded in (False, True):  # no operation takes both kinds
+    for sharded in (False, True):  # torch._foreach takes only one kind at a time
         some = [(f, p) for f, p in pairs if isinstance(f, DTensor) is sharded]
         if some:
             torch._foreach_lerp_([f for f, _ in some], [p for _, p in some], rate)
 
 
 def reshard(module: nn.Module) -> None:
-    """Frees what a forward without a backward has left gathered; nothing on a single rank.
+    """Free the parameters that a forward without a backward left gathered; without effect if nothing is sharded.
 
-    FSDP2 keeps the weights outside the blocks whole until the next backward. Who changes or reads weights in between
-    would change or read copies that the shards know nothing of.
+    FSDP2 keeps the parameters outside the blocks gathered until the next backward. Code that reads or writes weights
+    before then would use copies that are out of sync with the shards.
     """
     for part in module.modules():
         if isinstance(part, FSDPModule):
@@ -34,7 +34,7 @@ def reshard(module: nn.Module) -> None:
 
 
 def of_first_rank(values: list[float], world: int, device: torch.device) -> list[float]:
-    """The first rank's ``values`` on every rank; a collective."""
+    """Broadcast the first rank's ``values`` to every rank; a collective."""
     if world == 1:
         return values
     shared = torch.tensor(values, dtype=torch.float64, device=device)
@@ -43,7 +43,7 @@ def of_first_rank(values: list[float], world: int, device: torch.device) -> list
 
 
 def sum_over_ranks(values: list[float], world: int, device: torch.device) -> list[float]:
-    """Each value summed over the ranks, in float64; a collective."""
+    """Sum each value over the ranks, in float64; a collective."""
     if world == 1:
         return values
     total = torch.tensor(values, dtype=torch.float64, device=device)
@@ -52,7 +52,7 @@ def sum_over_ranks(values: list[float], world: int, device: torch.device) -> lis
 
 
 def average_gradients(module: nn.Module, world: int) -> None:
-    """Gradients of what is not sharded, averaged over the ranks as FSDP does with its own; a collective."""
+    """Average the gradients of unsharded parameters over the ranks, as FSDP does for sharded ones; a collective."""
     if world == 1:
         return
     for p in module.parameters():
@@ -63,19 +63,19 @@ def average_gradients(module: nn.Module, world: int) -> None:
 
 
 def gradient_norm(module: nn.Module) -> float:
-    """L2 norm of all gradients of ``module``, over all shards."""
+    """Return the L2 norm of all gradients of ``module``, over all shards."""
     return math.hypot(*(_norm(kind) for kind in _gradients(module)))
 
 
 def scale_gradients(module: nn.Module, factor: float) -> None:
-    """Multiplies all gradients of ``module``."""
+    """Multiply all gradients of ``module`` by ``factor``."""
     for kind in _gradients(module):
         if kind:
             torch._foreach_mul_(kind, factor)
 
 
 def _gradients(module: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Whole gradients and sharded ones: no operation takes both."""
+    """Return unsharded and sharded gradients separately: no operation takes both."""
     every = [p.grad for p in module.parameters() if p.grad is not None]
     return [g for g in every if not isinstance(g, DTensor)], [g for g in every if isinstance(g, DTensor)]
 

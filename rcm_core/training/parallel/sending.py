@@ -1,4 +1,4 @@
-"""Weights from the first rank, tensor by tensor, into a network that lies over all ranks."""
+"""Broadcast of weights from the first rank, tensor by tensor, into a network that is sharded over all ranks."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def fill_from_first_rank(
 ) -> None:
     """Fill ``network``, sharded or not, from the pipeline in ``folder``, or with ``weights``; a collective.
 
-    The first rank alone reads them. Beside its own part a rank holds one tensor at a time; the first rank also has at
-    most ``weights.CHUNK`` of one file mapped. ValueError if names differ from the network's own.
+    Only the first rank reads the weights. In addition to its own shard a rank holds one tensor at a time; the first
+    rank also maps at most ``weights.CHUNK`` of one file. ValueError if names differ from the network's own.
     """
     own = dict(network.state_dict())
 
     def place(name: str, value: Tensor) -> None:
         if name not in own:
-            raise ValueError(f"the network has no weights {name}; export it again")
+            raise ValueError(f"{folder} has weights {name}, which the network lacks; export it again")
         _copy(value, own.pop(name))
 
     if dist.get_rank():
-        while (told := _tell(None)) is not None:
-            name, shape, dtype = told
+        while (header := _tell(None)) is not None:
+            name, shape, dtype = header
             value = torch.empty(shape, dtype=dtype, device=device)
             dist.broadcast(value, 0)
             place(name, value)
@@ -51,24 +51,24 @@ def fill_from_first_rank(
         if weights is None:
             with loading(Target(send=send)):
                 loaded = family.load_network(folder)
-            # those of a family that loads in its own way
+            # weights that the family loaded without Target
             weights = {n: v for n, v in loaded.state_dict().items() if n in own and not v.is_meta}
         for name in weights:
             send(name, weights[name])
         _tell(None)
     if own:
-        raise ValueError(f"no weights came for {sorted(own)[:3]}; export the network again")
+        raise ValueError(f"{folder} has no weights for {sorted(own)[:3]}; export the network again")
 
 
-def _tell(said: tuple[str, torch.Size, torch.dtype] | None) -> tuple[str, torch.Size, torch.dtype] | None:
-    """What the first rank says, on every rank."""
-    words = [said]
-    dist.broadcast_object_list(words, 0)
-    return words[0]
+def _tell(header: tuple[str, torch.Size, torch.dtype] | None) -> tuple[str, torch.Size, torch.dtype] | None:
+    """Broadcast the first rank's ``header`` (name, shape, dtype) to every rank; None ends the transfer."""
+    headers = [header]
+    dist.broadcast_object_list(headers, 0)
+    return headers[0]
 
 
 def _copy(whole: Tensor, part: Tensor) -> None:
-    """``part``, or this rank's shard of it, becomes ``whole``."""
+    """Copy ``whole`` into ``part``, or into this rank's shard of it."""
     if isinstance(part, DTensor):
         sharded = distribute_tensor(whole, part.device_mesh, part.placements, src_data_rank=None)
         part.to_local().copy_(sharded.to_local())

@@ -1,5 +1,5 @@
-"""Parallelism applied from outside to single-device networks, in this order: activation checkpointing, which replaces
-a block's forward; context parallelism, whose hooks surround blocks and attentions; sharding with its precision.
+"""Parallelism for single-device networks, applied in this order: activation checkpointing, which replaces a block's
+forward; context parallelism, whose hooks surround blocks and attentions; sharding with mixed precision.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ PLAIN = ParallelSection(replicas=1, context=1, precision="float32", checkpointin
 
 @dataclass(frozen=True)
 class ShardingPlan:
-    """How all networks of a training lie over its ranks."""
+    """How all networks of a training are distributed over its ranks."""
 
     section: ParallelSection
     world: int
     mesh: DeviceMesh | None
-    """Over which weights are sharded, and first replicated if it has two dimensions; None: they are whole."""
+    """Device mesh of FSDP, with a first dimension of replicas if it has two; None: weights are not sharded."""
     group: dist.ProcessGroup | None
-    """The ranks that share a state with this one."""
+    """The context-parallel group of this rank; None: no context parallelism."""
 
     @classmethod
     def of(cls, section: ParallelSection, world: int, device: torch.device) -> ShardingPlan:
-        """A collective; InputError if ``world`` ranks do not divide so."""
+        """Build the plan of ``section`` for ``world`` ranks; a collective. InputError if they do not divide evenly."""
         divide_workers(section, world, "training")
         refuse_precision(section.precision, device)
         group = None
@@ -58,7 +58,7 @@ class ShardingPlan:
             mesh = init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard"))
         elif (
             world > 1 or section.precision != "float32" or section.offload
-        ):  # what FSDP does, also for one rank
+        ):  # FSDP implements precision and offloading, on one rank too
             mesh = init_device_mesh(device.type, (world,))
         return cls(section, world, mesh, group)
 
@@ -66,9 +66,9 @@ class ShardingPlan:
         self, role: str, folder: Path, family: Family, device: torch.device, extras: Sequence[str] = (),
         weights: Mapping[str, torch.Tensor] | None = None,
     ) -> Denoiser:  # fmt: skip
-        """The denoiser of the pipeline in ``folder``, spread, on ``device``; with ``weights`` if they are given.
+        """Load the denoiser of the pipeline in ``folder`` onto ``device`` and shard it; ``weights`` override its own.
 
-        Where it is sharded the first rank alone reads it, tensor by tensor, and sends every rank its part.
+        If it is sharded, only the first rank reads it, tensor by tensor, and broadcasts it.
         """
         away, frozen = role in self.section.offload, role == "teacher"
         if self.mesh is None or self.world == 1:
@@ -77,7 +77,7 @@ class ShardingPlan:
                 denoiser.network.load_state_dict(dict(weights))
             self.apply(
                 denoiser.requires_grad_(not frozen), away
-            )  # which moves block after block, if it shards
+            )  # if it shards, this moves block after block
             return denoiser
         denoiser = Denoiser(family.empty_network(folder), family, family.parameterisation(folder), extras)
         self.apply(denoiser.requires_grad_(not frozen), away)
@@ -86,18 +86,19 @@ class ShardingPlan:
         fill_from_first_rank(denoiser.network, folder, family, device, weights)
         if not away:
             return denoiser.to(device)
-        for module in denoiser.modules():  # has no extras, and its weights stay where they are
+        for module in denoiser.modules():  # it has no extras, and its weights stay on the CPU
             module._buffers = {name: b if b is None else b.to(device) for name, b in module._buffers.items()}
         return denoiser
 
     def apply(self, denoiser: Denoiser, away: bool = False) -> None:
-        """Checkpoints, splits and shards ``denoiser``, one unit per block of the family; ``away``: its shards are in
-        the machine's memory.
+        """Apply activation checkpointing, context parallelism and FSDP to ``denoiser``, one unit per block.
+
+        ``away``: its shards are offloaded to CPU.
         """
         checkpoint_blocks(denoiser.blocks(), self.section.checkpointing, denoiser.wrap_forward)
         if self.group is not None:
             tokens = denoiser.family.tokens
-            assert tokens is not None  # refused before
+            assert tokens is not None  # refuse_split raises first
             Ulysses(denoiser.network, tokens, self.group)
         if self.mesh is None:
             return
@@ -106,7 +107,7 @@ class ShardingPlan:
         home = CPUOffloadPolicy(pin_memory=self.mesh.device_type == "cuda") if away else OffloadPolicy()
         if low:
             denoiser.compute = torch.bfloat16
-            # the time enters in float32, so what goes into a unit is not cast
+            # the time is float32, so inputs of units are not cast
             policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
             exact = MixedPrecisionPolicy(torch.float32, torch.float32, output_dtype=torch.bfloat16)
             time = denoiser.network.get_submodule(denoiser.family.time_embedder)
@@ -117,5 +118,5 @@ class ShardingPlan:
 
 
 def shard(denoiser: Denoiser, world: int, device: torch.device) -> None:
-    """FSDP2 over all ranks, one unit per block of the family; nothing on a single rank."""
+    """Apply FSDP2 over all ranks, one unit per block of the family; without effect on a single rank."""
     ShardingPlan.of(PLAIN, world, device).apply(denoiser)

@@ -1,11 +1,11 @@
-"""Context parallelism after Ulysses (Jacobs et al., arXiv 2309.14509), applied from outside to diffusers' modules.
+"""Context parallelism by Ulysses (Jacobs et al., arXiv 2309.14509) for unmodified diffusers modules.
 
-Between the first block and the last layer every rank has its share of a state's tokens, and around each attention over
-tokens it has all tokens for its share of the heads. Text is whole on every rank. All that crosses ranks is linear, and
-each exchange's backward is its transpose, its tangent itself: so gradients and tangents are those of one rank.
+Between the first block and the last layer every rank holds its share of a sample's tokens. In each attention over
+tokens it holds all tokens for its share of the heads. Every rank has the whole text. All exchanges are linear: the
+backward of one is its transpose, its tangent the same exchange. So gradients and tangents equal those of one rank.
 
-Every rank computes the whole loss from the gathered output. The gradients' mean over all ranks, which data parallelism
-takes anyway, is then the gradient: the transposes sum over the ranks of a state, and the mean divides by them.
+Every rank computes the whole loss from the gathered output. The transposes sum over the ranks of a context-parallel
+group, and data parallelism's mean over all ranks divides by their number: the result is the gradient.
 """
 
 from __future__ import annotations
@@ -23,20 +23,22 @@ from rcm_core.jvp import Dual
 from rcm_core.protocols import Tokens
 
 HEADS, SEQUENCE = 1, 2
-"""Dimensions of queries, keys and values [B, heads, tokens, width]."""
+"""Dimensions of heads and tokens in queries, keys and values [B, heads, tokens, width]."""
 Group = dist.ProcessGroup
 
 
 class Ulysses(TorchFunctionMode):
-    """Splits a network's tokens over ``group`` as ``plan`` says; as a mode it turns attention over tokens around."""
+    """Split a network's tokens over ``group`` as ``plan`` says; the function mode exchanges tokens for heads around
+    attention.
+    """
 
     def __init__(self, network: nn.Module, plan: Tokens, group: Group) -> None:
-        """Hooks ``network`` for good."""
+        """Register permanent hooks on ``network``."""
         super().__init__()
         self.plan, self.group, self.size, self.rank = plan, group, group.size(), group.rank()
         self.text = "none"
         self.local, self.length = 0, 0
-        """Tokens of a state on this rank, and of the text beside them in an attention."""
+        """Number of a sample's tokens on this rank, and of the text tokens that precede them in an attention."""
         entry = network.get_submodule(plan.entry)
         if plan.tokens_are_output_of_entry:
             entry.register_forward_hook(lambda _, __, out: self._split(out))
@@ -55,33 +57,33 @@ class Ulysses(TorchFunctionMode):
                 module.register_forward_hook(lambda *_: self.__exit__(None, None, None), always_call=True)  # type: ignore[no-untyped-call]
 
     def _opener(self, order: str) -> Callable[..., None]:
-        def before(module: nn.Module, given: Any) -> None:  # noqa: ARG001
+        def before(module: nn.Module, args: Any) -> None:  # noqa: ARG001
             self.text = order
             self.__enter__()  # type: ignore[no-untyped-call]
 
         return before
 
-    def _enter(self, module: nn.Module, given: Any, named: dict[str, Any]) -> Any:  # noqa: ARG002
+    def _enter(self, module: nn.Module, args: Any, named: dict[str, Any]) -> Any:  # noqa: ARG002
         if "hidden_states" in named:
-            return given, {**named, "hidden_states": self._split(named["hidden_states"])}
-        return (self._split(given[0]), *given[1:]), named
+            return args, {**named, "hidden_states": self._split(named["hidden_states"])}
+        return (self._split(args[0]), *args[1:]), named
 
     def _split(self, tokens: Any) -> Any:
-        """This rank's of ``tokens`` [B, tokens, width]; of value and tangent in the joint pass."""
+        """Return this rank's share of ``tokens`` [B, tokens, width]; in the joint pass, of value and tangent."""
         if isinstance(tokens, Dual):
             tangent = None if tokens.tangent is None else self._split(tokens.tangent)
             return Dual(self._split(tokens.primal), tangent)
         count = tokens.shape[1]
         if count % self.size:
             raise InputError(
-                f"a state has {count} tokens, which do not divide over train.parallel.context = {self.size} ranks;"
-                " change it, or the shape of the states"
+                f"a sample has {count} tokens, which train.parallel.context = {self.size} does not divide;"
+                " change train.parallel.context or the sample shape"
             )
         self.local = count // self.size
         return tokens.narrow(1, self.rank * self.local, self.local)
 
     def _split_rope(self, rows: Tensor) -> Tensor:
-        """The rows of this rank's tokens; those of the text stay where they are, before them."""
+        """Return the rotary rows of the text, which come first, and of this rank's tokens."""
         dim = self.plan.rope_dim
         text = rows.shape[dim] - self.size * self.local if self.plan.rope_covers_text else 0
         count = (rows.shape[dim] - text) // self.size
@@ -104,7 +106,8 @@ class Ulysses(TorchFunctionMode):
     ) -> Tensor:
         if options.get("attn_mask") is not None:
             raise InputError(
-                "attention over tokens has a mask, which cannot be split over ranks; set train.parallel.context to 1"
+                "attention over tokens has a mask, which context parallelism cannot split; set train.parallel.context"
+                " to 1"
             )
         self.length = query.shape[SEQUENCE] - self.local if self.text != "none" else 0
         out = attention(*(self._by_heads(x) for x in (query, key, value)), **options)
@@ -115,13 +118,13 @@ class Ulysses(TorchFunctionMode):
         )
 
     def _by_heads(self, x: Tensor) -> Tensor:
-        """All tokens for this rank's heads, from this rank's tokens for all heads."""
+        """Return all tokens for this rank's heads, from this rank's tokens for all heads."""
         tokens, text = self._parts(x)
         mine = None if text is None else text.chunk(self.size, HEADS)[self.rank]
         return self._join(exchange(tokens, self.group, HEADS, SEQUENCE), mine)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Tokens of the state, and of the text."""
+        """Split ``x`` into the tokens of the sample and those of the text."""
         if not self.length:
             return x, None
         count = x.shape[SEQUENCE] - self.length
@@ -136,21 +139,21 @@ class Ulysses(TorchFunctionMode):
 
 
 def check_heads(module: nn.Module, size: int) -> None:
-    """InputError unless the heads of an attention divide over ``size`` ranks."""
+    """Raise InputError unless ``size`` ranks divide the heads of an attention."""
     heads = getattr(module, "heads", size)
     if heads % size:
         raise InputError(
-            f"train.parallel.context {size} does not divide the {heads} heads of the network; choose one that does"
+            f"train.parallel.context = {size} does not divide the {heads} heads of the network; choose a divisor"
         )
 
 
 def exchange(x: Tensor, group: Group, scatter: int, collect: int) -> Tensor:
-    """All-to-all: part i of dimension ``scatter`` goes to rank i, what comes is put together along ``collect``."""
+    """All-to-all: send part i of dimension ``scatter`` to rank i and concatenate received parts along ``collect``."""
     return _Exchange.apply(x, group, scatter, collect)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def gather(x: Tensor, group: Group, dim: int) -> Tensor:
-    """Every rank's ``x``, put together along ``dim``."""
+    """All-gather: concatenate every rank's ``x`` along ``dim``."""
     return _Gather.apply(x, group, dim)  # type: ignore[no-any-return, no-untyped-call]
 
 

@@ -72,7 +72,7 @@ def test_where_the_student_began_is_no_drift() -> None:
     assert first(drifts(2.0, 1.9, 1.5, 1.2, 0.4), limits(drift=1.0)) is None
     found = first(drifts(2.0, 2.1, 2.1), limits(drift=1.0))
     assert found is not None
-    assert "beyond 2, where it began (brightness" in found.reason
+    assert "beyond 2, the value before training (brightness" in found.reason
 
 
 def test_patience_ends_with_the_probes_that_brought_nothing() -> None:

@@ -170,8 +170,8 @@ def test_a_collapse_before_the_first_candidate_as_a_user_meets_it(fresh: Path) -
     configure(fresh, {k.replace("__", "."): v for k, v in RUINOUS.items()})
     ended = launch(fresh, "train", environment(fresh, "local"))
     assert ended.returncode == 2
-    assert ended.stderr.startswith("error: step 4: the validation score was ")
-    assert "there is no candidate from before; lower train.lr" in ended.stderr
+    assert ended.stderr.startswith("error: training stopped at step 4: the validation score was ")
+    assert "No earlier candidate to fall back on; lower train.lr" in ended.stderr
     assert ended.stderr.count("\n") == 1
     assert not (fresh / "runs/train").exists()
 

@@ -147,8 +147,8 @@ def test_a_teacher_that_the_student_does_not_come_from_is_refused(fresh: Path) -
 @pytest.mark.parametrize(
     ("warm", "words"),
     [
-        ({"student": "nowhere"}, "names nowhere, which is no folder that exists"),
-        ({"teacher": "nowhere"}, "names nowhere, which is no folder that exists"),
+        ({"student": "nowhere"}, "names nowhere, which is not an existing folder"),
+        ({"teacher": "nowhere"}, "names nowhere, which is not an existing folder"),
         ({"student": "earlier/teacher"}, r"earlier/teacher has no student\.json"),
     ],
 )
@@ -159,7 +159,7 @@ def test_what_is_no_student_is_refused(fresh: Path, warm: dict[str, str], words:
 def test_another_family_is_refused(fresh: Path) -> None:
     path = fresh / NAMES["student"] / "student.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "family": "sana"}))
-    refused(fresh, NAMES, "is of the family sana, the teacher of wan")
+    refused(fresh, NAMES, "belongs to the family sana, but the teacher to wan")
 
 
 def test_another_architecture_is_refused_by_its_first_difference(fresh: Path) -> None:
@@ -216,6 +216,6 @@ def test_from_s3_it_is_the_same(fresh: Path, monkeypatch: pytest.MonkeyPatch) ->
                 system.put_file(str(path), f"{root}/{path.relative_to(fresh / place).as_posix()}")
         run(fresh, {**named, "endpoint": endpoint})
         elsewhere = {**named, "teacher": f"s3://{BUCKET}/nothing", "endpoint": endpoint}
-        with pytest.raises(InputError, match="nothing, which is no folder that exists"):
+        with pytest.raises(InputError, match="nothing, which is not an existing folder"):
             run(fresh, elsewhere)
     assert sha256_folder(fresh / "runs/train/candidates") == expected

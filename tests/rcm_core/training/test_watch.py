@@ -142,7 +142,7 @@ def test_a_collapse_before_the_first_candidate_is_an_error(folder: Path, tmp_pat
     made = trainer(
         folder, tmp_path, healthy, lr=FAST, probe=probe(), health=RULES, iterations=40, candidate_every=2
     )
-    message = r"step 4: the validation score was .* there is no candidate from before; lower train\.lr"
+    message = r"step 4: the validation score was .* No earlier candidate to fall back on; lower train\.lr"
     with pytest.raises(InputError, match=message):
         made.run()
 

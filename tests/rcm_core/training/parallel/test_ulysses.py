@@ -112,7 +112,7 @@ def alone(denoiser: Denoiser, size: int) -> Ulysses:
 
 def test_what_does_not_divide_is_refused(tmp_path: Path) -> None:
     build("sd3", tmp_path / "sd3")
-    with pytest.raises(InputError, match=r"train\.parallel\.context 4 does not divide the 2 heads"):
+    with pytest.raises(InputError, match=r"train\.parallel\.context = 4 does not divide the 2 heads"):
         alone(loaded(tmp_path / "sd3"), 4)
     denoiser = loaded(tmp_path / "sd3")
     alone(denoiser, 2)

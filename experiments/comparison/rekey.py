@@ -82,6 +82,7 @@ def _rekey_result(path: Path, params: Params, space: Path, same_protocol: bool) 
     keys = {
         "key": run_key(today, space),
         "params": digest(today.model_dump(mode="json", exclude={"report", "publish"})),
+        "method": today.method,  # whose keys may have new names
     }
     if same_protocol:
         keys["protocol"] = json.loads((path.parents[1] / "teacher.json").read_text())["protocol"]["hash"]

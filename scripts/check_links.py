@@ -1,29 +1,38 @@
-"""Every relative link in the Markdown files leads to a file, and every ``#anchor`` to a heading."""
+"""Check the Markdown files: links lead to files and headings, prose is wrapped, and its words are of today."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"```.*?```|`[^`]*`", re.DOTALL)
+WIDTH = 100
+"""Characters of a line of prose; tables, code, headings and a single long word may be longer."""
+OLD_WORDS = re.compile(
+    r"\b(mend(s|ed|ing)?|anew|but for|held against|dealt|laid over|(carry|carries|carried) on"
+    r"|(go|goes|going|gone|went) on|speaks? of|that there (is|are)|so many)\b"
+)
+"""Words that the project's English avoids; each has a plainer one (repair, again, except, compared with, continue)."""
+MARKER = re.compile(r"(\s*)([-*+]|\d+\.) ")
 
 
 def anchor(heading: str) -> str:
-    """The anchor that GitHub gives a heading."""
+    """Return the anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
 def anchors(path: Path) -> set[str]:
-    """All anchors of a Markdown file."""
+    """Return all anchors of a Markdown file."""
     return {anchor(m.group(1)) for m in re.finditer(r"^#+\s+(.*)$", path.read_text(), re.MULTILINE)}
 
 
-def find_broken(path: Path) -> list[str]:
-    """Links in ``path`` that lead nowhere."""
+def find_broken_links(path: Path) -> list[str]:
+    """Return the links in ``path`` that lead nowhere."""
     found = []
     for target in LINK.findall(FENCE.sub("", path.read_text())):
         if "://" in target or target.startswith("mailto:"):
@@ -32,15 +41,65 @@ def find_broken(path: Path) -> list[str]:
         goal = (path.parent / name).resolve() if name else path
         missing = not goal.exists() or (fragment and goal.suffix == ".md" and fragment not in anchors(goal))
         if missing:
-            found.append(f"{path.relative_to(ROOT)}: {target}")
+            found.append(f"{target} leads nowhere; correct the link")
     return found
 
 
+def text_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a Markdown text outside code blocks, with their numbers from 1."""
+    fenced = code = False
+    blank, indent = True, 0  # of the line before; of the list item that the line belongs to
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+            continue
+        if fenced:
+            continue
+        if not line.strip():
+            blank = True
+            continue
+        start, item = len(line) - len(line.lstrip()), MARKER.match(line)
+        if start < indent and not (item and start):
+            indent = 0
+        code = start >= indent + 4 and (blank or code) and not (indent and item)
+        blank = False
+        if code:
+            continue
+        if item:
+            indent = item.end()
+        yield number, line
+
+
+def find_long_lines(text: str) -> list[str]:
+    """Return the lines of prose that are longer than ``WIDTH`` and can be wrapped."""
+    return [
+        f"line {number} has {len(line)} characters; wrap prose at {WIDTH}"
+        for number, line in text_lines(text)
+        if len(line) > WIDTH
+        and not re.match(r"\s*(\||#|!\[|<!--)", line)
+        and len(MARKER.sub("", line, count=1).split()) > 1
+    ]
+
+
+def find_old_words(text: str) -> list[str]:
+    """Return the words of ``OLD_WORDS`` outside code, also where a line ends between them."""
+    prose = " ".join(FENCE.sub("", "\n".join(line for _, line in text_lines(text))).split())
+    return [f'"{found.group()}" is old English; use a plainer word' for found in OLD_WORDS.finditer(prose)]
+
+
+def check(path: Path) -> list[str]:
+    """Return one line for each problem of a Markdown file."""
+    text = path.read_text()
+    problems = [*find_broken_links(path), *find_long_lines(text), *find_old_words(text)]
+    return [f"{path.relative_to(ROOT)}: {problem}" for problem in problems]
+
+
 def main() -> int:
-    """Prints the broken links; 1 if there are any."""
+    """Print the problems of all tracked Markdown files; return 1 if there are any."""
     listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
-    problems = [line for name in listed.stdout.split() for line in find_broken(ROOT / name)]
-    print("\n".join(problems) or f"{len(listed.stdout.split())} Markdown files, all links lead somewhere")
+    names = listed.stdout.split()
+    problems = [line for name in names for line in check(ROOT / name)]
+    print("\n".join(problems) or f"{len(names)} Markdown files: links, wrapping and words are right")
     return 1 if problems else 0
 
 

@@ -1,12 +1,12 @@
-"""How sure a number is: 95 % intervals by resampling the generated samples.
+"""Bootstrap: 95 % intervals by resampling the generated samples.
 
-An interval is for the score *expected at this number of samples*, against this fixed set of real images: the
-Frechet distance of n samples is biased upwards by O(1/n), and resamples of a sample are biased once more, so
-the replicates' own mean m* is taken out (a basic bootstrap interval, centred):
+An interval is for the score *expected at this number of samples*, against this fixed set of real images. The
+Frechet distance of n samples is biased upwards by O(1/n), and bootstrap resamples are biased once more. So the
+basic bootstrap interval is centred: the mean m* of the replicates is subtracted,
 
     [v - (q97.5 - m*), v - (q2.5 - m*)]
 
-which always brackets the value v. Rows of one table share n and the real images, so they may be compared.
+and the interval always contains the value v. Rows of one table share n and the real images, so they are comparable.
 On Gaussian features it covers at 0.93 to 0.98, widest where the distance is nearly all bias (tests).
 
 Source: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapters 10 and 13; half-samples:
@@ -26,7 +26,7 @@ Z95 = 1.959964
 
 
 class Estimate(TypedDict):
-    """A number, its 95 % interval and the number of samples it rests on; the form of every number in JSON."""
+    """A number, its 95 % interval and its number of samples; the form of every number in JSON."""
 
     value: float
     low: float
@@ -35,30 +35,30 @@ class Estimate(TypedDict):
 
 
 class Bootstrap(NamedTuple):
-    """How often and from which seed samples are drawn again."""
+    """Number of bootstrap resamples and their seed."""
 
     resamples: int
     seed: int
 
 
 def counts(n: int, bootstrap: Bootstrap, *where: int | str) -> np.ndarray:
-    """How often each of ``n`` samples occurs in each bootstrap resample, int64 ``[R, n]``; rows sum to n."""
-    drawn: np.ndarray = _rng(bootstrap, where).multinomial(n, np.full(n, 1 / n), size=bootstrap.resamples)
-    return drawn
+    """Return how often each of ``n`` samples occurs in each bootstrap resample, int64 ``[R, n]``; rows sum to n."""
+    resamples: np.ndarray = _rng(bootstrap, where).multinomial(n, np.full(n, 1 / n), size=bootstrap.resamples)
+    return resamples
 
 
 def halves(n: int, bootstrap: Bootstrap, *where: int | str) -> np.ndarray:
-    """Random halves of ``n`` samples, bool ``[R, n]``.
+    """Return random halves of ``n`` samples, bool ``[R, n]``.
 
-    A half-sample spreads like a bootstrap resample, sigma^2 (1/(n/2) - 1/n) = sigma^2/n, and holds no sample
-    twice: what a metric of nearest neighbours needs.
+    A half-sample has the variance of a bootstrap resample, sigma^2 (1/(n/2) - 1/n) = sigma^2/n, without duplicates,
+    which nearest-neighbour metrics cannot handle.
     """
     order = _rng(bootstrap, where).random((bootstrap.resamples, n)).argsort(1)
     return order < n // 2
 
 
 def estimate(value: float, replicates: np.ndarray, n: int, bounds: tuple[float, float]) -> Estimate:
-    """``value`` with the centred interval from its ``replicates`` [R], cut to ``bounds``."""
+    """Return ``value`` with the centred interval from its ``replicates`` [R], clipped to ``bounds``."""
     low, high = np.quantile(replicates - replicates.mean(), (0.025, 0.975))
     return {
         "value": float(value),
@@ -69,18 +69,18 @@ def estimate(value: float, replicates: np.ndarray, n: int, bounds: tuple[float, 
 
 
 def share_replicates(flags: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Mean of ``flags`` [N] in ``R`` weighted copies: sample n occurs ``counts[r, n]`` times; float64 ``[R]``."""
+    """Return the mean of ``flags`` [N] in ``R`` resamples with ``counts[r, n]`` copies of sample n; float64 ``[R]``."""
     replicates: np.ndarray = counts @ flags.astype(np.float64) / counts.sum(1)
     return replicates
 
 
 def share(flags: np.ndarray, bootstrap: Bootstrap, *where: int | str) -> Estimate:
-    """The mean of ``flags`` [N] with its interval."""
+    """Return the mean of ``flags`` [N] with its interval."""
     return share_of(flags, share_replicates(flags, counts(len(flags), bootstrap, *where)))
 
 
 def share_of(flags: np.ndarray, replicates: np.ndarray) -> Estimate:
-    """The same from ``replicates`` [R]; where all flags agree no resample differs, and Wilson's bound is taken."""
+    """Return the mean of ``flags`` with the interval from ``replicates`` [R], or Wilson's if all flags agree."""
     n, value = len(flags), float(np.mean(flags, dtype=np.float64))
     result = estimate(value, replicates, n, (0.0, 1.0))
     if value in (0.0, 1.0):
@@ -90,7 +90,7 @@ def share_of(flags: np.ndarray, replicates: np.ndarray) -> Estimate:
 
 
 def exact(value: float, n: int) -> Estimate:
-    """A number that is counted, not sampled."""
+    """Return ``value`` with an interval of width zero, for numbers that are counted and not sampled."""
     return {"value": value, "low": value, "high": value, "n": n}
 
 
@@ -100,7 +100,7 @@ def mean(
     *where: int | str,
     bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> Estimate:
-    """The mean of ``values`` [N] with its interval, as for times per sample."""
+    """Return the mean of ``values`` [N] with its interval."""
     drawn = counts(len(values), bootstrap, *where)
     return estimate(float(values.mean()), drawn @ values / len(values), len(values), bounds)
 

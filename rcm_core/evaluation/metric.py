@@ -1,7 +1,6 @@
 """The record of a metric, and the registry: each file in ``metrics/`` has a tuple ``METRICS`` of records.
 
-Selection, report, model card and the comparison's page read these records; none of them names a metric in a table of
-its own.
+Selection, report, model card and the comparison's page read these records and keep no tables of metrics themselves.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ PROPORTION = (0.0, 1.0)
 NO_BOUND = (0.0, float("inf"))
 INPUTS = {
     "features": "the judge's features of the samples, float64 [N, D]",
-    "correct": "whether the judge sees in each sample what its prompt asks for, bool [N]",
+    "correct": "whether the judge recognises in each sample what its prompt asks for, bool [N]",
     "category": "the category of each prompt, text [N]",
     "categories": "the names of all categories, none if the benchmark has one kind of prompt",
     "teacher": "features of the teacher's samples from other seeds, float64 [K, D]",
@@ -28,18 +27,18 @@ INPUTS = {
     "group_pixels": "the same samples as pixels, float64 [P, S, values]",
     "similarity": "cosine of each sample to its own prompt, float64 [N]",
     "subjects": "features of the subject in every frame, float64 [N, T, D]",
-    "tracks": "centres of K objects in T frames, NaN where one is not seen, float64 [N, K, T, 2]",
+    "tracks": "centres of K objects in T frames, NaN where one is not detected, float64 [N, K, T, 2]",
     "directions": "unit steps that the prompts ask of the objects, zero without an object, float64 [N, K, 2]",
 }
-"""What a metric can need, by name. The judge observes the last four; a benchmark may lack any of them."""
+"""The possible inputs of a metric, by name. The judge observes the last four; a benchmark may lack any of them."""
 Place = Literal["results", "measures", "card", "comparison", "advice"]
-"""Where a metric is shown: in the report's table of results or of further measures, on the model card, in the tables of
-the comparison, or in its advice.
+"""A place that shows metrics: the report's table of results or of further measures, the model card, the tables of the
+comparison, or its advice.
 """
 
 
 class Inputs(Protocol):
-    """The inputs of ``INPUTS`` by name; a mapping is one."""
+    """The inputs of ``INPUTS`` by name; a mapping implements this protocol."""
 
     def __getitem__(self, name: str, /) -> Any: ...
 
@@ -56,7 +55,7 @@ class Metric:
     bounds: tuple[float, float]
     """Lowest and highest possible value."""
     needs: frozenset[str]
-    """Names in ``INPUTS``. The metric is left out of results that lack one of them."""
+    """Names in ``INPUTS``. Results that lack one of them omit the metric."""
     estimate: Callable[[Inputs, Bootstrap], Estimate]
     """The value with its bootstrap interval."""
     place: int
@@ -64,12 +63,12 @@ class Metric:
     parts: Callable[[Inputs, Bootstrap], dict[str, Estimate]] | None = None
     """Further numbers of the metric by part; stored as ``<name>_<part>``."""
     selects: bool = True
-    """Whether ``select.metric`` may name it. False for what can be perfect in bad samples."""
+    """True if ``select.metric`` may name it. False for a metric that bad samples can maximise."""
     shown: frozenset[Place] = frozenset({"results", "card", "comparison"})
     stands_in_for: str = ""
     """The metric that this one replaces on the model card of a benchmark that lacks that one."""
     note: str = ""
-    """Small print below ``title``; ``{reference}`` stands for what the teacher's samples are called."""
+    """Small print below ``title``; ``{reference}`` is replaced by the name of the teacher's samples."""
     chart: str = ""
     """Title of a chart, with ``{reference}`` as in ``note``; empty: ``title``."""
     axis: str = ""
@@ -79,7 +78,7 @@ class Metric:
     phrase: str = ""
     """Name within a sentence; empty: ``title`` in lower case."""
     superlative: str = ""
-    """What the comparison calls the best method; empty: "highest" or "lowest" and ``phrase``."""
+    """The comparison's term for the best method; empty: "highest" or "lowest" and ``phrase``."""
 
     def __post_init__(self) -> None:
         lower = self.title.lower()
@@ -97,7 +96,7 @@ class Metric:
 
     @property
     def arrow(self) -> str:
-        """The direction of better values."""
+        """The direction of better values as an arrow."""
         return "↑" if self.higher_is_better else "↓"
 
     @property
@@ -107,15 +106,15 @@ class Metric:
 
     @property
     def is_proportion(self) -> bool:
-        """Whether values are shares of samples, which tables give in per cent."""
+        """True if values are shares of samples, which tables give in per cent."""
         return self.bounds == PROPORTION
 
 
 @cache
 def every_metric() -> tuple[Metric, ...]:
     """Return the records of all files in ``metrics/``, in the order in which they are shown."""
-    found = [metric for module in every("evaluation.metrics") for metric in module.METRICS]
-    return tuple(sorted(found, key=lambda metric: metric.place))
+    metrics = [metric for module in every("evaluation.metrics") for metric in module.METRICS]
+    return tuple(sorted(metrics, key=lambda metric: metric.place))
 
 
 def shown_metrics(place: Place) -> list[Metric]:
@@ -124,12 +123,12 @@ def shown_metrics(place: Place) -> list[Metric]:
 
 
 def metric_of(name: str) -> Metric:
-    """Return the record of the metric ``name``, or of the metric of which it is a part; InputError if there is none."""
+    """Return the record of the metric ``name``, or of the metric of which it is a part; InputError if it is unknown."""
     metrics = {metric.name: metric for metric in every_metric()}
-    found = metrics.get(name) or next((m for m in metrics.values() if part_names(m.name, [name])), None)
-    if found is None:
+    record = metrics.get(name) or next((m for m in metrics.values() if part_names(m.name, [name])), None)
+    if record is None:
         raise InputError(f"unknown metric {name!r}; available: {', '.join(metrics)}")
-    return found
+    return record
 
 
 def part_names(name: str, names: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""How good samples are: the number of every metric, each with its interval."""
+"""Scores of samples: every metric with its interval."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rcm_core.evaluation.metric import every_metric, metric_of
 
 
 class Evidence:
-    """The inputs of metrics by name (``metric.INPUTS``), each computed when it is first asked for."""
+    """The inputs of metrics by name (``metric.INPUTS``), each computed on first access."""
 
     def __init__(
         self, samples: Tensor, prompts: Sequence[str], judge: Judge, references: Mapping[str, np.ndarray]
@@ -30,11 +30,11 @@ class Evidence:
         self._observe: Callable[[], dict[str, np.ndarray]] = lambda: judge.observe(samples, prompts)
 
     def add_groups(self, groups: Tensor, judge: Judge) -> None:
-        """Add ``groups`` [P, S, ...] of S samples for each of P prompts; InputError if they are no groups."""
+        """Add ``groups`` [P, S, ...] of S samples for each of P prompts; InputError for other shapes."""
         if groups.ndim < 3 or groups.shape[1] < 2:
             raise InputError(
-                f"diversity was given samples of shape {list(groups.shape)};"
-                " give [prompts, samples >= 2, C, T, H, W]"
+                f"diversity got samples of shape {list(groups.shape)};"
+                " pass [prompts, samples >= 2, C, T, H, W]"
             )
         many, each = groups.shape[:2]
         self._makers["groups"] = lambda: judge.features(groups.flatten(0, 1)).reshape(many, each, -1)
@@ -43,7 +43,7 @@ class Evidence:
 
     @cached_property
     def observed(self) -> dict[str, np.ndarray]:
-        """What the judge sees for further metrics."""
+        """The judge's observations for further metrics."""
         return self._observe()
 
     def __contains__(self, name: str) -> bool:
@@ -64,15 +64,15 @@ def score(
     groups: Tensor,
     bootstrap: Bootstrap,
 ) -> dict[str, Estimate]:
-    """Every metric of one generator whose inputs exist, and the metrics' parts, such as accuracy by category.
+    """Compute every metric of one generator whose inputs exist, and the metrics' parts, such as accuracy by category.
 
-    Without ``real`` there is neither frechet nor precision and recall; pairwise is of pixels, so only of judges that
-    keep them.
-    ``samples`` [N, ...] as the judge looked at them, with one prompt each; ``real`` [M, D] features of held-out real
-    images; ``teacher`` [K, D] features of the teacher's samples, drawn independently of ``samples`` (so
-    that the teacher's own distance to them is the floor, not 0); ``groups`` [P, S, ...] holds S
-    samples of each of P prompts. Deterministic; takes about a second for 1,000 samples and 200 resamples of 64
-    features. InputError names what does not fit.
+    Without ``real`` the result has no frechet, precision and recall; pairwise compares pixels, so it needs a judge
+    that keeps them.
+    ``samples`` [N, ...]: results of ``judge.look``, with one prompt each; ``real`` [M, D]: features of held-out real
+    images; ``teacher`` [K, D]: features of the teacher's samples, independent of ``samples`` (so that the floor is the
+    teacher's own distance to them, not 0); ``groups`` [P, S, ...]: S samples of each of P prompts. Deterministic;
+    takes about a second for 1,000 samples and 200 resamples of 64 features. InputError names an input that does not
+    fit.
     """
     references = {"teacher": teacher} | ({} if real is None else {"real": real})
     with one_thread():
@@ -95,9 +95,9 @@ def score_one(
     references: Mapping[str, np.ndarray],
     bootstrap: Bootstrap,
 ) -> Estimate:
-    """One number alone, as selection needs it; ``references`` holds the features "real" and "teacher" that it needs.
+    """Compute one metric, for selection; ``references`` has the features "real" and "teacher" if it needs them.
 
-    InputError for a metric that does not exist, or whose inputs do not.
+    InputError for an unknown metric, or one whose inputs the benchmark lacks.
     """
     metric = metric_of(name)
     with one_thread():

@@ -1,4 +1,4 @@
-"""The choice of a student among the candidates that training left: checkpoints x EMA lengths."""
+"""Selection of the student among the candidates of a training: steps x EMA lengths."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rcm_core.evaluation.metric import metric_of
 
 
 class Candidate(NamedTuple):
-    """A student that may be chosen."""
+    """A student that selection can choose."""
 
     name: str
-    """Folder of its weights, below the candidates of the run."""
+    """Name of its folder below the candidates of the run."""
     step: int
-    """Training iterations behind it."""
+    """Number of training iterations."""
     ema: float
     """Relative length of its EMA profile."""
 
@@ -24,15 +24,15 @@ class Candidate(NamedTuple):
 def choose(
     scores: Mapping[Candidate, Mapping[str, Estimate]], metric: str, steps: Sequence[int]
 ) -> dict[str, Any]:
-    """The selection: every candidate's score (the mean over ``steps``), the choice and the reason in words.
+    """Return every candidate's score (the mean over ``steps``), the choice and the reason in words.
 
     ``scores[candidate][str(step)]`` is the candidate's ``metric`` on the validation split at that step
-    count. The best mean wins; of equals the one trained longest, then the one averaged longest. InputError
-    if there is no candidate.
+    count. The best mean wins; ties go to the longest training, then to the longest EMA. InputError
+    without candidates.
     """
     if not scores:
         raise InputError(
-            "no candidate to choose from: training left none; lower train.candidate_every to at most"
+            "training wrote no candidates to choose from; lower train.candidate_every to at most"
             " train.iterations and run `dvc repro train`"
         )
     means = {candidate: combine(list(per_step.values())) for candidate, per_step in scores.items()}
@@ -51,9 +51,9 @@ def choose(
 
 
 def combine(estimates: Sequence[Estimate]) -> Estimate:
-    """Mean over step counts; the interval is the widest there can be, as if all rose and fell together.
+    """Return the mean over step counts, with the interval for fully correlated errors, the widest possible.
 
-    Step counts share seeds and network, so their errors are dependent and by how much is not known.
+    Step counts share seeds and network, so their errors are dependent to an unknown degree.
     """
     many = len(estimates)
     return {

@@ -1,4 +1,4 @@
-"""What generators are held against besides real images: the teacher's own samples."""
+"""Judge features of the teacher's training samples: the reference of ``frechet_teacher``."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from rcm_core.storage.files import sha256
 from rcm_core.storage.run_folder import RunFolder
 
 IMPORTED = "the imported samples"
-"""In the teacher's place, where ``trajectories.source`` names some."""
+"""Name of the reference if ``trajectories.source`` names imported samples."""
 BATCH = 128
-"""Of small samples."""
+"""Batch size for decoding small samples."""
 
 
 class Part(NamedTuple):
-    """Some of the teacher's samples in the trajectories, to be looked at."""
+    """A job for the judge: some of the teacher's samples in the trajectories."""
 
     workspace: Path
     cache: Path
-    """Where shards from S3 are kept."""
+    """Cache folder for shards from S3."""
     first: int
     last: int
     batch: int
@@ -40,9 +40,9 @@ class Part(NamedTuple):
 def teacher_features(
     workspace: Path, judge: Judge, executor: Executor, batch: int | None, device: str
 ) -> np.ndarray:
-    """Features [K, D] of the teacher's samples in the trajectories: drawn apart from everything that is scored.
+    """Return features [K, D] of the teacher's samples in the trajectories, independent of all scored samples.
 
-    ``batch`` samples are decoded at a time.
+    ``batch``: number of samples to decode at a time.
     """
     cache = executor.state_root / "cache"
     count = len(Store(RunFolder.of(workspace).trajectories, cache))
@@ -50,8 +50,8 @@ def teacher_features(
         Part(workspace, cache, first, min(first + BATCH, count), batch or BATCH, judge, device)
         for first in range(0, count, BATCH)
     ]
-    found = dict(executor.map(_look, parts, "teacher's samples", device=device))
-    return judge.features(torch.cat([found[part.first] for part in parts]))
+    features = dict(executor.map(_look, parts, "teacher's samples", device=device))
+    return judge.features(torch.cat([features[part.first] for part in parts]))
 
 
 @lru_cache(maxsize=1)

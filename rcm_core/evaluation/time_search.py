@@ -1,7 +1,7 @@
-"""Times for the student's sampler, one after the other: the first alone, then frozen, then the next.
+"""Greedy search for the times of the student's sampler: the first time, then, with it frozen, the next.
 
-SANA-Sprint (arXiv 2503.09641) finds its few-step times in this order. All candidates are scored on the validation
-split with the same prompts, ids and seed, so that they differ by their times alone.
+SANA-Sprint (arXiv 2503.09641) searches its few-step times in this order. All candidates are scored on the validation
+split with the same prompts, ids and seed, so that they differ only by their times.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from rcm_core.storage.run_folder import RELATIVE, RunFolder
 
 Angles = tuple[float, ...]
 FIRST = (NOISE_ANGLE, *(round(math.atan(s), 4) for s in (1600, 800, 400, 200, 100, 50, 25, 12, 6)))
-"""tan t, the noise level of EDM, down to 6: t = 1.4."""
+"""Candidates for the first time: tan t, EDM's noise level, falls to 6 (t = 1.4)."""
 LATER = 15
-"""Every later time is n fifteenths of the one before it."""
+"""Grid size of later times: each is n / 15 of the previous one."""
 INPUTS = [RELATIVE.teacher_file, RELATIVE.prompts_file, RELATIVE.student]
 
 
 @dataclass(frozen=True)
 class Round:
-    """One number of steps: what was tried, and what came out."""
+    """The search for one number of steps: candidates and outcome."""
 
     steps: int
     found: Angles
     """The best candidate; the next round keeps it and adds a time."""
     now: Angles | None
-    """What the parameters have for this number of steps."""
+    """The parameters' times for this number of steps; None if they have none."""
     advised: Angles
-    """The better of the two."""
+    """The better of ``found`` and ``now``."""
     near: tuple[Angles, ...]
-    """The others whose score is within the advised one's interval: as good, as far as can be seen."""
+    """Other candidates with a score within the interval of ``advised``: statistically equal."""
     scores: dict[Angles, Estimate]
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was found for which student, by what measure."""
+    """The outcome of a search, with its student and metric."""
 
     student: str
     metric: str
@@ -57,11 +57,11 @@ class Tuning:
     seed: int
     inputs: dict[str, str]
     sampler: Sampler
-    """The advised one: lists of numbers of steps that were not searched are as they were."""
+    """The advised sampler; times for step counts outside the search are unchanged."""
     rounds: tuple[Round, ...]
 
     def record(self) -> dict[str, Any]:
-        """For JSON: lists in the place of keys that are lists."""
+        """Return the outcome for JSON, with lists of pairs for mappings whose keys are tuples."""
         rounds = [
             asdict(r) | {"scores": [{"angles": a, "score": s} for a, s in r.scores.items()]}
             for r in self.rounds
@@ -71,16 +71,16 @@ class Tuning:
 
 
 def candidates(frozen: Angles) -> list[Angles]:
-    """``frozen`` and one time more, descending, of four digits."""
+    """Return the candidates: ``frozen`` plus one more time each, in descending order, rounded to four digits."""
     if not frozen:
         return [(angle,) for angle in FIRST]
     return [(*frozen, float(f"{frozen[-1] * n / LATER:.4g}")) for n in range(LATER - 1, 0, -1)]
 
 
 def tune(params: Params, workspace: Path, executor: Executor, steps: int, samples: int | None) -> Tuning:
-    """Times for 1 to ``steps`` steps of the chosen student, by ``select.metric``; ``samples`` None: select's.
+    """Search times for 1 to ``steps`` steps of the chosen student by ``select.metric``.
 
-    InputError if there is no chosen student.
+    ``samples`` None: ``select.samples``. InputError without a chosen student.
     """
     run = RunFolder.of(workspace)
     chosen = run.selection()["choice"]["name"]
@@ -95,11 +95,11 @@ def tune(params: Params, workspace: Path, executor: Executor, steps: int, sample
     frozen: Angles = ()
     rounds = []
     for count in range(1, steps + 1):
-        there = now.angles(count) if count in now.steps else None
+        current = now.angles(count) if count in now.steps else None
         tried = candidates(frozen)
-        both = list(dict.fromkeys([*tried, *([there] if there else [])]))
+        both = list(dict.fromkeys([*tried, *([current] if current else [])]))
         scores = _scores(whole, both, scale, executor)
-        rounds.append(judge_round(section.metric, scores, tried, there))
+        rounds.append(judge_round(section.metric, scores, tried, current))
         frozen = rounds[-1].found
     lists = {len(angles): angles for angles in now.times} | {r.steps: r.advised for r in rounds}
     sampler = Sampler.of(now.kind, [lists[count] for count in sorted(lists)])
@@ -109,25 +109,25 @@ def tune(params: Params, workspace: Path, executor: Executor, steps: int, sample
 def judge_round(
     metric: str, scores: dict[Angles, Estimate], tried: Sequence[Angles], now: Angles | None
 ) -> Round:
-    """The outcome of one round; of equals the first in ``scores`` is taken, what is there ``now`` before it."""
+    """Return the outcome of one round; ties go to ``now``, then to the first in ``scores``."""
     sign = -metric_of(metric).sign
 
     def cost(angles: Angles) -> float:
         return sign * scores[angles]["value"]
 
-    found = min(tried, key=cost)
-    advised = now if now and cost(now) <= cost(found) else found
+    winner = min(tried, key=cost)
+    advised = now if now and cost(now) <= cost(winner) else winner
     best = scores[advised]
     near = tuple(a for a in scores if a != advised and best["low"] <= scores[a]["value"] <= best["high"])
-    return Round(len(found), found, now, advised, near, scores)
+    return Round(len(winner), winner, now, advised, near, scores)
 
 
 def _scores(whole: Job, lists: Sequence[Angles], scale: Scale, executor: Executor) -> dict[Angles, Estimate]:
-    """The score of each list, in the order of ``lists``."""
+    """Return the score of each list of times, in the order of ``lists``."""
     kind = whole.sampler.kind
     items = [
         (angles, replace(whole, steps=len(angles), sampler=Sampler(kind, (angles,))), scale)
         for angles in lists
     ]
-    found = dict(executor.map(score_job, items, "times", device=whole.device))
-    return {angles: found[angles] for angles in lists}
+    scores = dict(executor.map(score_job, items, "times", device=whole.device))
+    return {angles: scores[angles] for angles in lists}

@@ -1,4 +1,4 @@
-"""One number for one sampler on the validation split, which chooses: candidates, and the times of the sampler."""
+"""Validation score of one sampler, by which candidates and the sampler's times are chosen."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Key = TypeVar("Key")
 
 
 class Scale(NamedTuple):
-    """What samples are measured by."""
+    """The metric, judge and reference features of a validation score."""
 
     judge: Judge
     metric: str
@@ -35,7 +35,7 @@ class Scale(NamedTuple):
 
 
 def scale_of(params: Params, workspace: Path, executor: Executor) -> Scale:
-    """The metric of ``params.select`` with its reference; InputError if the benchmark has none."""
+    """Return the metric of ``params.select`` with its reference; InputError if the benchmark has none."""
     section = params.select
     data = RunFolder.of(workspace).teacher()["data"]
     judge = judge_of(params.judge, data, workspace, executor.state_root / "cache", section.device)
@@ -54,9 +54,9 @@ def scale_of(params: Params, workspace: Path, executor: Executor) -> Scale:
 
 
 def validation_job(section: SelectSection, workspace: Path, cache: Path | None = None) -> Job:
-    """``section.samples`` samples of the validation prompts; network, steps and sampler are for the caller to set.
+    """Return a job of ``section.samples`` validation samples; the caller sets network, steps and sampler.
 
-    Prompts, ids and seed are the same for all that is compared; ``cache`` is where encoded prompts may be kept.
+    Prompts, ids and seed are the same in all jobs; ``cache`` is an optional folder for prompt embeddings.
     """
     prompts = cycle(RunFolder.of(workspace).prompts("validation"), section.samples)
     ids = tuple(range(section.samples))
@@ -72,7 +72,7 @@ def validation_job(section: SelectSection, workspace: Path, cache: Path | None =
 
 
 def score_job(item: tuple[Key, Job, Scale]) -> tuple[Key, Estimate]:
-    """What executors map over: the key and the job's score."""
+    """Return the key and the score of a job; executors map this function."""
     key, job, (judge, metric, references, bootstrap) = item
     torch.set_num_threads(1)
     looked = torch.cat([judge.look(sample_pixels(part)) for part in split_jobs(job, job.batch)])

@@ -1,1 +1,1 @@
-"""Judges: independent networks that look at samples; ``build`` chooses one."""
+"""Judges: independent networks that score samples; ``build`` chooses one."""

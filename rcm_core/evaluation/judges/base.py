@@ -1,4 +1,4 @@
-"""What measures a generator: an independent network that never saw what one made."""
+"""Judges: independent networks, never trained on generated samples, that score a benchmark's samples."""
 
 from __future__ import annotations
 
@@ -14,67 +14,68 @@ from rcm_core.errors import InputError
 
 
 class Judge(Protocol):
-    """Looks at decoded pixels in [0, 1], ``[N, C, T, H, W]``, where they are made, and judges by what it keeps of them;
-    can be pickled.
+    """A judge of decoded pixels in [0, 1], ``[N, C, T, H, W]``. It can be pickled.
+
+    ``look`` runs on the worker that decodes the samples; all other methods take its result.
     """
 
     @property
     def name(self) -> str:
-        """What it is, in some words."""
+        """A short description of the judge."""
         ...
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """Kinds of prompts whose accuracies are reported one by one; none if all prompts are of one kind."""
+        """Categories of prompts with separate accuracies; empty if the benchmark has only one kind of prompt."""
         ...
 
     @property
     def pixels(self) -> bool:
-        """Whether what it keeps are the pixels themselves: samples are small."""
+        """True if ``look`` returns the pixels themselves, as for small samples."""
         ...
 
     @property
     def finding(self) -> str:
-        """What it does if a sample is right, for sentences: "the judge ..."."""
+        """The predicate of a correct sample, for sentences that begin with "the judge"."""
         ...
 
     @property
     def digest(self) -> str:
-        """sha256 of what it judges with."""
+        """sha256 of the judge's weights."""
         ...
 
     def category(self, prompt: str) -> str:
-        """One of ``categories``, or "" if there are none; InputError if the prompt cannot be read."""
+        """Return one of ``categories``, or "" if they are empty; InputError if the prompt cannot be parsed."""
         ...
 
     def look(self, pixels: Tensor) -> Tensor:
-        """What it needs of samples to judge them, ``[N, ...]`` on the CPU."""
+        """Reduce samples to the tensor that the other methods take, ``[N, ...]`` on the CPU."""
         ...
 
     def correct(self, looked: Tensor, prompts: Sequence[str]) -> np.ndarray:
-        """Whether it sees in each sample what its prompt asks for, bool ``[N]``."""
+        """Return whether each sample shows what its prompt asks for, bool ``[N]``."""
         ...
 
     def features(self, looked: Tensor) -> np.ndarray:
-        """Float64 ``[N, D]``: the space of the Frechet distance, precision, recall and the Vendi score."""
+        """Return float64 ``[N, D]``: the space of the Frechet distance, precision, recall and the Vendi score."""
         ...
 
     def observe(self, looked: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:
-        """What it sees besides, for further metrics; named as in ``evaluation.metric.INPUTS``."""
+        """Return the inputs of further metrics, named as in ``evaluation.metric.INPUTS``."""
         ...
 
     def real_features(self, split: str) -> np.ndarray | None:
-        """Features of the real images of ``split``, float64 ``[N, D]``; None if the benchmark has none."""
+        """Return features of the real images of ``split``, float64 ``[N, D]``; None if the benchmark has none."""
         ...
 
     def accuracy_on(self, split: str) -> float:
-        """Share of the real images of ``split`` that it judges rightly."""
+        """Return the judge's accuracy on the real images of ``split``."""
         ...
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One torch thread inside, as before outside: sums then run in one order on any number of cores."""
+    """Run the block on one torch thread, so that the order of sums does not depend on the number of cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -84,41 +85,41 @@ def one_thread() -> Iterator[None]:
 
 
 def unit_range(pixels: Tensor) -> Tensor:
-    """Pixels in [-1, 1] as pixels in [0, 1]."""
+    """Convert pixels in [-1, 1] to [0, 1]."""
     return (pixels + 1) / 2
 
 
 def refuse_unpaired(pixels: Tensor, prompts: Sequence[object]) -> None:
-    """InputError unless there is a prompt (or what was read from it) for every sample."""
+    """Raise InputError unless every sample has one prompt or parsed prompt."""
     if len(pixels) != len(prompts):
         raise InputError(
-            f"{len(pixels)} samples came with {len(prompts)} prompts; give one prompt per sample"
+            f"the judge got {len(pixels)} samples and {len(prompts)} prompts; pass one prompt per sample"
         )
 
 
 class Pixels:
-    """What judges of small samples have in common: they keep the pixels, and see in them what was asked for."""
+    """Base of judges for small samples: ``look`` keeps the pixels."""
 
     pixels = True
     finding = "sees what the prompt asked for"
 
     def look(self, pixels: Tensor) -> Tensor:
-        """The pixels themselves."""
+        """Return the pixels themselves."""
         return pixels
 
 
 def refuse_pixels(pixels: Tensor, shape: torch.Size) -> None:
-    """InputError unless ``pixels`` are samples of ``shape`` (channels, frames, height, width) in [0, 1]."""
+    """Raise InputError unless ``pixels`` are samples of ``shape`` (channels, frames, height, width) in [0, 1]."""
     if pixels.shape[1:] != shape:
         raise InputError(
-            f"the judge was given samples of shape {list(pixels.shape[1:])} and knows {list(shape)}"
+            f"the judge got samples of shape {list(pixels.shape[1:])}, but expects {list(shape)}"
             " (channels, frames, height, width); score samples of the same benchmark"
         )
     refuse_range(pixels)
 
 
 def refuse_range(pixels: Tensor) -> None:
-    """InputError unless ``pixels`` are in [0, 1]."""
-    # written so that a NaN fails too; the slack is the rounding of a decoder that clamps
+    """Raise InputError unless ``pixels`` are in [0, 1]."""
+    # the condition fails for NaN too; the tolerance covers the rounding of a clamping decoder
     if not bool(((pixels >= -1e-3) & (pixels <= 1 + 1e-3)).all()):
-        raise InputError("the judge was given values outside [0, 1] or not finite; give it decoded pixels")
+        raise InputError("the judge got values that are not finite or outside [0, 1]; pass decoded pixels")

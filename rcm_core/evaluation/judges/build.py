@@ -1,4 +1,4 @@
-"""The judge of a benchmark, or the one that the params name."""
+"""Factory of judges: the benchmark's own, or the one that the params name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rcm_core.storage.files import sha256_folder
 
 
 def judge_for(data: str) -> Judge:
-    """The judge of the benchmark ``rcm_core/benchmarks/<data>.py``, always with the same weights.
+    """Return the judge of the benchmark ``rcm_core/benchmarks/<data>.py``, always with the same weights.
 
     InputError for an unknown benchmark.
     """
@@ -31,20 +31,19 @@ def judge_for(data: str) -> Judge:
 
 
 def judge_of(section: JudgeSection | None, data: str, workspace: Path, cache: Path, device: str) -> Judge:
-    """The judge that the params name, or the benchmark's own.
+    """Return the judge that the params name, or the benchmark's own.
 
-    Places without a leading slash are in ``workspace``; what lies on S3 is fetched into ``cache``, once: a place has
-    one judge for good.
+    Relative paths start from ``workspace``. A judge on S3 is fetched into ``cache`` once: its content must not change.
     """
     if section is None:
         return judge_for(data)
     from rcm_core.evaluation.judges.image_text import OpenJudge, check_judge
 
     otherwise = (
-        f"judge.network {section.network!r} is no folder that exists; give a folder or s3:// prefix with a CLIP or"
+        f"judge.network {section.network!r} is not an existing folder; give a folder or s3:// prefix with a CLIP or"
         " SigLIP in transformers layout"
     )
-    # once, for another run's workers may be loading it
+    # fetched only once, because workers of another run may be loading it
     folder = folder_of(section.network, section.endpoint, workspace, cache / "judges", otherwise, again=False)
     check_judge(folder)
     return OpenJudge(str(folder.absolute()), sha256_folder(folder), device)

@@ -1,6 +1,6 @@
 """The judge of benchmarks with one class per prompt: an independent classifier of real images.
 
-A small convolutional network, trained on the train split of real images alone; no generator ever sees it.
+A small convolutional network, trained only on the train split of real images; generators never train against it.
 Its 64 hidden features are the space of the Frechet distance, precision, recall and the Vendi score.
 """
 
@@ -40,42 +40,42 @@ class Classifier(Pixels):
         self._shape = shape
 
     def category(self, prompt: str) -> str:  # noqa: ARG002 - there is one
-        """Such benchmarks have no categories."""
+        """Return "": these benchmarks have no categories."""
         return ""
 
     def labels(self, prompts: Sequence[str]) -> Tensor:
-        """int64 ``[N]``."""
+        """Return the class of each prompt, int64 ``[N]``."""
         return torch.tensor([self._data.label(prompt) for prompt in prompts], dtype=torch.int64)
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """float32 ``[N, classes]``."""
+        """Return the logits of all classes, float32 ``[N, classes]``."""
         return self._run(pixels, self._network)
 
     def features(self, pixels: Tensor) -> np.ndarray:
-        """Hidden features, float64 ``[N, 64]``."""
+        """Return hidden features, float64 ``[N, 64]``."""
         return self._run(pixels, nn.Sequential(*list(self._network)[:-1])).double().numpy()
 
     def correct(self, pixels: Tensor, prompts: Sequence[str]) -> np.ndarray:
-        """Whether the judge sees in each sample what its prompt asks for, bool ``[N]``."""
+        """Return whether the likeliest class of each sample is that of its prompt, bool ``[N]``."""
         refuse_unpaired(pixels, prompts)
         return (self.logits(pixels).argmax(1) == self.labels(prompts)).numpy()
 
     def observe(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:  # noqa: ARG002
-        """Nothing for further metrics."""
+        """Return no inputs of further metrics."""
         return {}
 
     def real_features(self, split: str) -> np.ndarray:
-        """Features of the real images of ``split``, float64 ``[N, 64]``."""
+        """Return features of the real images of ``split``, float64 ``[N, 64]``."""
         return self.features(unit_range(self._data.images(split)[0]))
 
     def accuracy_on(self, split: str) -> float:
-        """Share of the real images of ``split`` that are classified correctly."""
+        """Return the accuracy on the real images of ``split``."""
         pixels, labels = self._data.images(split)
         return float((self.logits(unit_range(pixels)).argmax(1) == labels).double().mean())
 
     @property
     def digest(self) -> str:
-        """sha256 of the weights, by name."""
+        """sha256 of the weights and their names."""
         digest = hashlib.sha256()
         for name, value in sorted(self._network.state_dict().items()):
             digest.update(f"{name} {tuple(value.shape)}\0".encode() + value.numpy().tobytes())
@@ -91,10 +91,10 @@ class Classifier(Pixels):
 
 @lru_cache(maxsize=4)
 def train_classifier(data: str) -> Classifier:
-    """The classifier of ``rcm_core/benchmarks/<data>.py``; always the same weights, as they come from one address."""
+    """Train the classifier of ``rcm_core/benchmarks/<data>.py``; addressed randomness gives the same weights always."""
     source = find_benchmark(data)
     pixels, labels = source.images("train")
-    # the global stream gives the initial weights; fork_rng hands it back untouched
+    # the global stream gives the initial weights; fork_rng restores it afterwards
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(address("judge", data))
         network = _network(pixels.shape[1:], source.classes)
@@ -103,7 +103,7 @@ def train_classifier(data: str) -> Classifier:
 
 
 def _network(shape: torch.Size, classes: int) -> nn.Sequential:
-    """Frames are channels, so that motion is visible to the first layer."""
+    """Build the network; frames are channels, so that the first layer sees motion."""
     channels, frames, height, width = shape
     halved = ((height + 1) // 2) * ((width + 1) // 2)
     return nn.Sequential(

@@ -1,8 +1,8 @@
-"""The detector: digits with colour and place in scenes, a small fully convolutional network.
+"""The detector: a small fully convolutional network for digits with colour and position in scenes.
 
-Every 4x4 cell of the canvas says whether a digit's centre is near, which digit, which colour and how far off. It is
-trained on scenes of the train scans alone by ``scripts/data/train_detector.py``, which is where its weights in
-``data/scenes`` come from; no generator ever sees it.
+Every 4x4 cell of the canvas predicts whether a digit's centre is near, which digit, which colour and at what offset.
+``scripts/data/train_detector.py`` trains it only on scenes of the train scans and writes its weights to
+``data/scenes``; generators never train against it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from rcm_core.storage.files import sha256
 
 PLACE = "data/scenes/detector.safetensors"
 DIGEST = "017ac4916838f17b5b1450a6c726d0c3c8df34060fb142b9d994d5ce8d8ba0d2"
-"""sha256 of the file: who changes the weights changes the code, and every number that rests on them is made anew."""
+"""sha256 of the weights file. It is part of the code hash, so new weights invalidate every result that used the old."""
 FEATURES = 64
 CELL = 4
 THRESHOLD = 0.5
 APART = 7.0
-"""Pixels between two centres; two answers that are nearer speak of one object."""
+"""Minimum distance in pixels between two centres; nearer detections are the same object."""
 HEADS = {"object": 1, "digit": 10, "colour": len(NAMES), "offset": 2}
 
 
@@ -42,7 +42,7 @@ class Seen(NamedTuple):
 
 
 class Detector(nn.Module):
-    """Frames in [-1, 1], ``[N, 3, H, W]``, to hidden features and the heads' outputs."""
+    """The network from frames in [-1, 1], ``[N, 3, H, W]``, to hidden features and the outputs of its heads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Detector(nn.Module):
         self.head = nn.Conv2d(FEATURES, sum(HEADS.values()), 1)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Hidden features ``[N, 64, H/4, W/4]`` and by head ``[N, channels, H/4, W/4]``."""
+        """Return hidden features ``[N, 64, H/4, W/4]`` and outputs by head ``[N, channels, H/4, W/4]``."""
         hidden = self.trunk(frames)
         parts = torch.split(self.head(hidden), list(HEADS.values()), dim=1)  # type: ignore[no-untyped-call]
         return hidden, dict(zip(HEADS, parts))
@@ -62,16 +62,16 @@ class Detector(nn.Module):
 
 @lru_cache(maxsize=1)
 def load_detector() -> Detector:
-    """The detector with its weights; InputError if the file is missing or another one."""
+    """Load the detector with its weights; InputError if the file is missing or has another hash."""
     path = Path(__file__).parents[3] / PLACE
     if not path.is_file():
         raise InputError(
-            f"{path} does not exist; restore it from git, or train it: python scripts/data/train_detector.py"
+            f"{path} does not exist; restore it from git or run `python scripts/data/train_detector.py`"
         )
     if sha256(path) != DIGEST:
         raise InputError(
-            f"{path} is not the detector that the code names (sha256 {DIGEST[:12]}...); restore it from git, or put"
-            " the new hash into rcm_core/evaluation/judges/detector.py"
+            f"{path} is not the expected detector (sha256 {DIGEST[:12]}...); restore it from git or set DIGEST in"
+            " rcm_core/evaluation/judges/detector.py to the new hash"
         )
     detector = Detector()
     detector.load_state_dict(load_file(path))
@@ -79,7 +79,7 @@ def load_detector() -> Detector:
 
 
 def run(detector: Detector, frames: Tensor, size: int = 256) -> tuple[Tensor, dict[str, Tensor]]:
-    """Outputs of ``detector`` for ``frames`` in [-1, 1], ``[N, 3, H, W]``, in chunks and on one thread."""
+    """Return the outputs of ``detector`` for ``frames`` in [-1, 1], ``[N, 3, H, W]``, in chunks and on one thread."""
     with one_thread(), torch.no_grad():
         chunks = [detector(part) for part in frames.split(size)]  # type: ignore[no-untyped-call]
     heads = {name: torch.cat([outputs[name] for _, outputs in chunks]) for name in HEADS}
@@ -87,16 +87,16 @@ def run(detector: Detector, frames: Tensor, size: int = 256) -> tuple[Tensor, di
 
 
 def detect(heads: dict[str, Tensor]) -> list[list[Seen]]:
-    """What is seen in every frame, the surest first."""
+    """Return the detected digits of every frame in order of confidence."""
     scores = heads["object"][:, 0].sigmoid()
     digits, colours = heads["digit"].argmax(1), heads["colour"].argmax(1)
-    found: list[list[Seen]] = [[] for _ in scores]
+    detected: list[list[Seen]] = [[] for _ in scores]
     likely = (scores > THRESHOLD).nonzero()
     order = scores[tuple(likely.T)].argsort(descending=True, stable=True)
     for n, row, column in likely[order].tolist():
         dx, dy = (heads["offset"][n, :, row, column] * CELL).tolist()
         x, y = CELL * (column + 0.5) + dx, CELL * (row + 0.5) + dy
-        if all(max(abs(x - other.x), abs(y - other.y)) >= APART for other in found[n]):
+        if all(max(abs(x - other.x), abs(y - other.y)) >= APART for other in detected[n]):
             place = (n, row, column)
-            found[n].append(Seen(int(digits[place]), int(colours[place]), x, y, float(scores[place])))
-    return found
+            detected[n].append(Seen(int(digits[place]), int(colours[place]), x, y, float(scores[place])))
+    return detected

@@ -1,12 +1,12 @@
-"""The judge of ``open``: a network of images and texts that the user names, a CLIP or SigLIP in transformers layout.
+"""The judge of ``open``: an image-text network that the user names, a CLIP or SigLIP in transformers layout.
 
     Frechet distance to the teacher, Vendi score    in its image embeddings
-    accuracy            retrieval: whether a sample's own prompt is the likest to it of all prompts that are sampled
+    accuracy            retrieval: whether a sample's own prompt is the most similar of all sampled prompts
                         (R-precision; Park et al., NeurIPS Datasets and Benchmarks 2021)
-    text_similarity     max(0, cosine) of sample and prompt (CLIPScore less its factor; Hessel et al., arXiv 2104.08718)
-    subject_consistency of clips, as VBench has it (arXiv 2311.17982), in the embeddings of their frames
+    text_similarity     max(0, cosine) of sample and prompt (CLIPScore without factor; Hessel et al., arXiv 2104.08718)
+    subject_consistency VBench's definition (arXiv 2311.17982) on the embeddings of a clip's frames
 
-Of a clip up to ``FRAMES`` frames are seen, evenly spread; its embedding is their mean.
+The embedding of a clip is the mean over up to ``FRAMES`` evenly spaced frames.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from rcm_core.pipelines.quiet import without_bars
 
 FRAMES = 8
 BATCH = 64
-"""Images or texts at a time; a constant, so that a sample's embedding does not depend on how many there are."""
+"""Batch size for images and texts; a constant, so that a sample's embedding does not depend on their number."""
 PARTS = ("config.json", "preprocessor_config.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True)
 class OpenJudge:
-    """A ``base.Judge`` whose network lies in ``folder``; what it keeps of samples are embeddings [N, T, D]."""
+    """A ``base.Judge`` with the network in ``folder``; ``look`` returns embeddings [N, T, D]."""
 
     folder: str
     digest: str
@@ -54,47 +54,47 @@ class OpenJudge:
         )
 
     def category(self, prompt: str) -> str:  # noqa: ARG002
-        """There are no categories."""
+        """Return "": ``open`` has no categories."""
         return ""
 
     def look(self, pixels: Tensor) -> Tensor:
-        """Image embeddings of up to ``FRAMES`` frames, float32 ``[N, T, D]`` on the CPU."""
+        """Return image embeddings of up to ``FRAMES`` frames, float32 ``[N, T, D]`` on the CPU."""
         refuse_range(pixels)
         if pixels.shape[1] != 3:
             raise InputError(
-                f"the judge sees RGB, and samples have {pixels.shape[1]} channels; decode them to 3"
+                f"samples have {pixels.shape[1]} channels, but the judge needs RGB; decode them to 3 channels"
             )
-        shown = torch.linspace(0, pixels.shape[2] - 1, min(FRAMES, pixels.shape[2])).round().long()
-        frames = pixels[:, :, shown].transpose(1, 2).flatten(0, 1)
+        indices = torch.linspace(0, pixels.shape[2] - 1, min(FRAMES, pixels.shape[2])).round().long()
+        frames = pixels[:, :, indices].transpose(1, 2).flatten(0, 1)
         embedded = embed_frames(self.folder, self.device, frames)
-        return embedded.reshape(len(pixels), len(shown), -1)
+        return embedded.reshape(len(pixels), len(indices), -1)
 
     def correct(self, looked: Tensor, prompts: Sequence[str]) -> np.ndarray:
-        """Whether no other of the distinct ``prompts`` is likelier than a sample's own, bool ``[N]``."""
+        """Return whether no other of the distinct ``prompts`` is more similar than a sample's own, bool ``[N]``."""
         own, most = self._likeness(looked, prompts)
         return np.asarray(own >= most)
 
     def observe(self, looked: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Similarity to the own prompt; for clips also the embeddings of the frames."""
-        found = {"similarity": self._likeness(looked, prompts)[0]}
-        return found | ({"subjects": looked.double().numpy()} if looked.shape[1] > 1 else {})
+        """Return the similarity to the own prompt; for clips also the embeddings of the frames."""
+        observations = {"similarity": self._likeness(looked, prompts)[0]}
+        return observations | ({"subjects": looked.double().numpy()} if looked.shape[1] > 1 else {})
 
     def features(self, looked: Tensor) -> np.ndarray:
-        """The mean over frames, float64 ``[N, D]``."""
+        """Return the mean embedding over frames, float64 ``[N, D]``."""
         mean: np.ndarray = looked.double().mean(1).numpy()
         return mean
 
     def real_features(self, split: str) -> None:
-        """There are no real images."""
+        """Return None: ``open`` has no real images."""
 
     def accuracy_on(self, split: str) -> float:
-        """InputError: there are no real images whose prompt is known."""
+        """Raise InputError: ``open`` has no real images with prompts."""
         raise InputError(
             f"data: open has no {split} images with prompts to test its judge on; set teacher.gate to null"
         )
 
     def _likeness(self, looked: Tensor, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Cosine of each sample to its own prompt, and to the likeliest of all, float64 ``[N]``."""
+        """Return the cosine of each sample to its own prompt, and to the most similar of all, float64 ``[N]``."""
         refuse_unpaired(looked, prompts)
         distinct, own = np.unique(np.array(prompts), return_inverse=True)
         images = F.normalize(looked.double().mean(1), dim=-1)
@@ -104,7 +104,7 @@ class OpenJudge:
 
 
 def check_judge(folder: Path) -> None:
-    """InputError unless ``folder`` holds a network of images and texts in transformers layout."""
+    """Raise InputError unless ``folder`` holds an image-text network in transformers layout."""
     for part in PARTS:
         if not (folder / part).is_file():
             raise InputError(
@@ -114,7 +114,7 @@ def check_judge(folder: Path) -> None:
     config = read_part(folder, "config.json")
     if not {"vision_config", "text_config"} <= config.keys():
         raise InputError(
-            f"judge.network {folder} holds a {config.get('model_type')}, which does not see images and texts both;"
+            f"judge.network {folder} holds a {config.get('model_type')}, which is not an image-text network;"
             " give a CLIP or SigLIP"
         )
     Preparation.read(folder)
@@ -122,7 +122,7 @@ def check_judge(folder: Path) -> None:
 
 @lru_cache(maxsize=2)
 def network(folder: str, device: str) -> nn.Module:
-    """The network, float32, in eval mode."""
+    """Load the network, float32, in eval mode."""
     from transformers import AutoModel
 
     with without_bars():
@@ -145,9 +145,9 @@ def embed_frames(folder: str, device: str, frames: Tensor) -> Tensor:
 @lru_cache(maxsize=8)
 @torch.no_grad()
 def read(folder: str, texts: tuple[str, ...]) -> Tensor:
-    """Embeddings [N, D] of ``texts``, float32; what the network has no room for is cut off.
+    """Return embeddings [N, D] of ``texts``, float32, truncated to the network's maximum length.
 
-    On the CPU, for whoever compares need not have the device of those who look.
+    Runs on the CPU, because the process that compares may lack the device of the workers.
     """
     from transformers import AutoTokenizer
 
@@ -156,7 +156,7 @@ def read(folder: str, texts: tuple[str, ...]) -> Tensor:
     room = model.config.text_config.max_position_embeddings
     parts = []
     for first in range(0, len(texts), BATCH):
-        # to the full length: SigLIP was trained so, and CLIP's mask makes it indifferent
+        # padded to the full length, as SigLIP was trained; CLIP's mask ignores the padding
         tokens = tokenizer(
             list(texts[first : first + BATCH]),
             padding="max_length",
@@ -176,22 +176,22 @@ def _embedding(found: Any) -> Tensor:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What ``preprocessor_config.json`` asks for, on tensors: resize, crop the middle, normalise."""
+    """The preprocessing of ``preprocessor_config.json`` on tensors: resize, centre crop, normalise."""
 
     shorter: int | None
-    """Side that the shorter one gets; None: both get ``size``."""
+    """Target length of the shorter side; None: resize to ``size``."""
     size: tuple[int, int]
-    """Height and width in the end."""
+    """Final height and width."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     @classmethod
     def read(cls, folder: Path) -> Preparation:
-        """InputError if the file asks for something else."""
+        """Read the configuration; InputError if it needs other steps."""
         config = read_part(folder, "preprocessor_config.json")
         try:
             size, crop = config["size"], config.get("crop_size")
-            if isinstance(size, int):  # as files of the first CLIP have it
+            if isinstance(size, int):  # the format of the first CLIP's files
                 cropped = config.get("do_center_crop", True)
                 size = {"shortest_edge": size} if cropped else {"height": size, "width": size}
             shorter = size.get("shortest_edge")
@@ -205,7 +205,7 @@ class Preparation:
             ) from error
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Of ``images`` [N, 3, H, W] in [0, 1]."""
+        """Preprocess ``images`` [N, 3, H, W] in [0, 1]."""
         height, width = images.shape[-2:]
         to = self.size
         if self.shorter is not None:

@@ -1,6 +1,6 @@
-"""The judge of ``scenes_video``: looks at every frame with the detector and follows what it sees.
+"""The judge of ``scenes_video``: runs the detector on every frame and tracks the detected digits.
 
-A clip is right if most of its frames show exactly the things asked for and each of them goes the way asked for.
+A clip is correct if most of its frames show exactly the requested things and each of them moves as requested.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from rcm_core.scenes.motion import DIRECTIONS, FRAMES, Motion, parse_motion
 
 MOST = 2
 ENOUGH = 0.75
-"""Share of the frames that must show what was asked for."""
+"""Minimum share of the frames that show exactly the requested things."""
 
 
 class Watched(NamedTuple):
-    """What was seen of N clips."""
+    """Observations of N clips."""
 
     shown: np.ndarray
-    """Share of the frames that show exactly the things asked for, ``[N]``."""
+    """Share of the frames that show exactly the requested things, ``[N]``."""
     tracks: np.ndarray
-    """``[N, 2, T, 2]``"""
+    """Centres of the requested things in every frame, ``[N, 2, T, 2]``."""
     directions: np.ndarray
-    """``[N, 2, 2]``"""
+    """Requested directions, ``[N, 2, 2]``."""
     subjects: np.ndarray
-    """Features of what is seen in every frame, ``[N, T, 64]``."""
+    """Features of the subject in every frame, ``[N, T, 64]``."""
 
 
 class MotionJudge(Pixels):
@@ -50,30 +50,30 @@ class MotionJudge(Pixels):
         self.categories = data.categories
 
     def category(self, prompt: str) -> str:
-        """One of ``categories``; InputError if the prompt cannot be read."""
+        """Return one of ``categories``; InputError if the prompt cannot be parsed."""
         return parse_motion(prompt).category
 
     def correct(self, pixels: Tensor, prompts: Sequence[str]) -> np.ndarray:
-        """Whether each clip shows what its prompt asks for, moving as it says, bool ``[N]``."""
+        """Return whether each clip shows what its prompt asks for, moving as requested, bool ``[N]``."""
         return self.match_requests(pixels, [parse_motion(prompt) for prompt in prompts])
 
     def match_requests(self, pixels: Tensor, motions: Sequence[Motion]) -> np.ndarray:
-        """``correct`` for motions instead of prompts."""
+        """Return ``correct`` for motions instead of prompts."""
         seen = self.watch(pixels, motions)
         right: np.ndarray = (seen.shown >= ENOUGH) & following(seen.tracks, seen.directions)
         return right
 
     def observe(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:
-        """Subjects, tracks and the directions asked for, for the VBench-like metrics."""
+        """Return subjects, tracks and requested directions for the VBench-like metrics."""
         seen = self.watch(pixels, [parse_motion(prompt) for prompt in prompts])
         return {"subjects": seen.subjects, "tracks": seen.tracks, "directions": seen.directions}
 
     def watch(self, pixels: Tensor, motions: Sequence[Motion]) -> Watched:
-        """Detects in every frame and follows the things that ``motions`` name."""
+        """Run the detector on every frame and track the things that ``motions`` name."""
         refuse_unpaired(pixels, motions)
         hidden, heads = run(self._detector, _frames(pixels))
-        found = detect(heads)
-        clips = [found[i : i + FRAMES] for i in range(0, len(found), FRAMES)]
+        detected = detect(heads)
+        clips = [detected[i : i + FRAMES] for i in range(0, len(detected), FRAMES)]
         shown = [np.mean([shows(m.things, seen) for seen in clip]) for m, clip in zip(motions, clips)]
         tracks = [follow(m.things, clip, MOST) for m, clip in zip(motions, clips)]
         directions = np.zeros((len(motions), MOST, 2))
@@ -85,9 +85,10 @@ class MotionJudge(Pixels):
         return Watched(np.array(shown), np.array(tracks).reshape(-1, MOST, FRAMES, 2), directions, features)
 
     def features(self, pixels: Tensor) -> np.ndarray:
-        """What is on the canvas and how it shifts from the first frame to the last, float64 ``[N, 64]``.
+        """Return features of a clip's content and motion, float64 ``[N, 64]``.
 
-        A fixed random projection of the hidden features' mean and of the change of their first moments.
+        They are a fixed random projection of the hidden features' mean and of the change of their first moments from
+        the first frame to the last.
         """
         flat = run(self._detector, _frames(pixels))[0].double()
         hidden = flat.reshape(-1, FRAMES, *flat.shape[1:])
@@ -101,16 +102,16 @@ class MotionJudge(Pixels):
         return projected
 
     def real_features(self, split: str) -> np.ndarray:
-        """Features of real clips of ``split``, float64 ``[N, 64]``."""
+        """Return features of real clips of ``split``, float64 ``[N, 64]``."""
         return self.features(unit_range(self._data.compose_split(split)[0]))
 
     def accuracy_on(self, split: str) -> float:
-        """Share of the real clips of ``split`` in which it sees what was composed."""
+        """Return the accuracy on the real clips of ``split``."""
         pixels, motions = self._data.compose_split(split)
         return float(self.match_requests(unit_range(pixels), motions).mean())
 
 
 def _frames(pixels: Tensor) -> Tensor:
-    """``[N * T, 3, H, W]`` in [-1, 1]."""
+    """Return the frames, ``[N * T, 3, H, W]`` in [-1, 1]."""
     refuse_pixels(pixels, torch.Size((3, FRAMES, SIZE, SIZE)))
     return (2 * pixels.float().cpu() - 1).transpose(1, 2).flatten(0, 1)

@@ -1,7 +1,7 @@
-"""The judge of ``scenes``: looks with the detector and compares with what the prompt asks for.
+"""The judge of ``scenes``: compares the detector's output with the prompt.
 
-A sample is right if exactly the things asked for are seen, in the colours asked for, and on the sides asked for.
-That is stricter than GenEval (arXiv 2310.11513), which forgives further objects outside its counting category.
+A sample is correct if the detector finds exactly the requested things, with the requested colours and positions.
+That is stricter than GenEval (arXiv 2310.11513), which allows further objects outside its counting category.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from rcm_core.scenes.compose import SIZE
 from rcm_core.scenes.request import Request, parse
 
 MARGIN = 6.0
-"""Pixels by which one object must lie further to its side than the other; less is not left of anything."""
+"""Minimum distance in pixels for one object to count as left of, or above, another."""
 
 
 def satisfies(request: Request, seen: Sequence[Seen]) -> bool:
-    """Whether ``seen`` is what ``request`` asks for and nothing else."""
+    """Return whether ``seen`` is what ``request`` asks for and nothing else."""
     if not shows(request.things, seen):
         return False
     orders = (order for order in permutations(seen) if all(map(matches, request.things, order)))
@@ -33,7 +33,7 @@ def satisfies(request: Request, seen: Sequence[Seen]) -> bool:
 
 
 def beside(relation: str, first: Seen, second: Seen) -> bool:
-    """Whether ``first`` is more to the left of (or above) ``second`` than it is above or below (beside) it."""
+    """Return whether ``first`` is more to the left of (or above) ``second`` than above or below (beside) it."""
     right, down = second.x - first.x, second.y - first.y
     along, across = (right, down) if relation == "left" else (down, right)
     return along >= MARGIN and along > abs(across)
@@ -50,34 +50,34 @@ class SceneJudge(Pixels):
         self.categories = data.categories
 
     def category(self, prompt: str) -> str:
-        """One of ``categories``; InputError if the prompt cannot be read."""
+        """Return one of ``categories``; InputError if the prompt cannot be parsed."""
         return parse(prompt).category
 
     def correct(self, pixels: Tensor, prompts: Sequence[str]) -> np.ndarray:
-        """Whether each sample shows what its prompt asks for and nothing else, bool ``[N]``."""
+        """Return whether each sample shows what its prompt asks for and nothing else, bool ``[N]``."""
         return self.match_requests(pixels, [parse(prompt) for prompt in prompts])
 
     def match_requests(self, pixels: Tensor, requests: Sequence[Request]) -> np.ndarray:
-        """``correct`` for requests instead of prompts."""
+        """Return ``correct`` for requests instead of prompts."""
         refuse_unpaired(pixels, requests)
         seen = detect(run(self._detector, _frames(pixels))[1])
         return np.array([satisfies(request, one) for request, one in zip(requests, seen)], dtype=bool)
 
     def observe(self, pixels: Tensor, prompts: Sequence[str]) -> dict[str, np.ndarray]:  # noqa: ARG002
-        """Nothing for further metrics."""
+        """Return no inputs of further metrics."""
         return {}
 
     def features(self, pixels: Tensor) -> np.ndarray:
-        """The detector's hidden features, mean over the canvas, float64 ``[N, 64]``."""
+        """Return the detector's hidden features, averaged over the canvas, float64 ``[N, 64]``."""
         hidden = run(self._detector, _frames(pixels))[0]
         return hidden.double().mean((2, 3)).numpy()
 
     def real_features(self, split: str) -> np.ndarray:
-        """Features of real scenes of ``split``, float64 ``[N, 64]``."""
+        """Return features of real scenes of ``split``, float64 ``[N, 64]``."""
         return self.features(unit_range(self._data.compose_split(split)[0]))
 
     def accuracy_on(self, split: str) -> float:
-        """Share of the real scenes of ``split`` in which it sees what was composed."""
+        """Return the accuracy on the real scenes of ``split``."""
         pixels, requests = self._data.compose_split(split)
         return float(self.match_requests(unit_range(pixels), requests).mean())
 

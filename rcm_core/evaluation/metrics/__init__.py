@@ -1,1 +1,1 @@
-"""REGISTRY: one file a metric; implementations only."""
+"""REGISTRY of metrics: one file per metric, and no other modules."""

@@ -1,7 +1,7 @@
-"""Prompt accuracy: the share of samples in which the judge sees what the prompt asked for; at best 1.
+"""Prompt accuracy: the share of samples in which the judge recognises what the prompt asks for; at best 1.
 
-Source: the classification accuracy score of Ravuri and Vinyals, arXiv 1905.10887, turned round: a classifier
-of real images is applied to generated ones.
+Source: the classification accuracy score of Ravuri and Vinyals, arXiv 1905.10887, with the roles reversed: a
+classifier of real images scores generated ones.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from rcm_core.evaluation.metric import PROPORTION, Inputs, Metric
 
 
 def accuracy(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
-    """Share of correct samples."""
+    """Return the share of correct samples."""
     return share(inputs["correct"], bootstrap, "accuracy")
 
 
 def by_category(inputs: Inputs, bootstrap: Bootstrap) -> dict[str, Estimate]:
-    """Accuracy of each category, and "mean", which weighs the categories equally.
+    """Return the accuracy of each category, and "mean", which weighs the categories equally.
 
     The mean is GenEval's overall score (arXiv 2310.11513); its interval resamples within the categories. Empty without
-    categories; InputError if one has no sample.
+    categories; InputError if a category has no sample.
     """
     correct, categories = inputs["correct"], inputs["categories"]
     rows: dict[str, Estimate] = {}
@@ -39,8 +39,8 @@ def by_category(inputs: Inputs, bootstrap: Bootstrap) -> dict[str, Estimate]:
         flags = correct[inputs["category"] == category]
         if not len(flags):
             raise InputError(
-                f"none of {len(correct)} prompts is of the category {category!r}; evaluate at least"
-                f" {len(categories)} samples, of prompt lists in which categories take turns"
+                f"none of the {len(correct)} prompts belongs to the category {category!r}; evaluate at least"
+                f" {len(categories)} samples from a prompt file that interleaves the categories"
             )
         drawn = share_replicates(flags, counts(len(flags), bootstrap, "accuracy", category))
         rows[category] = share_of(flags, drawn)

@@ -1,8 +1,8 @@
 """Diversity within a prompt: how much samples of one prompt differ; higher is more diverse.
 
 The Vendi score is the effective number of distinct samples: the exponential of the entropy of the
-eigenvalues of K/n, with K the cosine kernel of the features; n samples that have nothing in common score n,
-n copies of one score 1.
+eigenvalues of K/n, with K the cosine kernel of the features. n samples with orthogonal features score n,
+n copies of one sample score 1.
 
 Source: Friedman and Dieng, "The Vendi score", arXiv 2210.02410.
 """
@@ -17,16 +17,15 @@ from rcm_core.evaluation.metric import NO_BOUND, Inputs, Metric
 
 
 def vendi(groups: np.ndarray) -> float:
-    """Mean over prompts of the Vendi score of the features ``groups`` [P, S, D]."""
+    """Return the mean over prompts of the Vendi score of the features ``groups`` [P, S, D]."""
     ones = np.ones((1, *groups.shape[:2]), dtype=np.int64)
     return float(vendi_replicates(groups, ones)[0])
 
 
 def vendi_replicates(groups: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The score of ``R`` weighted copies: sample (p, s) occurs ``counts[r, p, s]`` times; float64 ``[R]``.
+    """Return the score of ``R`` resamples with ``counts[r, p, s]`` copies of sample (p, s); float64 ``[R]``.
 
-    A sample that occurs c times has weight c/S on both sides of the kernel, which has the same eigenvalues
-    as c copies.
+    c copies of a sample are one sample of weight c/S on both sides of the kernel: the eigenvalues are the same.
     """
     unit = torch.nn.functional.normalize(torch.from_numpy(groups).double(), dim=-1)
     kernel = unit @ unit.transpose(1, 2)
@@ -38,14 +37,14 @@ def vendi_replicates(groups: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def pairwise(groups: np.ndarray) -> float:
-    """Mean over prompts of the mean RMS difference between two of the samples ``groups`` [P, S, D]."""
+    """Return the mean over prompts of the mean RMS difference between two of the samples ``groups`` [P, S, D]."""
     ones = np.ones((1, *groups.shape[:2]), dtype=np.int64)
     return float(pairwise_replicates(groups, ones)[0])
 
 
 def pairwise_replicates(groups: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The same of ``R`` weighted copies; a sample and its own copy are no pair, copies of one have no
-    difference; float64 ``[R]``.
+    """Return the difference of ``R`` resamples, float64 ``[R]``; a sample and itself are no pair, two of its copies
+    are a pair with difference 0.
     """
     points = torch.from_numpy(groups).double()
     distance = (
@@ -59,7 +58,7 @@ def pairwise_replicates(groups: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def diversity(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
-    """Vendi score of the features; at most the number of samples per prompt."""
+    """Return the Vendi score of the features; at most the number of samples per prompt."""
     groups = inputs["groups"]
     many, each = groups.shape[:2]
     return estimate(
@@ -68,7 +67,7 @@ def diversity(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
 
 
 def pairwise_difference(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
-    """RMS difference between two samples of one prompt, in pixels."""
+    """Return the RMS pixel difference between two samples of one prompt."""
     groups = inputs["group_pixels"]
     many, each = groups.shape[:2]
     spread = pairwise_replicates(groups, _draw_counts(groups, bootstrap))
@@ -76,7 +75,7 @@ def pairwise_difference(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
 
 
 def _draw_counts(groups: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
-    """How often each sample occurs in each resample, int64 ``[R, P, S]``; prompts keep their numbers of samples."""
+    """Return how often each sample occurs in each resample, int64 ``[R, P, S]``; every prompt keeps S samples."""
     many, each = groups.shape[:2]
     return np.stack([counts(each, bootstrap, "diversity", i) for i in range(many)], axis=1)
 

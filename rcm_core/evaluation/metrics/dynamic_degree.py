@@ -1,6 +1,6 @@
-"""Dynamic degree: the share of clips in which something moves at all; a still image scores well on the other measures.
+"""Dynamic degree: the share of clips with motion. A still clip scores well on the other video metrics.
 
-Source: VBench (Huang et al., arXiv 2311.17982), section 3.2, with the objects' own motion for optical flow.
+Source: VBench (Huang et al., arXiv 2311.17982), section 3.2, with tracked objects instead of optical flow.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from rcm_core.evaluation.bootstrap import Bootstrap, Estimate, mean
 from rcm_core.evaluation.metric import PROPORTION, Inputs, Metric
 
 MOVES = 1.0
-"""Pixels per frame; half of what an object of the benchmark moves."""
+"""Minimum speed in pixels per frame; half the speed of the benchmark's objects."""
 
 
 def dynamic(tracks: np.ndarray) -> np.ndarray:
-    """Whether the fastest object of ``tracks`` [N, K, T, 2] (NaN where not seen) moves, bool ``[N]``.
+    """Return whether the fastest object of ``tracks`` [N, K, T, 2] (NaN where not detected) moves, bool ``[N]``.
 
-    Its speed is the mean over the pairs of frames in which it is seen.
+    Its speed is the mean over the pairs of frames in which it is detected.
     """
     steps = np.linalg.norm(np.diff(tracks, axis=2), axis=-1)
     known = ~np.isnan(steps)
@@ -27,7 +27,7 @@ def dynamic(tracks: np.ndarray) -> np.ndarray:
 
 
 def dynamic_degree_estimate(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
-    """Share of the clips in which something moves."""
+    """Return the share of the clips with motion."""
     return mean(dynamic(inputs["tracks"]).astype(np.float64), bootstrap, "dynamic_degree", bounds=PROPORTION)
 
 

@@ -1,4 +1,4 @@
-"""Frechet distance between two sets of features, each summed up by its mean and covariance.
+"""Frechet distance between two sets of features, each described by its mean and covariance.
 
     d^2 = |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))
 
@@ -20,13 +20,13 @@ from rcm_core.evaluation.metric import NO_BOUND, Inputs, Metric
 
 
 def frechet(samples: np.ndarray, reference: np.ndarray) -> float:
-    """The distance d^2 between ``samples`` [N, D] and ``reference`` [M, D], in float64."""
+    """Return the distance d^2 between ``samples`` [N, D] and ``reference`` [M, D], in float64."""
     ones = np.ones((1, len(samples)), dtype=np.int64)
     return float(frechet_replicates(samples, reference, ones)[0])
 
 
 def frechet_replicates(samples: np.ndarray, reference: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The same of ``R`` weighted copies: sample n occurs ``counts[r, n]`` times; float64 ``[R]``."""
+    """Return the distance of ``R`` resamples with ``counts[r, n]`` copies of sample n; float64 ``[R]``."""
     fixed = torch.from_numpy(reference).double()
     centre = fixed.mean(0)
     covariance = torch.cov(fixed.T)
@@ -53,22 +53,22 @@ def _square_root(matrix: Tensor) -> Tensor:
 
 
 def _trace_of_root(products: Tensor) -> Tensor:
-    """tr (C1 C2)^(1/2), from ``products`` C1^(1/2) C2 C1^(1/2): symmetric, with the same eigenvalues."""
+    """Return tr (C1 C2)^(1/2) from ``products`` C1^(1/2) C2 C1^(1/2), symmetric with the same eigenvalues."""
     return _without_rounding(torch.linalg.eigvalsh(products)).sqrt().sum(-1)
 
 
 def _without_rounding(values: Tensor) -> Tensor:
-    """Eigenvalues that are zero but for rounding are zero: the root of 1e-16 would be an error of 1e-8."""
+    """Set eigenvalues within rounding error of zero to zero: the root of 1e-16 would be an error of 1e-8."""
     floor = values.shape[-1] * torch.finfo(values.dtype).eps * values.amax(-1, keepdim=True)
     return torch.where(values > floor, values, torch.zeros_like(values))
 
 
 def frechet_estimate(features: np.ndarray, reference: np.ndarray, bootstrap: Bootstrap) -> Estimate:
-    """Frechet distance of ``features`` [N, D] to ``reference`` [M, D]; InputError if either has one sample."""
+    """Return the distance of ``features`` [N, D] to ``reference`` [M, D]; InputError if either has one sample."""
     if min(len(features), len(reference)) < 2:
         raise InputError(
-            f"a Frechet distance of {len(features)} samples to {len(reference)} has no variance; make at least 2"
-            " (select.samples, evaluate.samples, trajectories.samples)"
+            f"a Frechet distance of {len(features)} samples to {len(reference)} has no variance; set select.samples,"
+            " evaluate.samples and trajectories.samples to at least 2"
         )
     drawn = counts(len(features), bootstrap, "frechet")
     replicates = frechet_replicates(features, reference, drawn)
@@ -76,12 +76,12 @@ def frechet_estimate(features: np.ndarray, reference: np.ndarray, bootstrap: Boo
 
 
 def to_real(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
-    """Distance to held-out real images."""
+    """Return the distance to held-out real images."""
     return frechet_estimate(inputs["features"], inputs["real"], bootstrap)
 
 
 def to_teacher(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
-    """Distance to the teacher's own samples from other seeds: the teacher's distance is the floor, not 0."""
+    """Return the distance to the teacher's own samples from other seeds; the floor is the teacher's distance, not 0."""
     return frechet_estimate(inputs["features"], inputs["teacher"], bootstrap)
 
 

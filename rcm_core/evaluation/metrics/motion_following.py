@@ -1,7 +1,7 @@
-"""Motion following: whether every object goes the way that the prompt says.
+"""Motion following: whether every object moves in the direction that the prompt says.
 
-VBench asks a captioner or a detector whether the prompt's relation holds (Huang et al., arXiv 2311.17982); here the
-detected places are compared with the direction asked for.
+VBench asks a captioner or a detector whether the prompt's relation holds (Huang et al., arXiv 2311.17982). This metric
+compares the detected positions with the requested direction.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from rcm_core.evaluation.bootstrap import Bootstrap, Estimate, mean
 from rcm_core.evaluation.metric import PROPORTION, Inputs, Metric
 
 FAR = 6.0
-"""Pixels from the first to the last place; an object of the benchmark goes 14."""
+"""Minimum displacement in pixels from the first to the last position; the benchmark's objects move 14."""
 
 
 def following(tracks: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """Whether the objects of ``tracks`` [N, K, T, 2] go along ``directions`` [N, K, 2], bool ``[N]``.
+    """Return whether the objects of ``tracks`` [N, K, T, 2] move along ``directions`` [N, K, 2], bool ``[N]``.
 
-    Directions are unit steps in x or y, zero for a place of K without an object. An object must go ``FAR`` pixels its
-    way between the first and the last frame in which it is seen (NaN where it is not), and less to the side.
+    Directions are unit steps in x or y, zero for an index of K without an object. Between the first and the last frame
+    in which it is detected (NaN elsewhere) an object must move ``FAR`` pixels in its direction, and less to the side.
     """
     asked = np.abs(directions).sum(-1) > 0
     gone = _displacement(tracks)
@@ -31,7 +31,7 @@ def following(tracks: np.ndarray, directions: np.ndarray) -> np.ndarray:
 
 
 def _displacement(tracks: np.ndarray) -> np.ndarray:
-    """Last less first known place, ``[N, K, 2]``; NaN, which is no way at all, if there is none."""
+    """Return last minus first known position, ``[N, K, 2]``; NaN, which matches no direction, if none is known."""
     known = ~np.isnan(tracks[..., 0])
     first, last = known.argmax(-1), known.shape[-1] - 1 - known[..., ::-1].argmax(-1)
     places = [np.take_along_axis(tracks, frame[..., None, None], axis=2)[:, :, 0] for frame in (first, last)]
@@ -40,7 +40,7 @@ def _displacement(tracks: np.ndarray) -> np.ndarray:
 
 
 def motion_following_estimate(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
-    """Share of the clips that move as asked."""
+    """Return the share of the clips that move as requested."""
     return mean(
         following(inputs["tracks"], inputs["directions"]).astype(np.float64),
         bootstrap,

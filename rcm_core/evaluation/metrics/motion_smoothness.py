@@ -1,11 +1,11 @@
-"""Motion smoothness of clips: how well each frame lies between its neighbours; 1 at rest and in uniform motion.
+"""Motion smoothness of clips: how well neighbouring frames predict each frame; 1 at rest and in uniform motion.
 
-VBench (Huang et al., arXiv 2311.17982) drops every other frame and asks an interpolating network for it. Here the
-centres of the objects are known, so the interpolation is the mean of their places before and after:
+VBench (Huang et al., arXiv 2311.17982) drops every other frame and reconstructs it with an interpolation network. Here
+the centres of the objects are known, so the interpolation is the mean of their previous and next positions:
 
     e = mean |x_t - (x_{t-1} + x_{t+1}) / 2| in pixels,    score 1 / (1 + e)
 
-The detector reads centres to about 0.3 pixels, so real clips in uniform motion score 0.77: that is the ceiling.
+The detector locates centres to about 0.3 pixels, so real clips in uniform motion score 0.77, the practical maximum.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from rcm_core.evaluation.metric import PROPORTION, Inputs, Metric
 
 
 def motion_smoothness(tracks: np.ndarray) -> np.ndarray:
-    """Of ``tracks`` [N, K, T, 2], the centres of K objects in T frames, NaN where one is not seen; float64 ``[N]``.
+    """Return the smoothness of ``tracks`` [N, K, T, 2], the centres of K objects in T frames; float64 ``[N]``.
 
-    Objects and frames that are NaN are left out; a clip in which no object is seen in three frames running scores 0.
+    NaN, for an object that is not detected, is ignored. A clip without an object in three consecutive frames scores 0.
     """
     errors = np.linalg.norm(tracks[:, :, 1:-1] - (tracks[:, :, :-2] + tracks[:, :, 2:]) / 2, axis=-1)
     known = ~np.isnan(errors)
@@ -29,7 +29,7 @@ def motion_smoothness(tracks: np.ndarray) -> np.ndarray:
 
 
 def motion_smoothness_estimate(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
-    """Mean over the clips."""
+    """Return the mean over the clips."""
     return mean(motion_smoothness(inputs["tracks"]), bootstrap, "motion_smoothness", bounds=PROPORTION)
 
 

@@ -1,5 +1,4 @@
-"""Improved precision and recall: how much of one set lies in the other's manifold; higher is better, at most
-1.
+"""Improved precision and recall: the share of one set in the other's manifold; higher is better, at most 1.
 
 A manifold is the union of balls around a set's points, each as wide as the distance to the k-th nearest
 other point. Precision: share of samples inside the real manifold (fidelity). Recall: share of real images
@@ -21,11 +20,13 @@ from rcm_core.evaluation.metric import PROPORTION, Inputs, Metric
 
 NEIGHBOURS = 5
 SHORTLIST = 64
-"""Neighbours kept per point: a random half misses ``NEIGHBOURS`` of 64 with probability 4e-13."""
+"""Number of nearest neighbours stored per point: a random half has fewer than ``NEIGHBOURS`` of 64 with probability
+4e-13.
+"""
 
 
 def precise(samples: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Which samples lie inside the manifold of ``reference``, bool ``[N]``."""
+    """Return which samples lie inside the manifold of ``reference``, bool ``[N]``."""
     fixed = _check(reference)
     # column 0 is the point itself
     radius = _distances(fixed, fixed).topk(NEIGHBOURS + 1, largest=False).values[:, -1]
@@ -34,7 +35,7 @@ def precise(samples: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def recall_replicates(samples: np.ndarray, reference: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Recall of ``R`` subsets of ``samples``, the rows of ``chosen``, bool [R, N]; float64 ``[R]``."""
+    """Return the recall of ``R`` subsets of ``samples``, the rows of ``chosen``, bool [R, N]; float64 ``[R]``."""
     points = _check(samples)
     shortlist = _distances(points, points).topk(min(SHORTLIST + 1, len(points)), largest=False)
     nearest, distance = shortlist.indices[:, 1:], shortlist.values[:, 1:]
@@ -53,26 +54,26 @@ def _recall(chosen: Tensor, nearest: Tensor, distance: Tensor, to_real: Tensor) 
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
-    # the matmul form loses half the digits of small distances, which are the ones that count
+    # the matmul form loses half the digits of small distances, which decide here
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _check(features: np.ndarray) -> Tensor:
     if len(features) < 4 * NEIGHBOURS:
         raise InputError(
-            f"precision and recall were given {len(features)} samples and look at {NEIGHBOURS} neighbours"
-            f" of each; give at least {4 * NEIGHBOURS}"
+            f"precision and recall got {len(features)} samples, too few for {NEIGHBOURS} neighbours of each;"
+            f" use at least {4 * NEIGHBOURS}"
         )
     return torch.from_numpy(features).double()
 
 
 def precision(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
-    """Share of samples inside the real manifold."""
+    """Return the share of samples inside the real manifold."""
     return share(precise(inputs["features"], inputs["real"]), bootstrap, "precision")
 
 
 def recall(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
-    """Share of real images inside the samples' manifold; resampled by halves, which hold no sample twice."""
+    """Return the share of real images inside the samples' manifold; resamples are halves, without duplicates."""
     features, real = inputs["features"], inputs["real"]
     everything = np.ones((1, len(features)), dtype=bool)
     value = float(recall_replicates(features, real, everything)[0])

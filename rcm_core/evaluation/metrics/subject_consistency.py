@@ -1,6 +1,6 @@
-"""Subject consistency of clips: how much the subject looks the same from frame to frame; at best 1.
+"""Subject consistency of clips: the similarity of the subject between frames; at best 1.
 
-Source: VBench (Huang et al., arXiv 2311.17982), section 3.2, with the judge's features of the subject for DINO's.
+Source: VBench (Huang et al., arXiv 2311.17982), section 3.2, with the judge's subject features instead of DINO's.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from rcm_core.evaluation.metric import PROPORTION, Inputs, Metric
 
 
 def subject_consistency(features: np.ndarray) -> np.ndarray:
-    """Of ``features`` [N, T >= 2, D] in every frame, float64 ``[N]``.
+    """Return the consistency of ``features`` [N, T >= 2, D], float64 ``[N]``.
 
-    The mean over the frames after the first of (cosine to the first + cosine to the one before) / 2. A frame without
-    features (all zero) is like no other.
+    It is the mean, over all frames except the first, of (cosine to the first + cosine to the previous) / 2. A frame
+    without features (all zero) has cosine 0.
     """
     norms = np.linalg.norm(features, axis=-1, keepdims=True)
     unit = np.divide(features, norms, out=np.zeros_like(features, dtype=np.float64), where=norms > 0)
@@ -26,7 +26,7 @@ def subject_consistency(features: np.ndarray) -> np.ndarray:
 
 
 def subject_consistency_estimate(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
-    """Mean over the clips."""
+    """Return the mean over the clips."""
     return mean(
         subject_consistency(inputs["subjects"]).clip(0, 1),
         bootstrap,

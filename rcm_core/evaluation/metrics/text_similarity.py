@@ -1,6 +1,6 @@
-"""Text similarity: how well a sample fits its prompt by the embeddings of images and texts; at best 1.
+"""Text similarity: the similarity of a sample's and its prompt's embeddings; at best 1.
 
-Source: CLIPScore (Hessel et al., arXiv 2104.08718), without its weight of 2.5: the cosine, and 0 where it is negative.
+Source: CLIPScore (Hessel et al., arXiv 2104.08718), without its weight of 2.5: max(0, cosine).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from rcm_core.evaluation.metric import PROPORTION, Inputs, Metric
 
 
 def text_similarity_estimate(inputs: Inputs, bootstrap: Bootstrap) -> Estimate:
-    """Mean cosine of samples to their own prompts."""
+    """Return the mean cosine of samples to their own prompts."""
     return mean(inputs["similarity"].clip(0, 1), bootstrap, "text_similarity", bounds=PROPORTION)
 
 

@@ -1,1 +1,1 @@
-"""The report page and the model card, made from the files of a run alone."""
+"""The report page and the model card, rendered only from the files of a run."""

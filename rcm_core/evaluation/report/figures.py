@@ -1,4 +1,4 @@
-"""Charts as inline SVG that takes its colours from the page, in light and dark."""
+"""Charts as inline SVG with the page's colours, in light and dark mode."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ PROBES = ("probe_score", "brightness", "contrast")
 
 
 def cost_and_quality(run: Run) -> str:
-    """Frechet distance over seconds per sample, both with intervals: the trade that distillation is about."""
+    """Plot the Frechet distance over the seconds per sample, both with intervals."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 3.4), layout="constrained")
         axes = figure.add_subplot()
@@ -77,7 +77,7 @@ def cost_and_quality(run: Run) -> str:
 
 
 def intervals(run: Run) -> str:
-    """Every metric of every sampler with its interval."""
+    """Plot every metric of every sampler with its interval."""
     with matplotlib.rc_context(STYLE):
         known = run.metrics["teacher"]
         metrics = [metric for metric in shown_metrics("results") if metric.name in known]
@@ -105,10 +105,10 @@ def intervals(run: Run) -> str:
 
 
 def training(curves: dict[str, Curve]) -> str:
-    """Loss, tangent norm and whatever else the method logged, over iterations."""
+    """Plot all scalars that the training logged, such as loss and tangent norm, over iterations."""
     shown = [(name, *CURVES[name]) for name in CURVES if name in curves and any(v for _, v in curves[name])]
     if not shown:
-        return '<p class="note">Training left no curve.</p>'
+        return '<p class="note">Training logged no curves.</p>'
     with matplotlib.rc_context(STYLE):
         columns = 2 if len(shown) in (2, 4) else min(3, len(shown))
         rows = -(-len(shown) // columns)
@@ -130,7 +130,7 @@ def training(curves: dict[str, Curve]) -> str:
 
 
 def candidates(selection: dict[str, Any]) -> str:
-    """Score of every candidate over training, per step count and in the mean, one line per EMA length."""
+    """Plot the score of every candidate over training, per step count and as a mean, one line per EMA length."""
     lengths = sorted({c["ema"] for c in selection["candidates"]})
     panels = [("score", "Mean"), *((str(s), f"{s} step{'s' if s > 1 else ''}") for s in selection["steps"])]
     with matplotlib.rc_context(STYLE):
@@ -173,8 +173,8 @@ def _mark_choice(axes: Axes, selection: dict[str, Any], key: str) -> None:
 
 
 def _estimate(candidate: dict[str, Any], key: str) -> dict[str, Any]:
-    found: dict[str, Any] = candidate["score"] if key == "score" else candidate["scores"][key]
-    return found
+    estimate: dict[str, Any] = candidate["score"] if key == "score" else candidate["scores"][key]
+    return estimate
 
 
 def _bars(estimates: Sequence[dict[str, Any]], unit: float = 1.0) -> list[list[float]]:
@@ -187,14 +187,14 @@ def _roomy() -> ConstrainedLayoutEngine:
 
 
 def _plain_numbers(axis: XAxis | YAxis) -> None:
-    """1, 2, 5, 10 instead of powers on a logarithmic axis."""
+    """Label a logarithmic axis with 1, 2, 5, 10 instead of powers."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
 def _legend_above(figure: Figure, axes: Axes) -> None:
-    """The legend of ``axes``, every name once, where it covers no data."""
+    """Draw the legend of ``axes``, every name once, above the plot so that it covers no data."""
     handles, names = axes.get_legend_handles_labels()
     first = dict(zip(names[::-1], handles[::-1]))
     ordered = list(dict.fromkeys(names))
@@ -207,7 +207,7 @@ def _colour(sampler: Sampler) -> str:
 
 
 def _svg(figure: Figure) -> str:
-    """Inline SVG without prologue, metadata and name spaces, which HTML does not need."""
+    """Render inline SVG without prologue, metadata and name spaces, which HTML does not need."""
     wrap_titles(figure)
     figure.patch.set_alpha(0)
     for axes in figure.axes:

@@ -1,4 +1,4 @@
-"""What the report reads: the JSON, curves and samples that the stages left in ``runs/``."""
+"""The input of the report: the JSON, curves and samples that the stages wrote to ``runs/``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Sampler(NamedTuple):
     """One row of the results: a network and its number of steps."""
 
     key: str
-    """As in metrics.json: "teacher", "teacher_1", "student_4"."""
+    """Key in metrics.json, such as "teacher", "teacher_1" or "student_4"."""
     name: str
     steps: int
     student: bool
@@ -45,18 +45,18 @@ class Run(NamedTuple):
 
     @property
     def distance(self) -> str:
-        """The Frechet distance that counts: to real images, or to the teacher's samples if there are no real ones."""
+        """Key of the main Frechet distance: to real images, or to the teacher's samples without real images."""
         return "frechet" if "frechet" in self.metrics["teacher"] else "frechet_teacher"
 
     @property
     def reference(self) -> str:
-        """What stands for the teacher in ``frechet_teacher``."""
+        """Name of the reference samples of ``frechet_teacher``."""
         reference: str = self.metrics["protocol"].get("reference", "the teacher's samples")
         return reference
 
 
 def read_run(run: RunFolder) -> Run:
-    """Read a finished run; InputError names a file that is missing, unreadable or does not fit."""
+    """Read a finished run; InputError names a file that is missing, unreadable or inconsistent."""
     teacher, metrics, prompts = run.teacher(), run.metrics(), run.sample_prompts()
     samplers = _samplers(metrics, teacher["steps"])
     return Run(
@@ -73,7 +73,7 @@ def read_run(run: RunFolder) -> Run:
 
 
 def count_steps(steps: int) -> str:
-    """ "1 step", "4 steps"."""
+    """Return "1 step" or, for example, "4 steps"."""
     return f"{steps} step" if steps == 1 else f"{steps} steps"
 
 

@@ -1,4 +1,4 @@
-"""Numbers and text as they appear on the page."""
+"""Formatting of numbers and text for the page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BAR = "\\|"
 
 
 def number(value: float) -> str:
-    """Three significant digits, without an exponent where that is readable."""
+    """Format with three significant digits, without an exponent if that is readable."""
     size = abs(value)
     if size >= 1e5 or 0 < size < 1e-4:
         return f"{value:.2e}"
@@ -24,14 +24,14 @@ def number(value: float) -> str:
 
 
 def per_sample(seconds: float) -> str:
-    """Seconds for one sample, in the unit that suits."""
+    """Format the time for one sample in s, ms or µs."""
     if seconds >= 1:
         return f"{number(seconds)} s"
     return f"{number(seconds * 1e3)} ms" if seconds >= 1e-4 else f"{number(seconds * 1e6)} µs"
 
 
 def duration(seconds: float) -> str:
-    """Wall-clock time of a stage."""
+    """Format the wall-clock time of a stage."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -40,17 +40,17 @@ def duration(seconds: float) -> str:
 
 
 def data_size(count: float) -> str:
-    """Bytes, in binary units."""
+    """Format bytes in binary units."""
     return f"{count / GIB:.2f} GiB" if count >= GIB else f"{count / MIB:.0f} MiB"
 
 
 def interval(estimate: dict[str, Any], unit: float = 1.0) -> str:
-    """The 95 % interval."""
+    """Format the 95 % interval."""
     return f"{number(estimate['low'] * unit)} – {number(estimate['high'] * unit)}"
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown; a bar inside a cell stays inside it."""
+    """Return a Markdown table; bars inside cells are escaped."""
     lines = [_markdown_row(heads), "|" + "---|" * len(heads), *map(_markdown_row, rows)]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""The top of the page: the verdict in a sentence and six numbers."""
+"""The top of the page: a summary sentence and six numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SEES = "sees what the prompt asked for"
 
 
 def header(run: Run, title: str) -> str:
-    """Title, and what the student costs and does against its teacher."""
+    """Render the title and a comparison of the student's cost and accuracy with the teacher's."""
     students, row = _students(run), run.metrics
     fastest = students[-1]
     train = run.records.get("train", {}).get("parameters", {})
@@ -29,7 +29,7 @@ def header(run: Run, title: str) -> str:
 
 
 def cards(run: Run) -> str:
-    """Speed, Frechet distance, accuracy and diversity at the fewest and the most steps."""
+    """Render speed, Frechet distance, accuracy and diversity at the fewest and the most steps."""
     most, fewest = _students(run)[0], _students(run)[-1]
     key, title = run.distance, "Fréchet distance"
     if key == "frechet_teacher":

@@ -1,4 +1,4 @@
-"""How the training went, in words: whether it stopped early and why, what was left out, what spiked."""
+"""The course of the training in words: early stop and its reason, masked samples, spikes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rcm_core.monitoring.early_stopping import of_state, sentence
 
 
 def warning(run: Run) -> str:
-    """For the top of the page: that the student is what was left when training went wrong; else nothing."""
+    """Return the warning at the top of the page after a collapse or drift, else an empty text."""
     verdict = of_state(run.health["verdict"])
     return _notice(run) if verdict is not None and verdict.useless else ""
 
 
 def course(run: Run) -> str:
-    """For the panel of the training: the early stop if there was one, then what was noticed on the way."""
+    """Return the text of the training panel: an early stop if any, then masked samples, spikes and probes."""
     parts = [_left_out(run.health), *_spikes(run.health), *_steps_down(run.health), *_last_probe(run.health)]
     return f'{_notice(run)}<p class="note">{escape(" ".join(parts))}</p>'
 
@@ -48,12 +48,12 @@ def _steps_down(health: dict[str, Any]) -> list[str]:
 
 
 def _last_probe(health: dict[str, Any]) -> list[str]:
-    """The newest probe beside the first, which is that of the untrained student."""
+    """Compare the newest probe with the first, that of the untrained student."""
     known = [r for r in health["readings"] if r["score"] is not None]
     if len(known) < 2:
         return []
     first, last = known[0], known[-1]
     return [
-        "Energy distance of one-step samples to the teacher's, which no batch held:"
+        "Energy distance of one-step samples to the teacher's, on held-out trajectories:"
         f" {number(first['score'])} before the first iteration, {number(last['score'])} at {last['step']:,}."
     ]

@@ -1,4 +1,4 @@
-"""Text in figures that overlaps nothing: titles wrapped to their axes, labels of points moved apart."""
+"""Text in figures without overlaps: titles wrapped to their axes, labels of points moved apart."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ PLACES = (
     ((0, 5), "center", "bottom"), ((0, -5), "center", "top"), ((7, 0), "left", "center"), ((-7, 0), "right", "center"),
     ((0, 16), "center", "bottom"), ((0, -16), "center", "top"),
 )  # fmt: skip
-"""Offset in points from the end of a point's interval, and alignment; the first that is free is taken."""
+"""Offsets in points from the end of a point's interval, with alignments; a label takes the first free one."""
 
 
 def wrap_titles(figure: Figure) -> None:
-    """Break every title of ``figure`` that is wider than its axes into lines."""
+    """Break every title of ``figure`` that is wider than its axes into several lines."""
     figure.draw_without_rendering()
     for axes in figure.axes:
         title = axes.set_title(axes.get_title(loc="left"), loc="left")
@@ -31,7 +31,7 @@ def wrap_titles(figure: Figure) -> None:
 def label_points(
     axes: Axes, points: Sequence[tuple[str, float, float, float]], colour: str, size: float
 ) -> list[Annotation]:
-    """Write ``text`` above (x, high), or where that is taken below (x, low) or beside; points are (text, x, low, high).
+    """Write each text above (x, high) or, if that overlaps, below (x, low) or beside; points are (text, x, low, high).
 
     The limits and scales of ``axes`` must be final.
     """

@@ -1,4 +1,4 @@
-"""The model card of a published student: what it is, how to use it, how good it is, where it comes from."""
+"""The model card of a published student: description, use, quality, lineage."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ CALLS = {
     "longcat": "enable_prompt_rewrite=False",
     "sana": "use_resolution_binning=False",
 }
-"""Families whose diffusers pipelines take our times: what their call takes besides."""
+"""Further arguments of the pipeline call, by family; for families whose diffusers pipelines accept our times."""
 OTHERS = {
-    "cosmos": "diffusers' pipelines of Cosmos-Predict2 give times as EDM's sigma, which is infinite at this student's"
-    " first time, so none of them can sample it; use this command:",
+    "cosmos": "diffusers' pipelines of Cosmos-Predict2 pass times as EDM's sigma, which is infinite at this student's"
+    " first time, so they cannot sample it; use this command:",
 }
-"""Families whose diffusers pipelines do not take our times: why, before the command that samples them."""
+"""Reasons, by family, why its diffusers pipelines cannot sample our students; the ``rcm sample`` command follows."""
 ABSENT = {"sd3": ("text_encoder_3", "tokenizer_3"), "longcat": ("text_processor",)}
-"""Parts that a pipeline may lack though diffusers asks for them unless it is told that they are None. Which of them a
-student lacks is ``facts["absent"]``; all of them if the facts do not say.
+"""Optional parts of a pipeline by family, which diffusers requires unless the call passes None. ``facts["absent"]`` has
+the parts that a student lacks; without that key it lacks all of them.
 """
 
 
 def model_card(
     facts: dict[str, Any], sampler: Sampler, quality: dict[str, Any], name: str, pixels: tuple[int, ...]
 ) -> str:
-    """Markdown with the YAML header that model hubs read; the same facts give the same text. ``pixels`` are channels,
-    frames, height and width of a sample, as the pipeline is asked for it.
+    """Return Markdown with the YAML header that model hubs read; the same facts give the same text.
+
+    ``pixels``: channels, frames, height and width of a sample, as the pipeline call requests it.
     """
     teacher = facts["teacher"]
     times = "; ".join(", ".join(f"{angle:.4f}" for angle in angles) for angles in sampler.times)
@@ -86,15 +87,15 @@ Protocol `{quality["protocol"]["hash"][:12]}`: {quality["protocol"]["description
 
 
 def _in_diffusers(facts: dict[str, Any], pixels: tuple[int, ...], steps: int) -> str:
-    """How the pipeline is called; why not, if this family's does not take our times."""
+    """Return the example of the pipeline call, or the reason why this family's pipelines cannot be used."""
     family = facts["family"]
     if family not in CALLS:
         return f"\n{OTHERS[family]}\n" if family in OTHERS else ""
     _, frames, height, width = pixels
     rest = CALLS[family].format(frames=frames, length=facts["text_length"])
-    given = ", ".join(filter(None, (f"height={height}, width={width}", rest)))
+    arguments = ", ".join(filter(None, (f"height={height}, width={width}", rest)))
     absent = "".join(f", {name}=None" for name in facts.get("absent", ABSENT.get(family, ())))
-    made = "frames" if family == "wan" else "images"
+    output = "frames" if family == "wan" else "images"
     return f"""
     import rcm_core  # pip install rcm-distill: the scheduler class
     import torch
@@ -103,15 +104,15 @@ def _in_diffusers(facts: dict[str, Any], pixels: tuple[int, ...], steps: int) ->
     pipe = DiffusionPipeline.from_pretrained("this folder"{absent})
     generator = torch.Generator().manual_seed(0)  # the same seed gives the same sample
     sample = pipe(
-        "a prompt", num_inference_steps={steps}, guidance_scale=1.0, generator=generator, {given}
-    ).{made}[0]
+        "a prompt", num_inference_steps={steps}, guidance_scale=1.0, generator=generator, {arguments}
+    ).{output}[0]
 
 A list of generators, one for each prompt, gives every sample of a batch a seed of its own.
 """
 
 
 def settings_table(method: Mapping[str, Any], above: str = "") -> str:
-    """Markdown: a row per setting, as YAML writes its value; a nested one by its dotted name."""
+    """Return Markdown rows, one per setting with its value in YAML; nested settings have dotted names."""
     rows = []
     for key, value in method.items():
         if isinstance(value, Mapping) and value:
@@ -123,7 +124,7 @@ def settings_table(method: Mapping[str, Any], above: str = "") -> str:
 
 
 def _quality_table(steps: list[int], quality: dict[str, Any]) -> str:
-    """Markdown: a row per sampler, a column per metric."""
+    """Return a Markdown table with a row per sampler and a column per metric."""
     shown = [row for row in ("teacher", "teacher_1", *(f"student_{s}" for s in steps)) if row in quality]
     columns = _columns(quality["teacher"])
     rows = [[row, *(_cell(quality[row][column]) for column in columns)] for row in shown]
@@ -131,7 +132,7 @@ def _quality_table(steps: list[int], quality: dict[str, Any]) -> str:
 
 
 def _columns(known: dict[str, Any]) -> list[str]:
-    """What there is to say of a sampler."""
+    """Return the names of the card's metrics that ``known`` has, without substitutes for others that it has."""
     return [
         metric.name
         for metric in shown_metrics("card")

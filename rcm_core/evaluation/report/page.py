@@ -1,4 +1,4 @@
-"""The page: verdict, samples, numbers, how the student was trained and chosen, where it comes from."""
+"""The report page: summary, samples, numbers, training, selection, lineage."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rcm_core.storage.run_folder import RunFolder
 
 
 def render(run_folder: RunFolder, title: str, prompts: int) -> str:
-    """``report.html`` of a run, with ``prompts`` rows of samples.
+    """Render ``report.html`` of a run, with ``prompts`` rows of samples.
 
-    The same files give the same bytes; nothing is fetched when the page is opened. InputError names a
-    file that is missing or does not fit.
+    The same files give the same bytes; the page loads nothing from elsewhere. InputError names a file that is
+    missing or inconsistent.
     """
     run = read_run(run_folder)
     panels = (
@@ -76,16 +76,16 @@ def _categories(run: Run) -> list[str]:
     if any(key.startswith("accuracy_") for key in run.metrics["teacher"]):
         title = "Accuracy by category"
         note = (
-            "Share of samples that show what was asked for; the mean weighs the categories equally. Of clips also how"
-            " they move."
+            "Share of samples that show what the prompt asks for; the mean weighs the categories equally. For clips"
+            " also measures of motion."
         )
     return [_panel(title, note, f'<div class="scroll">{table}</div>')]
 
 
 def _training(run: Run) -> str:
     note = (
-        "Averages over the iterations between two points; the tangent norm is taken before it is normalised. Dots are"
-        " probes: one-step samples for trajectories that were held back, against the teacher's."
+        "Averages over the iterations between two points; the tangent norm is that before normalisation. Dots are"
+        " probes: one-step samples for held-out trajectories, compared with the teacher's."
     )
     drawn = _figure(figures.training(run.curves), "What training logged, over iterations.")
     return _panel("Training", note, health.course(run), drawn)
@@ -106,7 +106,7 @@ def _selection(run: Run) -> str:
 
 
 def _lineage(run: Run) -> str:
-    note = "Everything that this student is a function of, and what it cost."
+    note = "Everything that determines this student, and its cost."
     return _panel(
         "Lineage", note, f'<div class="scroll">{tables.stages(run.records)}</div>', tables.lineage(run)
     )

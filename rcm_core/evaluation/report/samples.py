@@ -14,16 +14,16 @@ from rcm_core.evaluation.report.finished_run import Run
 from rcm_core.evaluation.report.formatting import escape
 
 SMALLEST, LARGEST = 32, 192
-"""Sides in pixels: smaller samples are enlarged without smoothing, larger ones are shrunk."""
+"""Minimum and maximum side in pixels: smaller samples are enlarged without smoothing, larger ones are shrunk."""
 FRAME_MILLISECONDS = 180
 
 
 def grid(run: Run, rows: int) -> str:
-    """A table of ``rows`` prompts, spread evenly over the prompts that were sampled."""
+    """Render a table of ``rows`` prompts, spread evenly over the sampled prompts."""
     distinct = list(dict.fromkeys(run.prompts))
     if rows > len(distinct):
         raise InputError(
-            f"report.prompts = {rows} rows, but samples of {len(distinct)} prompts were kept; lower report.prompts"
+            f"report.prompts = {rows}, but the run has samples of {len(distinct)} prompts; lower report.prompts"
         )
     shown = spread(distinct, rows)
     wide = " wide" if _is_wide(run) else ""
@@ -34,12 +34,12 @@ def grid(run: Run, rows: int) -> str:
 
 
 def per_cell(run: Run) -> int:
-    """How many samples of a prompt are shown per sampler: as many as five columns have room for."""
+    """Return the number of samples per prompt and sampler: as many as fit into five columns."""
     return 3 if _is_wide(run) else 4
 
 
 def spread(prompts: list[str], rows: int) -> list[str]:
-    """``rows`` of ``prompts``, evenly spread, at a drifting place, for lists have regular patterns."""
+    """Return ``rows`` of ``prompts``, evenly spread; the offset drifts because prompt lists have regular patterns."""
     stride = max(1, len(prompts) // rows)
     return [prompts[i * stride + i % stride] for i in range(min(rows, len(prompts)))]
 
@@ -66,9 +66,11 @@ def _kind(key: str) -> str:
 
 
 def picture(pixels: Tensor) -> str:
-    """``[C, T, H, W]`` in [0, 1] as a data URI: a PNG for one frame, an endless GIF for several."""
+    """Encode ``[C, T, H, W]`` in [0, 1] as a data URI: a PNG for one frame, a looping GIF for several."""
     if pixels.shape[0] not in (1, 3):
-        raise InputError(f"samples have {pixels.shape[0]} channels; a picture has 1 (grey) or 3 (RGB)")
+        raise InputError(
+            f"samples have {pixels.shape[0]} channels, but a picture has 1 (grey) or 3 (RGB); decode them to RGB"
+        )
     values = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 3, 0).squeeze(-1).contiguous()
     frames = [_fit(Image.fromarray(frame.numpy())) for frame in values]
     stream = BytesIO()

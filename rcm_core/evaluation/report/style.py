@@ -1,4 +1,4 @@
-"""The page's style sheet: light and dark after the reader's system, nothing fetched from anywhere."""
+"""The page's style sheet: light or dark as the reader's system, without external resources."""
 
 STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #ffffff; --ink: #16181d; --muted: #667080;

@@ -1,4 +1,4 @@
-"""Tables: results, candidates, lineage."""
+"""Tables of results, candidates and lineage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rcm_core.evaluation.report.formatting import data_size, duration, escape, i
 
 
 def columns(run: Run) -> list[tuple[str, str, str]]:
-    """Key, title and small print of the metrics of the table of results that the benchmark has."""
+    """Return key, title and small print of the metrics in the table of results."""
     known = run.metrics["teacher"]
     return [
         (m.name, f"{m.title} {m.arrow}", m.note.format(reference=run.reference))
@@ -21,7 +21,7 @@ def columns(run: Run) -> list[tuple[str, str, str]]:
 
 
 def results(run: Run) -> str:
-    """Every sampler's numbers with their 95 % intervals."""
+    """Render every sampler's numbers with their 95 % intervals."""
     head = "".join(f'<th scope="col">{title}<small>{what}</small></th>' for _, title, what in columns(run))
     body = []
     for sampler in run.samplers:
@@ -42,7 +42,7 @@ def results(run: Run) -> str:
 
 
 def categories(run: Run) -> str:
-    """Accuracy by category of prompts, and what else the judge measures, with 95 % intervals; empty if neither."""
+    """Render accuracy by category and the judge's further measures with 95 % intervals; empty without either."""
     known = run.metrics["teacher"]
     parts = sorted(set(part_names("accuracy", known)) - {"accuracy_mean"})
     measures = (metric.name for metric in shown_metrics("measures"))
@@ -64,7 +64,7 @@ def categories(run: Run) -> str:
 
 
 def candidates(selection: dict[str, Any]) -> str:
-    """Every candidate's score; the chosen one is marked."""
+    """Render every candidate's score and mark the chosen one."""
     steps = [str(step) for step in selection["steps"]]
     head = "".join(f'<th scope="col">{s} step{"s" if s != "1" else ""}</th>' for s in steps)
     body = []
@@ -87,7 +87,7 @@ def candidates(selection: dict[str, Any]) -> str:
 
 
 def stages(records: dict[str, dict[str, Any]]) -> str:
-    """Wall time, memory, device and seed of every stage."""
+    """Render wall time, memory, device and seed of every stage."""
     longest = max((record["seconds"] for record in records.values()), default=1.0) or 1.0
     body = "".join(
         f'<tr><th scope="row">{escape(name)}</th>'
@@ -107,7 +107,7 @@ def stages(records: dict[str, dict[str, Any]]) -> str:
 
 
 def lineage(run: Run) -> str:
-    """Where the student comes from: teacher, method and its parameters, code, versions."""
+    """Render the student's lineage: teacher, method and its parameters, code, versions."""
     teacher, train = run.teacher, run.records.get("train", {})
     parameters = train.get("parameters", {})
     method = dict(parameters.get("method", {}))

@@ -173,7 +173,7 @@ def test_small_pictures_are_enlarged_exactly_and_large_ones_shrunk() -> None:
 
 def test_training_without_curves_is_said(runs: Path) -> None:
     (runs / "train/curves.csv").write_text("step,loss,tangent_norm,nonfinite,fake_loss,dmd_gradient\n")
-    assert "Training left no curve" in render(RunFolder(runs), TITLE, 1)
+    assert "Training logged no curves" in render(RunFolder(runs), TITLE, 1)
 
 
 @pytest.mark.parametrize(

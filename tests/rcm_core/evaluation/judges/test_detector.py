@@ -71,7 +71,7 @@ def test_frames_are_judged_alone() -> None:
 def test_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     load_detector.cache_clear()
     monkeypatch.setattr(detector, "DIGEST", "0" * 64)
-    with pytest.raises(InputError, match="not the detector that the code names"):
+    with pytest.raises(InputError, match="not the expected detector"):
         load_detector()
     monkeypatch.setattr(detector, "PLACE", "data/scenes/absent.safetensors")
     with pytest.raises(InputError, match="train_detector"):

@@ -111,8 +111,8 @@ def test_siglip_s_squares_are_not_cropped(folder: Path, tmp_path: Path) -> None:
     ("change", "said"),
     [
         ("tokenizer_config.json", r"has no tokenizer_config\.json; give a CLIP or SigLIP"),
-        ("text", "holds a clip, which does not see images and texts both; give a CLIP or SigLIP"),
-        ("nowhere", "is no folder that exists; give a folder or s3:// prefix"),
+        ("text", "holds a clip, which is not an image-text network; give a CLIP or SigLIP"),
+        ("nowhere", "is not an existing folder; give a folder or s3:// prefix"),
     ],
 )
 def test_what_is_no_judge_is_refused(folder: Path, tmp_path: Path, change: str, said: str) -> None:
@@ -132,5 +132,5 @@ def test_what_is_no_judge_is_refused(folder: Path, tmp_path: Path, change: str, 
 def test_samples_that_are_no_pixels_are_refused(judge: OpenJudge) -> None:
     with pytest.raises(InputError, match="outside"):
         judge.look(2 * pictures(1))
-    with pytest.raises(InputError, match="the judge sees RGB, and samples have 1 channels"):
+    with pytest.raises(InputError, match="samples have 1 channels, but the judge needs RGB"):
         judge.look(pictures(1)[:, :1])

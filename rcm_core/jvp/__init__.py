@@ -1,4 +1,4 @@
-"""Tangents of any torch module: forward-mode AD with attention rerouted, and the finite-difference ladder."""
+"""Tangents of any torch module: forward-mode AD with our attention kernel, and finite differences as fallbacks."""
 
 from rcm_core.jvp.attention import flash_jvp
 from rcm_core.jvp.float64 import Exactly

@@ -1,4 +1,4 @@
-"""Softmax attention inside unmodified modules, rerouted to the operator that has a forward-mode rule."""
+"""Replacement of softmax attention inside unmodified modules by an operator with a forward-mode rule."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.overrides import TorchFunctionMode
 
 
 class flash_jvp(TorchFunctionMode):  # noqa: N801
-    """``with flash_jvp():`` every ``scaled_dot_product_attention`` goes to ``rcm_kernels.attention_jvp``.
+    """Within ``with flash_jvp():`` every ``scaled_dot_product_attention`` calls ``rcm_kernels.attention_jvp``.
 
-    PyTorch's fused attention has no forward-mode derivative; everything else in a transformer does.
-    ``backend`` is that of the kernel.
+    PyTorch's fused attention has no forward-mode derivative; all other operators of a transformer have one.
+    ``backend``: backend of the kernel.
     """
 
     def __init__(self, backend: str = "auto") -> None:
@@ -45,7 +45,7 @@ def _attention(
 ) -> Tensor:
     if dropout_p:
         raise ValueError(
-            f"attention dropout {dropout_p} has no tangent: two passes would see two masks; "
+            f"attention dropout is {dropout_p}, but dropout has no tangent because two passes use two masks; "
             "put the network in eval mode or set its attention dropout to 0"
         )
     return attention(query, key, value, attn_mask=attn_mask, is_causal=is_causal, **options)

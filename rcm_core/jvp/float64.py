@@ -1,4 +1,4 @@
-"""Networks in float64 all through, for derivatives by differences."""
+"""Networks in float64 throughout, for derivatives by finite differences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class Exactly(TorchFunctionMode):
-    """Networks cast to float32 inside; here that cast leaves float64 alone, which changes no formula."""
+    """Ignore the casts to float32 inside networks if a tensor is float64; no formula changes."""
 
     def __torch_function__(
         self,

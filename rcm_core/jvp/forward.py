@@ -12,10 +12,10 @@ from torch.autograd import forward_ad
 def jvp(
     fn: Callable[..., Tensor], primals: Sequence[Tensor], tangents: Sequence[Tensor | None]
 ) -> tuple[Tensor, Tensor]:
-    """``fn(*primals)`` and its derivative along ``tangents``; a tangent of None is zero.
+    """Return ``fn(*primals)`` and its derivative along ``tangents``; a tangent of None is zero.
 
-    ``torch.autograd.forward_ad`` rather than ``torch.func.jvp``: it needs no functional copy of a module, so
-    hooks and sharding wrappers of the module run as in any forward pass.
+    It uses ``torch.autograd.forward_ad`` because ``torch.func.jvp`` needs a functional copy of a module; so the
+    module's hooks and sharding wrappers run as in any forward pass.
     """
     with forward_ad.dual_level():
         inputs = [

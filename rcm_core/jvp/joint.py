@@ -1,8 +1,8 @@
 """The joint pass: a network's value with gradient and its tangent in one forward, also under FSDP2.
 
-Inside a block, what crosses is a dual tensor; at its boundary, where sharding and checkpointing have their hooks, a
-``Dual`` of two plain tensors. A block's graph is not kept: its backward runs the block again, without tangents, which
-is activation checkpointing. The tangent carries no gradient.
+Inside a block, inputs and outputs are dual tensors. At its boundary, where sharding and checkpointing have their hooks,
+they are a ``Dual`` of two plain tensors. The graph of a block is not stored: its backward recomputes the block without
+tangents (activation checkpointing). The tangent has no gradient.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rcm_core.jvp.attention import flash_jvp
 
 
 class Dual(NamedTuple):
-    """A value and its tangent, as two plain tensors; None is zero."""
+    """A value and its tangent as two plain tensors; a tangent of None is zero."""
 
     primal: Tensor
     tangent: Tensor | None
@@ -33,10 +33,10 @@ def joint_jvp(
     tangents: Sequence[Tensor | None],
     blocks: Sequence[nn.Module],
 ) -> tuple[Tensor, Tensor]:
-    """``fn(*primals)`` with gradient to the parameters, and its derivative along ``tangents``, without one.
+    """Return ``fn(*primals)``, differentiable in the parameters, and its derivative along ``tangents``, a constant.
 
-    ``blocks`` are the modules that ``fn`` runs one after another and that hold most of its cost; with FSDP2, its units.
-    What lies between them keeps its graph.
+    ``blocks``: the modules that ``fn`` runs in sequence and that have most of its cost; with FSDP2, its units.
+    Operators between them keep their graph.
     """
     with ExitStack() as stack:
         stack.enter_context(forward_ad.dual_level())
@@ -50,7 +50,7 @@ def joint_jvp(
 
 @contextmanager
 def _by_pairs(block: nn.Module) -> Iterator[None]:
-    """While open, ``block`` takes and returns dual tensors, and all hooks between see a ``Dual`` of plain ones."""
+    """Let ``block`` take and return dual tensors while its hooks see a ``Dual`` of plain ones."""
     plain, own = block.forward, vars(block).get("forward")
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -73,7 +73,7 @@ def _by_pairs(block: nn.Module) -> Iterator[None]:
 
 
 def _run(plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-    """Value and tangent of ``plain`` in one pass without graph; the value is tied to one that backward will make."""
+    """Run ``plain`` once for value and tangent without a graph; the backward of the value recomputes it."""
     replay = _Replay(plain, torch.get_rng_state(), get_device_states(args), _autocasts())
     with torch.no_grad():
         outputs, spec = _flat(_wrap_duals(plain(*_unwrap_duals(args), **_unwrap_duals(kwargs))))
@@ -81,7 +81,7 @@ def _run(plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         return tree_unflatten(outputs, spec)
     inputs, shape = tree_flatten(_primals((args, kwargs)))
     values = [x.primal if isinstance(x, Dual) else x for x in outputs]
-    anchor = torch.empty(0, requires_grad=True)  # parameters have gradients also where no input has one
+    anchor = torch.empty(0, requires_grad=True)  # so that parameters get gradients even if no input needs one
     tied = _Replayed.apply(replay, shape, len(values), anchor, *values, *inputs)  # type: ignore[no-untyped-call]
     return tree_unflatten(
         [Dual(v, x.tangent) if isinstance(x, Dual) else v for v, x in zip(tied, outputs)], spec
@@ -89,7 +89,7 @@ def _run(plain: Callable[..., Any], args: Any, kwargs: Any) -> Any:
 
 
 class _Replay(NamedTuple):
-    """A block as it ran: its random numbers and its precision."""
+    """A block's forward with its original random numbers and autocast precision."""
 
     plain: Callable[..., Any]
     random: Tensor
@@ -112,9 +112,9 @@ def _autocasts() -> list[tuple[str, torch.dtype]]:
 
 
 class _Replayed(torch.autograd.Function):
-    """Outputs that are there already; backward runs the block again, with gradient, to find those of its inputs.
+    """Return precomputed outputs; backward recomputes the block with gradient to differentiate by its inputs.
 
-    Parameters get theirs on the way, as in any backward pass.
+    Parameters get their gradients at the same time, as in any backward pass.
     """
 
     @staticmethod
@@ -150,12 +150,12 @@ class _Replayed(torch.autograd.Function):
 
 
 def _wrap_duals(tree: Any) -> Any:
-    """Every dual tensor in ``tree`` as a ``Dual``."""
+    """Replace every dual tensor in ``tree`` by a ``Dual``."""
     return tree_map_only(Tensor, lambda x: pair if (pair := _pair(x)).tangent is not None else x, tree)
 
 
 def _unwrap_duals(tree: Any) -> Any:
-    """Every ``Dual`` in ``tree`` as a dual tensor."""
+    """Replace every ``Dual`` in ``tree`` by a dual tensor."""
     return _map_duals(_dual, tree)
 
 
@@ -169,7 +169,7 @@ def _map_duals(fn: Callable[[Dual], Any], tree: Any) -> Any:
 
 
 def _flat(tree: Any) -> Any:
-    """Leaves, a ``Dual`` being one, and what puts them together again."""
+    """Flatten ``tree`` with ``Dual`` as a leaf; return the leaves and the tree's structure."""
     return tree_flatten(tree, is_leaf=lambda x: isinstance(x, Dual))
 
 

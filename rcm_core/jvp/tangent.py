@@ -1,6 +1,4 @@
-"""The tangent that consistency training needs, three ways: exact, semi-continuous, discrete (rCM, arXiv
-2510.08431).
-"""
+"""The tangent of consistency training in three variants: exact, semi-continuous, discrete (rCM, arXiv 2510.08431)."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from rcm_core.protocols import Condition, Velocity
 TangentKind = Literal["exact", "semi", "discrete"]
 
 ANGLE_STEP = 1e-4
-"""Step of the differences in the angle; a sample nearer to 0 uses its own angle."""
+"""Step of the finite differences in the angle; a sample at a smaller angle uses its own angle."""
 
 SMALLEST_STEP = 1e-6
 
@@ -27,11 +25,11 @@ SMALLEST_STEP = 1e-6
 def consistency_jvp(
     velocity: Velocity, x: Tensor, t: Tensor, condition: Condition, F_teacher: Tensor, kind: TangentKind
 ) -> tuple[Tensor, Tensor]:
-    """``F`` and ``J`` = cos t sin t dF/dt along the teacher's ODE dx/dt = ``F_teacher`` (E16), both without
+    """Return ``F`` and ``J`` = cos t sin t dF/dt along the teacher's ODE dx/dt = ``F_teacher`` (E16), both without
     gradient.
 
     "exact" is forward-mode AD in x and t; "semi" takes the derivative in t by a backward difference (E22);
-    "discrete" needs no forward-mode AD at all (E23).
+    "discrete" uses only finite differences (E23).
     """
     match kind:
         case "exact":
@@ -84,5 +82,5 @@ def _step(t: Tensor) -> Tensor:
 
 
 def _rotated_difference(F: Tensor, earlier: Tensor, h: Tensor, scale: Tensor) -> Tensor:
-    """``scale`` (cos h F - F') / sin h (E22, E23)."""
+    """Return ``scale`` (cos h F - F') / sin h (E22, E23)."""
     return per_sample(scale / h.sin(), F) * (per_sample(h.cos(), F) * F - earlier)

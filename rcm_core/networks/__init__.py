@@ -1,1 +1,1 @@
-"""Networks: a diffusers module as a velocity, its weights, and small modules beside it. No pipelines."""
+"""Networks: a diffusers module as a velocity, its weights, and small additional modules. No pipelines."""

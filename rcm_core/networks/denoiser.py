@@ -1,4 +1,4 @@
-"""Any network of any family, seen as the TrigFlow velocity ``F(x, t, condition)``."""
+"""Wrapper of any family's network as the TrigFlow velocity ``F(x, t, condition)``."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from rcm_core.networks.weights import Target, loading
 from rcm_core.protocols import EMBEDDED, Condition, Family, Parameterisation
 
 GUIDANCE_SCALE = 0.1
-"""The guidance scale is embedded as a tenth of itself (SANA-Sprint, arXiv 2503.09641, section 3.2)."""
+"""Factor on the guidance scale before its embedding (SANA-Sprint, arXiv 2503.09641, section 3.2)."""
 NETWORK, EXTRAS = "network.", "extras."
 
 
 class Denoiser(nn.Module):
-    """Wraps ``network``; states and angles go in, velocities [B, C, T, H, W] come out, both float32.
+    """Wrap ``network`` as a map from states and angles to velocities [B, C, T, H, W], all float32.
 
-    ``extras`` are protocols.MethodRequirements.student_modules. Embedded inputs are read from the condition by name; an
-    absent one is 0. InputError if the family has no embedding to add them to. ``compute`` is the dtype of the network's
-    weights if it is not the states': inputs are cast to it, except numbers [B] (times, guidance scales).
+    ``extras``: protocols.MethodRequirements.student_modules. Embedded inputs are read from the condition by name; an
+    absent one is 0. InputError if the family has no time embedding to add them to. ``compute``: dtype of the network's
+    weights if it differs from the states'; inputs are cast to it, except numbers [B] (times, guidance scales).
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Denoiser(nn.Module):
             )
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """``F`` at state ``x`` [B, ...] and angle ``t`` [B] (E7, E8)."""
+        """Return ``F`` at state ``x`` [B, ...] and angle ``t`` [B] (E7, E8)."""
         inputs, time = self.parameterisation.to_network(x, t)
         if self.compute is not None:
             inputs = inputs.to(self.compute)
@@ -60,12 +60,12 @@ class Denoiser(nn.Module):
         return self.parameterisation.velocity(x, t, output if self.compute is None else output.to(x.dtype))
 
     def features(self, x: Tensor, t: Tensor, condition: Condition, blocks: Sequence[int]) -> list[Tensor]:
-        """Tokens ``[B, tokens, width]`` that leave the blocks of these indices, in their order."""
+        """Return the output tokens ``[B, tokens, width]`` of the blocks with these indices, in their order."""
         found: dict[int, Tensor] = {}
 
         def keep(index: int) -> Any:
             def hook(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ARG001
-                # blocks of two streams give (text, image)
+                # dual-stream blocks return (text, image)
                 found[index] = output if isinstance(output, Tensor) else output[-1]
 
             return hook
@@ -78,30 +78,31 @@ class Denoiser(nn.Module):
         return [found[index].to(x.dtype) for index in blocks]
 
     def wrap_forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """``forward`` of a block, for backward to make it again as it was."""
+        """Return the forward that backward recomputes under activation checkpointing (LoRA overrides this)."""
         return forward
 
     def log_variance(self, t: Tensor) -> Tensor:
-        """``[B]``: the adaptive weighting's head; only with the extra "log_variance"."""
+        """Return the output ``[B]`` of the adaptive weighting's head; needs the extra "log_variance"."""
         return self.extras["log_variance"](t)  # type: ignore[no-any-return]
 
     def blocks(self) -> list[nn.Module]:
-        """The blocks of the family in order, sharded (which changes their class) or not."""
+        """Return the family's blocks in order, whether FSDP has changed their class or not."""
         names = set(self.family.blocks)
         return [m for m in self.network.modules() if names & {c.__name__ for c in type(m).__mro__}]
 
     def check_blocks(self, blocks: Sequence[int]) -> int:
-        """The width of the tokens that leave ``blocks``; InputError if the network has no such block."""
+        """Return the width of the output tokens of ``blocks``; InputError if the network lacks one of them."""
         count = len(self.blocks())
         if any(index >= count for index in blocks):
             raise InputError(
-                f"the discriminator asks for blocks {list(blocks)} of {count} (from 0); change the method's blocks"
+                f"the discriminator asks for blocks {list(blocks)}, but the network has {count} (from 0); change the"
+                " method's blocks"
             )
         width: int = self.network.get_submodule(self.family.last_layer).in_features  # type: ignore[assignment]
         return width
 
     def plain(self, weights: Mapping[str, Tensor], guidance: float | None) -> dict[str, Tensor]:
-        """The network's own weights out of ``weights`` (of this module's parameters, whole, on the CPU), with the
+        """Return the network's weights from ``weights`` (this module's parameters, unsharded, on the CPU), with the
         embedded ``guidance`` scale folded into the time embedding's bias (E49).
         """
         own = {name.removeprefix(NETWORK): w for name, w in weights.items() if name.startswith(NETWORK)}
@@ -113,8 +114,8 @@ class Denoiser(nn.Module):
     def _time_layer(self) -> nn.Linear:
         if self.family.time_layer is None:
             raise InputError(
-                "the method embeds a guidance scale or a second time, but this family has no time embedding to add it"
-                " to; set method.guidance to null, or choose another method"
+                "the method embeds a guidance scale or a second time, but this family has no time embedding; set"
+                " method.guidance to null, or choose another method"
             )
         layer = self.network.get_submodule(self.family.time_layer)
         assert isinstance(layer, nn.Linear), f"{self.family.time_layer} must be a linear layer"
@@ -122,7 +123,7 @@ class Denoiser(nn.Module):
 
     @contextmanager
     def _embedding(self, condition: Condition) -> Iterator[None]:
-        """Adds the embedded inputs to the time embedding while the network runs."""
+        """Add the embedded inputs to the time embedding within the block."""
         given = [(name, condition[name]) for name in EMBEDDED if name in self.extras and name in condition]
         if not given:
             yield
@@ -143,7 +144,7 @@ class Denoiser(nn.Module):
 
 @torch.no_grad()
 def embedded_guidance(weights: Mapping[str, Tensor], guidance: float, width: int) -> Tensor:
-    """What the extra "guidance" among ``weights`` adds to the time embedding [width] at this scale."""
+    """Return the contribution [width] of the extra "guidance" in ``weights`` to the time embedding at this scale."""
     embedding, prefix = Embedding(width), f"{EXTRAS}guidance."
     embedding.load_state_dict({n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)})
     added: Tensor = embedding(torch.tensor([GUIDANCE_SCALE * guidance]))[0]
@@ -151,8 +152,8 @@ def embedded_guidance(weights: Mapping[str, Tensor], guidance: float, width: int
 
 
 def lower(denoiser: Denoiser) -> Denoiser:
-    """``denoiser`` with bfloat16 weights, for sampling, as training computes in it: what embeds the time stays float32,
-    and so do buffers (tables of places).
+    """Convert the weights of ``denoiser`` to bfloat16 for sampling, as training computes in it. The time embedding and
+    buffers (position tables) stay float32.
     """
     network = denoiser.network
     time = network.get_submodule(denoiser.family.time_embedder)
@@ -169,7 +170,7 @@ def lower(denoiser: Denoiser) -> Denoiser:
 def load_denoiser(
     folder: Path, family: Family, extras: Sequence[str] = (), device: torch.device | None = None
 ) -> Denoiser:
-    """The network of the pipeline in ``folder``, wrapped, on ``device`` (None: the CPU)."""
+    """Load the denoiser of the pipeline in ``folder`` onto ``device`` (None: the CPU)."""
     device = device or torch.device("cpu")
     with loading(Target(device)):
         network = family.load_network(folder)

@@ -1,4 +1,4 @@
-"""The trained part of a discriminator: heads on features of a network, never sharded."""
+"""Discriminator heads: trained on the features of another network, never sharded."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 KERNEL = 9
 VIRTUAL_BATCH = 8
-"""Samples that are normalised together in a head."""
+"""Maximum number of samples that a head normalises together."""
 EPSILON = 1e-5
 
 
 class VirtualBatchNorm(nn.Module):
-    """Batch normalisation of ``[B, width, tokens]`` within groups of at most ``VIRTUAL_BATCH`` samples that follow each
-    other, of sizes as equal as B allows; always by the group's own moments.
+    """Batch normalisation of ``[B, width, tokens]`` within groups of at most ``VIRTUAL_BATCH`` consecutive samples, of
+    nearly equal size; always by the group's own moments.
     """
 
     def __init__(self, width: int) -> None:
@@ -34,8 +34,8 @@ class VirtualBatchNorm(nn.Module):
 
 
 class Head(nn.Module):
-    """One logit per token: a pointwise convolution, a residual one over ``KERNEL`` tokens in a circle, a pointwise one,
-    all of spectral norm 1 (SANA-Sprint, arXiv 2503.09641, section 3.3; after LADD, arXiv 2403.12015).
+    """One logit per token: a pointwise convolution, a residual circular one over ``KERNEL`` tokens, a pointwise one,
+    all with spectral normalisation (SANA-Sprint, arXiv 2503.09641, section 3.3; from LADD, arXiv 2403.12015).
     """
 
     def __init__(self, width: int) -> None:
@@ -52,18 +52,18 @@ class Head(nn.Module):
 
 
 def pad_circular(h: Tensor) -> Tensor:
-    """``h`` [B, width, tokens] with half a kernel of tokens at each end, in a circle of any length."""
+    """Pad ``h`` [B, width, tokens] circularly by half a kernel at each end, for any number of tokens."""
     tokens, half = h.shape[2], KERNEL // 2
     return h[:, :, torch.arange(-half, tokens + half, device=h.device) % tokens]
 
 
 class Heads(nn.Module):
-    """The trained part of a discriminator: one head for each of ``count`` blocks of a network."""
+    """Discriminator heads, one for each of ``count`` blocks of a network."""
 
     def __init__(self, width: int, count: int) -> None:
         super().__init__()
         self.heads = nn.ModuleList(Head(width) for _ in range(count))
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """``[B, heads, tokens]`` logits."""
+        """Return logits ``[B, heads, tokens]``."""
         return torch.stack([head(tokens) for head, tokens in zip(self.heads, features, strict=True)], 1)

@@ -1,4 +1,4 @@
-"""What a student has besides the teacher's network: small modules, never sharded."""
+"""Small modules that a student has in addition to the teacher's network; never sharded."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import torch
 from torch import Tensor, nn
 
 FREQUENCIES = 16
-"""Features cos k v and sin k v, k = 1 .. 16: smooth in v, so that derivatives in time stay small (sCM, arXiv
-2410.11081, section 4.1)."""
+"""Number of frequencies k of the features cos k v and sin k v: smooth in v, so that time derivatives stay small (sCM,
+arXiv 2410.11081, section 4.1)."""
 HIDDEN = 128
 
 
 def waves(value: Tensor) -> Tensor:
-    """``[B, 2 FREQUENCIES]`` features of ``value`` [B], of the order of 1."""
+    """Return Fourier features ``[B, 2 FREQUENCIES]`` of ``value`` [B], of the order of 1."""
     k = torch.arange(1, FREQUENCIES + 1, device=value.device, dtype=value.dtype)
     phase = value[:, None] * k
     return torch.cat([phase.cos(), phase.sin()], 1)
 
 
 def _features(value: Tensor, weight: Tensor) -> Tensor:
-    """``waves`` of ``value`` for a layer of this weight; the phases have at least float32."""
+    """Return ``waves`` of ``value`` in the dtype of ``weight``; phases are computed in float32 or better."""
     exact = torch.promote_types(weight.dtype, torch.float32)
     return waves(value.to(exact)).to(weight.dtype)
 
 
 class Embedding(nn.Module):
-    """A second scalar input (E49): ``[B]`` to ``[B, width]``, zero for every value at first, and always zero at 0.
+    """Embedding of a second scalar input (E49): ``[B]`` to ``[B, width]``; zero at initialisation, and always at 0.
 
-    So a student begins as its teacher, and one whose value is fixed at 0 is the plain network.
+    So a student begins as its teacher, and with the value fixed at 0 it is the plain network.
     """
 
     def __init__(self, width: int) -> None:
@@ -45,7 +45,7 @@ class Embedding(nn.Module):
 
 
 class LogVariance(nn.Module):
-    """``lv(t)`` of the adaptive weighting (E35): ``[B]`` from angles [B]; zero at first."""
+    """``lv(t)`` of the adaptive weighting (E35): ``[B]`` from angles [B]; zero at initialisation."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Weights from safetensors files straight into a network: on its device, in the dtype it computes in, memory-mapped."""
+"""Memory-mapped loading of safetensors files directly into a network, on its device and in its compute dtype."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from torch import Tensor, nn
 from rcm_core.storage.files import atomic_folder, write_json
 
 LORA = "pytorch_lora_weights.safetensors"
-"""As diffusers' ``load_lora_weights`` looks for it."""
+"""File name that diffusers' ``load_lora_weights`` expects."""
 CPU = torch.device("cpu")
 CHUNK = 2**29
-"""Bytes of a file that are mapped at a time while its weights are copied: mapped pages count as used memory."""
+"""Maximum bytes of a file to map at a time while copying weights: mapped pages count as used memory."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """How networks are loaded."""
+    """Options for loading networks."""
 
     device: torch.device = CPU
     dtype: torch.dtype = torch.float32
-    """Of parameters; buffers are float32."""
+    """Dtype of parameters; buffers are float32."""
     exact: str | None = None
     """Name of a submodule whose parameters stay float32."""
     lora: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Low-rank matrices (down, up) to be added, by the name of the layer."""
+    """Low-rank matrices (down, up) to add to the weights, by layer name."""
     mapped: bool = False
-    """Weights are views of the files, in the files' dtypes, to be read once and dropped; nothing else applies."""
+    """If True, weights are views of the files in the files' dtypes, and all other options are ignored."""
     send: Callable[[str, Tensor], None] | None = None
-    """Is given every weight as a view of its file, for the time of the call, and the network gets none."""
+    """Callback that gets every weight instead of the network, as a view of its file that is valid during the call."""
 
     def place(self, name: str, value: Tensor, parameter: bool) -> Tensor:
-        """A copy of the tensor ``name`` as the network is to have it."""
+        """Copy the tensor ``name`` with the device and dtype of these options, and add its LoRA."""
         if self.mapped:
             return value
         layer, own = name.removesuffix(".weight"), False
@@ -57,9 +57,9 @@ _target: ContextVar[Target] = ContextVar("target", default=Target())  # noqa: B0
 
 @contextmanager
 def loading(target: Target) -> Iterator[None]:
-    """Networks that a family's ``load_network`` reads in the block are loaded as ``target`` says.
+    """Make a family's ``load_network`` use the options ``target`` within the block.
 
-    A family that does not load by ``folder.load_transformer`` gives them in float32 on the CPU, as ever.
+    A family that does not use ``folder.load_transformer`` ignores them and loads float32 on the CPU.
     """
     token = _target.set(target)
     try:
@@ -70,7 +70,7 @@ def loading(target: Target) -> Iterator[None]:
 
 @torch.no_grad()
 def fill(network: nn.Module, files: Sequence[Path]) -> nn.Module:
-    """``network``, with its parameters on the meta device, filled from ``files``, whose names must be its own."""
+    """Fill ``network``, whose parameters are on the meta device, from ``files``; the names must match exactly."""
     target = _target.get()
     for name, value in _tensors(files, target.mapped):
         if target.send is not None:
@@ -90,12 +90,12 @@ def fill(network: nn.Module, files: Sequence[Path]) -> nn.Module:
 
 
 def is_lora(folder: Path) -> bool:
-    """Whether the network in ``folder`` is kept as a LoRA beside its teacher's weights."""
+    """Return whether the network in ``folder`` is stored as a LoRA of its teacher's weights."""
     return (folder / LORA).is_file() and not any(folder.glob("diffusion_pytorch_model*"))
 
 
 def read_lora(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """Low-rank matrices (down, up) of a LoRA file of diffusers by the name of the layer, float32."""
+    """Read the low-rank matrices (down, up) of a diffusers LoRA file by layer name, float32."""
     found = load_file(path)
     layers = {name.removesuffix(".lora_A.weight") for name in found if name.endswith(".lora_A.weight")}
     return {
@@ -108,7 +108,7 @@ def read_lora(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def _tensors(files: Sequence[Path], mapped: bool) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of ``files`` as a view of its mapped file, which is mapped anew in between unless views stay."""
+    """Yield every tensor of ``files`` as a view of its mapped file; remap every ``CHUNK`` bytes unless ``mapped``."""
     for path in files:
         with safe_open(path, "pt") as stream:
             names = list(stream.keys())
@@ -126,16 +126,16 @@ def _tensors(files: Sequence[Path], mapped: bool) -> Iterator[tuple[str, Tensor]
 def written_as(
     weights: Mapping[str, Tensor], parameters: Collection[str], precision: str, exact: str
 ) -> dict[str, Tensor]:
-    """``weights`` as a file of ``precision`` has them: ``parameters`` in bfloat16, of ``exact`` in float32.
+    """Convert ``weights`` to the dtypes of a file of ``precision``: ``parameters`` in bfloat16, except ``exact``.
 
-    Sampling in that precision rounds the same weights the same way.
+    Sampling in that precision rounds the same weights in the same way.
     """
     low = {n for n in parameters if precision == "bfloat16" and not n.startswith(f"{exact}.")}
     return {name: value.to(torch.bfloat16) if name in low else value for name, value in weights.items()}
 
 
 def write_network(folder: Path, network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """``folder`` becomes a diffusers model folder: config.json and safetensors with ``weights``."""
+    """Write ``folder`` as a diffusers model folder: config.json and safetensors with ``weights``."""
     names = set(network.state_dict())
     if names != set(weights):
         raise ValueError(
@@ -144,6 +144,6 @@ def write_network(folder: Path, network: nn.Module, weights: Mapping[str, Tensor
     with atomic_folder(folder) as temporary:
         network.save_config(temporary)  # type: ignore[operator]
         config = json.loads((temporary / "config.json").read_text())
-        config.pop("_name_or_path", None)  # where this machine loaded it from is not part of the network
+        config.pop("_name_or_path", None)  # the local source path is not part of the network
         write_json(temporary / "config.json", config)
         save_file(dict(weights), temporary / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})

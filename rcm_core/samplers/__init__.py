@@ -1,4 +1,4 @@
 """Samplers: the teacher's ODE, the student's few steps, and sampling jobs that executors run.
 
-``scheduler`` keeps its path: published students name it in model_index.json.
+The path of ``scheduler`` must not change: published students name it in model_index.json.
 """

@@ -1,4 +1,4 @@
-"""Samples of teachers and students for every stage: each is a function of its seed and id, whatever the batch."""
+"""Sampling jobs of teachers and students; a sample depends only on its seed and id, not on its batch."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from rcm_core.storage.run_folder import RunFolder
 from rcm_core.storage.schemas import StudentFacts
 
 NEGATIVE = "negative"
-"""Folder of the kept negative prompts: a family may encode them otherwise than prompts."""
+"""Cache folder of negative prompts, separate because a family may encode them in another way."""
 KEPT = Kept()
 ONE_STEP = Sampler("renoise", ((NOISE_ANGLE,),))
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A resolved teacher: where its pipeline lies and how it is sampled (``runs/teacher/teacher.json``)."""
+    """A resolved teacher: the folder of its pipeline and its sampling settings (``runs/teacher/teacher.json``)."""
 
     folder: str
     family: str
@@ -52,11 +52,11 @@ class Teacher:
     precision: str = "float32"
     grid: Grid = "scheduler"
     texts: str | None = None
-    """Folder in which encoded prompts are kept; None: they are encoded anew, as small encoders do in no time."""
+    """Cache folder of prompt embeddings; None: no cache, for small encoders."""
 
     @classmethod
     def read(cls, workspace: Path, cache: Path | None = None) -> Teacher:
-        """From the teacher stage's outputs; ``cache`` is where prompts of a large text encoder are kept."""
+        """Read the teacher stage's outputs; ``cache`` is the folder for embeddings of a large text encoder."""
         facts = RunFolder.of(workspace).teacher()
         folder = pipeline_of(workspace)
         texts = None if cache is None else texts_of(folder, cache, facts["family"], facts["hash"])
@@ -64,9 +64,9 @@ class Teacher:
 
     @classmethod
     def of(cls, folder: Path, facts: Mapping[str, Any], texts: str | None = None) -> Teacher:
-        """The pipeline in ``folder``, sampled as ``facts`` (those of teacher.json) say."""
+        """Build the teacher of the pipeline in ``folder`` with the sampling settings ``facts`` of teacher.json."""
         keys = ("family", "guidance", "steps", "shift", "solver", "negative_prompt", "precision")
-        grid = facts.get("grid", "scheduler")  # files from before there was the key have the scheduler's
+        grid = facts.get("grid", "scheduler")  # older files lack the key
         return cls(
             str(folder), shape=tuple(facts["shape"]), texts=texts, grid=grid, **{k: facts[k] for k in keys}
         )
@@ -84,19 +84,19 @@ class Job:
     network: str | None = None
     """Folder of a student's transformer; None samples the teacher itself, guided."""
     sampler: Sampler = ONE_STEP
-    """The student's; the teacher has its own."""
+    """Sampler of the student; a teacher does not use it."""
     device: str = "cpu"
     batch: int | None = None
-    """Samples that are made at a time; None: all."""
+    """Batch size of sampling; None: all samples at once."""
 
     @property
     def calls(self) -> int:
-        """Network calls for each sample."""
+        """Number of network calls per sample."""
         return self.steps * (calls_per_step(self.teacher.guidance) if self.network is None else 1)
 
 
 def split_jobs(whole: Job, size: int | None) -> list[Job]:
-    """``whole`` in jobs of at most ``size`` samples; None: in one."""
+    """Split ``whole`` into jobs of at most ``size`` samples; None: one job."""
     size = size or len(whole.ids)
     starts = range(0, len(whole.ids), size)
     return [replace(whole, prompts=whole.prompts[i : i + size], ids=whole.ids[i : i + size]) for i in starts]
@@ -105,10 +105,10 @@ def split_jobs(whole: Job, size: int | None) -> list[Job]:
 def network_of(
     folder: str, family: str, transformer: str | None, device: str, precision: str = "float32"
 ) -> Denoiser:
-    """The denoiser of a pipeline folder, with the network of the folder ``transformer`` instead if given.
+    """Load the denoiser of a pipeline folder, with the network of the folder ``transformer`` if that is not None.
 
-    If that folder has a LoRA alone, the network is the pipeline's with the LoRA added. It is loaded straight to
-    ``device`` in the dtype it computes in. The process keeps it until it needs another: one student and one teacher.
+    If ``transformer`` has only a LoRA, the network is the pipeline's with the LoRA added. It is loaded directly to
+    ``device`` in its compute dtype. The process caches one student and one teacher.
     """
     places = (Path(folder) / "transformer", *(() if transformer is None else (Path(transformer),)))
     key = folder, family, transformer, device, precision, tuple(state_of(place) for place in places)
@@ -136,7 +136,10 @@ def _load_network(folder: str, family: str, transformer: str | None, device: str
 
 
 def codec_of(folder: str, family: str, device: str = "cpu") -> Codec:
-    """The text encoder and VAE of a pipeline folder, on ``device``; what they give is on the CPU. One is kept."""
+    """Load the text encoder and VAE of a pipeline folder onto ``device``; their outputs are on the CPU.
+
+    The process caches one codec.
+    """
 
     def load() -> Codec:
         return find_family(family).load_codec(Path(folder)).to(resolve_device(device))
@@ -145,7 +148,7 @@ def codec_of(folder: str, family: str, device: str = "cpu") -> Codec:
 
 
 def noise(seed: int, ids: tuple[int, ...], draws: int, shape: tuple[int, ...]) -> Tensor:
-    """Unit noise [draws, B, *shape]; the first draw of an id is the same for every ``draws``."""
+    """Return unit noise [draws, B, *shape]; the first draw of an id is the same for every ``draws``."""
     rows = []
     for identity in ids:
         rng = generator(seed, "noise", identity)
@@ -154,7 +157,7 @@ def noise(seed: int, ids: tuple[int, ...], draws: int, shape: tuple[int, ...]) -
 
 
 def conditions(teacher: Teacher, prompts: tuple[str, ...], device: torch.device) -> Condition:
-    """Encoded prompts; every distinct prompt is encoded once."""
+    """Encode prompts; every distinct prompt is encoded once."""
     numbers = {prompt: number for number, prompt in enumerate(sorted(set(prompts)))}
     distinct = list(numbers)
     encode = codec_of(teacher.folder, teacher.family, device.type).encode_prompts
@@ -166,7 +169,7 @@ def conditions(teacher: Teacher, prompts: tuple[str, ...], device: torch.device)
 
 
 def negative_condition(teacher: Teacher, device: torch.device) -> Condition:
-    """The encoded negative prompt, a batch of 1."""
+    """Encode the negative prompt, a batch of 1."""
     texts = [teacher.negative_prompt]
     encode = codec_of(teacher.folder, teacher.family, device.type).encode_text
     if teacher.texts is None:
@@ -177,7 +180,7 @@ def negative_condition(teacher: Teacher, device: torch.device) -> Condition:
 
 
 def load_guided(teacher: Teacher, device: str) -> Guided:
-    """The teacher's guided velocity."""
+    """Load the teacher's guided velocity."""
     place = resolve_device(device)
     negative = negative_condition(teacher, place)
     network = network_of(teacher.folder, teacher.family, None, device, teacher.precision)
@@ -186,7 +189,7 @@ def load_guided(teacher: Teacher, device: str) -> Guided:
 
 @torch.no_grad()
 def sample(job: Job) -> Tensor:
-    """Latents [B, C, T, H, W], float32 on the CPU."""
+    """Sample latents [B, C, T, H, W], float32 on the CPU."""
     device = resolve_device(job.device)
     condition = conditions(job.teacher, job.prompts, device)
     draws = 1 if job.network is None else job.sampler.draws(job.steps)
@@ -205,36 +208,36 @@ def sample(job: Job) -> Tensor:
 
 
 def read_sampler(facts: Any, where: Path, made_by: str) -> Sampler:
-    """The student's sampler that ``facts``, read from ``where``, record; InputError if they hold none."""
+    """Return the student's sampler in ``facts``, which were read from ``where``; InputError if they have none."""
     try:
         return Sampler.of(facts["kind"], facts["times"])
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{where} has no sampler, which is a kind and lists of times; `dvc repro {made_by}` makes it again"
+            f"{where} has no sampler, that is a kind and lists of times; `dvc repro {made_by}` makes it again"
         ) from error
 
 
 def decode(job: Job, latents: Tensor) -> Tensor:
-    """Pixels in [0, 1], [B, C, T, H, W]."""
+    """Decode latents to pixels in [0, 1], [B, C, T, H, W]."""
     device = resolve_device(job.device)
     return codec_of(job.teacher.folder, job.teacher.family, device.type).decode(latents)
 
 
 def sample_pixels(job: Job) -> Tensor:
-    """Pixels of ``job``'s samples; what executors map over."""
+    """Return the pixels of a job's samples; executors map this function."""
     return decode(job, sample(job))
 
 
 def sample_pipeline(folder: Path, prompts: list[str], steps: int, seed: int) -> Tensor:
-    """Pixels [N, C, T, H, W] in [0, 1] from a published student; sample i has the noise of (seed, i).
+    """Sample pixels [N, C, T, H, W] in [0, 1] from a published student; sample i has the noise of (seed, i).
 
-    Raises InputError if ``folder`` is not a published student.
+    InputError if ``folder`` is not a published student.
     """
     return sample_pixels(pipeline_job(folder, prompts, steps, seed))
 
 
 def pipeline_job(folder: Path, prompts: list[str], steps: int, seed: int, device: str = "cpu") -> Job:
-    """All samples of ``sample_pipeline`` as one job, which may be split."""
+    """Return all samples of ``sample_pipeline`` as one job, which may be split."""
     facts: Any = read(folder / "student.json", StudentFacts, "publish")
     teacher = Teacher(
         str(folder), facts["family"], tuple(facts["shape"]), guidance=1.0, steps=steps, shift=1.0, solver="euler",

@@ -1,4 +1,4 @@
-"""What a process has loaded and keeps for its next jobs: one of each kind, and the old one is freed first."""
+"""Process-wide cache of loaded networks: one of each kind, which is freed before another is loaded."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Loaded = TypeVar("Loaded")
 
 
 class Kept:
-    """The last student, the last teacher, the last codec, ..., each with the key of what it was loaded from."""
+    """Cache of the last student, teacher, codec and so on, each with the key of its source."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, tuple[Hashable, Any]] = {}
 
     def get(self, kind: str, key: Hashable, load: Callable[[], Loaded]) -> Loaded:
-        """The ``kind`` that was loaded for ``key``; ``load()`` if another was, which is freed first."""
+        """Return the ``kind`` that was loaded for ``key``; otherwise free the cached one and call ``load()``."""
         if kind not in self._kinds or self._kinds[kind][0] != key:
             self.forget(kind)
             self._kinds[kind] = key, load()
-        found: Loaded = self._kinds[kind][1]
-        return found
+        loaded: Loaded = self._kinds[kind][1]
+        return loaded
 
     def forget(self, kind: str) -> None:
-        """Free what is kept of ``kind``."""
+        """Free the cached object of ``kind``."""
         if self._kinds.pop(kind, None) is not None:
             gc.collect()  # modules refer to themselves through their hooks
             if torch.cuda.is_available():
@@ -37,5 +37,5 @@ class Kept:
 
 
 def state_of(folder: Path) -> Hashable:
-    """Sizes, times of change and inodes of the files in ``folder``: another state is loaded again."""
+    """Return sizes, modification times and inodes of the files in ``folder``, the cache key of its content."""
     return tuple(signatures(folder).items()) if folder.is_dir() else ()

@@ -1,6 +1,4 @@
-"""Routes through the ODE as training needs them: a teacher's steps between given angles, a student's own rollout,
-the times of both.
-"""
+"""ODE trajectories for training: teacher steps between given angles, student rollouts, and their time grids."""
 
 from __future__ import annotations
 
@@ -18,12 +16,11 @@ Solver = Literal["euler", "rotate"]
 Scheme = Literal["stratified", "fixed", "log_normal"]
 
 TRAIN_STEPS = 1000
-"""Of the scheduler whose smallest time ends TBCM's reference route."""
+"""Number of train steps of the scheduler whose smallest time ends TBCM's reference route."""
 
 
 class Trajectory(NamedTuple):
-    """A whole solution: states and velocities [n, B, ...] at descending angles ``t`` [n], and the state that the last
-    step reaches."""
+    """A recorded trajectory: states and velocities [n, B, ...] at descending angles ``t`` [n], and the final state."""
 
     x: Tensor
     t: Tensor
@@ -35,7 +32,7 @@ class Trajectory(NamedTuple):
 def teacher_steps(
     velocity: Velocity, x: Tensor, angles: Tensor, condition: Condition, solver: Solver
 ) -> Tensor:
-    """State at ``angles[-1]`` from ``x`` at ``angles[0]``; ``angles`` [n + 1, B] descend, one call per step."""
+    """Return the state at ``angles[-1]`` from ``x`` at ``angles[0]``; ``angles`` [n + 1, B] descend, one call each."""
     for t, s in pairwise(angles):
         F = velocity(x, t, condition)
         x = rotate(x, t, s, F) if solver == "rotate" else x - per_sample(t - s, x) * F
@@ -44,7 +41,7 @@ def teacher_steps(
 
 @torch.no_grad()
 def record_trajectory(velocity: Velocity, noise: Tensor, angles: Tensor, condition: Condition) -> Trajectory:
-    """The deterministic sampler (E5) from ``noise`` [B, ...] through ``angles`` [n] to data, recorded."""
+    """Run the deterministic sampler (E5) from ``noise`` [B, ...] through ``angles`` [n] to data and record it."""
     x, states, velocities = noise, [], []
     for i in range(len(angles)):
         t = angles[i].expand(len(x))
@@ -57,9 +54,9 @@ def record_trajectory(velocity: Velocity, noise: Tensor, angles: Tensor, conditi
 
 
 def reference_route(count: int, shift: float) -> Tensor:
-    """``[count]`` descending angles from pi/2, equally spaced in a flow time that is shifted twice (E47).
+    """Return ``[count]`` descending angles from pi/2, equally spaced in a flow time that is shifted twice (E47).
 
-    So does the released TBCM, after diffusers' scheduler; a shift of 1 leaves the times equally spaced.
+    This follows the released TBCM, which follows diffusers' scheduler; with a shift of 1 the times are equally spaced.
     """
     last = shift / TRAIN_STEPS / (1 + (shift - 1) / TRAIN_STEPS)
     return grid_angles(torch.linspace(1.0, last, count, dtype=torch.float64), shift)
@@ -68,9 +65,9 @@ def reference_route(count: int, shift: float) -> Tensor:
 def route_angles(
     scheme: Scheme, count: int, shift: float, mean: float, std: float, rng: torch.Generator
 ) -> Tensor:
-    """``[count]`` descending angles of one route from pi/2, on the generator's device.
+    """Return ``[count]`` descending angles of one route from pi/2, on the generator's device.
 
-    stratified: each uniform between its neighbours of the reference; fixed: the reference; log_normal: sorted
+    stratified: each angle uniform between its neighbours in the reference; fixed: the reference; log_normal: sorted
     draws with ln tan t ~ N(mean, std^2).
     """
     if scheme == "log_normal":
@@ -85,7 +82,7 @@ def route_angles(
 
 
 def random_schedule(count: int, low: float, high: float, shift: float, rng: torch.Generator) -> Tensor:
-    """``[count]`` descending angles: pi/2, then sorted uniform flow times in [low, high], shifted (CDM, arXiv
+    """Return ``[count]`` descending angles: pi/2, then sorted uniform flow times in [low, high], shifted (CDM, arXiv
     2605.06376).
     """
     draws = torch.rand(count - 1, generator=rng, device=rng.device, dtype=torch.float64)

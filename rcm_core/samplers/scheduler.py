@@ -29,14 +29,14 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """``sample_student`` (E28) for a pipeline whose network is a rectified flow (it predicts eps - x0 at flow
     time tau).
 
-    The pipeline's latents are rectified-flow states c x (E7), its unit noise the first of them, at whatever angle.
-    ``times`` has a list of angles for each number of steps; a configuration without it is refused: there is no
-    sampler that fits every student.
+    The pipeline's latents are rectified-flow states c x (E7); its unit noise is the first state, at any angle.
+    ``times`` has a list of angles for each number of steps. A configuration without it is an error, because no sampler
+    fits every student.
 
-    Renoising draws from the generators that ``step`` is given, or else from those of ``set_generator``. Most pipelines
-    hand none to ``step``: then a sample's noise is seeded by the bits of its own initial latents, so that whatever
-    fixes these (``generator=`` of the pipeline, one or a list, ``latents=``, ``torch.manual_seed``) fixes the sample,
-    whatever else is in its batch and on every device.
+    Renoising draws from the generators of ``step``, or else from those of ``set_generator``. Most pipelines pass none
+    to ``step``. Then the bits of a sample's initial latents seed its noise: fixing the latents (by the pipeline's
+    ``generator=``, one or a list, by ``latents=`` or by ``torch.manual_seed``) fixes the sample, in any batch and on
+    any device.
     """
 
     order = 1
@@ -54,7 +54,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self.set_timesteps(self._sampler.steps[-1])
 
     def set_generator(self, generator: Generators | None) -> None:
-        """Source of the renoising for pipelines that pass none to ``step``; None: the initial latents seed it."""
+        """Set the generator of renoising if the pipeline passes none to ``step``; None: the initial latents seed it."""
         self.generator = generator
 
     def set_timesteps(
@@ -62,16 +62,15 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         num_inference_steps: int | None = None,
         device: str | torch.device | None = None,
         sigmas: Sequence[float] | None = None,
-        mu: float | None = None,  # noqa: ARG002 - a shift of times that are not the student's
+        mu: float | None = None,  # noqa: ARG002 - a shift that the student's own times do not need
     ) -> None:
-        """InputError if there are no times for that many steps. Pipelines that bring sigmas of their own say by their
-        number how many steps; the times are the student's.
+        """Set the student's times for ``num_inference_steps``; InputError if it has none for that number.
+
+        If a pipeline passes its own ``sigmas`` instead, only their number matters.
         """
         if num_inference_steps is None:
             if sigmas is None:
-                raise InputError(
-                    "set_timesteps needs num_inference_steps, or sigmas, of which there are as many"
-                )
+                raise InputError("set_timesteps got neither num_inference_steps nor sigmas; pass one of them")
             num_inference_steps = len(sigmas)
         angles = self._sampler.angles(num_inference_steps)
         tau = flow_time_from_angle(torch.tensor(angles, dtype=torch.float64))
@@ -97,9 +96,9 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         generator: Generators | None = None,
         return_dict: bool = True,
     ) -> FewStepSchedulerOutput | tuple[Tensor]:
-        """Take ``sample`` [B, ...] to the next time, by new noise or Euler's step; the last returns the clean sample.
+        """Take ``sample`` [B, ...] to the next time by renoising or an Euler step; the last returns the clean sample.
 
-        ``generator`` is one for the batch or a list of one for each sample; None: see the class.
+        ``generator``: one for the batch or a list with one per sample; None: see the class.
         """
         if self.step_index is None:
             self.step_index = self._index(timestep) if self.begin_index is None else self.begin_index
@@ -125,7 +124,7 @@ class FewStepScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
 
 def _generator_of(state: Tensor) -> torch.Generator:
-    """A generator on the CPU, seeded by the bits of ``state``."""
+    """Return a CPU generator, seeded by the bits of ``state``."""
     content = state.detach().float().cpu().contiguous().numpy().tobytes()
     seed = int.from_bytes(hashlib.sha256(content).digest()[:8], "little", signed=True)
     return torch.Generator().manual_seed(seed)

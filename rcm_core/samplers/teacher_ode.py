@@ -1,9 +1,9 @@
 """The teacher's sampler: the probability-flow ODE solved by diffusers' own schedulers, on rectified-flow
 states.
 
-The schedule (1000 train steps, shift, spacing) is the scheduler's own, so a teacher is sampled exactly as the
-pipeline it was published in would sample it; only the network is reached through its TrigFlow velocity,
-converted exactly (E7, E8).
+The schedule (1000 train steps, shift, spacing) is the scheduler's own, so a teacher is sampled exactly as by the
+pipeline it was published in. The only difference is that the network is called through its TrigFlow velocity,
+an exact conversion (E7, E8).
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def sample_teacher(
     solver: Solver = "euler",
     grid: Grid = "scheduler",
 ) -> Tensor:
-    """``x0`` [B, ...] from unit ``noise`` [B, ...] in ``steps`` calls of ``velocity`` (E14).
+    """Sample ``x0`` [B, ...] from unit ``noise`` [B, ...] in ``steps`` calls of ``velocity`` (E14).
 
-    InputError for an unknown solver or grid, and for a grid that the solver does not have.
+    InputError for an unknown solver or grid, and for a grid that the solver does not support.
     """
     last = noise
     for step in _solve(velocity, noise, condition, steps, shift, solver, grid):
@@ -69,7 +69,7 @@ def sample_route(
     solver: Solver = "euler",
     grid: Grid = "scheduler",
 ) -> Trajectory:
-    """As ``sample_teacher``, with every state, angle and velocity on the way in TrigFlow terms."""
+    """Run ``sample_teacher`` and record every state, angle and velocity in TrigFlow terms."""
     route = list(_solve(velocity, noise, condition, steps, shift, solver, grid))
     return Trajectory(
         torch.stack([step.x for step in route]),
@@ -80,12 +80,12 @@ def sample_route(
 
 
 def grid_flaw(solver: str, grid: str) -> str | None:
-    """Why this solver cannot step on this grid; None if it can."""
+    """Return why this solver cannot use this grid; None if it can."""
     for name, known, kind in ((solver, Solver, "solver"), (grid, Grid, "grid")):
         if name not in get_args(known):
             return f"unknown {kind} {name!r}; choose {' or '.join(get_args(known))}"
     if solver != "euler" and grid != "scheduler":
-        return f"grid = {grid!r} is for the solver 'euler', but the solver is {solver!r}; set the grid to 'scheduler'"
+        return f"grid = {grid!r} needs the solver 'euler', but the solver is {solver!r}; set the grid to 'scheduler'"
     return None
 
 
@@ -105,10 +105,10 @@ def _solve(
     scheduler.set_timesteps(steps)
     scheduler.set_begin_index(0)
     flow = RectifiedFlow()
-    # Cosmos' pipeline begins at sigma eps, without data: tau eps in rectified-flow variables
+    # Cosmos' pipeline begins at sigma eps, which is tau eps in rectified-flow variables
     state = scheduler.sigmas[0] * noise if grid == "karras" else noise
     for tau, timestep in zip(scheduler.sigmas.double(), scheduler.timesteps):
-        # the scheduler's own timestep may be rounded to an integer; sigma is what its formulas use
+        # the scheduler may round its timestep to an integer; its formulas use sigma
         t = angle_from_flow_time(tau).expand(len(noise)).to(noise.device)
         x = per_sample(t.cos() + t.sin(), state) * state
         F = velocity(x, t, condition)
@@ -117,7 +117,7 @@ def _solve(
 
 
 def _scheduler(solver: Solver, shift: float, grid: Grid = "linear") -> Any:
-    """A diffusers scheduler whose ``set_timesteps(steps)`` makes the times; ``grid`` is that of Euler's steps."""
+    """Build a diffusers scheduler whose ``set_timesteps(steps)`` sets the times; ``grid`` is that of Euler steps."""
     from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
     if solver == "euler":
@@ -127,7 +127,7 @@ def _scheduler(solver: Solver, shift: float, grid: Grid = "linear") -> Any:
 
 
 def _euler(shift: float, grid: Grid) -> Any:
-    """FlowMatchEulerDiscreteScheduler with the times of ``grid``, as the pipelines pass them to it."""
+    """Build a FlowMatchEulerDiscreteScheduler with the times of ``grid``, as pipelines pass them."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     if grid == "scheduler":
@@ -142,12 +142,12 @@ def _euler(shift: float, grid: Grid) -> Any:
 
 
 def linear_times(steps: int) -> Tensor:
-    """Flow times 1, 1 - 1 / steps, ..., 1 / steps, before they are shifted; [steps], float64."""
+    """Return flow times 1, 1 - 1 / steps, ..., 1 / steps before the shift; [steps], float64."""
     return torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64)
 
 
 def karras_times(steps: int) -> Tensor:
-    """Flow times sigma / (1 + sigma) of the noise levels of arXiv 2206.00364, equation 5; [steps], float64."""
+    """Return flow times sigma / (1 + sigma) of the noise levels of arXiv 2206.00364, equation 5; [steps], float64."""
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     high, low = (float(sigma ** (1 / KARRAS_RHO)) for sigma in KARRAS_SIGMAS)
     sigma: Tensor = (high + ramp * (low - high)) ** KARRAS_RHO

@@ -184,7 +184,7 @@ def test_blocks_that_do_not_exist_are_named():
     denoiser = build()
     assert len(denoiser.blocks()) == LAYERS
     assert denoiser.check_blocks([0, 2]) == WIDTH
-    with pytest.raises(InputError, match=r"asks for blocks \[1, 3\] of 3 \(from 0\)"):
+    with pytest.raises(InputError, match=r"asks for blocks \[1, 3\], but the network has 3 \(from 0\)"):
         denoiser.check_blocks([1, 3])
 
 

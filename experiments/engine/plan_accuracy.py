@@ -40,6 +40,7 @@ from rcm_core.preflight.teacher_spec import model_of
 from rcm_core.storage.files import write_json
 from rcm_core.training.distill import build_method
 from rcm_core.units import MIB
+from tests.support.presets import preset
 
 ALLOWED = 0.15
 """Of the measured peak: what is promised."""
@@ -88,12 +89,12 @@ ON_GPU = {
 def params_of(case: Case) -> Params:
     """The project's, with the case's method and sizes."""
     values: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
-    preset: dict[str, Any] = yaml.safe_load((ROOT / f"conf/method/{case.method}.yaml").read_text())
-    values["method"], train = preset["method"], values["train"]
+    recipe = preset(case.method)
+    values["method"], train = recipe["method"], values["train"]
     values["teacher"] = yaml.safe_load((ROOT / "conf/teacher/mini-train.yaml").read_text())["teacher"]
     values["teacher"]["mini"] |= case.mini
     values["teacher"] |= {"shape": list(case.shape)}
-    train |= preset["train"] | {"batch": case.batch, "accumulate": case.accumulate}
+    train |= recipe["train"] | {"batch": case.batch, "accumulate": case.accumulate}
     train["parallel"] |= {"precision": case.precision, "checkpointing": case.checkpointing}
     if case.lora is not None:
         train["lora"] = {"rank": case.lora, "alpha": case.lora, "targets": None}

@@ -18,9 +18,16 @@ VARIANTS = ("dmd2-gan",)
 def preset(name: str) -> dict[str, Any]:
     """The whole Hydra group option, laid over the presets that its ``defaults`` name."""
     own: dict[str, Any] = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    bases = [preset(base) for base in own.pop("defaults", []) if base != "_self_"]
-    whole: dict[str, Any] = OmegaConf.to_container(OmegaConf.merge(*bases, own))  # type: ignore[assignment]
+    own.pop("defaults", None)
+    inherited = [preset(base) for base in bases(name)]
+    whole: dict[str, Any] = OmegaConf.to_container(OmegaConf.merge(*inherited, own))  # type: ignore[assignment]
     return whole
+
+
+def bases(name: str) -> list[str]:
+    """The presets that ``defaults`` of a preset name."""
+    own: dict[str, Any] = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    return [base for base in own.get("defaults", []) if base != "_self_"]
 
 
 EMBEDDED = sorted((*available("methods"), *VARIANTS))
@@ -34,9 +41,11 @@ LEAF = re.compile(r"^( *)(\w+): +([^#\s].*)$")
 def comments(name: str) -> dict[str, str]:
     """Key with dots -> its comment, for every line of a preset that gives a value: after it, and on the lines above it.
 
-    A mapping within a line has its keys' comment.
+    A mapping within a line has its keys' comment. A value that the preset inherits has the comment of its base.
     """
     found: dict[str, str] = {}
+    for base in bases(name):
+        found |= comments(base)
     above: list[str] = []
     parents: list[str] = []
     for line in (CONF / f"{name}.yaml").read_text(encoding="utf-8").splitlines():

@@ -36,8 +36,8 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python scripts/check_links.py
 	$(BIN)/python -m pip check
 
-# Hours on two cores; stopped and started again it goes on where it was. docs/results.md is written from what there is.
-# A run that could not be trained stands on the page with its reason, and the rest goes on.
+# Hours on two cores; stopped and started again, it continues where it was. docs/results.md is written from what there is.
+# A run that could not be trained stands on the page with its reason, and the rest continues.
 compare: $(VENV)/.installed
 	@$(MAKE) --keep-going compare-mini compare-scenes compare-mixture compare-balance warm-start compare-memory
 

@@ -1,4 +1,4 @@
-"""Errors that are the caller's to mend: one sentence that says what came, what is expected, what to do."""
+"""Errors that the caller can correct: one sentence that says what came, what is expected, what to do."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class TrainContext(Protocol):
         ...
 
     def leave(self) -> NoReturn:
-        """Ends the loop, by every rank together, after a checkpoint from which it will go on."""
+        """Ends the loop, by every rank together, after a checkpoint from which it will resume."""
         ...
 
 

@@ -1,10 +1,17 @@
-"""Check the Markdown files: links lead to files and headings, prose is wrapped, and its words are of today."""
+"""Check the Markdown files: links lead to files and headings, prose is wrapped, and its words are of today.
+
+Comments and docstrings of Python files are checked for their words, too.
+"""
 
 from __future__ import annotations
 
+import ast
+import inspect
+import io
 import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,19 +94,40 @@ def find_old_words(text: str) -> list[str]:
     return [f'"{found.group()}" is old English; use a plainer word' for found in OLD_WORDS.finditer(prose)]
 
 
+def documentation(source: str) -> str:
+    """Return the comments and docstrings (of modules, classes, functions and attributes) of Python code."""
+    strings = [
+        inspect.cleandoc(node.value.value)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    ]
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = [token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT]
+    return "\n\n".join([*strings, *comments])
+
+
 def check(path: Path) -> list[str]:
-    """Return one line for each problem of a Markdown file."""
+    """Return one line for each problem of a Markdown or Python file."""
     text = path.read_text()
-    problems = [*find_broken_links(path), *find_long_lines(text), *find_old_words(text)]
+    if path.suffix == ".py":
+        problems = find_old_words(documentation(text))
+    else:
+        problems = [*find_broken_links(path), *find_long_lines(text), *find_old_words(text)]
     return [f"{path.relative_to(ROOT)}: {problem}" for problem in problems]
 
 
 def main() -> int:
-    """Print the problems of all tracked Markdown files; return 1 if there are any."""
-    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
+    """Print the problems of all tracked Markdown and Python files; return 1 if there are any."""
+    listed = subprocess.run(
+        ["git", "ls-files", "*.md", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     names = listed.stdout.split()
     problems = [line for name in names for line in check(ROOT / name)]
-    print("\n".join(problems) or f"{len(names)} Markdown files: links, wrapping and words are right")
+    print(
+        "\n".join(problems) or f"{len(names)} Markdown and Python files: links, wrapping and words are right"
+    )
     return 1 if problems else 0
 
 

@@ -2,8 +2,8 @@
 ``python -m experiments.comparison [--teacher mini] [--only scm,rcm] [--seeds 0] [--budget updates]``.
 
 Results go to docs/results/compare/<teacher>/<budget>/<run>-<seed>.json; the work is kept in .rcm/compare. Started
-again it goes on where it was; a run whose parameters, teacher, data and code are those of its result is skipped.
-Every run works on one thread, so on so many cores several at once are done sooner than each on all cores.
+again, it continues where it was; a run whose parameters, teacher, data and code are those of its result is skipped.
+Every run works on one thread, so several runs at once finish sooner than one after another on all cores.
 ``python -m experiments.comparison.page`` writes docs/results.md.
 """
 

@@ -39,7 +39,7 @@ class Cost(NamedTuple):
     steady: float
 
     def seconds(self, iterations: int) -> float:
-        """Of a training of so many iterations."""
+        """Cost of a training with this number of iterations."""
         early = min(iterations, self.warmup)
         return early * self.warm + (iterations - early) * self.steady
 

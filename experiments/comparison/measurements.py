@@ -67,7 +67,7 @@ class Clock:
         reset_peak()
 
     def start(self, step: int) -> None:
-        """Training goes on from ``step`` now."""
+        """Note that training continues from ``step``."""
         self.marks = [(step, time.perf_counter())]
 
     def resume(self) -> Path | None:
@@ -91,7 +91,7 @@ class Clock:
 
 
 def measure(trainer: Trainer, clock: Clock, place: Path, key: str) -> None:
-    """Runs ``trainer``; adds what it cost to ``place``, if that belongs to the same training ``key``, else anew.
+    """Run ``trainer`` and add its cost to ``place`` if that has the same training ``key``; otherwise start a new file.
 
     What an interruption leaves undone is done again and counted once: iterations and their passes are counted up to
     checkpoints.
@@ -154,7 +154,7 @@ def peak_resident() -> int:
 
 
 def reset_peak() -> None:
-    """The peak begins anew; where the kernel cannot, it is that of the process."""
+    """Reset the peak; where the kernel cannot, the peak stays that of the process."""
     place = Path("/proc/self/clear_refs")
     if os.access(place, os.W_OK):
         place.write_text("5")

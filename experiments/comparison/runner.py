@@ -1,4 +1,4 @@
-"""Goes through a plan: what is finished is skipped, what was interrupted goes on from its checkpoint."""
+"""Goes through a plan: what is finished is skipped, what was interrupted continues from its checkpoint."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class Runner:
         return affordable(known_entries(self._calibration)[variant.name], anchor)
 
     def run_one(self, variant: Variant, seed: int, budget: str) -> None:
-        """One run, unless its result is there already; if it fails that is noted, and the others go on."""
+        """One run, unless its result is there already; if it fails that is noted, and the others continue."""
         plan, home = self.plan, self.home
         params = settle_run(self.params[variant.name], seed, self.iterations(variant, budget))
         place = run_workspace(home, plan, variant, params)

@@ -163,7 +163,7 @@ def run_key(params: Params, path: Path) -> str:
     """What a run's result depends on: parameters, teacher, prompts, code of its stages and of the one before.
 
     Trajectories count by their recipe and not by their bytes, in which machines differ by rounding: a comparison that
-    was begun on one goes on on another.
+    was begun on one continues on another.
     """
     stages = [[_sections(stage, params), code_of(stage, params)] for stage in ("trajectories", *OWN)]
     return digest([FORMAT, _teacher(path), hash_inputs(path, _prompts(params)), stages])

@@ -48,7 +48,7 @@ TEACHER = "wan-1.3b"
 OVERRIDES = ("method=rcm-wan-1.3b", "train.batch=1", "train.device=auto")
 SMALL = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 16, "ffn_dim": 64, "text_dim": 32}
 SMALL_SHAPE, SMALL_TEXT = (2, 8, 8), 8
-"""Of latents, but for their channels; tokens of a prompt."""
+"""Shape of latents without their channels; tokens of a prompt."""
 ROUNDS = 3
 """Timed iterations of every kind, after one that warms up."""
 

@@ -1,6 +1,6 @@
 """Ten trainings, in each of which a worker is killed: ``python -m experiments.engine.kills``.
 
-Every run has two workers of Ray Train; one of them ends by SIGKILL at a step that the seed draws, and Ray goes on from
+Every run has two workers of Ray Train; SIGKILL ends one of them at a step that the seed draws, and Ray continues from
 the newest checkpoint. ``docs/results/kills.json`` says where, and whether candidates and curves are to the bit those of
 the run that nobody interrupted. Exit status 1 if they are not, every time.
 """

@@ -1,7 +1,7 @@
 """Ranks that somebody else has started: ``torchrun --nproc-per-node 2 -m infra.launch train``.
 
 Rank 0 runs the stage, the others wait until it has something to train. All see one file system. A lost rank ends the
-others; ``torchrun --max-restarts`` starts all of them again, and they go on from the newest checkpoint.
+others; ``torchrun --max-restarts`` starts all of them again, and they continue from the newest checkpoint.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ KINDS = ("CPU", "GPU")
 
 
 def capacity() -> dict[str, int]:
-    """CPUs and GPUs of the nodes that there are, or those of ``RCM_RAY_CAPACITY`` (``CPU=96,GPU=64``) if they are more.
+    """CPUs and GPUs of the present nodes, or those of ``RCM_RAY_CAPACITY`` (``CPU=96,GPU=64``) if they are more.
 
     A cluster that scales from zero has no GPU until one is asked for, and Ray does not say how far it may grow.
     """

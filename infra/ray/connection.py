@@ -45,7 +45,7 @@ def connect(workspace: Path, address: str) -> None:
     host, _, port = address.rpartition(":")
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
-        # Ray itself would go on trying for minutes.
+        # Ray itself would keep trying for minutes.
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
         # its workers are not our children: without this they would import what their machine has
         ray.init(address, runtime_env={"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}, **QUIET)

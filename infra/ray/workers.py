@@ -136,6 +136,6 @@ class _Jobs:
 
 
 def _most(gpus: int) -> int:
-    """Workers with a CPU and ``gpus`` GPUs each that there is room for, on nodes that are or may come."""
+    """Number of workers with a CPU and ``gpus`` GPUs each that fit on present and possible nodes."""
     have = capacity()
     return min(have["CPU"], have["GPU"] // gpus) if gpus else have["CPU"]

@@ -50,7 +50,7 @@ def _has_flash_attn() -> bool:
 class plain_attention(TorchFunctionMode):  # noqa: N801
     """``with plain_attention():`` every ``scaled_dot_product_attention`` without a tangent runs on that backend.
 
-    What it does not take (masks for flash-attn, dtypes, widths) goes to the next best; what has a tangent goes on to
+    What it does not take (masks for flash-attn, dtypes, widths) goes to the next best; what has a tangent goes to
     the mode that was entered before.
     """
 

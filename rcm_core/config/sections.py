@@ -141,7 +141,7 @@ class ParallelSection(Section):
     precision: Literal["float32", "bfloat16"]
     """Of the networks' computations; weights, optimisers, averages and the sums over workers stay float32."""
     checkpointing: Literal["none", "blocks", "matmuls"]
-    """What backward makes again: nothing; the blocks; the blocks but for their matrix products."""
+    """What backward recomputes: nothing; the blocks; the blocks except the outputs of matrix products and attention."""
     offload: tuple[Literal["teacher", "fake"], ...]
     """Networks that lie in the machine's memory, moments too, and on the GPU a block at a time."""
 
@@ -201,7 +201,7 @@ class TrainSection(Section):
     health: HealthSection
     workers: Count
     min_workers: Count | None
-    """Ray goes on with as few when workers are lost, and with ``workers`` when there is room again; null: with all."""
+    """Smallest number of workers with which Ray continues when some are lost; null: all are required."""
     parallel: ParallelSection
     threads: Threads
     max_failures: Annotated[int, Field(ge=0)]

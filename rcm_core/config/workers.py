@@ -1,4 +1,4 @@
-"""How a training is dealt to its workers: refused where it does not come out even."""
+"""How a global batch is divided among workers. Raises InputError if it does not divide evenly."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Config(Section):
     fake_score_ema_rate: Share
     """The fake score moves by this share towards the student after each of its updates."""
     simulation: ClassVar[Kind] = "euler"
-    """How the student's routes go on; no setting."""
+    """How the student's rollouts reach the next time; not a setting."""
 
     @model_validator(mode="after")
     def _check_order(self) -> Config:

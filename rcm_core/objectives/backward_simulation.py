@@ -33,7 +33,7 @@ class SimulationSection(Section):
     simulation_steps: Count
     """Update i simulates i mod simulation_steps + 1 steps."""
     simulation: Kind = "renoise"
-    """How a simulated step goes on; as ``sampler.kind``."""
+    """How a simulated step reaches the next time; as ``sampler.kind``."""
     simulation_start: Positive = NOISE_ANGLE
     """The first angle; 1.5708 means pi/2, pure noise."""
     dmd_mean: float

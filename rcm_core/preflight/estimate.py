@@ -1,4 +1,4 @@
-"""What a training takes on one of its GPUs: rehearsed with few blocks, twice, and carried on to all of them."""
+"""What a training takes on one of its GPUs: rehearsed twice with few blocks and extrapolated to all of them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Estimate(NamedTuple):
     velocity: float
     """Of the teacher's velocity for one state, without guidance."""
     rehearsed: tuple[int, ...]
-    """With so many blocks."""
+    """Numbers of blocks that were rehearsed."""
 
     @property
     def top(self) -> str:

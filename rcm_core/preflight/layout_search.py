@@ -1,4 +1,4 @@
-"""How a training is best laid over its GPUs: the cheapest way that fits, tried by rehearsal."""
+"""Search for the cheapest layout of a training on its GPUs that fits, by rehearsal."""
 
 from __future__ import annotations
 
@@ -169,5 +169,5 @@ def _parallel(params: Params, **changes: object) -> Params:
 
 
 def split_batch(params: Params, parts: int) -> Params:
-    """``params`` with a batch in so many parts."""
+    """Return ``params`` with a batch in ``parts`` parts."""
     return params.model_copy(update={"train": params.train.model_copy(update={"accumulate": parts})})

@@ -39,7 +39,7 @@ class Model(NamedTuple):
         return int(self.config[DEPTH])
 
     def cut(self, blocks: int) -> Model:
-        """With so many blocks."""
+        """Return the model with this number of blocks."""
         return self._replace(config={**self.config, DEPTH: blocks})
 
     def parameters(self) -> int:

@@ -93,7 +93,7 @@ def _place(folder: Path, teacher: Path, ours: bool, transformer: Path) -> dict[s
     require_space(folder.parent, sum(path.stat().st_size for path in copied))
     for name, path in found.items():
         place_file(path, folder / name, name in linked)
-    del found["model_index.json"]  # which is written anew
+    del found["model_index.json"]  # which is written again
     return found
 
 

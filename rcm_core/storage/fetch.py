@@ -56,7 +56,7 @@ def folder_of(
 ) -> Path:
     """The folder ``given``: itself (without a leading slash in ``workspace``), or if it is on S3 its fetched copy.
 
-    What a place on S3 held when it was first asked for is remembered in ``cache``; ``again`` asks the place anew.
+    What a place on S3 held when it was first asked for is remembered in ``cache``; ``again`` asks the place again.
     InputError(``otherwise``) if there is none.
     """
     if "://" not in given:

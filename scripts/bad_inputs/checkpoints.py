@@ -1,4 +1,4 @@
-"""Checkpoints of an interrupted training that were damaged before it goes on."""
+"""Checkpoints of an interrupted training that were damaged before it resumes."""
 
 from __future__ import annotations
 

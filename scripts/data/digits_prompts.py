@@ -1,4 +1,4 @@
-"""Writes data/prompts: every label in many phrasings, dealt to disjoint splits; run from the project root.
+"""Writes data/prompts: every label in many phrasings, divided into disjoint splits; run from the project root.
 
 A phrasing is a carrier, an ending and a subject that names the digit by word or by numeral. Every word occurs in
 train, so validation and test hold unseen combinations of seen parts. Lines go round the labels, so that any first

@@ -98,7 +98,7 @@ def article(noun: str) -> str:
 
 
 def deal(rng: random.Random) -> dict[str, list[str]]:
-    """Prompts by split; scenes are dealt first, so that no two splits share one."""
+    """Prompts by split; scenes are divided first, so that no two splits share one."""
     left = scenes()
     rng.shuffle(left)
     dealt: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""Writes data/prompts/scenes: compositions dealt to disjoint splits, each in several wordings; from the project root.
+"""Write data/prompts/scenes (from the project root): compositions in disjoint splits, each in several wordings.
 
 The counts of the test split are GenEval's (arXiv 2310.11513): 553 prompts in six categories.
 """

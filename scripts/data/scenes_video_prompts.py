@@ -1,4 +1,4 @@
-"""Writes data/prompts/scenes-video: motions dealt to disjoint splits, in several wordings; from the project root."""
+"""Write data/prompts/scenes-video: motions divided into disjoint splits, in several wordings; from the project root."""
 
 from __future__ import annotations
 

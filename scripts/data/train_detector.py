@@ -26,7 +26,7 @@ from rcm_core.storage.files import sha256, write_json
 BATCH, PEAK_LR, SMOOTHING = 64, 3e-3, 0.03
 MOST = 4
 NEAR = 4.0
-"""Pixels from an object's centre within which a cell speaks of it."""
+"""Pixels from an object's centre within which a cell detects it."""
 
 
 def uniform(shape: tuple[int, ...], low: float, high: float, rng: torch.Generator) -> Tensor:

@@ -74,7 +74,7 @@ def test_interrupted_then_cut_off_it_ends_with_the_same_bits(
     assert log.with_suffix(".err").read_text() == ""
     said = log.read_text()
     assert re.search(r"^run \S+: its process is gone .*; it was RUNNING, now CRASHED$", said, re.MULTILINE)
-    # train goes on from its last checkpoint; what was finished before is not done again
+    # train continues from its last checkpoint; what was finished before is not done again
     assert "Stage 'trajectories' didn't change, skipping" in said
     resumed = re.search(r"resumed at step (\d+) of 60", said)
     assert resumed

@@ -1,4 +1,4 @@
-"""Plain passes: what has no tangent is PyTorch's own attention, what has one goes on to the rerouted one."""
+"""Plain passes: what has no tangent is PyTorch's own attention, what has one goes to the rerouted one."""
 
 from __future__ import annotations
 

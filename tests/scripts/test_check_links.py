@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from scripts.check_links import WIDTH, find_broken_links, find_long_lines, find_old_words, text_lines
+from scripts.check_links import (
+    WIDTH,
+    documentation,
+    find_broken_links,
+    find_long_lines,
+    find_old_words,
+    text_lines,
+)
 
 LONG = "word " * 30
 
@@ -56,3 +63,12 @@ def test_links_lead_to_files_and_headings(tmp_path: Path) -> None:
         "[a](other.md#a-heading) [b](other.md#another) [c](none.md) `[d](none.md)` [e](https://e.org)"
     )
     assert [line.split()[0] for line in find_broken_links(page)] == ["other.md#another", "none.md"]
+
+
+def test_comments_and_docstrings_of_code_are_read_and_no_other_strings() -> None:
+    code = (
+        '"""A module.\n\n    It goes\n    on.\n"""\nX = "so many"  # anew\n"""X, but for one."""\n\n\n'
+        'def mend() -> None:\n    """Says.\n\n    It is dealt.\n    """\n'
+    )
+    words = {line.split('"')[1] for line in find_old_words(documentation(code))}
+    assert words == {"goes on", "anew", "but for", "dealt"}

@@ -100,7 +100,7 @@ class Steps:
 
 
 def trainer(folder: Path, state: Path, method: Callable[[str], Pull], **settings: Any) -> Trainer:
-    """At the beginning, or where ``state`` was left; ``settings`` are the loop's, but for the trainer's own."""
+    """At the beginning, or where ``state`` was left; ``settings`` are the loop's, without the trainer's own."""
     requirements = method("exact").requirements
     roles = sorted(requirements.roles | {f.target for f in requirements.follows})
     nets: dict[str, Denoiser] = {role: load_denoiser(folder, find_family("wan")) for role in roles}

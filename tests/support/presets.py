@@ -16,7 +16,7 @@ VARIANTS = ("dmd2-gan",)
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The whole Hydra group option, laid over the presets that its ``defaults`` name."""
+    """The whole Hydra group option, merged into the presets that its ``defaults`` name."""
     own: dict[str, Any] = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     own.pop("defaults", None)
     inherited = [preset(base) for base in bases(name)]

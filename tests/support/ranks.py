@@ -35,7 +35,7 @@ class Context:
 
     def __init__(self, rank: int, world: int, state: Path, resumed: Path | None) -> None:
         self.rank, self.world, self.state, self.resumed = rank, world, state, resumed
-        self.group = dist.new_group(backend="gloo")  # the training goes on in the other
+        self.group = dist.new_group(backend="gloo")  # the training continues in the other
 
     def resume(self) -> Path | None:
         return self.resumed
@@ -156,7 +156,7 @@ def grow(module: torch.nn.Module) -> None:
 
 
 def continue_on(rank: int, world: int, pipeline: Path, state: Path, resumed: Path, until: int) -> None:
-    """One of ``world`` processes that go on from ``resumed``, with the same ``PARTS`` of every batch."""
+    """One of ``world`` processes that continue from ``resumed``, with the same ``PARTS`` of every batch."""
     torch.set_num_threads(1)
     meeting = f"file://{state / 'meeting'}"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)

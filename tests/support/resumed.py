@@ -1,4 +1,4 @@
-"""A distillation step by step, in one process or in several that go on from each other's checkpoints."""
+"""A distillation step by step, in one process or in several that continue from each other's checkpoints."""
 
 from __future__ import annotations
 

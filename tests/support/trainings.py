@@ -17,7 +17,7 @@ from workspaces import PATIENCE, wait_for
 
 @dataclass
 class Run:
-    """``python -m infra.launch train``, going on."""
+    """``python -m infra.launch train``, resumed."""
 
     workspace: Path
     process: subprocess.Popen[str]
@@ -33,7 +33,7 @@ class Run:
         return wait_for(what, condition, self.log, self.process)
 
     def checkpoints(self) -> bool:
-        """Whether it has made two: a rank goes on to the second when Ray has taken note of the first."""
+        """Whether it has made two: a rank proceeds to the second when Ray has taken note of the first."""
         return len(self.complete() - self.before) >= 2
 
     def complete(self) -> set[Path]:
@@ -74,5 +74,5 @@ def signal_a_worker(run: Run, rank_count: int, number: int = signal.SIGKILL) -> 
 
 
 def resumptions(said: str) -> list[int]:
-    """At which steps it went on."""
+    """The steps at which it resumed."""
     return [int(step) for step in re.findall(r"resumed at step (\d+) of 96", said)]

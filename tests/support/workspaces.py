@@ -71,7 +71,7 @@ def wait_for(
     process: subprocess.Popen[Any] | None = None,
     every: float = 0.02,
 ) -> Any:
-    """Return the first true value of ``condition``, tried ``every`` so many seconds.
+    """Return the first true value of ``condition``, tried every ``every`` seconds.
 
     AssertionError, with the end of ``log``, if ``process`` ends before it is true, or after ``PATIENCE``.
     """

@@ -76,7 +76,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Results:
-    """All that there is."""
+    """All results."""
 
     groups: list[Group] = field(default_factory=list)
     warm_starts: list[dict[str, Any]] = field(default_factory=list)

@@ -166,7 +166,7 @@ def memory_table(memory: dict[str, Any]) -> str:
 
 def mixture_table(mixture: dict[str, Any]) -> str:
     """A row per run: the Frechet distance to the teacher of what it predicts from all angles, and from some; and of
-    its samples at so many steps on the validation split, as training went on.
+    its samples at each number of steps on the validation split, at half and at the end of training.
     """
     parts = [row["part"] for run in mixture["runs"].values() for row in run["parts"]]
     head = list(dict.fromkeys(parts))

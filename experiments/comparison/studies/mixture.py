@@ -110,7 +110,7 @@ def measure(params: Params, workspace: Path, each: int, most: int) -> list[dict[
 
 
 def over_training(workspace: Path) -> list[dict[str, Any]]:
-    """Selection's scores of the candidates of the longest EMA, as training went on."""
+    """Selection's scores of the candidates of the longest EMA, in the order of training."""
     candidates = RunFolder.of(workspace).selection()["candidates"]
     longest = max(c["ema"] for c in candidates)
     return [{"step": c["step"], "scores": c["scores"]} for c in candidates if c["ema"] == longest]

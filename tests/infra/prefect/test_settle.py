@@ -139,7 +139,7 @@ def test_a_run_that_sends_no_heartbeats_is_not_judged_by_them(machine: Machine) 
 
 
 def test_a_silence_of_the_server_is_no_silence_of_the_run(machine: Machine) -> None:
-    """Heartbeats cannot arrive while it is away: the time is counted anew."""
+    """Heartbeats cannot arrive while it is away: the time is counted again from zero."""
     run = machine.list_runs(ELSEWHERE)
     machine.beat(run)
     assert machine.look() == []

@@ -1,4 +1,4 @@
-"""Ray Train on machines that come and go: fewer workers go on, more join again, the training stays the same."""
+"""Ray Train on machines that come and go: fewer workers continue, more join again, the training stays the same."""
 
 from __future__ import annotations
 

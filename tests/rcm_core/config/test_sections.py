@@ -95,7 +95,7 @@ def test_an_unknown_key_is_named_with_the_nearest(
     where = values
     for name in section:
         where = where[name]
-    where[key] = where.pop(meant)  # misspelt: the right one is missing too, but this is what to mend
+    where[key] = where.pop(meant)  # misspelt: the right one is missing too, but this is what to correct
     full = ".".join([*section, key])
     with pytest.raises(InputError, match=rf"unknown key '{full}' \(did you mean '{meant}'\?\); known here: "):
         check(Params, values, "params.yaml")

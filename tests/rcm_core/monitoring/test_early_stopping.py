@@ -1,4 +1,4 @@
-"""What a series of probes means: go on, enough, or lost."""
+"""What a series of probes means: continue, enough, or lost."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def params_of(values: dict[str, Any], **train: Any) -> Params:
 
 
 def rehearsed(model: Model, params: Params, steps: int = 0) -> Rehearsal:
-    """With the kinds of so many steps; without any, what is held and a forward pass are known."""
+    """With the kinds of this many steps; without any, what is held and a forward pass are known."""
     method = build_method(params.method, params.train.tangent)
     alike = kinds(method, steps, 2, params.teacher.guidance, 4) if steps else []
     return rehearse(model, params, alike, fused=True)
@@ -98,7 +98,7 @@ def test_few_blocks_carried_on_are_the_whole_network(parallel: dict[str, Any]) -
     for mine, own in zip(found.takes, whole.takes, strict=True):
         assert [p.name for p in mine.phases] == [p.name for p in own.phases]
         assert [p.flops for p in mine.phases] == [p.flops for p in own.phases]
-        # a pass is highest near its begin or its end, which are carried on
+        # a pass is highest near its begin or its end, which are extrapolated
         assert [max(p.peaks).alive for p in mine.phases] == [max(p.peaks).alive for p in own.phases]
 
 

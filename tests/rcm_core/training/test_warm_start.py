@@ -1,4 +1,4 @@
-"""A student that goes on from an earlier one: where it begins, what is refused, that it stays a pure function."""
+"""A student that starts from an earlier one: where it begins, what is refused, that it stays a pure function."""
 
 from __future__ import annotations
 

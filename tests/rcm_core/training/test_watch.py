@@ -160,7 +160,7 @@ def test_a_plateau_ends_the_run_as_its_last_step_would(
     expected = "Training stopped at step 6 of 50: the validation score has not improved for 3 probes (best "
     assert expected in capsys.readouterr().out
     again = trainer(folder, tmp_path, healthy, lr=STILL, probe=probe(), health=RULES, iterations=50)
-    again.run()  # what has ended does not go on
+    again.run()  # what has ended does not continue
     assert (again.step, again.health.verdict) == (6, made.health.verdict)
 
 

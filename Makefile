@@ -1,9 +1,9 @@
-# Two commands do all: `make distill` runs the main job, `make test` passes the tests. Both set up what they need.
+# `make distill` runs the main job, `make test` the tests. Both install what they need.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
-# What pip would do on one core. Packages carry files that are no Python of today: they are left as they are.
+# Compile on all cores; pip would use one. Some packages contain files that are not valid Python 3: errors are ignored.
 COMPILE := $(BIN)/python -m compileall -qq -j 0
 
 .PHONY: distill promises test test-all check compare compare-mini compare-scenes compare-memory compare-mixture compare-balance \
@@ -12,12 +12,12 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0
 distill: $(VENV)/.installed
 	@$(BIN)/rcm distill
 
-# Minutes: after a change that may move the numbers.
+# Takes minutes. Run it after a change that may affect the metrics.
 promises: distill
 	@$(BIN)/python scripts/acceptance.py runs --no-timing --significant
 
-# Three at once on two cores: tests of servers and clusters wait for them. One thread each: of more, threads that share a
-# core spend its time in waiting for each other.
+# Three processes on two cores, because tests of servers and clusters mostly wait. One thread each: several threads on
+# one core spend their time waiting for each other.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 10
 
 test: $(VENV)/.installed-dev
@@ -36,8 +36,8 @@ check: $(VENV)/.installed-dev
 	$(BIN)/python scripts/check_links.py
 	$(BIN)/python -m pip check
 
-# Hours on two cores; stopped and started again, it continues where it was. docs/results.md is written from what there is.
-# A run that could not be trained stands on the page with its reason, and the rest continues.
+# Takes hours on two cores, and resumes after an interruption. docs/results.md is written from the finished runs.
+# A run that could not be trained is listed there with the reason, and the other runs continue.
 compare: $(VENV)/.installed
 	@$(MAKE) --keep-going compare-mini compare-scenes compare-mixture compare-balance warm-start compare-memory
 
@@ -75,7 +75,7 @@ stop: $(VENV)/.installed
 clean:
 	rm -rf runs .rcm .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-# With a pip of today: the one that comes with Python may take three times as long.
+# Upgrade pip first: the version bundled with Python may take three times as long.
 $(BIN)/python:
 	@echo "setting up $(VENV) (once, some minutes)"
 	@$(PYTHON) -m venv $(VENV)
@@ -86,7 +86,7 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
 	@$(COMPILE) $(VENV)/lib || true
 	@touch $@
 
-# With what users need: resolved once, not twice.
+# Includes the users' requirements, so that pip resolves once instead of twice.
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
 	@$(PIP) -e ".[dev]"
 	@$(PIP) --no-deps --upgrade --target $(VENV)/eightbit torchao

@@ -1,4 +1,4 @@
-"""What a run shows on its Prefect page: progress, the table of numbers, samples, where the report is."""
+"""Artifacts on a run's Prefect page: progress, the table of metrics, samples and the path of the report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROMPTS_SHOWN = 6
 
 
 def start_progress(key: str, what: str) -> UUID:
-    """A progress bar at 0 %."""
+    """Create a progress bar at 0 % and return its id."""
     identity = create_progress_artifact(progress=0.0, key=key, description=what)
     assert isinstance(identity, UUID)
     return identity
@@ -31,7 +31,7 @@ def set_progress(identity: UUID, done: int, total: int, what: str) -> None:
 
 
 def publish_results(folder: Path, report: Path) -> None:
-    """Table, samples and report of a finished run in ``folder``."""
+    """Publish the metrics table, the samples and the report of a finished run in ``folder``."""
     run = RunFolder.of(folder)
     if run.metrics_file.is_file():
         table = markdown_table(*metric_table(run.shown_metrics()))
@@ -45,7 +45,7 @@ def publish_results(folder: Path, report: Path) -> None:
 
 
 def sample_table(folder: RunFolder) -> str:
-    """Markdown: a row per prompt, a column per sampler, one picture each, the same noise along a row."""
+    """Return a Markdown table of pictures: a row per prompt, a column per sampler, the same noise along a row."""
     from rcm_core.evaluation.report.finished_run import read_run
     from rcm_core.evaluation.report.samples import picture, spread
 

@@ -24,13 +24,13 @@ def rcm_distill(
     in_place: bool = False,
     endpoint: str | None = None,
 ) -> str:
-    """One re-distillation; returns the report's path.
+    """Distil the teacher once and return the report's path.
 
-    overrides: as after ``dvc exp run -S``, e.g. ``["method=scm", "train.batch=32"]``.
-    teacher: a name in conf/teacher, a folder, or ``s3://bucket/prefix``; None: what the parameters say.
-    name: of the run and of the DVC experiment it ends as; None: the flow run's.
+    overrides: Hydra overrides as for ``dvc exp run -S``, e.g. ``["method=scm", "train.batch=32"]``.
+    teacher: a name in conf/teacher, a folder, or ``s3://bucket/prefix``; None: the teacher of params.yaml.
+    name: name of the run and of the DVC experiment that saves it; None: the flow run's name.
     in_place: work in the project's own folder instead of a git worktree.
-    endpoint: of the S3 that ``teacher`` is on; None: the provider's own.
+    endpoint: URL of the S3 service that holds ``teacher``; None: the provider's own.
     """
     logger = get_run_logger()
     run = run_name(name, str(flow_run.get_name()), str(flow_run.get_id()))
@@ -39,13 +39,13 @@ def rcm_distill(
         changes = [*(overrides or []), *teacher_overrides(space.path, teacher, endpoint)]
         params = compose(space.path, changes) if changes else load(space.path)
         plain = environment(space, {})
-        # Somebody who waits at a terminal is told soon; an unattended run waits for a day until a storage answers.
+        # In a terminal an outage fails the run soon; an unattended run retries for a day until the storage answers.
         attempt = run_stage.with_options(retries=len(RETRY_DELAYS)) if in_place else run_stage
         progress = start_progress("progress", run)
         with shared_cluster(space.path, plain) as cluster:
             for number, stage in enumerate(STAGES):
                 set_progress(progress, number, len(STAGES), stage)
-                # A teacher that others may change is hashed in every run; DVC sees the hash that comes out.
+                # An external teacher is hashed in every run, and DVC compares the hash.
                 again = stage == "teacher" and params.teacher.source != "mini"
                 attempt(stage, space, plain | cluster, force=again)
         set_progress(progress, len(STAGES), len(STAGES), "done")

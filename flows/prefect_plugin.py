@@ -1,6 +1,6 @@
-"""Lets ``prefect`` find our local server, and ``prefect deployment run rcm-distill`` complete the name.
+"""Prefect plugin: ``prefect`` uses our local server, and ``prefect deployment run rcm-distill`` completes the name.
 
-Active where ``[plugins] enabled = true`` (prefect.toml in the project) or with PREFECT_PLUGINS_ENABLED=1.
+Active with ``[plugins] enabled = true`` (prefect.toml in the project) or PREFECT_PLUGINS_ENABLED=1.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from infra.prefect.server import known_api_url
 
 @register_hook
 def setup_environment(*, ctx: HookContext) -> SetupResult | None:
-    """A deployment called like its flow may be named once; without an API setting our own server is used.
+    """Complete the name of a deployment called like its flow, and use our own server if no API is set.
 
-    In a server, SQLite's transactions lock before they read. A worker's temporary files lie in Prefect's data folder.
+    In a server, SQLite's transactions lock before they read. A worker's temporary files are in Prefect's data folder.
     """
     if sys.argv[1:2] == ["server"]:
         _lock_before_reading()
@@ -36,7 +36,7 @@ def setup_environment(*, ctx: HookContext) -> SetupResult | None:
 
 
 def _set_temporary_folder(folder: Path) -> None:
-    """Make ``folder`` the place of temporary files, in this process alone.
+    """Make ``folder`` the temporary folder of this process alone.
 
     Prefect's workers share <temporary folder>/runner_storage, which belongs to the first user of the machine who
     started one: the worker of a second user cannot write there. Flow runs keep the machine's temporary folder, because
@@ -49,8 +49,9 @@ def _set_temporary_folder(folder: Path) -> None:
 def _lock_before_reading() -> None:
     """Begin every transaction of the server on SQLite as IMMEDIATE.
 
-    Prefect begins most as DEFERRED. One that has read and then writes fails at once with "database is locked" if
-    another has written in between, however long SQLite may wait (https://www.sqlite.org/lang_transaction.html).
+    Prefect begins most as DEFERRED. A DEFERRED transaction that reads and then writes fails at once with "database is
+    locked" if another has written in between, whatever SQLite's timeout is
+    (https://www.sqlite.org/lang_transaction.html).
     """
     from prefect.server.database.configurations import AioSqliteConfiguration
 

@@ -1,4 +1,4 @@
-"""A stage as a Prefect task: one ``dvc repro --single-item``, its lines in the run's log."""
+"""A stage as a Prefect task: it runs ``dvc repro --single-item`` and writes its output to the run's log."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from rcm_core.errors import BAD_INPUT, OUTAGE, InputError, OutageError
 
 GRACE_SECONDS = 20
 RETRY_DELAYS = (5.0, 30.0)
-"""Seconds before a stage that failed is tried again."""
+"""Seconds before each retry of a failed stage."""
 OUTAGE_DELAYS = (*RETRY_DELAYS, 60.0, 120.0, 300.0)
-"""The same while a storage does not answer; the last one is repeated."""
+"""Seconds before each retry while a storage does not answer; the last delay is repeated."""
 OUTAGE_RETRIES = 288
-"""How often an unattended run tries then: a day."""
+"""Retries of an unattended run during an outage: about a day."""
 EXITED = re.compile(r"exited with (\d+)")
-"""How DVC reports the exit status of ``infra.launch``."""
+"""Pattern of DVC's report of the exit status of ``infra.launch``."""
 REFUSALS = {BAD_INPUT: InputError, OUTAGE: OutageError}
 CODE = "code"
-"""DVC's stage that writes what every other depends on of the code; each task runs it first."""
+"""DVC stage that writes the code hashes on which all other stages depend; each task runs it first."""
 
 SKIPPED = re.compile(r"^Stage '.*' (didn't change, skipping|is cached - skipping run)")
 HINTS = re.compile(
@@ -39,7 +39,7 @@ HINTS = re.compile(
 
 
 def worth_retrying(task: Any, task_run: Any, state: State[Any]) -> bool:  # noqa: ARG001
-    """Bad input fails the same way again. An outage passes, all else may pass soon."""
+    """Return whether to retry: never after bad input, always after an outage, else a few times."""
     failure = state.result(raise_on_failure=False)
     if isinstance(failure, OutageError):
         return True
@@ -54,9 +54,9 @@ def worth_retrying(task: Any, task_run: Any, state: State[Any]) -> bool:  # noqa
     cache_policy=NO_CACHE,
 )
 def run_stage(stage: str, space: Workspace, env: Mapping[str, str], force: bool = False) -> State[None]:
-    """Brings ``stage`` up to date; the state is named Skipped if DVC had nothing to do.
+    """Bring ``stage`` up to date; the state is named Skipped if DVC had nothing to do.
 
-    Raises InputError with the stage's own sentence for bad input, OutageError with it if a storage does not answer,
+    Raises InputError for bad input and OutageError if a storage does not answer, both with the stage's own message;
     RuntimeError for any other failure.
     """
     logger = get_run_logger()
@@ -84,9 +84,9 @@ def run_stage(stage: str, space: Workspace, env: Mapping[str, str], force: bool 
 
 
 def stream(command: list[str], space: Workspace, env: Mapping[str, str], each: Callable[[str], None]) -> int:
-    """Runs ``command`` in ``space``, calls ``each`` for every line as it comes; returns its exit status.
+    """Run ``command`` in ``space``, call ``each`` on every line of its output, and return its exit status.
 
-    If the block is left early (cancellation) the whole group is asked to end, then made to.
+    On an early exit (cancellation) the whole process group gets SIGTERM, then SIGKILL.
     """
     with subprocess.Popen(
         command,
@@ -111,7 +111,7 @@ def stream(command: list[str], space: Workspace, env: Mapping[str, str], each: C
 def _end(process: subprocess.Popen[str]) -> None:
     os.killpg(process.pid, signal.SIGTERM)
     try:
-        process.communicate(timeout=GRACE_SECONDS)  # until the last of the group has closed our pipe
+        process.communicate(timeout=GRACE_SECONDS)  # until the whole group has closed the pipe
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()

@@ -1,4 +1,4 @@
-"""What identifies a teacher that somebody else may change: a hash of its content."""
+"""Content hash of an external teacher."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from rcm_core.storage.s3 import filesystem, unbroken
 
 
 def reference_hash(uri: str, endpoint: str | None) -> str:
-    """Hex digest of a teacher's pipeline files: bytes in a folder; names, sizes and etags below an ``s3://`` prefix.
+    """Return the hex digest of a teacher's pipeline files: their bytes in a folder; names, sizes and ETags in S3.
 
-    InputError if there is no pipeline in diffusers layout (``model_index.json``), or if a folder changes meanwhile.
+    Raises InputError if ``uri`` has no pipeline in diffusers layout (``model_index.json``), or if the folder changes
+    during hashing.
     """
     if not uri.startswith("s3://"):
         folder = Path(uri)
         if not folder.is_dir():
-            raise InputError(f"teacher {uri} is not a folder here; expected a folder or s3://bucket/prefix")
+            raise InputError(
+                f"teacher {uri} is not a folder on this machine; give a folder or s3://bucket/prefix"
+            )
         require_index(folder, uri)
         before = signatures(folder)
         digest = sha256_folder(folder)
@@ -29,7 +32,9 @@ def reference_hash(uri: str, endpoint: str | None) -> str:
     with unbroken(uri):
         listed = objects(system, path)
     if not listed:
-        raise InputError(f"teacher {uri} is empty; expected a pipeline in the diffusers layout there")
+        raise InputError(
+            f"teacher {uri} is empty; expected a pipeline in diffusers layout; correct the path or upload the pipeline"
+        )
     found = hashlib.sha256()
     for name, facts in listed.items():
         found.update(f"{name}\0{facts['size']}\0{facts['ETag']}\n".encode())

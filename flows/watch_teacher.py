@@ -1,4 +1,4 @@
-"""The flow ``watch-teacher``: emits ``teacher.updated`` once for every new content of a teacher reference."""
+"""The flow ``watch-teacher``: emits ``teacher.updated`` once whenever the content of a teacher changes."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ EVENT = "teacher.updated"
 
 @flow(name="watch-teacher")
 def watch_teacher(teacher: str | None = None, endpoint: str | None = None) -> str | None:
-    """Hashes ``teacher`` (None: what params.yaml names); returns the hash if it is new, else None.
+    """Hash ``teacher`` (None: the teacher of params.yaml); return the hash if it is new, else None.
 
-    The event's id follows from the hash and from how many contents came before it: a watch that died between emitting
-    and remembering does not start a second run, and a teacher that returns to an earlier content starts one.
+    The event's id depends on the hash and on the number of earlier contents. So a watch that died between emitting and
+    remembering does not start a second run, and a teacher that returns to an earlier content starts one.
     """
     logger = get_run_logger()
     if teacher is None:
@@ -51,22 +51,22 @@ def watch_teacher(teacher: str | None = None, endpoint: str | None = None) -> st
 
 
 def reason_not_to_watch(section: TeacherSection) -> str | None:
-    """Why the teacher of params.yaml cannot get new content, as a clause; None if it can."""
+    """Return why the teacher of params.yaml cannot change, as a clause; None if it can."""
     if section.source == TRAINED:
-        return "the teacher is trained here; to watch another, give a folder or s3://bucket/prefix as teacher"
+        return "this project trains the teacher; to watch another, pass a folder or s3://bucket/prefix as teacher"
     if section.hash is not None:
         return (
             f"teacher.hash pins the content of {section.source}, and a run refuses any other; set teacher.hash to null"
-            " to have new content distilled, or give another folder or s3://bucket/prefix as teacher"
+            " to distil new content, or pass another folder or s3://bucket/prefix as teacher"
         )
     return None
 
 
 def next_event(remembered: Any, slug: str, found: str) -> tuple[UUID, dict[str, Any]] | None:
-    """The id of the event that content ``found`` of the teacher ``slug`` is new, and what to remember after it.
+    """Return the id of the event for the new content ``found`` of the teacher ``slug``, and the record to remember.
 
-    None if ``found`` is the content that is ``remembered``: None at first, what this returned, or a hash alone (earlier
-    versions). The server drops an id that it has seen, so the id counts the contents before this one.
+    Return None if ``found`` is the content in ``remembered``: None at first, then the last record, or a plain hash
+    from earlier versions. The server drops an id that it has seen, so the id counts the earlier contents.
     """
     last, count = None, 0
     match remembered:

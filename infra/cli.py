@@ -1,4 +1,4 @@
-"""The command ``rcm``. Heavy imports are inside the commands: ``rcm --help`` answers at once."""
+"""The command ``rcm``. Heavy imports are inside the commands, so ``rcm --help`` is fast."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ app = typer.Typer(
 )
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="As after `dvc exp run -S`: method=scm train.batch=32")
+    list[str] | None,
+    typer.Argument(help="Hydra overrides as for `dvc exp run -S`: method=scm train.batch=32"),
 ]
 
 
@@ -32,7 +33,7 @@ def distill(
         str | None, typer.Option(help="A name in conf/teacher, a folder, or s3://bucket/prefix.")
     ] = None,
 ) -> None:
-    """Run the whole line here: teacher to published student, through a local Prefect."""
+    """Run all stages on this machine, teacher to published student, through a local Prefect."""
     from infra.commands.doctor import project_root
     from infra.commands.summary import show
     from infra.prefect.local import complaint
@@ -52,17 +53,19 @@ def distill(
 def plan(
     overrides: Overrides = None,
     gpu: Annotated[str, typer.Option(help="h200, h100, a100-80gb, l40s, ...")] = "h200",
-    gpus: Annotated[int | None, typer.Option(help="How many (train.workers).", min=1)] = None,
+    gpus: Annotated[int | None, typer.Option(help="Number of GPUs (train.workers).", min=1)] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(help="A name in data/models, or a folder with teacher=<preset>; weights are not read."),
+        typer.Option(
+            help="A name in data/models, or a folder together with teacher=<preset>; weights are not read."
+        ),
     ] = None,
     utilisation: Annotated[
         float, typer.Option(help="Share of the GPU's peak rate that training reaches.", min=0.01, max=1)
     ] = 0.3,
-    search: Annotated[bool, typer.Option(help="Also look for the cheapest way that fits.")] = True,
+    search: Annotated[bool, typer.Option(help="Also search for the cheapest layout that fits.")] = True,
 ) -> None:
-    """Say before a run what it takes of each GPU, how long, and how to lay it over them."""
+    """Estimate a run's memory per GPU and its time, and how to distribute it over the GPUs."""
     from infra.commands.doctor import project_root
     from infra.commands.plan import compose_planned
     from infra.commands.plan import plan as show
@@ -83,12 +86,12 @@ def up() -> None:
 
 @app.command()
 def stop() -> None:
-    """End the local Prefect server and worker, and what the worker runs."""
+    """Stop the local Prefect server, the worker and the worker's runs."""
     from infra.commands.doctor import project_root
     from infra.prefect.server import stop as end
 
     ended = end(project_root())
-    print(f"stopped: {', '.join(ended)}" if ended else "nothing of ours is running")
+    print(f"stopped: {', '.join(ended)}" if ended else "no server or worker of rcm is running")
 
 
 @app.command()
@@ -96,7 +99,7 @@ def run(
     stage: Annotated[str, typer.Argument(help="teacher, prompts, trajectories, train, ...")],
     params: Annotated[Path, typer.Option(help="Parameters.")] = Path("params.yaml"),
 ) -> None:
-    """Run one stage, whether or not it is up to date (DVC does not see it)."""
+    """Run one stage, even if it is up to date (DVC does not record it)."""
     from infra.launch import run_stage
 
     run_stage(stage, params, Path.cwd())
@@ -107,20 +110,22 @@ def sample(
     out: Annotated[
         Path,
         typer.Option(
-            help="Where to: .png, .gif or .mp4 for all samples side by side; a folder for a file each (clips: .mp4)."
+            help="Output: .png, .gif or .mp4 for all samples side by side; a folder for one file each (clips: .mp4)."
         ),
     ],
-    prompt: Annotated[
-        list[str] | None, typer.Option(help="What to draw; may be given several times.")
-    ] = None,
-    prompts_file: Annotated[Path | None, typer.Option(help="A prompt per line.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="Prompt; repeat the option for several.")] = None,
+    prompts_file: Annotated[Path | None, typer.Option(help="File with a prompt per line.")] = None,
     steps: Annotated[int, typer.Option(help="Network calls per sample.", min=1)] = 1,
-    seed: Annotated[int, typer.Option(help="Sample i has the noise of (seed, i).", min=0, max=2**63 - 1)] = 0,
-    model: Annotated[Path, typer.Option(help="A published student.")] = RELATIVE.published,
-    batch: Annotated[int, typer.Option(help="Samples at a time; changes no sample.", min=1)] = 16,
-    force: Annotated[bool, typer.Option("--force", help="Also over files that are not ours.")] = False,
+    seed: Annotated[
+        int, typer.Option(help="Sample i starts from the noise of (seed, i).", min=0, max=2**63 - 1)
+    ] = 0,
+    model: Annotated[Path, typer.Option(help="Folder of a published student.")] = RELATIVE.published,
+    batch: Annotated[int, typer.Option(help="Batch size; does not change the samples.", min=1)] = 16,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also overwrite files that `rcm sample` did not write.")
+    ] = False,
 ) -> None:
-    """Sample from the published student."""
+    """Generate samples with the published student."""
     from infra.commands.outputs import refuse_others, refuse_place
 
     refuse_place(out)
@@ -128,7 +133,7 @@ def sample(
     prompts = collect_prompts(prompt or [], prompts_file)
     if not model.is_dir():
         raise InputError(
-            f"{model} does not exist; make it with `rcm distill`, or name a student with --model"
+            f"{model} does not exist; create it with `rcm distill`, or name a student with --model"
         )
     import torch
     from rich.console import Console
@@ -152,14 +157,12 @@ def sample(
 
 @app.command()
 def check_model(
-    place: Annotated[
-        Path, typer.Argument(help="A pipeline in diffusers layout, or an adapter file of your own.")
-    ],
+    place: Annotated[Path, typer.Argument(help="A pipeline in diffusers layout, or your own adapter file.")],
     pipeline: Annotated[Path | None, typer.Option(help="The pipeline, if PLACE is an adapter.")] = None,
-    blocks: Annotated[int, typer.Option(help="So many of the network's blocks are run.", min=1)] = 4,
+    blocks: Annotated[int, typer.Option(help="Number of the network's blocks to run.", min=1)] = 4,
     codec: Annotated[bool, typer.Option(help="Load text encoder and VAE too.")] = True,
     variant: Annotated[
-        str | None, typer.Option(help="Of the weights, as teacher.variant: fp16, bf16.")
+        str | None, typer.Option(help="Variant of the weights, as teacher.variant: fp16, bf16.")
     ] = None,
 ) -> None:
     """Check that a model can be distilled: tangents, parameterisation, guidance, sharding units, files."""
@@ -183,12 +186,12 @@ def check_model(
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help=".pth, .pt or .safetensors, or a folder of the latter.")],
     like: Annotated[Path, typer.Option(help="A pipeline in diffusers layout with the same architecture.")],
-    out: Annotated[Path, typer.Option(help="Where to: a copy of --like with the checkpoint's network.")],
+    out: Annotated[Path, typer.Option(help="Output: a copy of --like with the checkpoint's network.")],
     weights: Annotated[
         str | None, typer.Option(help="ema or net, if the checkpoint has both; default: ema.")
     ] = None,
 ) -> None:
-    """Make a pipeline of a raw checkpoint: the original Wan and Cosmos files, and those of NVlabs/rcm."""
+    """Convert a raw checkpoint to a pipeline: the original Wan and Cosmos files, and those of NVlabs/rcm."""
     from infra.commands.families import family_of
     from infra.commands.outputs import refuse_place
     from rcm_core.pipelines.convert import PREFIXES
@@ -199,20 +202,24 @@ def convert(
         raise InputError(f"--weights {weights}: expected {' or '.join(PREFIXES)}")
     family = family_of(like)
     if not hasattr(family, "RAW"):
-        raise InputError(f"{like} is of a family without raw checkpoints; convert Wan's or Cosmos'")
+        raise InputError(
+            f"{like} belongs to a family without raw checkpoints; expected a Wan or Cosmos pipeline"
+        )
     count = make(family.LAYOUT, family.RAW, checkpoint, like, out, weights)
     print(f"{out}: {count:,} parameters")
 
 
 @app.command()
 def tune_times(
-    steps: Annotated[int, typer.Option(help="Times for 1 to this many steps.", min=1, max=8)] = 4,
+    steps: Annotated[
+        int, typer.Option(help="Largest number of steps to search times for.", min=1, max=8)
+    ] = 4,
     samples: Annotated[
-        int | None, typer.Option(help="Samples for each list that is tried (select.samples).", min=20)
+        int | None, typer.Option(help="Samples per list of times (default: select.samples).", min=20)
     ] = None,
     params: Annotated[Path, typer.Option(help="Parameters.")] = Path("params.yaml"),
 ) -> None:
-    """Search the times of the student's sampler on the validation split: the first, then the next, up to --steps."""
+    """Search the times of the student's sampler on the validation split, one after another, up to --steps."""
     from infra.commands.tune_times import tune_times as tune
 
     tune(params, Path.cwd(), steps, samples)
@@ -220,41 +227,41 @@ def tune_times(
 
 @app.command()
 def doctor() -> None:
-    """Say what is installed, which backends and devices there are, and how to get what is missing."""
+    """Show what is installed, the available backends and devices, and how to install what is missing."""
     from infra.commands.doctor import examine
     from infra.commands.tables import print_findings
 
     findings = examine(Path.cwd())
-    rows = [(f.subject, f.found + (f"; to get it: {f.remedy}" if f.remedy else "")) for f in findings]
+    rows = [(f.subject, f.found + (f"; to fix it: {f.remedy}" if f.remedy else "")) for f in findings]
     print_findings(("", "found"), rows)
     missing = [f.subject for f in findings if f.needed and f.remedy]
     if missing:
-        raise InputError(f"missing: {', '.join(missing)}; the table says how to get it")
+        raise InputError(f"missing: {', '.join(missing)}; the table shows how to fix it")
 
 
 def main() -> None:
-    """One sentence and status 2 for bad input, 75 for an outage; an interrupt unwinds everything that was started."""
+    """Run the command. Bad input: one sentence and status 2; an outage: 75; an interrupt stops all that it started."""
     unwind_on_signals()
     with exit_for_bad_input():
         try:
             status = app(standalone_mode=False)
-        except TyperException as error:  # of the command line itself; without a command: the help
+        except TyperException as error:  # an error of the command line; without a command: the help
             raise InputError(error.format_message()) from error
     sys.exit(status if isinstance(status, int) else 0)
 
 
 def collect_prompts(given: list[str], file: Path | None) -> list[str]:
-    """Return the prompts of --prompt, then those of --prompts-file, cleaned as the stages clean theirs."""
+    """Return the prompts of --prompt, then those of --prompts-file, cleaned as in the stages."""
     from rcm_core.data.prompts import COLUMNS, clean_text, read_lines
 
     prompts = [clean_text(prompt, "--prompt") for prompt in given]
     if "" in prompts:
-        raise InputError("--prompt is empty; say what to draw, as in --prompt 'a handwritten seven'")
+        raise InputError("--prompt is empty; expected text, as in --prompt 'a handwritten seven'")
     if file is not None:
         if not file.is_file():
             raise InputError(
-                f"--prompts-file {file} does not exist; expected text with a prompt per line, or a table with a column"
-                f" {COLUMNS[0]}"
+                f"--prompts-file {file} does not exist; give a text file with a prompt per line, or a table with a"
+                f" column {COLUMNS[0]}"
             )
         prompts += [line for line in read_lines(file) if line]
     if not prompts:

@@ -1,9 +1,9 @@
-"""The dependency of each stage on code: ``python -m infra.code_hashes`` (the stage ``code`` of dvc.yaml).
+"""Code dependencies of each stage: ``python -m infra.code_hashes`` (the stage ``code`` of dvc.yaml).
 
 Writes ``runs/code/<stage>.json``: the hashes of all modules that the stage imports with the method, family and
-benchmark in params.yaml. It has no names, so a module that only moves reruns nothing. ``runs/code/modules.json``, on
-which nothing depends, says which module has which hash. Imports neither the stages nor PyTorch: it runs at the start of
-every ``dvc repro``.
+benchmark in params.yaml. The file has no module names, so moving a module reruns nothing. ``runs/code/modules.json``,
+on which nothing depends, maps modules to hashes. Imports neither the stages nor PyTorch, because it runs at the start
+of every ``dvc repro``.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from rcm_core.storage.formats import read_yaml
 from rcm_core.storage.run_folder import RunFolder
 
 CHOICES = {"methods": "method.name", "models": "teacher.family", "benchmarks": "teacher.data"}
-"""Registry folders, and the key of params.yaml that chooses in each."""
-REMEDY = "compose it again with `python -m infra.params`"
+"""Registry folders, each with the key of params.yaml that selects its module."""
+REMEDY = "recompose it with `python -m infra.params`"
 
 
 def write_hashes(workspace: Path) -> None:
-    """Write the hashes of all stages in ``workspace``; files that would not change are left alone.
+    """Write the hashes of all stages in ``workspace``; files with the same content are not touched.
 
-    Raises InputError for a params.yaml without the three choices, or a module that is no Python.
+    Raises InputError if params.yaml lacks one of the three keys, or if a module is not valid Python.
     """
     values = read_yaml(workspace / "params.yaml", REMEDY)
     choices = {kind: _choice(values, key) for kind, key in CHOICES.items()}

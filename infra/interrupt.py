@@ -1,4 +1,4 @@
-"""Answers to SIGTERM and SIGINT of the processes that are started here."""
+"""Handlers of SIGTERM and SIGINT for the processes of this project."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def unwind_on_signals() -> None:
-    """Let SIGTERM and SIGINT unwind this process: temporary files go, and what it has started ends.
+    """Let SIGTERM and SIGINT unwind this process: it removes its temporary files and ends its children.
 
-    The exit status is the shell's for the signal.
+    The exit status is the shell's status for the signal.
     """
     for number in ENDING:
         signal.signal(number, _unwind)
 
 
 def end_on_sigterm() -> None:
-    """Let SIGTERM unwind this process, which a terminal's SIGINT does not reach: its owner ends it."""
+    """Let SIGTERM unwind this process. A terminal's SIGINT does not reach it, so its parent must end it."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _unwind(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    """A second signal would cut the cleaning short, so it is ignored."""
+    """Raise SystemExit and ignore further signals, which would interrupt the cleanup."""
     for ending in ENDING:
         signal.signal(ending, signal.SIG_IGN)
     raise SystemExit(128 + number)

@@ -1,4 +1,4 @@
-"""Runs one stage: ``python -m infra.launch <stage> [--params params.yaml]`` (the command of dvc.yaml)."""
+"""Run one stage: ``python -m infra.launch <stage> [--params params.yaml]`` (the command of dvc.yaml)."""
 
 from __future__ import annotations
 
@@ -64,14 +64,16 @@ def _start(name: str, workspace: Path, line: Lifeline | None) -> Any:
 
         return LocalExecutor(workspace)
     if name == "torchrun":
-        raise InputError("torchrun's ranks run `-m infra.launch <stage>` alone; unset RCM_EXECUTOR here")
+        raise InputError(
+            "RCM_EXECUTOR = torchrun works only with `torchrun ... -m infra.launch <stage>`; unset RCM_EXECUTOR"
+        )
     from infra.ray.executor import RayExecutor
 
     return RayExecutor(workspace, line.address() if line else os.environ.get("RAY_ADDRESS"))
 
 
 def _executor_name() -> str:
-    """What ``RCM_EXECUTOR`` names; without it torchrun's ranks are known by their environment, all else is Ray's."""
+    """Return the value of ``RCM_EXECUTOR``; by default "torchrun" on a rank of torchrun, else "ray"."""
     ranks = {"RANK", "WORLD_SIZE"} <= set(os.environ)
     name = os.environ.get("RCM_EXECUTOR", "torchrun" if ranks else "ray")
     if name not in EXECUTORS:
@@ -80,7 +82,7 @@ def _executor_name() -> str:
 
 
 def run_stage(stage: str, params: Path, workspace: Path) -> None:
-    """Runs ``rcm_core.stages.<stage>`` on ``params`` in ``workspace``, alone in it."""
+    """Run ``rcm_core.stages.<stage>`` on ``params`` in ``workspace``, under its exclusive lock."""
     names = available("stages")
     if stage not in names:
         raise InputError(f"unknown stage {stage!r}{nearest(stage, names)}; available: {', '.join(names)}")
@@ -113,7 +115,7 @@ def _lock(stage: str, workspace: Path) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one stage. Exit status: 0; with one sentence 2 for bad input, 75 for an outage; 130 or 143 if interrupted."""
+    """Run one stage. Exit status: 0; 2 for bad input or 75 for an outage, with one sentence; 130 or 143 on a signal."""
     parser = argparse.ArgumentParser(prog="python -m infra.launch", description=__doc__)
     parser.add_argument("stage")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))

@@ -1,4 +1,4 @@
-"""params.yaml from conf/ and overrides, by DVC's own Hydra composition (as ``dvc exp run -S`` does it).
+"""Compose params.yaml from conf/ and overrides with DVC's own Hydra composition, as ``dvc exp run -S`` does.
 
 ``python -m infra.params [override ...]`` composes in the current folder and checks the result.
 """
@@ -20,7 +20,7 @@ PLACE = "params.yaml"
 
 
 def compose(workspace: Path, overrides: Sequence[str]) -> Params:
-    """Writes ``params.yaml`` of ``workspace``; unknown groups and keys are refused and nothing is written."""
+    """Write ``params.yaml`` of ``workspace``; an unknown group or key raises InputError and nothing is written."""
     with compose_aside(workspace, overrides) as (place, params):
         place.replace(workspace / PLACE)
     return params
@@ -28,7 +28,7 @@ def compose(workspace: Path, overrides: Sequence[str]) -> Params:
 
 @contextmanager
 def compose_aside(workspace: Path, overrides: Sequence[str]) -> Iterator[tuple[Path, Params]]:
-    """What ``compose`` would write, in a file that is gone afterwards, and what it says."""
+    """Yield the path and the content of what ``compose`` would write; the file is temporary."""
     from dvc.utils.hydra import compose_and_dump
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -53,14 +53,14 @@ def _new_names(overrides: Sequence[str]) -> str:
 
 
 def load(workspace: Path) -> Params:
-    """``params.yaml`` of ``workspace`` as it is."""
+    """Read ``params.yaml`` of ``workspace`` without composing it."""
     return load_params(workspace / PLACE)
 
 
 def teacher_overrides(workspace: Path, teacher: str | None, endpoint: str | None) -> list[str]:
-    """``teacher`` (a name in conf/teacher, else a place) as overrides; none if params.yaml has that place already.
+    """Return overrides for ``teacher`` (a name in conf/teacher, else a location); none if params.yaml has it already.
 
-    ``teacher.hash`` pins the content of the place in params.yaml, not of another.
+    ``teacher.hash`` pins the content of the location in params.yaml only.
     """
     if teacher and (workspace / "conf" / "teacher" / f"{teacher}.yaml").is_file():
         return [f"teacher={teacher}"]

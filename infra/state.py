@@ -1,4 +1,4 @@
-"""Where live state is kept (checkpoints, servers' data, worktrees), and who holds it."""
+"""Location and locks of the live state: checkpoints, servers' data, worktrees."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rcm_core.errors import InputError
 
 
 def main_root(workspace: Path) -> Path:
-    """The project's root; for a git worktree, the root of the repository that it belongs to.
+    """Return the project's root; for a git worktree, the root of its repository.
 
-    A submodule is a repository of its own: its git folder lies in the one that holds it, its root does not.
+    A submodule is its own repository: its git folder is inside the parent repository, its root is not.
     """
     command = [
         "git",
@@ -34,7 +34,7 @@ def main_root(workspace: Path) -> Path:
         return top
     if common.name == ".git":
         return common.parent
-    # a worktree of a submodule: the submodule's own checkout is what its git folder names
+    # a worktree of a submodule: the git folder names the submodule's own checkout
     named = subprocess.run(
         ["git", "config", "--file", str(common / "config"), "core.worktree"],
         capture_output=True, text=True, check=False,
@@ -43,19 +43,19 @@ def main_root(workspace: Path) -> Path:
 
 
 def state_home(workspace: Path) -> Path:
-    """``RCM_HOME``, or ``.rcm`` in the main repository: outside every DVC output, shared by worktrees."""
+    """Return ``RCM_HOME``, or ``.rcm`` in the main repository: outside all DVC outputs, shared by worktrees."""
     given = os.environ.get("RCM_HOME")
     return Path(given).absolute() if given else main_root(workspace) / ".rcm"
 
 
 def state_root(workspace: Path) -> Path:
-    """Where stages keep unfinished shards and checkpoints, each below a fingerprint of its inputs."""
+    """Return the folder of unfinished shards and checkpoints, each below the fingerprint of its inputs."""
     return state_home(workspace) / "state"
 
 
 @contextmanager
 def hold(state: Path) -> Iterator[None]:
-    """Holds ``state`` for this process alone; InputError names the process that has it."""
+    """Lock ``state`` for this process; InputError names the process that holds it."""
     state.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(state.with_name(f"{state.name}.lock"))
     owner = state.with_name(f"{state.name}.owner")

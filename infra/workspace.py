@@ -1,4 +1,4 @@
-"""Where a run works: the project itself, or a git worktree of its own that shares DVC's cache."""
+"""Working folder of a run: the project itself, or its own git worktree that shares DVC's cache."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ OURS = {"NAME": "rcm-distill", "EMAIL": "rcm-distill@localhost"}
 
 @dataclass(frozen=True)
 class Workspace:
-    """A checkout that one run has to itself."""
+    """A checkout that one run uses exclusively."""
 
     root: Path
-    """The project."""
+    """Root of the project."""
     path: Path
-    """Where its stages run: ``root``, or a worktree of it."""
+    """Folder in which the stages run: ``root``, or a worktree of it."""
     name: str
 
     @property
@@ -37,24 +37,24 @@ class Workspace:
 
     @property
     def report(self) -> Path:
-        """Where the report stays when the run has ended."""
+        """Return the path of the report after the run has ended."""
         if self.own:
             return state_home(self.root) / "reports" / f"{self.name}.html"
         return RunFolder.of(self.path).report
 
 
 def run_name(given: str | None, flow_run: str, identity: str) -> str:
-    """Name of a run and of its worktree: the one that was ``given``, else the flow run's with its id's first four."""
+    """Return the name of a run and its worktree: ``given``, else the flow run's name and 4 characters of its id."""
     return given or f"{flow_run}-{identity[:4]}"
 
 
 def worktrees(root: Path) -> list[str]:
-    """Names of the runs that left their worktree, or work in it now."""
+    """Return the names of the runs that have a worktree, in use or left behind."""
     return sorted(p.name for p in (state_home(root) / "worktrees").glob("*") if p.is_dir())
 
 
 def in_use(root: Path, name: str) -> bool:
-    """Whether a process holds the worktree ``name``."""
+    """Return whether a process holds the worktree ``name``."""
     try:
         with hold(state_home(root) / "worktrees" / name):
             return False
@@ -71,7 +71,7 @@ def discard(root: Path, name: str) -> None:
 
 @contextmanager
 def open_workspace(root: Path, name: str, in_place: bool) -> Iterator[Workspace]:
-    """The workspace of run ``name``, held until the end; a worktree that a failed run left is used again."""
+    """Open and lock the workspace of run ``name``; the worktree of a failed run is reused."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise InputError(
             f"run name {name!r}: expected letters, digits, dot, dash, underscore, as in nightly-3"
@@ -82,8 +82,8 @@ def open_workspace(root: Path, name: str, in_place: bool) -> Iterator[Workspace]
         return
     if _git(root, "rev-parse", "--show-superproject-working-tree").strip():
         raise InputError(
-            f"{root} is a git submodule, and DVC does not find its repository from a worktree of one; clone the project"
-            " by itself, or run it in place (in_place, as `rcm distill` does)"
+            f"{root} is a git submodule, and DVC finds no repository from a submodule's worktree; clone the project"
+            " separately, or run it in place (in_place, as `rcm distill` does)"
         )
     path = state_home(root) / "worktrees" / name
     with hold(path):
@@ -92,7 +92,7 @@ def open_workspace(root: Path, name: str, in_place: bool) -> Iterator[Workspace]
 
 
 def finish(space: Workspace) -> None:
-    """Keeps what a run in a worktree leaves: its report, and the run as a DVC experiment."""
+    """Save the report of a run in a worktree, and the run as a DVC experiment."""
     if not space.own:
         return
     report = RunFolder.of(space.path).report
@@ -104,7 +104,7 @@ def finish(space: Workspace) -> None:
 
 
 def environment(space: Workspace, extra: Mapping[str, str]) -> dict[str, str]:
-    """For the commands of ``space``: our Python first on PATH, its own packages, lines as they come."""
+    """Return the environment for commands in ``space``: our Python first on PATH, its packages, unbuffered output."""
     ours = [str(space.path), str(space.path / "kernels")]
     return os.environ | {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -118,7 +118,7 @@ def environment(space: Workspace, extra: Mapping[str, str]) -> dict[str, str]:
 
 
 def _identity(root: Path) -> dict[str, str]:
-    """Whose commits `dvc exp save` makes: git's user, or a name of ours where git has none and would refuse."""
+    """Return the author of `dvc exp save` commits: git's user, or our own name where git has none and would fail."""
     found = subprocess.run(["git", "var", "GIT_COMMITTER_IDENT"], cwd=root, capture_output=True, check=False)
     if found.returncode == 0:
         return {}
@@ -126,7 +126,7 @@ def _identity(root: Path) -> dict[str, str]:
 
 
 def dvc(space: Workspace, *arguments: str) -> str:
-    """Output of a DVC command in ``space``; RuntimeError with what it said if it fails."""
+    """Return the output of a DVC command in ``space``; RuntimeError with that output if it fails."""
     return _run([sys.executable, "-m", "dvc", *arguments], space.path, environment(space, {}))
 
 
@@ -137,9 +137,9 @@ def _remove_worktree(root: Path, path: Path) -> None:
 
 
 def _unlock(path: Path) -> None:
-    """Remove the locks of git and DVC that a killed process left in the worktree, and a torn dvc.lock.
+    """Remove the git and DVC locks that a killed process left in the worktree, and a truncated dvc.lock.
 
-    Nobody else works there: the caller holds the worktree. What dvc.lock said DVC has in its run cache too.
+    No other process works there, because the caller holds the worktree. DVC's run cache repeats dvc.lock's content.
     """
     Path(_git(path, "rev-parse", "--path-format=absolute", "--git-path", "index.lock").strip()).unlink(
         missing_ok=True
@@ -156,7 +156,7 @@ def _unlock(path: Path) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether git knows the worktree and no tracked file is missing (it may have been killed while it was made)."""
+    """Return whether git knows the worktree and no tracked file is missing (its creation may have been killed)."""
     try:
         _unlock(path)
         changes = _git(path, "status", "--porcelain", "--untracked-files=no").splitlines()
@@ -176,7 +176,7 @@ def _add_worktree(root: Path, path: Path) -> None:
         shutil.copy2(local, path / ".dvc" / "config.local")
     main = Workspace(root, root, "")
     cache = dvc(main, "cache", "dir").strip()
-    # Relative to the folder of the command: DVC writes no letter outside ASCII, and the project's place may have some.
+    # Relative to the command's folder: DVC cannot write non-ASCII letters, and the project's path may have some.
     dvc(Workspace(root, path, ""), "config", "--local", "cache.dir", os.path.relpath(cache, path))
 
 

@@ -1,1 +1,1 @@
-"""Subcommands of rcm: one module each, and their tables. Only infra.cli starts them."""
+"""Subcommands of rcm: one module each, and their tables. Only infra.cli calls them."""

@@ -1,4 +1,4 @@
-"""``rcm doctor``: what is here, what is missing, and the command that gets it."""
+"""``rcm doctor``: installed and missing components, and the command that installs what is missing."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ SPACE = 5 * GIB
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; ``remedy`` is the command for what is missing."""
+    """One line of the report; ``remedy`` is the command that fixes it."""
 
     subject: str
     found: str
     remedy: str = ""
     needed: bool = False
-    """Whether nothing works without it."""
+    """Whether the project cannot run without this component."""
 
 
 def examine(root: Path) -> list[Finding]:
-    """Everything, in the order a reader asks for it."""
+    """Return all lines of the report, the basics first."""
     return [*_system(root), *_packages(), *_compute(), *_services(root), *_storage()]
 
 
 def _system(root: Path) -> Iterator[Finding]:
     fits = (3, 11) <= sys.version_info[:2] < (3, 14)
-    remedy = "" if fits else "install Python 3.11 - 3.13 and make a new environment"
+    remedy = "" if fits else "install Python 3.11 - 3.13 and create a new environment"
     yield Finding("python", f"{platform.python_version()} on {platform.platform()}", remedy, needed=True)
     yield Finding("cores", str(len(os.sched_getaffinity(0))))
     free = shutil.disk_usage(root).free
@@ -98,7 +98,7 @@ def _plain_attention() -> Finding:
     from rcm_kernels.plain import plain_backend
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    said = {"torch": "PyTorch's own for the CPU", "cudnn": "cuDNN", "flash": "PyTorch's flash attention"}
+    said = {"torch": "PyTorch's CPU attention", "cudnn": "cuDNN", "flash": "PyTorch's flash attention"}
     chosen = plain_backend(device)
     return Finding("attention without tangents", said.get(chosen, chosen))
 
@@ -109,7 +109,7 @@ def _attention() -> Finding:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     missing = why_not_triton(device, torch.bfloat16, 128)
-    auto = f"reference, from {LONG_KEYS} keys on chunked" if device == "cpu" or missing else "triton"
+    auto = f"reference, chunked from {LONG_KEYS} keys" if device == "cpu" or missing else "triton"
     return Finding("attention tangents", f"auto is {auto}" + (f"; no triton: {missing}" if missing else ""))
 
 
@@ -133,7 +133,7 @@ def _services(root: Path) -> Iterator[Finding]:
 
 
 def _keeper(root: Path) -> Finding:
-    """Whether the keeper runs, and since when; without it a dead server, worker or run waits for `rcm up`."""
+    """Report whether the keeper runs. Without it, a dead server, worker or run is restarted only by `rcm up`."""
     process = Local(root).keeper.running()
     if process is None:
         return Finding("keeper", "not running", "rcm up")
@@ -173,7 +173,7 @@ def _version(name: str) -> str | None:
 
 
 def project_root() -> Path:
-    """The current folder if it is a project of ours; InputError otherwise."""
+    """Return the current folder; InputError if it is not an rcm-distill project."""
     here = Path.cwd()
     if not (here / "dvc.yaml").is_file() or not (here / "conf").is_dir():
         raise InputError(f"{here} is not an rcm-distill project (no dvc.yaml and conf/); go to its root")

@@ -1,4 +1,4 @@
-"""Check where a command writes before any work: the place must be writable and hold no file of the user's."""
+"""Check the output path of a command before any work: it must be writable and contain no file of the user."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from rcm_core.errors import InputError
 
 MARK = "rcm sample"
-"""Written into every picture and video, which tells ours from others."""
+"""Mark that identifies the pictures and videos of this command; written into each."""
 SUFFIXES = (".png", ".gif", ".mp4")
 MOST_NAME = 255
-"""Bytes of a name, on all common file systems."""
+"""Maximum bytes of a file name on all common file systems."""
 
 
 def refuse_place(out: Path) -> None:
-    """InputError unless ``out``, a file or folder, can be written: names that fit, folders above it, permissions."""
+    """Raise InputError unless ``out``, a file or folder, can be written: name lengths, parent folders, permissions."""
     long = next((p for p in out.parts if len(os.fsencode(p)) > MOST_NAME), None)
     if long is not None:
         raise InputError(
@@ -29,15 +29,15 @@ def refuse_place(out: Path) -> None:
         raise InputError("--out has a NUL byte in its name; choose another name")
     above = next(p for p in out.absolute().parents if os.path.lexists(p))
     if not above.is_dir():
-        raise InputError(f"--out {out}: {above} is not a folder; choose another place")
+        raise InputError(f"--out {out}: {above} is not a folder; choose another path")
     if not os.access(above, os.W_OK | os.X_OK):
         raise InputError(
-            f"--out {out}: {above} cannot be written; correct its permissions, or choose another place"
+            f"--out {out}: {above} is not writable; correct its permissions, or choose another path"
         )
 
 
 def refuse_others(out: Path, force: bool) -> None:
-    """InputError if ``out``, a file or folder of samples, is not ours to replace and ``force`` is not set."""
+    """Raise InputError if ``out`` has files that this command did not write and ``force`` is not set."""
     if out.suffix and out.is_dir():
         raise InputError(f"--out {out} is a folder; name a file in it, or a folder without a suffix")
     if not out.suffix and out.exists() and not out.is_dir():
@@ -49,21 +49,21 @@ def refuse_others(out: Path, force: bool) -> None:
     others = [path for path in (sorted(out.iterdir()) if out.is_dir() else [out]) if not is_ours(path)]
     if others:
         raise InputError(
-            f"--out {out}: {others[0].name} was not made by `{MARK}` and might be lost; choose another place, or add"
+            f"--out {out}: {others[0].name} was not written by `{MARK}` and would be lost; choose another path, or add"
             " --force"
         )
 
 
 def is_ours(path: Path) -> bool:
-    """Whether ``path`` is a picture or video that this command made."""
+    """Return whether this command wrote the picture or video ``path``."""
     return path.suffix.lower() in SUFFIXES and path.is_file() and MARK.encode() in path.read_bytes()
 
 
 @contextmanager
 def replaced_samples(out: Path) -> Iterator[Path]:
-    """A temporary folder whose files become those of ``out`` if the block ends well; our earlier ones there go.
+    """Yield a temporary folder; if the block succeeds, its files replace this command's earlier files in ``out``.
 
-    Files of others stay; ``refuse_others`` has been asked before.
+    Files of others stay; the caller has called ``refuse_others`` before.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=".samples-"))

@@ -1,4 +1,4 @@
-"""``rcm plan``: what a training will take, as tables; what cannot fit is refused, and what would fit is said."""
+"""``rcm plan``: memory and time of a training as tables. A layout that does not fit is refused with one that does."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ from rcm_core.preflight.teacher_spec import model_of, read_published
 from rcm_core.units import GIB
 
 PROCESSES = 2
-"""That rehearse: a layout has at most two rehearsals, and which layout is next depends on them."""
+"""Processes for dry runs: a layout needs at most two dry runs, and the next layout depends on both."""
 
 
 def compose_planned(root: Path, overrides: Sequence[str], teacher: str | None, gpus: int | None) -> Params:
-    """The params of a project with ``overrides``; ``teacher``: a published network or a folder, ``gpus``: workers."""
+    """Return the project's params with ``overrides``; ``teacher``: a published network or folder, ``gpus``: workers."""
     given = [*_teacher(root, teacher, overrides), *overrides, *([f"train.workers={gpus}"] if gpus else [])]
     with compose_aside(root, given) as (_, params):
         return params
 
 
 def _teacher(root: Path, teacher: str | None, overrides: Sequence[str]) -> list[str]:
-    """Published networks come with their preset, if there is one; what judges samples takes no part in a training."""
+    """Return overrides for ``teacher``: a published network selects its preset, if any, without a judge."""
     if teacher is None:
         return []
     facts = read_published(root).get(teacher)
     if facts is None:
         if not any(override.startswith("teacher=") for override in overrides):
             raise InputError(
-                f"--teacher {teacher} is no published network ({', '.join(read_published(root))}), and a folder does"
-                " not say how it is sampled; add a preset, as in teacher=wan-1.3b judge.network=none, or teacher=open"
+                f"--teacher {teacher} is not a published network ({', '.join(read_published(root))}), and a folder does"
+                " not define how to sample; add a preset, as in teacher=wan-1.3b judge.network=none, or teacher=open"
                 " with teacher.family, teacher.shape and teacher.guidance"
             )
         return [f"teacher.source={teacher}"]
@@ -67,12 +67,12 @@ def _teacher(root: Path, teacher: str | None, overrides: Sequence[str]) -> list[
 
 
 def plan(root: Path, params: Params, name: str, utilisation: float, search: bool) -> None:
-    """Prints the plan of ``params`` on GPUs called ``name``; InputError, after the table, if it does not fit."""
+    """Print the plan of ``params`` on GPUs of type ``name``; InputError, after the table, if it does not fit."""
     gpu, model = gpu_of(name), model_of(params.teacher, root)
     with run_in_processes() as run, progress() as tell:
         rehearsals = Rehearsals(tell, state_home(root) / "plan", run)
         attempt = attempts(model, rehearsals)
-        # if the layout is refused, the second estimate says why
+        # if the layout is refused, the second estimate explains why
         asked = attempt(params) or Choice(params, estimate(model, params, rehearsals=rehearsals))
         found = choose(params, gpu, attempt) if search or not asked.fits(gpu) else Search(None, None)
     console = Console()
@@ -81,7 +81,9 @@ def plan(root: Path, params: Params, name: str, utilisation: float, search: bool
     _print_disk(disk_use(model, params))
     if found.best is not None:
         console.print(
-            f"the cheapest way that fits: {' '.join(found.best.overrides)}", soft_wrap=True, highlight=False
+            f"the cheapest layout that fits: {' '.join(found.best.overrides)}",
+            soft_wrap=True,
+            highlight=False,
         )
         console.print(f"it needs {_gib(found.best.estimate.peak)} of each GPU", highlight=False)
     if not asked.fits(gpu):
@@ -90,7 +92,7 @@ def plan(root: Path, params: Params, name: str, utilisation: float, search: bool
 
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """Yield what shows the layout being rehearsed on stderr: in place on a terminal, elsewhere a line for each."""
+    """Yield a function that shows the current layout on stderr: in place on a terminal, else as a line each."""
     console = Console(stderr=True)
     if console.is_terminal:
         with console.status("rehearsing the training") as status:
@@ -101,19 +103,19 @@ def progress() -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def run_in_processes() -> Iterator[Run]:
-    """Yield ``map`` over processes that end with this one; ``map`` itself where there is one core."""
+    """Yield ``map`` over processes that end with this one; the built-in ``map`` on a single core."""
     if len(os.sched_getaffinity(0)) == 1:
         yield map
         return
-    # a fork has everything imported; elsewhere than on Linux it is unsafe beside the system's threads
+    # a fork needs no imports; outside Linux it is unsafe with the system's threads
     context = get_context("fork" if sys.platform == "linux" else "spawn")
     with ProcessPoolExecutor(PROCESSES, context, _begin) as pool:
-        pool.submit(os.getpid).result()  # all are started before this process has threads
+        pool.submit(os.getpid).result()  # start all processes before this one has threads
         yield pool.map
 
 
 def _begin() -> None:
-    """Prepare a process that rehearses."""
+    """Prepare a process for dry runs."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -137,12 +139,12 @@ def _refusal(asked: Choice, found: Search, name: str, gpu: Gpu) -> str:
         own = asked.overrides
         return said + "would fit with " + " ".join(o for o in found.best.overrides if o not in own)
     if least is None:
-        return said + "no way of laying it over these GPUs is known; change train.batch or train.workers"
+        return said + "no layout fits on these GPUs; change train.batch or train.workers"
     needed = workers_needed(least, gpu)
     if needed is None:
         return said + (
             f"with {' '.join(least.overrides[1:])} it needs {_gib(least.estimate.peak)}, and more GPUs would not help:"
-            " choose a GPU with more memory, or states of a smaller teacher.shape"
+            " choose a GPU with more memory, or a smaller teacher.shape"
         )
     train = least.params.train
     ranks = needed // train.parallel.context

@@ -1,4 +1,4 @@
-"""Samples as files a person can open: PNG for images, GIF or MP4 for clips, enlarged without smoothing."""
+"""Save samples for viewing: PNG for images, GIF or MP4 for clips, enlarged without smoothing."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FRAMES_PER_SECOND = 16
 
 
 def save_samples(pixels: Tensor, out: Path) -> None:
-    """Writes ``pixels`` [N, C, T, H, W] in [0, 1] to ``out``: N tiles of at least 256 pixels, T frames.
+    """Write ``pixels`` [N, C, T, H, W] in [0, 1] to ``out``: N tiles of at least 256 pixels, T frames.
 
-    InputError if the suffix does not fit: .png for one frame, .gif or .mp4 for several.
+    Raises InputError for a wrong suffix: .png is for one frame, .gif and .mp4 for several.
     """
     frames = pixels.shape[2]
     refuse_suffix(out, frames)
@@ -49,16 +49,16 @@ def save_samples(pixels: Tensor, out: Path) -> None:
 
 
 def refuse_suffix(out: Path, frames: int) -> None:
-    """InputError unless samples of ``frames`` frames can be saved as ``out``."""
+    """Raise InputError unless samples of ``frames`` frames can be saved as ``out``."""
     fitting = (".png",) if frames == 1 else (".gif", ".mp4")
     if out.suffix.lower() not in fitting:
         raise InputError(
-            f"--out {out}: the student makes {frames} frame(s) a sample; name a {' or '.join(fitting)} file"
+            f"--out {out}: the student generates {frames} frame(s) per sample; name a {' or '.join(fitting)} file"
         )
 
 
 def save_each(parts: Iterable[Tensor], out: Path) -> int:
-    """A file of its own in the folder ``out`` for every sample of ``parts`` ([n, C, T, H, W] each); their number.
+    """Write one file per sample of ``parts`` ([n, C, T, H, W] each) to the folder ``out``; return their number.
 
     Images are PNG, clips MP4.
     """
@@ -73,10 +73,10 @@ def save_each(parts: Iterable[Tensor], out: Path) -> int:
 
 
 def refuse_nonfinite(pixels: Tensor, model: Path) -> Tensor:
-    """``pixels``; InputError if they are not finite."""
+    """Return ``pixels``; InputError if they are not finite."""
     if not bool(pixels.isfinite().all()):
         raise InputError(
-            f"samples of {model} are not finite numbers, so its weights are damaged; `dvc repro publish` makes it again"
+            f"samples of {model} are not finite, so its weights are damaged; publish it again with `dvc repro publish`"
         )
     return pixels
 
@@ -88,7 +88,7 @@ def _mark() -> PngInfo:
 
 
 def save_video(images: list[Image.Image], out: Path) -> None:
-    """H.264 at 16 frames per second; InputError if imageio-ffmpeg is not installed."""
+    """Write H.264 at 16 frames per second; InputError if imageio-ffmpeg is not installed."""
     try:
         from imageio_ffmpeg import get_ffmpeg_exe
     except ImportError as error:
@@ -96,7 +96,7 @@ def save_video(images: list[Image.Image], out: Path) -> None:
             f"{out} needs imageio-ffmpeg, which is not installed; pip install 'rcm-distill[video]', or name a .gif file"
         ) from error
     frames = np.stack([np.asarray(image.convert("RGB")) for image in images])
-    even = [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)]  # as yuv420 wants the sides
+    even = [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)]  # yuv420 requires even sides
     frames = np.pad(frames, even, mode="edge")
     size = f"{frames.shape[2]}x{frames.shape[1]}"
     given = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(FRAMES_PER_SECOND), "-i", "-"]
@@ -109,7 +109,7 @@ def save_video(images: list[Image.Image], out: Path) -> None:
 
 
 def contact_sheet(images: Tensor) -> np.ndarray:
-    """``images`` [N, C, H, W] in [0, 1] as one picture [rows H', columns W'(, 3)] of bytes, nearly square."""
+    """Return ``images`` [N, C, H, W] in [0, 1] as one nearly square picture [rows H', columns W'(, 3)] of bytes."""
     number, channels, height, width = images.shape
     columns = math.ceil(math.sqrt(number))
     rows = math.ceil(number / columns)

@@ -1,4 +1,4 @@
-"""What ``rcm distill`` says at the end."""
+"""Summary that ``rcm distill`` prints at the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rcm_core.storage.run_folder import RunFolder
 
 
 def show(root: Path, page: str) -> None:
-    """The numbers, where the report is, where the Prefect page is and how to stop it."""
+    """Print the metrics, the path of the report, the address of the Prefect page and how to stop Prefect."""
     console = Console(highlight=False)
     run = RunFolder.of(root)
     if run.metrics_file.is_file():
@@ -25,7 +25,7 @@ def show(root: Path, page: str) -> None:
 
 
 def early_stop(root: Path) -> str | None:
-    """Why training ended before its last iteration, in a sentence; None if it did not."""
+    """Return why training ended before its last iteration, as a sentence; None if it did not."""
     run = RunFolder.of(root)
     if not run.health_file.is_file():
         return None
@@ -35,7 +35,7 @@ def early_stop(root: Path) -> str | None:
 
 
 def metric_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows: a row per sampler, a column per metric, ``value (low - high)``."""
+    """Return headers and rows: a row per sampler, a column per metric, ``value (low - high)``."""
     rows = {name: row for name, row in metrics.items() if name != "protocol"}
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     heads = ["", *(column.replace("_", " ") for column in columns)]
@@ -43,7 +43,7 @@ def metric_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def cell(number: dict[str, float] | None) -> str:
-    """``1.50 (1.25 - 1.75)``; only the value if the interval is a point."""
+    """Format as ``1.50 (1.25 - 1.75)``; only the value if the interval is a point."""
     if number is None:
         return ""
     value, low, high = (f"{number[key]:.3g}" for key in ("value", "low", "high"))

@@ -1,7 +1,7 @@
-"""Tables of the command line that are readable at any width: no cell is cut, and a row of numbers stays one line.
+"""Command-line tables that are readable at any width: no cell is cut, and a row of numbers stays on one line.
 
 A table that is wider than the terminal is printed as several, one below the other, each with the first columns. Without
-a terminal (a file, a pipe, a log) there is no width to fit, so every row is one line.
+a terminal (a file, a pipe, a log) the width is unlimited, so every row is one line.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rich.console import Console
 GAP = "  "
 UNLIMITED = 100_000
 LEAST_TEXT = 24
-"""Columns that a sentence needs beside the other cells of its row; with less it goes below them."""
+"""Minimum width of a sentence beside the other cells of its row; a narrower one is printed below them."""
 
 
 def print_table(
@@ -29,7 +29,7 @@ def print_table(
 ) -> None:
     """Print ``rows`` (cells of plain text) under ``heads``.
 
-    keep: number of first columns that name a row; every part of a table that is too wide begins with them.
+    keep: number of first columns that name a row; every part of a split table begins with them.
     right: align the other columns to the right.
     """
     console = Console(highlight=False)
@@ -67,7 +67,7 @@ def print_findings(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _parts(widths: Sequence[int], keep: int, room: int) -> Iterator[list[int]]:
-    """Indices of the columns of each part: as many as fit beside the first ``keep``, at least one."""
+    """Yield the column indices of each part: as many as fit beside the first ``keep``, at least one."""
     named = list(range(keep))
     used = start = sum(widths[i] + len(GAP) for i in named)
     part: list[int] = []
@@ -89,7 +89,7 @@ def _align(cell: str, width: int, right: bool) -> str:
 
 
 def _line(console: Console, text: str, style: str) -> None:
-    """A terminal that is narrower than ``text`` wraps it itself."""
+    """Print ``text`` unwrapped; a narrower terminal wraps it by itself."""
     console.print(text, style=style, soft_wrap=True, markup=False)
 
 

@@ -1,4 +1,4 @@
-"""``rcm tune-times``: the search of rcm_core/evaluation/time_search.py, shown as a table and as the setting to use."""
+"""``rcm tune-times``: runs rcm_core/evaluation/time_search.py and prints a table and the setting to use."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from rcm_core.storage.run_folder import RELATIVE, RunFolder
 
 
 def tune_times(params: Path, workspace: Path, steps: int, samples: int | None) -> Tuning:
-    """Searches, writes ``runs/tune/times.json`` and prints what was found; nothing that a stage reads is changed."""
+    """Search, write ``runs/tune/times.json`` and print the result; no input of a stage changes."""
     checked = load_params(params)
     place = RunFolder.of(workspace).tuned_times
-    place.parent.mkdir(parents=True, exist_ok=True)  # before the search: what cannot be written ends it here
+    place.parent.mkdir(parents=True, exist_ok=True)  # fail before the search if the result cannot be written
     if place.is_dir():
-        raise InputError(f"{place} is a folder, and the result is written there; remove it")
+        raise InputError(
+            f"{place} is a folder, but the result is written to a file of that name; remove the folder"
+        )
     lock = state_home(workspace) / "locks" / f"{workspace.name}-tune"
     with hold(lock), LazyExecutor(workspace, None) as executor:
         found = tune(checked, workspace, executor, steps, samples)
@@ -34,7 +36,7 @@ def tune_times(params: Path, workspace: Path, steps: int, samples: int | None) -
 
 
 def show(found: Tuning) -> None:
-    """A row per list that was tried, a sentence per number of steps, and the command that uses the result."""
+    """Print a row per list of times, a sentence per number of steps, and the command that uses the result."""
     console = Console(highlight=False)
     console.print(
         f"{found.metric} of {found.student} on the validation split; {found.samples} samples a row, from the same"
@@ -51,7 +53,7 @@ def show(found: Tuning) -> None:
 
 
 def table(found: Tuning) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows: steps, angles, score with its interval, whether it is the best or the present list."""
+    """Return headers and rows: steps, angles, score with interval, and marks for the best and the current list."""
     rows = []
     for outcome in found.rounds:
         for angles, score in outcome.scores.items():
@@ -66,23 +68,23 @@ def table(found: Tuning) -> tuple[list[str], list[list[str]]]:
 
 
 def sentence(outcome: Round) -> str:
-    """Which list is best, and how sure that is."""
+    """Return a sentence: the best list, and how many others are within its interval."""
     others, near = len(outcome.scores) - 1, len(outcome.near)
     head = f"{outcome.steps} step{'s' if outcome.steps > 1 else ''}: {format_angles(outcome.advised)}"
-    doubt = f"{near} of the {others} others are within its interval"
+    doubt = f"{near} of the {others} other lists are within its interval"
     if outcome.advised == outcome.now:
-        return f"{head}, as it is now; {doubt}"
+        return f"{head}, the current list; {doubt}"
     if outcome.now in outcome.near:
-        there = format_angles(outcome.now or ())
-        return f"{head}; {doubt}, and {there}, which is there now, is one of them: no gain is shown"
+        current = format_angles(outcome.now or ())
+        return f"{head}; {doubt}, and the current list {current} is one of them: no significant gain"
     return f"{head}; {doubt}"
 
 
 def setting(found: Tuning) -> str:
-    """As ``dvc exp run -S`` takes it."""
+    """Return the result as an override for ``dvc exp run -S``."""
     return f"sampler.times=[{','.join(format_angles(angles) for angles in found.sampler.times)}]"
 
 
 def format_angles(angles: Angles) -> str:
-    """``[1.5708,1.3]``: what reads back as the same angles."""
+    """Format as ``[1.5708,1.3]``, which parses to the same angles."""
     return f"[{','.join('1.5708' if angle == NOISE_ANGLE else repr(angle) for angle in angles)}]"

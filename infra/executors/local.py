@@ -25,9 +25,9 @@ KEPT = 2
 
 
 class LocalContext:
-    """One rank of several that see one ``state``; checkpoints are whole folders ``step_00000010`` below it.
+    """One rank of several that share one ``state``; checkpoints are whole folders ``step_00000010`` below it.
 
-    ``told`` is set when this process has been told to leave.
+    ``told`` is set when this process gets a preemption notice.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class LocalExecutor:
         numbers = numbers_of(job.workers)
         if 1 not in numbers:
             raise InputError(
-                f"workers = {numbers[0]}: the local executor has one; set workers: 1, start {numbers[0]} by torchrun,"
+                f"workers = {numbers[0]}: the local executor has 1; set workers: 1, start {numbers[0]} with torchrun,"
                 " or unset RCM_EXECUTOR"
             )
         resolve_device(job.device)
@@ -113,17 +113,17 @@ class LocalExecutor:
             job.loop(LocalContext(folder, told=told), job.spec)
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Do nothing: this executor holds no resources."""
 
 
 def numbers_of(workers: int | range) -> range:
-    """Numbers of ranks that a training may run on."""
+    """Return the range of world sizes that a training allows."""
     return range(workers, workers + 1) if isinstance(workers, int) else workers
 
 
 @contextmanager
 def on_threads(number: int) -> Iterator[None]:
-    """Lets torch compute on ``number`` threads inside."""
+    """Let torch use ``number`` threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -133,13 +133,13 @@ def on_threads(number: int) -> Iterator[None]:
 
 
 def backend() -> str:
-    """Of process groups on this machine."""
+    """Return the backend of process groups on this machine."""
     return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 
 
 @contextmanager
 def _process_group() -> Iterator[None]:
-    """A group of one, so that sharding code runs as it does on many ranks."""
+    """Open a process group of one rank, so that sharding code runs as on many ranks."""
     if dist.is_initialized():
         yield
         return

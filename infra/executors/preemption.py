@@ -1,4 +1,4 @@
-"""Notice to leave: what a spot machine's agent, Kubernetes or torchrun gives with SIGTERM."""
+"""Preemption notice: SIGTERM from a spot-instance agent, Kubernetes or torchrun."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEFT = 128 + signal.SIGTERM
 
 
 def listen(told: threading.Event) -> None:
-    """From now on the first SIGTERM sets ``told``, a second does what it does now. In the main thread only."""
+    """Let the first SIGTERM set ``told`` and the second call the current handler. Main thread only."""
     before = signal.getsignal(signal.SIGTERM)
 
     def tell(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
@@ -24,7 +24,7 @@ def listen(told: threading.Event) -> None:
 
 @contextmanager
 def notice() -> Iterator[threading.Event]:
-    """Set by the first SIGTERM inside the block; never, if this is not the main thread."""
+    """Yield an event that the first SIGTERM inside the block sets; outside the main thread nothing sets it."""
     told, before = threading.Event(), signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread():
         yield told

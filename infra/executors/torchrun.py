@@ -1,7 +1,7 @@
-"""Ranks that somebody else has started: ``torchrun --nproc-per-node 2 -m infra.launch train``.
+"""Executor on ranks started by torchrun: ``torchrun --nproc-per-node 2 -m infra.launch train``.
 
-Rank 0 runs the stage, the others wait until it has something to train. All see one file system. A lost rank ends the
-others; ``torchrun --max-restarts`` starts all of them again, and they continue from the newest checkpoint.
+Rank 0 runs the stage; the others wait until it starts a training. All share one file system. A lost rank ends the
+others; ``torchrun --max-restarts`` restarts all of them, and they resume from the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LOOK_SECONDS = 0.1
 
 
 def is_rank() -> bool:
-    """Whether this process is a rank, by what torchrun leaves in the environment."""
+    """Return whether this process is a rank, judged by torchrun's environment variables."""
     return all(name in os.environ for name in VARIABLES)
 
 
@@ -46,7 +46,7 @@ class TorchrunExecutor:
         self._local = LocalExecutor(workspace)
         self.state_root = self._local.state_root
         store, self.rank, self.world = next(dist.rendezvous("env://"))
-        # torchrun's store outlives the ranks that it starts again
+        # torchrun's store outlives the ranks that it restarts
         self._store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         self._jobs = 0
         if torch.cuda.is_available():
@@ -82,7 +82,7 @@ class TorchrunExecutor:
             self._run(job)
 
     def follow(self) -> None:
-        """What the other ranks do: every training that rank 0 begins, until its stage ends."""
+        """Join every training that rank 0 starts, until its stage ends; called on the other ranks."""
         while job := self._hear():
             self._run(job)
 
@@ -92,7 +92,7 @@ class TorchrunExecutor:
             with on_threads(job.threads), fastest_attention(), notice() as told:
                 job.loop(LocalContext(folder, self.rank, self.world, told), job.spec)
         except Exception as error:
-            if self._store.add("failures", 1) > 1:  # what another rank says, or its loss
+            if self._store.add("failures", 1) > 1:  # another rank's error, or its loss
                 raise SystemExit(1) from error
             raise
 
@@ -101,7 +101,7 @@ class TorchrunExecutor:
         self._jobs += 1
 
     def _hear(self) -> Any:
-        # looked for again and again, for a wait inside the store would keep signals out
+        # poll, because a wait inside the store would block signals
         while not self._store.check([f"job {self._jobs}"]):
             time.sleep(LOOK_SECONDS)
         self._jobs += 1

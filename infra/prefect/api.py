@@ -1,4 +1,4 @@
-"""The little of Prefect's REST API that we use (the package itself is imported by flows alone)."""
+"""Client for the parts of Prefect's REST API that we use (only flows imports the package itself)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BUSY_SECONDS = 0.5
 
 
 class UnreachableError(InputError):
-    """The server does not answer (now)."""
+    """The server does not answer at the moment."""
 
 
 class Api:
@@ -37,7 +37,7 @@ class Api:
         return self._ask("POST", path, body)
 
     def healthy(self) -> bool:
-        """Whether a Prefect server answers (anything else that listens there does not count)."""
+        """Return whether a Prefect server answers; any other server there counts as none."""
         try:
             return bool(self.get("/health") is True)
         except (ValueError, InputError):
@@ -47,7 +47,7 @@ class Api:
         return dict(self.get(f"/deployments/name/{name}"))
 
     def start(self, deployment: str, parameters: dict[str, Any]) -> dict[str, Any]:
-        """A new run of the deployment called ``flow/name``; one run, even if it has to be asked for twice."""
+        """Start a run of the deployment ``flow/name``; a repeated request starts no second run."""
         identity = self.deployment(deployment)["id"]
         body = {"parameters": parameters, "idempotency_key": str(uuid4())}
         return dict(self.post(f"/deployments/{identity}/create_flow_run", body))
@@ -56,7 +56,7 @@ class Api:
         return dict(self.get(f"/flow_runs/{identity}"))
 
     def logs(self, identity: str, offset: int) -> list[dict[str, Any]]:
-        """Log lines of a run from number ``offset`` on, oldest first, at most 200."""
+        """Return at most 200 log lines of a run, from number ``offset``, oldest first."""
         query = {
             "logs": {"flow_run_id": {"any_": [identity]}},
             "sort": "TIMESTAMP_ASC",
@@ -66,12 +66,12 @@ class Api:
         return list(self.post("/logs/filter", query))
 
     def stages(self, identity: str) -> list[dict[str, Any]]:
-        """The run's task runs."""
+        """Return the run's task runs."""
         query = {"flow_runs": {"id": {"any_": [identity]}}, "sort": "EXPECTED_START_TIME_ASC"}
         return list(self.post("/task_runs/filter", query))
 
     def list_unfinished(self, pool: str) -> list[dict[str, Any]]:
-        """Runs that workers of ``pool`` have taken and that have not ended; each holds a concurrency slot."""
+        """Return the unfinished runs that workers of ``pool`` have taken; each holds a concurrency slot."""
         query = {
             "work_pools": {"name": {"any_": [pool]}},
             "flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}},
@@ -79,7 +79,7 @@ class Api:
         return list(self.post("/flow_runs/filter", query))
 
     def list_runs(self, deployment: str) -> list[dict[str, Any]]:
-        """The newest 200 runs of the deployment ``flow/name``, newest first, in any state; [] without one."""
+        """Return the newest 200 runs of the deployment ``flow/name``, newest first, in any state; [] without one."""
         flow, name = deployment.split("/")
         query = {
             "flows": {"name": {"any_": [flow]}},
@@ -90,7 +90,7 @@ class Api:
         return list(self.post("/flow_runs/filter", query))
 
     def list_missed(self, before: str) -> list[dict[str, Any]]:
-        """Scheduled runs that should have begun before ``before`` (ISO time)."""
+        """Return the scheduled runs that were due before ``before`` (ISO time)."""
         query = {
             "flow_runs": {
                 "state": {"type": {"any_": ["SCHEDULED"]}},
@@ -104,7 +104,7 @@ class Api:
         self.post(f"/flow_runs/{identity}/set_state", {"state": state})
 
     def online_workers(self, pool: str) -> list[dict[str, Any]]:
-        """Workers of a pool that were heard of lately; empty if there is no such pool."""
+        """Return the online workers of a pool; empty if the pool does not exist."""
         if not self.has_pool(pool):
             return []
         workers = self.post(f"/work_pools/{pool}/workers/filter", {})
@@ -114,7 +114,7 @@ class Api:
         return bool(self.post("/work_pools/filter", {"work_pools": {"name": {"any_": [pool]}}}))
 
     def _ask(self, verb: str, path: str, body: Any) -> Any:
-        """The answer; a server that is too busy (SQLite has one writer) is asked again for a while."""
+        """Return the answer; retry for a while if the server is too busy (SQLite has one writer)."""
         for _ in range(BUSY_TRIES):
             status, answer = self._ask_once(verb, path, body)
             if status != TOO_BUSY:

@@ -1,4 +1,4 @@
-"""A run as it goes: its lines, where it is and how long it still takes; on a terminal with bars."""
+"""Progress of a run: its log lines, the current stage and the time left; on a terminal with bars."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from infra.prefect.pace import STAGES, Pace, format_minutes
 RUNNING = re.compile(r"Running stage '(\w+)'")
 SKIPPED = re.compile(r"Stage '(\w+)' (?:didn't change, skipping|is cached - skipping run)")
 COUNT = re.compile(r"(?:\w+: |step )(\d+)/(\d+)\b")
-"""``step 50/1500  loss ...`` and ``trajectories: 3/10 shards``."""
+"""Pattern of counts in log lines: ``step 50/1500  loss ...`` and ``trajectories: 3/10 shards``."""
 
 
 class Display(Protocol):
-    """Where a run is shown."""
+    """Interface of the two displays of a run."""
 
     def line(self, text: str) -> None:
-        """A line of the run's log."""
+        """Show a line of the run's log."""
         ...
 
     def count_done(self, stages: int) -> None:
-        """How many stages are finished."""
+        """Show the number of finished stages."""
         ...
 
 
 class Plain:
-    """For files and pipes: lines; at the start of a stage and every half minute one says where the run is."""
+    """Display for files and pipes: log lines, and a progress line at the start of a stage and every half minute."""
 
     EVERY_SECONDS = 30.0
 
@@ -45,11 +45,11 @@ class Plain:
             print(self.pace.sentence(), flush=True)
 
     def count_done(self, stages: int) -> None:
-        """Not shown: the lines say what runs."""
+        """Show nothing: the log lines name the stage."""
 
 
 class Bars:
-    """Lines above; below them bars for the stages, with the time that is left, and for the stage that runs."""
+    """Display for terminals: log lines, below them a bar for all stages with the time left and one for this stage."""
 
     def __init__(self, pace: Pace) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -80,7 +80,7 @@ class Bars:
 
 
 def observe(pace: Pace, text: str) -> bool:
-    """Tells ``pace`` what a line of the log says; whether a stage begins with it."""
+    """Update ``pace`` from a log line; return whether the line starts a stage."""
     if found := RUNNING.match(text) or SKIPPED.match(text):
         if found[1] in STAGES:
             pace.begin(found[1])
@@ -92,7 +92,7 @@ def observe(pace: Pace, text: str) -> bool:
 
 @contextmanager
 def display(pace: Pace) -> Iterator[Display]:
-    """Bars on a terminal, plain lines elsewhere."""
+    """Yield bars on a terminal, plain lines elsewhere."""
     if not sys.stdout.isatty():
         yield Plain(pace)
         return

@@ -1,7 +1,7 @@
-"""The keeper: ``python -m infra.prefect.keeper`` looks every 10 seconds whether server, worker and runs are alive.
+"""The keeper: ``python -m infra.prefect.keeper`` checks every 10 seconds whether server, worker and runs are alive.
 
-A server or worker that is gone is started again; runs whose process is gone are settled (``infra.prefect.settle``);
-storms of events become one run (``infra.prefect.storms``).
+It restarts a dead server or worker, settles runs whose process is gone (``infra.prefect.settle``), and reduces a storm
+of events to one run (``infra.prefect.storms``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LOOK_SECONDS = 10.0
 
 
 def look(root: Path, settlers: dict[str, Settler]) -> list[str]:
-    """Restart what is gone and settle what it left; a line for each. ``settlers`` holds one settler per server."""
+    """Restart dead processes and settle their runs; return a line for each. ``settlers`` has one settler per server."""
     with Local(root).starting(0):
         url, server = ensure_server(root)
         lines = ["the server was gone: started again"] if server else []
@@ -33,14 +33,14 @@ def look(root: Path, settlers: dict[str, Settler]) -> list[str]:
 
 
 def keep(root: Path) -> None:
-    """Look until SIGTERM. What goes wrong in one look is written down and tried again in the next."""
+    """Look until SIGTERM. Log an error of one look and retry in the next."""
     settlers: dict[str, Settler] = {}
     while True:
         time.sleep(LOOK_SECONDS)
         try:
             lines = look(root, settlers)
         except Timeout:
-            continue  # ``rcm up`` or ``rcm distill`` is at it
+            continue  # ``rcm up`` or ``rcm distill`` is starting them
         except (InputError, RuntimeError) as error:
             lines = [f"error: {error}"]
         for line in lines:

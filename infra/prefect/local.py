@@ -1,4 +1,4 @@
-"""``rcm distill``: the deployment on a local Prefect, followed to its end."""
+"""``rcm distill``: run the deployment on a local Prefect and follow it until it ends."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from infra.prefect.settle import DEPLOYMENT, Settler
 from rcm_core.errors import InputError, OutageError
 
 POLL_SECONDS = 2.0
-"""Every look costs the server some CPU, which a training on the same machine lacks."""
+"""Seconds between polls; each poll costs the server CPU time, which a training on the same machine needs."""
 CANCEL_SECONDS = 60
 WAIT_SECONDS = 600
-"""For another process that is just starting the same server and worker."""
+"""Seconds to wait for another process that is starting the same server and worker."""
 LATE_POLLS = 2
-"""A run's last lines arrive after its last state."""
+"""Polls after the final state, because a run's last lines arrive after it."""
 BUSY_POLLS = 15
 OWN_NOISE = re.compile(
     r"(Beginning flow run|Finished in state|Created task run|Executing|View at|Worker '.*' submitting"
@@ -35,7 +35,7 @@ OWN_NOISE = re.compile(
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended."""
+    """Final state of a run."""
 
     run: str
     state: str
@@ -45,7 +45,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Started:
-    """A server with a worker, and which of them are ours to end when we are interrupted."""
+    """A server with a worker, and which of them this process must stop on an interrupt."""
 
     root: Path
     url: str
@@ -65,9 +65,9 @@ class Started:
 
 @contextmanager
 def prefect_up(root: Path) -> Iterator[Started]:
-    """Server, worker, keeper and deployments, and what dead processes left settled.
+    """Start server, worker, keeper and deployments where needed, and settle the runs of dead processes.
 
-    If the block is interrupted, what was started for it ends.
+    If the block is interrupted, the processes that were started for it end.
     """
     started = Started(root, "", server=False, worker=False)
     local = Local(root)
@@ -86,13 +86,13 @@ def prefect_up(root: Path) -> Iterator[Started]:
             started = replace(started, keeper=ensure_keeper(root))
         yield started
     except (KeyboardInterrupt, SystemExit):
-        # An interrupt may come before the assignment above: what was not there before is ours.
+        # An interrupt may come before the assignment above, so compare with the processes that ran before.
         Started(root, started.url, *(not before[daemon.name] for daemon in daemons)).stop()
         raise
 
 
 def distill(root: Path, overrides: Sequence[str], teacher: str | None) -> Outcome:
-    """Runs the deployment in the project's own folder and shows its lines; interrupted, it is cancelled."""
+    """Run the deployment in the project's own folder and show its log; an interrupt cancels the run."""
     expectation = expect(root, overrides, teacher)
     print(expectation.sentence(), flush=True)
     with prefect_up(root) as started:
@@ -111,7 +111,7 @@ def distill(root: Path, overrides: Sequence[str], teacher: str | None) -> Outcom
 
 
 def follow(server: Api, identity: str, pace: Pace) -> dict[str, Any]:
-    """Shows the run's lines and progress until it ends; returns it. A busy server is given some time."""
+    """Show the run's log and progress until it ends; return the run. Tolerates a busy server for a while."""
     seen, late, patience = 0, LATE_POLLS, BUSY_POLLS
     with display(pace) as shown:
         while True:
@@ -135,7 +135,7 @@ def follow(server: Api, identity: str, pace: Pace) -> dict[str, Any]:
 
 
 def cancel(server: Api, identity: str) -> None:
-    """Asks for the run to be cancelled and waits until its processes are gone."""
+    """Cancel the run and wait until its processes are gone."""
     run = server.run(identity)
     if run["state"]["type"] in FINAL:
         return
@@ -146,7 +146,7 @@ def cancel(server: Api, identity: str) -> None:
 
 
 def complaint(message: str) -> InputError | None:
-    """The InputError or OutageError that a state's message names, if one ended the run."""
+    """Return the InputError or OutageError that a state's message names, if one ended the run."""
     found = re.search(r"(Input|Outage)Error: (.*)", message, re.DOTALL)
     if found is None:
         return None
@@ -154,8 +154,9 @@ def complaint(message: str) -> InputError | None:
 
 
 def _skip_missed(server: Api) -> None:
-    """Cancel what its schedule or a terminal wanted while the server was off; runs that an event or a command asked
-    for are kept.
+    """Cancel the runs of a schedule or a terminal that were due while the server was off.
+
+    Runs that an event or a command started are kept.
     """
     for run in server.list_missed(datetime.now(UTC).isoformat()):
         if run["auto_scheduled"] or run["parameters"].get("in_place"):
@@ -163,7 +164,7 @@ def _skip_missed(server: Api) -> None:
 
 
 def _text(entry: dict[str, Any]) -> str:
-    """What to show of a log entry: no bookkeeping of Prefect's, no traceback (the page has both)."""
+    """Return the text of a log entry without Prefect's own messages and tracebacks (the page has both)."""
     message = str(entry["message"])
     if OWN_NOISE.match(message):
         return ""

@@ -17,29 +17,29 @@ STAGES = ("teacher", "prompts", "trajectories", "train", "select", "evaluate", "
 MEASURED = Path("docs/results/mini.json")
 """Seconds of each stage for ``mini`` with the parameters of conf/, on two cores (scripts/readme_results.py)."""
 OVERHEAD = 6.0
-"""Seconds that each stage takes besides its own: DVC, imports, Ray."""
+"""Seconds of overhead per stage: DVC, imports, Ray."""
 RELIABLE = 10.0
-"""A stage expected to take less says nothing about how fast this machine is."""
+"""Minimum expected seconds of a stage that is used to measure the speed of this machine."""
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """Seconds of each stage if it has to run, and where they come from."""
+    """Expected seconds of each stage if it runs, and the basis of the estimate."""
 
     seconds: Mapping[str, float]
     basis: str
 
     def sentence(self) -> str:
         if not self.seconds:
-            return f"{len(STAGES)} stages; how long they take is not known: {self.basis}"
+            return f"{len(STAGES)} stages, unknown duration: {self.basis}"
         total = format_minutes(sum(self.seconds.values()))
         return f"{len(STAGES)} stages, {total} if all of them run ({self.basis}); finished ones are skipped"
 
 
 def expect(root: Path, overrides: Sequence[str], teacher: str | None) -> Expectation:
-    """What the records of the last run in ``root`` say, scaled by the amount of work; else what was measured for mini.
+    """Estimate from the last run in ``root``, scaled by the amount of work; else from the measurement of mini.
 
-    InputError if the overrides do not fit conf/.
+    Raises InputError if the overrides do not fit conf/.
     """
     changes = [*overrides, *teacher_overrides(root, teacher, None)]
     with compose_aside(root, changes) as (_, params):
@@ -65,7 +65,7 @@ def expect(root: Path, overrides: Sequence[str], teacher: str | None) -> Expecta
 
 @dataclass
 class Pace:
-    """Follows a run: which stage it is in, and seconds left."""
+    """Current stage of a run, and the seconds left."""
 
     expectation: Mapping[str, float]
     clock: Callable[[], float] = time.monotonic
@@ -76,26 +76,26 @@ class Pace:
     _took: dict[str, float] = field(default_factory=dict)
 
     def begin(self, stage: str) -> None:
-        """``stage`` starts; the one before is over."""
+        """Record that ``stage`` starts and the previous one has ended."""
         self._end()
         self.stage, self._began = stage, self.clock()
 
     def count(self, done: int, total: int) -> None:
-        """The stage has done ``done`` of ``total`` parts. A resumed one does not begin at none."""
+        """Record that the stage has done ``done`` of ``total`` parts. A resumed stage does not start at 0."""
         now = self.clock()
         if self._first is None or self._last is None or self._last[1] != total or done < self._last[0]:
             self._first = (done, now)
         self._last = (done, total, now)
 
     def seconds_left(self) -> float | None:
-        """Seconds until the run ends; None as long as nothing says how long its stages take."""
+        """Return the seconds until the run ends; None while the duration is unknown."""
         if not self.expectation:
             return None
         later = STAGES[STAGES.index(self.stage) + 1 :] if self.stage in STAGES else STAGES
         return self._left_in_stage() + self._slowness() * sum(self.expectation[s] for s in later)
 
     def sentence(self) -> str:
-        """ "stage 4 of 8: train; about 5 min left"."""
+        """Return a sentence such as "stage 4 of 8: train; about 5 min left"."""
         left = self.seconds_left()
         place = f"stage {STAGES.index(self.stage) + 1} of {len(STAGES)}: {self.stage}"
         return place if left is None else f"{place}; {format_minutes(left)} left"
@@ -110,18 +110,18 @@ class Pace:
         return max(self._slowness() * self.expectation[self.stage] - (now - self._began), 0.0)
 
     def _slowness(self) -> float:
-        """How many times longer than expected the finished stages took."""
+        """Return the ratio of measured to expected time of the finished stages."""
         told = [s for s in self._took if self.expectation[s] >= RELIABLE]
         return sum(self._took[s] for s in told) / sum(self.expectation[s] for s in told) if told else 1.0
 
     def _end(self) -> None:
-        if self.stage in self.expectation and self._last is not None:  # a skipped stage counts nothing
+        if self.stage in self.expectation and self._last is not None:  # a skipped stage does not count
             self._took[self.stage] = self.clock() - self._began
         self._first = self._last = None
 
 
 def format_minutes(seconds: float) -> str:
-    """ "about 12 min"."""
+    """Format as "about 12 min"."""
     minutes = round(seconds / 60)
     if minutes >= 90:
         return f"about {seconds / 3600:.1f} h"
@@ -129,7 +129,7 @@ def format_minutes(seconds: float) -> str:
 
 
 def _work(stage: str, params: Mapping[str, Any]) -> float:
-    """A number that the stage's time is proportional to; 1 if nothing in the parameters is."""
+    """Return a number proportional to the stage's time; 1 if no parameter determines it."""
     amounts = {
         "teacher": ("teacher.mini.steps", "teacher.mini.batch"),
         "trajectories": ("trajectories.samples",),
@@ -147,7 +147,7 @@ def _work(stage: str, params: Mapping[str, Any]) -> float:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A record; empty if there is none or it cannot be read, for then the stage runs again."""
+    """Read a record; return {} if it is missing or unreadable, because then the stage reruns."""
     try:
         found = read_json(path, "")
     except InputError:

@@ -1,4 +1,4 @@
-"""Long-lived processes that we start, remember and end: Prefect's server and worker."""
+"""Daemons that we start, record and stop: Prefect's server and worker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLOW_RUN = "PREFECT__FLOW_RUN_ID"
 
 @dataclass(frozen=True)
 class Daemon:
-    """A process in a session of its own; ``<name>.json`` (record) and ``<name>.log`` in ``folder``."""
+    """A process in its own session, with ``<name>.json`` (record) and ``<name>.log`` in ``folder``."""
 
     folder: Path
     name: str
@@ -36,7 +36,7 @@ class Daemon:
         return self.folder / f"{self.name}.log"
 
     def running(self) -> psutil.Process | None:
-        """The process, if it still is the one that was started (numbers are used again)."""
+        """Return the process if it is still the one that was started (process ids are reused)."""
         if not self.record.is_file():
             return None
         known = json.loads(self.record.read_text())
@@ -48,13 +48,13 @@ class Daemon:
         return process if same else None
 
     def facts(self) -> dict[str, str]:
-        """What ``start`` was told to remember; empty if the process is gone."""
+        """Return the facts passed to ``start``; empty if the process is gone."""
         return dict(json.loads(self.record.read_text())["facts"]) if self.running() else {}
 
     def start(
         self, command: Sequence[str], cwd: Path, env: Mapping[str, str], facts: Mapping[str, str]
     ) -> subprocess.Popen[bytes]:
-        """Starts ``command``, its output in the log, and remembers it."""
+        """Start ``command`` with its output in the log, and record it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             process = subprocess.Popen(
@@ -69,13 +69,13 @@ class Daemon:
         try:
             created = psutil.Process(process.pid).create_time()
             write_json(self.record, {"pid": process.pid, "created": created, "facts": dict(facts)})
-        except BaseException:  # an interrupt, too, must not leave a process that nobody knows of
+        except BaseException:  # even an interrupt must not leave an unrecorded process
             process.kill()
             raise
         return process
 
     def stop(self) -> bool:
-        """Ends the process and all that it started; False if there is none."""
+        """End the process and its descendants; return False if it does not run."""
         process = self.running()
         if process is not None:
             end_tree(process)
@@ -83,13 +83,13 @@ class Daemon:
         return process is not None
 
     def last_words(self) -> str:
-        """The end of the log, for an error message."""
+        """Return the end of the log, for an error message."""
         lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.is_file() else []
         return " | ".join(line.strip() for line in lines[-3:])
 
 
 def of_flow_runs() -> dict[str, list[psutil.Process]]:
-    """All processes of this user that work for flow runs, by the run's id."""
+    """Return all processes of this user that work for flow runs, by run id."""
     found: dict[str, list[psutil.Process]] = {}
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
@@ -100,14 +100,14 @@ def of_flow_runs() -> dict[str, list[psutil.Process]]:
 
 
 def is_engine(process: psutil.Process) -> bool:
-    """Whether it executes a flow run itself (not a stage or Ray below it)."""
+    """Return whether ``process`` executes a flow run itself (not a stage or Ray below it)."""
     with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
         return process.cmdline()[1:3] == ["-m", "prefect.engine"]
     return False
 
 
 def engines_of(home: Path) -> list[psutil.Process]:
-    """The engines whose PREFECT_HOME is ``home``."""
+    """Return the engines whose PREFECT_HOME is ``home``."""
     found = []
     for process in [p for processes in of_flow_runs().values() for p in processes if is_engine(p)]:
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
@@ -117,7 +117,7 @@ def engines_of(home: Path) -> list[psutil.Process]:
 
 
 def end_tree(process: psutil.Process) -> None:
-    """SIGTERM to ``process``, which may end its own; then to the descendants that are left; then SIGKILL."""
+    """Send SIGTERM to ``process``, which may end its own children; then to the remaining descendants; then SIGKILL."""
     try:
         descendants = process.children(recursive=True)
     except psutil.NoSuchProcess:
@@ -127,7 +127,7 @@ def end_tree(process: psutil.Process) -> None:
 
 
 def _end(processes: list[psutil.Process], number: signal.Signals) -> list[psutil.Process]:
-    """Sends ``number`` and gives some time; those that are still there."""
+    """Send signal ``number``, wait a while, and return the processes that still run."""
     for process in processes:
         _signal(process, number)
     return list(psutil.wait_procs(processes, timeout=GRACE_SECONDS)[1])
@@ -141,5 +141,5 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
 
 
 def python_command(*module: str) -> list[str]:
-    """Our own Python running a module."""
+    """Return the command prefix that runs a module with this Python."""
     return [sys.executable, "-m", *module]

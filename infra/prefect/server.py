@@ -1,4 +1,4 @@
-"""A Prefect server and worker on this machine: those that run already, or our own."""
+"""A Prefect server and worker on this machine: running ones, or our own."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from rcm_core.errors import InputError
 POOL = "rcm-pool"
 PORT = "RCM_PREFECT_PORT"
 PLUGIN = {"PREFECT_PLUGINS_ENABLED": "true"}
-"""Environment that switches ``flows.prefect_plugin`` on."""
+"""Environment that enables ``flows.prefect_plugin``."""
 DATABASE = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
-"""Prefect's variable for the server's database, and its older name."""
+"""Prefect's variable for the server's database, and its former name."""
 POSTGRES_PORT = 5432
 START_SECONDS = 180
 POLL_SECONDS = 0.2
@@ -32,7 +32,7 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Local:
-    """Where the server and the worker of the project at ``root`` keep their data."""
+    """Data folder of the server and the worker of the project at ``root``."""
 
     root: Path
 
@@ -54,20 +54,20 @@ class Local:
 
     @property
     def worker_name(self) -> str:
-        """Name of this machine's worker of this project; the server puts it on every run that the worker takes."""
+        """Return the name of this project's worker on this machine; the server records it in every run it takes."""
         place = f"{socket.gethostname()} {self.root}"
         return f"rcm-{hashlib.sha256(place.encode()).hexdigest()[:8]}"
 
     def starting(self, wait_seconds: float) -> FileLock:
-        """Lock for starting daemons; one process at a time starts or restarts them."""
+        """Hold the lock for starting daemons; one process at a time starts or restarts them."""
         self.home.mkdir(parents=True, exist_ok=True)
         return FileLock(self.home / "starting.lock", timeout=wait_seconds)
 
     def environment(self, url: str) -> dict[str, str]:
-        """Environment of every Prefect process of ours: our data folder and packages, no telemetry.
+        """Return the environment of our Prefect processes: our data folder and packages, no telemetry.
 
-        Leases of concurrency slots are kept in files, so that a server that is started again knows them. Flow runs
-        send a heartbeat every 30 seconds.
+        Leases of concurrency slots are in files, so that a restarted server knows them. Flow runs send a heartbeat
+        every 30 seconds.
         """
         ours = os.pathsep.join([str(self.root), str(self.root / "kernels")])
         return (
@@ -92,16 +92,16 @@ class Local:
 
 
 def known_api_url(folder: Path) -> str | None:
-    """The address of the project's own server, if it runs."""
+    """Return the address of the project's own server, if it runs."""
     return Local(folder).server.facts().get("url")
 
 
 def ensure_server(root: Path) -> tuple[str, bool]:
-    """The API's address, and whether the server was started for it.
+    """Return the API's address, and whether this call started the server.
 
-    ``PREFECT_API_URL`` if set, else 127.0.0.1 at ``RCM_PREFECT_PORT`` (4200). InputError if the former does
-    not answer or the latter is taken: by the server of another user or project, whose deployments ours would replace,
-    or by something else. InputError, too, if the server's database does not answer.
+    The address is ``PREFECT_API_URL`` if set, else 127.0.0.1 at ``RCM_PREFECT_PORT`` (4200). Raises InputError if the
+    former does not answer, or if the port is in use: by the server of another user or project, whose deployments ours
+    would replace, or by another program. Raises InputError, too, if the server's database does not answer.
     """
     given = os.environ.get("PREFECT_API_URL")
     if given:
@@ -128,16 +128,16 @@ def ensure_server(root: Path) -> tuple[str, bool]:
     if not running:
         _require_database()
         arguments = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
-        env = local.environment(url) | PLUGIN  # SQLite transactions lock before they read
+        env = local.environment(url) | PLUGIN  # the plugin makes SQLite transactions lock before they read
         started = local.server.start(python_command("prefect", *arguments), root, env, {"url": url})
         _wait(lambda: Api(url).healthy(), started, local.server, "Prefect's server")
     return url, True
 
 
 def ensure_worker(root: Path, url: str) -> bool:
-    """A worker that takes runs from our pool; whether it was started for it."""
+    """Ensure that a worker of our pool runs; return whether this call started it."""
     local = Local(root)
-    # The server takes a worker that has just ended for online: ours is judged by its process.
+    # The server still lists a worker that has just ended as online, so check the process of ours.
     others = [w for w in api(url).online_workers(POOL) if w["name"] != local.worker_name]
     if others or local.worker.running():
         return False
@@ -150,7 +150,7 @@ def ensure_worker(root: Path, url: str) -> bool:
 
 
 def deploy(root: Path, url: str) -> None:
-    """Everything in prefect.yaml: deployments, schedules, triggers, limits."""
+    """Deploy prefect.yaml: deployments, schedules, triggers, limits."""
     command = python_command("prefect", "--no-prompt", "deploy", "--all")
     env = Local(root).environment(url)
     answer = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
@@ -161,7 +161,7 @@ def deploy(root: Path, url: str) -> None:
 
 
 def ensure_keeper(root: Path) -> bool:
-    """Start the keeper (``infra.prefect.keeper``) if it does not run; whether it was started."""
+    """Start the keeper (``infra.prefect.keeper``) if it does not run; return whether this call started it."""
     local = Local(root)
     if local.keeper.running():
         return False
@@ -171,10 +171,7 @@ def ensure_keeper(root: Path) -> bool:
 
 
 def stop(root: Path) -> list[str]:
-    """Ends our keeper, worker (with its runs, also those of a worker that was killed) and server.
-
-    Returns the names of those that ran.
-    """
+    """Stop our keeper, worker (with its runs, also those of a killed worker) and server; return the names that ran."""
     local = Local(root)
     ended = [daemon.name for daemon in (local.keeper, local.worker) if daemon.stop()]
     for process in engines_of(local.home):
@@ -194,7 +191,7 @@ def _port() -> int:
 
 
 def _require_database() -> None:
-    """InputError if nothing answers at the host and port of the database that the environment names."""
+    """Raise InputError if nothing answers at the host and port of the database named in the environment."""
     for name in DATABASE:
         url = urlsplit(os.environ.get(name, ""))
         if url.hostname is None:  # not set, or SQLite
@@ -219,7 +216,7 @@ def _is_taken(port: int) -> bool:
 
 
 def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], daemon: Daemon, what: str) -> None:
-    """Until ``ready``; RuntimeError with the log's last lines if the process ends first or takes too long."""
+    """Wait until ``ready``; RuntimeError with the log's last lines if the process ends first or takes too long."""
     limit = time.monotonic() + START_SECONDS
     while not ready():
         if _wait_for_end(process) or time.monotonic() > limit:
@@ -229,7 +226,7 @@ def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes], daemon: D
 
 
 def _wait_for_end(process: subprocess.Popen[bytes]) -> bool:
-    """Waits a moment for the process to end."""
+    """Wait a moment for the process to end."""
     try:
         process.wait(POLL_SECONDS)
     except subprocess.TimeoutExpired:

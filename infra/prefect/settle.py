@@ -1,4 +1,4 @@
-"""Settle what dead processes left: runs without a process end, give up their slot, and are continued."""
+"""Settle the runs of dead processes: end them, free their concurrency slots, and continue them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from infra.workspace import discard, in_use, run_name, worktrees
 
 DEPLOYMENT = "rcm-distill/rcm-distill"
 CONTINUED = 10
-"""A run is continued at most this often; then a person has to look at it."""
+"""Maximum number of times a run is continued; then a person must look at it."""
 SILENT_SECONDS = 70
-"""A run on another machine is dead after this time without a heartbeat: two are missing, 30 s each. Its slot is taken
-until then: a lease is renewed at least 75 seconds before it expires."""
+"""Seconds without a heartbeat after which a run on another machine is dead: two heartbeats of 30 s are missing. It
+holds its slot until then: a lease is renewed at least 75 seconds before it expires."""
 CANCEL_SECONDS = 45
-"""A cancelling run is ended here after this time; its worker is asked first and has 30 seconds."""
+"""Seconds after which a cancelling run is ended here; its worker has 30 seconds to end it first."""
 GONE = "its process is gone (power cut, kill or restart)"
 
 Processes = Mapping[str, list[psutil.Process]]
@@ -31,7 +31,7 @@ Processes = Mapping[str, list[psutil.Process]]
 
 @dataclass
 class Settler:
-    """Looks at all runs that hold a slot of the pool; one object sees how long they have been silent."""
+    """Settle all runs that hold a slot of the pool; the object remembers how long each has been silent."""
 
     root: Path
     server: Api
@@ -39,9 +39,9 @@ class Settler:
     _signs: dict[str, tuple[str, float]] = field(default_factory=dict)
 
     def look(self) -> list[str]:
-        """Settle every run that is dead, continue what can be continued; a line for each.
+        """Settle every dead run and continue what can be continued; return a line for each.
 
-        Raises InputError (UnreachableError) if the server does not answer; all silences are then counted from zero.
+        Raises InputError (UnreachableError) if the server does not answer; all silences then restart at zero.
         """
         try:
             return [*self._settle(), *self._continue()]
@@ -56,7 +56,7 @@ class Settler:
             return
         processes = of_flow_runs()
         for run in runs:
-            # No process while the run was the same before and after looking for one.
+            # Dead: no process, and the run did not change during the search for one.
             if self._is_dead(run, processes) and self._is_unchanged(run):
                 for process in processes.get(run["id"], []):
                     end_tree(process)
@@ -73,7 +73,7 @@ class Settler:
         return True
 
     def _is_starting(self, run: Mapping[str, Any]) -> bool:
-        """Whether the worker that took the run still runs."""
+        """Return whether the worker that took the run still runs."""
         worker = Local(self.root).worker.running()
         taken = datetime.fromisoformat(run["state"]["timestamp"]).timestamp()
         return worker is not None and worker.create_time() < taken
@@ -82,15 +82,15 @@ class Settler:
         return any(w["name"] == worker for w in self.server.online_workers(POOL))
 
     def _is_silent(self, run: Mapping[str, Any]) -> bool:
-        """Whether the last sign of life is too old: a heartbeat, or the last state of a run that has not begun.
+        """Return whether the last sign of life is too old: a heartbeat, or the last state of a run that has not begun.
 
-        A run that has begun and never sent a heartbeat has none switched on; it is not judged.
+        A run that has begun and never sent a heartbeat has heartbeats disabled and never counts as silent.
         """
         sign = _last_heartbeat(self.server, run["id"]) if run["start_time"] else run["state"]["id"]
         return bool(sign) and self._seconds(run["id"], sign) > SILENT_SECONDS
 
     def _seconds(self, run: str, sign: str) -> float:
-        """For how long ``sign`` has been the run's newest, by this process's clock."""
+        """Return for how long ``sign`` has been the run's newest, by this process's clock."""
         if self._signs.get(run, ("", 0.0))[0] != sign:
             self._signs[run] = (sign, self.clock())
         return self.clock() - self._signs[run][1]
@@ -99,7 +99,7 @@ class Settler:
         return bool(self.server.run(run["id"])["state"]["id"] == run["state"]["id"])
 
     def _end(self, run: Mapping[str, Any]) -> str:
-        """End the run in a state that frees its slot; a run that had not begun waits for a worker again."""
+        """End the run in a state that frees its slot; a run that had not begun is rescheduled."""
         state = run["state"]["type"]
         kind = "CANCELLED" if state == "CANCELLING" else "CRASHED"
         if state == "PENDING" and not run["parameters"].get("in_place"):
@@ -108,9 +108,9 @@ class Settler:
         return f"run {run['name']}: {GONE}; it was {state}, now {kind}"
 
     def _continue(self) -> Iterator[str]:
-        """Continue crashed runs whose worktree is there; remove the worktrees of cancelled ones.
+        """Continue crashed runs that have a worktree; remove the worktrees of cancelled runs.
 
-        The newest run that began under a worktree's name decides.
+        The newest run with a worktree's name decides.
         """
         left = set(worktrees(self.root))
         if not left:
@@ -136,7 +136,7 @@ class Settler:
 
 
 def _start_again(server: Api, run: Mapping[str, Any], name: str, tag: str) -> None:
-    """Start a run with the parameters of ``run`` that takes up its worktree ``name``; one run, however often asked."""
+    """Start one run with the parameters of ``run`` in its worktree ``name``; a repeated call starts no second one."""
     body = {
         "parameters": {**run["parameters"], "name": name},
         "tags": [tag],
@@ -146,7 +146,7 @@ def _start_again(server: Api, run: Mapping[str, Any], name: str, tag: str) -> No
 
 
 def _last_heartbeat(server: Api, run: str) -> str:
-    """The id of the run's newest heartbeat event, "" if the server has none."""
+    """Return the id of the run's newest heartbeat event, "" if the server has none."""
     chosen = {
         "event": {"name": ["prefect.flow-run.heartbeat"]},
         "resource": {"id": [f"prefect.flow-run.{run}"]},

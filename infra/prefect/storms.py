@@ -1,4 +1,4 @@
-"""Event storms: of the runs that events asked for and that wait with the same parameters, the newest is enough."""
+"""Event storms: keep only the newest of the waiting runs that events started with the same parameters."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ SUPERSEDED = "a later event asks for the same run"
 
 
 def coalesce(server: Api) -> Iterator[str]:
-    """Cancel each waiting run that an event asked for if a later one with the same parameters waits; a line for each.
+    """Cancel each waiting run of an event if a later one with the same parameters waits; yield a line for each.
 
-    A run looks at its teacher when it begins, so the newest one sees what all of their events announced. Runs that
-    have begun, and runs that a person or a schedule asked for, are left alone. While no run holds the deployment's slot
-    the oldest is about to begin, and nothing is cancelled.
+    A run reads its teacher when it begins, so the newest one covers all earlier events. Runs that have begun, and runs
+    of a person or a schedule, are not cancelled. While no run holds the deployment's slot, the oldest is about to
+    begin, so nothing is cancelled.
     """
     kept: set[str] = set()
     runs = server.list_runs(DEPLOYMENT)

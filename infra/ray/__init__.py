@@ -1,1 +1,1 @@
-"""Ray: executor, trainings, cluster and its manifests. No other folder imports ray."""
+"""Ray: executor, training workers, cluster and its manifests. No other folder imports ray."""

@@ -1,4 +1,4 @@
-"""How large the Ray that this process has joined is, or may become."""
+"""Present or maximum size of the Ray cluster that this process has joined."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ KINDS = ("CPU", "GPU")
 
 
 def capacity() -> dict[str, int]:
-    """CPUs and GPUs of the present nodes, or those of ``RCM_RAY_CAPACITY`` (``CPU=96,GPU=64``) if they are more.
+    """Return the CPUs and GPUs of the current nodes, or of ``RCM_RAY_CAPACITY`` (``CPU=96,GPU=64``) if those are more.
 
-    A cluster that scales from zero has no GPU until one is asked for, and Ray does not say how far it may grow.
+    A cluster that scales from zero has no GPU until one is requested, and Ray does not report its maximum size.
     """
     import ray
 
@@ -25,5 +25,5 @@ def capacity() -> dict[str, int]:
 def _largest(text: str) -> dict[str, int]:
     found = re.findall(r"(CPU|GPU)=(\d+)", text)
     if ",".join("=".join(pair) for pair in found) != text:
-        raise InputError(f"{LARGEST} = {text!r}: expected what the cluster may grow to, as in CPU=96,GPU=64")
+        raise InputError(f"{LARGEST} = {text!r}: expected the cluster's maximum size, as in CPU=96,GPU=64")
     return {kind: int(number) for kind, number in found}

@@ -1,9 +1,9 @@
-"""One Ray for all stages of a flow run, started when a stage first asks, gone when the run is gone.
+"""One Ray cluster for all stages of a flow run. It starts at the first request of a stage and ends with the run.
 
-``python -m infra.ray.cluster`` is the keeper: a small process that listens on loopback, starts Ray on the
-first question and answers with its address, or with why it did not start: then the next question, that of the
-stage's next attempt, starts another. It ends when its stdin closes, that is with the process that started it, however
-that ends. Stages keep their connection open, so they see it end too (``infra.ray.lifeline``).
+``python -m infra.ray.cluster`` is the keeper: a small process that listens on loopback. At the first request it starts
+Ray and answers with the address, or with the reason why Ray did not start; the stage's next attempt then starts
+another. The keeper ends when its stdin closes, so it always ends with the process that started it. Stages keep their
+connection open, so they notice that end too (``infra.ray.lifeline``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rcm_core.errors import named_line
 
 @contextmanager
 def shared_cluster(workspace: Path, env: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """What stages need in their environment to share one Ray; nothing of it is left when the block ends."""
+    """Yield the environment with which stages share one Ray, which ends with the block."""
     keeper = subprocess.Popen(
         [sys.executable, "-m", "infra.ray.cluster"],
         cwd=workspace,
@@ -48,7 +48,7 @@ def shared_cluster(workspace: Path, env: Mapping[str, str]) -> Iterator[dict[str
 
 
 def keep(workspace: Path) -> None:
-    """Serves the address of one Ray until stdin ends."""
+    """Serve the address of one Ray until stdin closes."""
     with socket.create_server(("127.0.0.1", 0)) as server, selectors.DefaultSelector() as ready:
         print(f"127.0.0.1:{server.getsockname()[1]}", flush=True)
         ready.register(server, selectors.EVENT_READ)
@@ -73,14 +73,14 @@ def keep(workspace: Path) -> None:
                     answer = address = address or _start(workspace)
                 except Exception as error:
                     answer = NO_RAY + named_line(error)
-                    for left in psutil.Process().children():  # the keeper has no others
-                        end_tree(left)
-                with suppress(OSError):  # it may be gone by now
+                    for child in psutil.Process().children():  # only Ray's processes
+                        end_tree(child)
+                with suppress(OSError):  # the stage may have ended
                     stage.sendall(f"{answer}\n".encode())
 
 
 def _asks(stage: socket.socket) -> bool:
-    """Or else it is gone."""
+    """Return whether the stage asked for the address; False if it disconnected."""
     try:
         return bool(stage.recv(1))
     except ConnectionError:

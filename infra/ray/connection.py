@@ -1,4 +1,4 @@
-"""Joining a Ray that runs, or starting one on loopback."""
+"""Join a running Ray, or start one on loopback."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CONNECT_SECONDS = 5
 
 
 def cores() -> int:
-    """CPUs that a local Ray offers: those of this process, and two at least (threads may share a core)."""
+    """Return the CPUs of a local Ray: those of this process, at least two (threads may share a core)."""
     return max(2, len(os.sched_getaffinity(0)))
 
 
 def start_local(workspace: Path) -> str:
-    """Starts a Ray on loopback that ends with this process; returns its address."""
+    """Start a Ray on loopback that ends with this process; return its address."""
     prepare(workspace)
     import ray
 
@@ -38,26 +38,26 @@ def start_local(workspace: Path) -> str:
 
 
 def connect(workspace: Path, address: str) -> None:
-    """Joins the Ray at ``address`` (``host:port``); InputError if none answers."""
+    """Join the Ray at ``address`` (``host:port``); InputError if none answers."""
     prepare(workspace)
     import ray
 
     host, _, port = address.rpartition(":")
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
-        # Ray itself would keep trying for minutes.
+        # Ray itself would retry for minutes.
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-        # its workers are not our children: without this they would import what their machine has
+        # its workers are not our children and would otherwise import their machine's packages
         ray.init(address, runtime_env={"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}, **QUIET)
     except (OSError, ValueError) as error:
         raise InputError(
             f"RAY_ADDRESS = {address}: no Ray answers there ({error}); expected host:port of a running Ray;"
-            " unset it and a local one is started"
+            " start it, or unset RAY_ADDRESS to use a local Ray"
         ) from error
     _restore(on_terminate)
 
 
 def _restore(on_terminate: Any) -> None:
-    """``ray.init`` puts its own SIGTERM handler in place (possible in the main thread only)."""
+    """Restore the SIGTERM handler that ``ray.init`` replaces (possible in the main thread only)."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)

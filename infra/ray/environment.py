@@ -1,4 +1,4 @@
-"""Ray's switches; they count only if they are set before Ray is imported, here and in what it starts."""
+"""Environment variables of Ray. They must be set before Ray is imported, here and in its child processes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
-    "RAY_worker_niceness": "0",  # at 15 every daemon goes first, and all threads of a training wait for the last
+    "RAY_worker_niceness": "0",  # at 15 daemons take precedence, and a training is as slow as its slowest thread
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "5",
 }
 
 
 def prepare(workspace: Path) -> None:
-    """Sets what is not set yet; workers import the packages of ``workspace``, also when it is a worktree."""
+    """Set the variables that are not set; workers import the packages of ``workspace``, even if it is a worktree."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     ours = [str(workspace), str(workspace / "kernels")]

@@ -23,11 +23,11 @@ from rcm_core.storage.s3 import unbroken
 
 KEPT = 2
 RESIZE_SECONDS = 60
-"""Between two looks whether there is room for more workers."""
+"""Seconds between checks for capacity for more workers."""
 
 
 class RayExecutor:
-    """Uses the Ray at ``address``, or a local one that ends with this process."""
+    """Executor on the Ray at ``address``, or on a local one that ends with this process."""
 
     def __init__(self, workspace: Path, address: str | None) -> None:
         self.workspace = workspace
@@ -41,7 +41,7 @@ class RayExecutor:
             start_local(workspace)
 
     def close(self) -> None:
-        """Leaves the cluster; a Ray that was started here ends."""
+        """Leave the cluster; a Ray that was started here ends."""
         import ray
 
         ray.shutdown()
@@ -102,7 +102,7 @@ class RayExecutor:
             _fit(trainer, log, place)
 
     def _gpus(self, device: str) -> int:
-        """GPUs per task or rank; a cluster's GPUs count even if this process sees none."""
+        """Return the GPUs per task or rank; a cluster's GPUs count even if this process sees none."""
         present = capacity()["GPU"] >= 1
         if device == "cuda" and not present:
             resolve_device(device)
@@ -115,15 +115,15 @@ class RayExecutor:
             if needed > have[kind]:
                 where = f"the Ray at {self.address}" if self.address else "this machine's Ray"
                 raise InputError(
-                    f"{what} needs {needed} {kind}s and {where} has {have[kind]}; ask for fewer workers or"
+                    f"{what} needs {needed} {kind}s and {where} has {have[kind]}; use fewer workers or"
                     f" threads, or start Ray with --num-{kind.lower()}s {needed}"
                 )
 
 
 def _fit(trainer: Any, log: Path, place: Place) -> None:
-    """``trainer.fit()`` with the run's log on our output.
+    """Run ``trainer.fit()`` with the run's log on our output.
 
-    It runs beside the main thread because Ray would otherwise take over SIGINT and leave it changed.
+    It runs in another thread, because in the main thread Ray would replace the SIGINT handler and not restore it.
     """
     ended: list[BaseException | None] = []
     done = threading.Event()
@@ -155,7 +155,7 @@ def _forward(lines: Any) -> None:
 
 
 def _raise(failure: BaseException | None, place: Place) -> None:
-    """The loop's own exception where there is one, else what Ray says; what storing checkpoints at ``place`` met."""
+    """Raise the error of storing checkpoints at ``place``, the loop's own exception, or else Ray's."""
     from ray.exceptions import RayActorError
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
@@ -168,7 +168,7 @@ def _raise(failure: BaseException | None, place: Place) -> None:
         with unbroken(place.name):
             raise cause from failure
     if isinstance(failure, RayActorError) and place.system is not None:
-        with unbroken(place.name):  # of a controller that could not begin Ray says only that it died
+        with unbroken(place.name):  # if a controller could not start, Ray reports only that it died
             place.ask()
     if isinstance(failure, WorkerGroupError):
         ranks = sorted(failure.worker_failures.items())

@@ -1,4 +1,4 @@
-"""A stage's line to its flow run: asks for Ray's address, and ends the stage if the run is gone."""
+"""A stage's connection to its flow run: gets Ray's address, and ends the stage if the run ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 
 CLUSTER = "RCM_CLUSTER"
 NO_RAY = "no Ray: "
-"""How an answer begins that is no address; the reason follows."""
+"""Prefix of an answer that gives the reason why Ray did not start."""
 
 
 class Lifeline:
@@ -25,12 +25,12 @@ class Lifeline:
         self._thread.start()
 
     def ask(self) -> None:
-        """Lets Ray start while this process imports what it needs."""
+        """Request Ray's address, so that Ray starts while this process imports."""
         self._asked = True
         self._socket.sendall(b"?")
 
     def address(self) -> str:
-        """Ray's address; RuntimeError if it did not start."""
+        """Return Ray's address; RuntimeError if it did not start."""
         if not self._asked:
             self.ask()
         answer = self._answers.get()
@@ -39,7 +39,7 @@ class Lifeline:
         return answer
 
     def close(self) -> None:
-        """From now on this process does not end with the run."""
+        """Disconnect: afterwards this process does not end with the run."""
         self._closed = True
         self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join()
@@ -54,6 +54,6 @@ class Lifeline:
 
 
 def connect() -> Lifeline | None:
-    """The line to our flow run, or None if this process is not part of one."""
+    """Return the connection to this process's flow run, or None if it belongs to none."""
     address = os.environ.get(CLUSTER)
     return Lifeline(address) if address else None

@@ -1,4 +1,4 @@
-"""Where Ray Train keeps checkpoints: in the live state, or in S3."""
+"""Storage of Ray Train's checkpoints: in the live state, or in S3."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the checkpoints of one training are."""
+    """Location of the checkpoints of one training."""
 
     name: str
-    """The folder or ``s3://`` prefix, for a sentence."""
+    """Folder or ``s3://`` prefix, for messages."""
     root: str = ""
     """Path in ``system``."""
     system: Any = None
-    """The file system of fsspec; None: Ray copies to the folder itself."""
+    """fsspec file system; None: Ray copies to the folder itself."""
 
     def upload(self, checkpoint: Checkpoint, folder: str) -> Checkpoint:
-        """Copy ``checkpoint`` to ``folder`` on S3; raises what S3 raises.
+        """Copy ``checkpoint`` to ``folder`` on S3; errors of S3 are raised.
 
-        Ray by itself uses pyarrow's copy_files, which says nothing of a file that S3 refused when it was closed: a
-        checkpoint without that file would count as whole.
+        Ray's own copy uses pyarrow's copy_files, which hides that S3 refused a file on close. A checkpoint without
+        that file would count as complete.
         """
         from ray.train import Checkpoint
 
@@ -41,7 +41,7 @@ class Place:
         return Checkpoint(target, PyFileSystem(FSSpecHandler(self.system)))
 
     def ask(self) -> None:
-        """Look at each checkpoint, as Ray's controller does when it begins; raises what S3 raises."""
+        """Look up each checkpoint, as Ray's controller does when it starts; errors of S3 are raised."""
         self.system.invalidate_cache()
         if self.system.exists(self.root):
             for folder in self.system.ls(self.root, refresh=True):
@@ -49,13 +49,13 @@ class Place:
 
 
 class Checkpoints:
-    """Of the trainings of one executor; ``RCM_CHECKPOINTS`` is ``s3://bucket/prefix``, or not set."""
+    """Checkpoints of one executor's trainings; ``RCM_CHECKPOINTS`` is ``s3://bucket/prefix``, or not set."""
 
     def __init__(self) -> None:
         self._remote: dict[Path, Place] = {}
 
     def place(self, state: Path) -> tuple[Place, dict[str, Any]]:
-        """``state``, or the folder of its name below ``RCM_CHECKPOINTS``; and the arguments of Ray's RunConfig."""
+        """Return ``state`` or the folder of its name below ``RCM_CHECKPOINTS``, and arguments of Ray's RunConfig."""
         url = os.environ.get("RCM_CHECKPOINTS")
         if not url:
             return Place(str(state)), {"storage_path": str(state.parent)}
@@ -65,9 +65,9 @@ class Checkpoints:
         return place, {"storage_path": root, "storage_filesystem": PyFileSystem(FSSpecHandler(system))}
 
     def drop(self) -> None:
-        """Remove what lies in S3 of trainings whose live state is gone, because their outs are complete.
+        """Remove from S3 the checkpoints of trainings whose live state is gone because their outs are complete.
 
-        The outs stay complete if S3 does not answer, so that is a line and no error.
+        If S3 does not answer, the outs are still complete, so that is logged and raises nothing.
         """
         for state in [s for s in self._remote if not s.exists()]:
             place = self._remote.pop(state)
@@ -76,6 +76,6 @@ class Checkpoints:
                     place.system.rm(place.root, recursive=True)
             except storage_errors() as error:
                 print(
-                    f"{place.name} could not be removed ({error}); no training needs it, remove it",
+                    f"{place.name} could not be removed ({error}); no training needs it, so remove it yourself",
                     flush=True,
                 )

@@ -1,4 +1,4 @@
-"""What runs on a training worker and its controller: the loop in a context that speaks Ray Train."""
+"""Code of training workers and their controller: the training loop in a Ray Train context."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from rcm_core.errors import InputError
 from rcm_core.storage.s3 import unbroken
 
 TOLD = threading.Event()
-"""Set when this worker's process was given SIGTERM."""
+"""Event that is set when this worker's process gets SIGTERM."""
 
 
 class Left(Exception):  # noqa: N818
-    """Ends a worker group after a checkpoint; Ray starts the next one."""
+    """Exception that ends a worker group after a checkpoint; Ray starts the next group."""
 
 
 class Listener(WorkerCallback):
-    """The loop has a thread of its own; signals reach a worker's main thread alone, where Ray calls this."""
+    """Callback for SIGTERM. The loop has its own thread; signals reach only the main thread, where Ray calls this."""
 
     def after_init_train_context(self) -> None:
         listen(TOLD)
@@ -63,12 +63,12 @@ class RayContext:
         return TOLD.is_set()
 
     def leave(self) -> NoReturn:
-        ray.train.report({}, None)  # when the controller takes this, it has taken note of the checkpoint
+        ray.train.report({}, None)  # when the controller takes this, it has recorded the checkpoint
         raise Left("a worker was told to leave")
 
 
 def run_rank(job: dict[str, Any]) -> None:
-    """Runs ``job["loop"](context, job["spec"])``; what rank 0 prints goes to the run's log."""
+    """Run ``job["loop"](context, job["spec"])``; the output of rank 0 goes to the run's log."""
     os.chdir(job["workspace"])
     torch.set_num_threads(job["threads"])
     with ExitStack() as opened:
@@ -81,8 +81,9 @@ def run_rank(job: dict[str, Any]) -> None:
 
 
 class Failures(UserCallback):
-    """Ray restarts lost workers. Bad input and an outage end the run at once: the first would fail again, and the
-    flow waits until the second is over.
+    """Failure policy: Ray restarts lost workers, but bad input and an outage end the run at once.
+
+    Bad input would fail again, and the flow itself waits for the end of an outage.
     """
 
     def __init__(self, log: Path) -> None:
@@ -99,11 +100,11 @@ class Failures(UserCallback):
 
 
 def original(failure: BaseException) -> BaseException:
-    """The exception that the loop raised, out of Ray's wrapping."""
+    """Return the exception that the loop raised, without Ray's wrappers."""
     return failure._base_exc if isinstance(failure, UserExceptionWithTraceback) else failure
 
 
 def summary(failure: BaseException) -> str:
-    """One line about a rank's failure."""
+    """Return one line about a rank's failure."""
     cause = original(failure)
     return f"{type(cause).__name__}: {str(cause).strip().splitlines()[0]}" if str(cause) else repr(cause)

@@ -1,6 +1,6 @@
 """Workers of ``RayExecutor.map``: Ray actors that live as long as their stage, so each loads a network once.
 
-Ray's tasks would end a worker that had a GPU after each task.
+With tasks instead of actors, Ray would end a GPU worker after each task.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from infra.ray.capacity import capacity
 from rcm_core.execution import Item, Result
 
 LOST_WORKERS = 3
-"""Workers that an item may lose before it is given up."""
+"""Maximum number of workers lost on one item; then the item fails."""
 
 
 class Worker:
-    """A process that keeps its CPU, its GPU and what it has loaded (``rcm_core.samplers.kept``) from job to job."""
+    """A process that keeps its CPU, its GPU and its loaded networks (``rcm_core.samplers.kept``) between jobs."""
 
     def ready(self) -> None:
         """Return when the process runs."""
 
     def call(self, shared: tuple[Callable[[Item], Result], str], item: Item) -> Result:
-        """Return ``function(item)``, computed on one thread, so that it does not depend on the machine's cores."""
+        """Return ``function(item)``, computed on one thread so that it does not depend on the number of cores."""
         import torch
         from rcm_kernels.plain import fastest_attention
 
@@ -37,7 +37,7 @@ class Worker:
 
 
 class Workers:
-    """The workers of one executor, started when jobs need them; an item of a lost one goes to another."""
+    """Workers of one executor, started when jobs need them; an item of a lost worker goes to another."""
 
     def __init__(self, workspace: Path) -> None:
         self.workspace = workspace
@@ -47,7 +47,7 @@ class Workers:
     def map(
         self, function: Callable[[Item], Result], items: Sequence[Item], label: str, gpus: int
     ) -> Iterator[Result]:
-        """Results of ``function`` as they come; workers have ``gpus`` GPUs. The function's exceptions are raised."""
+        """Yield results of ``function`` as they arrive; its exceptions are raised. Workers have ``gpus`` GPUs."""
         import ray
 
         if gpus != self._gpus:
@@ -64,7 +64,7 @@ class Workers:
                 (done,), _ = ray.wait([*jobs.starting, *jobs.busy], num_returns=1)
                 worker, results = jobs.take(done)
                 if worker is not None and jobs.waiting:
-                    jobs.give(worker)  # which computes while the caller looks at the result
+                    jobs.give(worker)  # the worker computes while the caller uses the result
                 elif worker is not None:
                     self._idle.append(worker)
                 yield from results
@@ -73,7 +73,7 @@ class Workers:
                 ray.kill(worker)
 
     def release(self) -> None:
-        """End all workers, which frees their CPUs and GPUs for others."""
+        """End all workers to free their CPUs and GPUs."""
         import ray
 
         while self._idle:
@@ -86,7 +86,7 @@ class Workers:
 
 
 class _Jobs:
-    """Items of one ``map``: those that wait, and which worker has which."""
+    """Items of one ``map``: the waiting ones, and each worker's current one."""
 
     def __init__(self, shared: Any, items: Sequence[Any], label: str) -> None:
         self.shared, self.label = shared, label
@@ -96,7 +96,7 @@ class _Jobs:
         self._not_started = 0
 
     def give(self, worker: Any) -> None:
-        """The next item to ``worker``."""
+        """Give the next item to ``worker``."""
         item, lost = self.waiting.popleft()
         self.busy[worker.call.remote(self.shared, item)] = worker, item, lost
 
@@ -105,9 +105,9 @@ class _Jobs:
         self.starting[worker.ready.remote()] = worker
 
     def take(self, done: Any) -> tuple[Any, list[Any]]:
-        """The worker that has answered, None if it was lost, and its result if it had an item.
+        """Return the worker that answered, None if it was lost, and its result if it had an item.
 
-        Raises what the function raised, RuntimeError for an item that lost too many workers.
+        Raises the function's exception, or RuntimeError for an item that lost too many workers.
         """
         import ray
         from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayTaskError
@@ -136,6 +136,6 @@ class _Jobs:
 
 
 def _most(gpus: int) -> int:
-    """Number of workers with a CPU and ``gpus`` GPUs each that fit on present and possible nodes."""
+    """Return how many workers with a CPU and ``gpus`` GPUs each fit on present and future nodes."""
     have = capacity()
     return min(have["CPU"], have["GPU"] // gpus) if gpus else have["CPU"]

@@ -30,7 +30,7 @@ def test_a_folder_is_known_by_its_bytes(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is not a folder here"):
+    with pytest.raises(InputError, match="is not a folder on this machine"):
         reference_hash(str(tmp_path / "none"), None)
 
 

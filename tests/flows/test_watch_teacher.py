@@ -40,7 +40,7 @@ def test_what_earlier_versions_remembered_is_understood() -> None:
     ("chosen", "reason"),
     [
         ([], "teacher.hash pins the content of data/mini/teacher/pipeline"),
-        (["teacher=mini-train"], "the teacher is trained here"),
+        (["teacher=mini-train"], "this project trains the teacher"),
         (["teacher=folder", "teacher.source=/teacher"], None),
     ],
 )

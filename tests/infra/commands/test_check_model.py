@@ -144,11 +144,11 @@ def test_bad_input_is_one_sentence(pipeline, tmp_path, monkeypatch, capsys):
             "has blocks = 'WanTransformerBlock', expected a tuple of class names",
         ),
         ((adapter, "--pipeline", pipeline), "lacks call, check_folder, empty_network, example"),
-        ((adapter,), "say with --pipeline"),
+        ((adapter,), "--pipeline is missing"),
         ((broken, "--pipeline", pipeline), "cannot be imported: ZeroDivisionError"),
         ((several, "--pipeline", pipeline), "ValueError: two lines"),
-        ((tmp_path / "nothing",), "neither a folder nor an adapter file"),
-        ((pipeline, "--pipeline", pipeline), "is a folder already"),
+        ((tmp_path / "nothing",), "neither a pipeline folder nor an existing adapter file"),
+        ((pipeline, "--pipeline", pipeline), "is a folder, but --pipeline requires"),
         ((tmp_path,), "holds no transformer/config.json"),
     ):
         status, out, err = run(monkeypatch, capsys, *words)

@@ -44,13 +44,13 @@ def test_what_it_prints_is_what_dvc_takes(
 @pytest.mark.parametrize(
     ("pure", "other", "words"),
     [
-        (2.0, 3.0, "1 step: [1.5708], as it is now; 0 of the 1 others are within its interval"),
-        (3.0, 2.0, "1 step: [1.5]; 0 of the 1 others are within its interval"),
+        (2.0, 3.0, "1 step: [1.5708], the current list; 0 of the 1 other lists are within its interval"),
+        (3.0, 2.0, "1 step: [1.5]; 0 of the 1 other lists are within its interval"),
         (
             2.05,
             2.0,
-            "1 step: [1.5]; 1 of the 1 others are within its interval, and [1.5708], which is there now, is one of"
-            " them: no gain is shown",
+            "1 step: [1.5]; 1 of the 1 other lists are within its interval, and the current list [1.5708] is one of"
+            " them: no significant gain",
         ),
     ],
 )

@@ -150,5 +150,5 @@ def test_a_capacity_that_is_none_is_refused(
     executor: RayExecutor, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     monkeypatch.setenv(LARGEST, text)
-    with pytest.raises(InputError, match=f"{LARGEST} = '{text}': expected what the cluster may grow to"):
+    with pytest.raises(InputError, match=f"{LARGEST} = '{text}': expected the cluster's maximum size"):
         capacity()

@@ -1,1 +1,1 @@
-"""All methods on the same teacher, data and budgets: ``python -m experiments.comparison`` (docs/results.md)."""
+"""Comparison of all methods on the same teacher, data and budgets: ``python -m experiments.comparison``."""

@@ -1,9 +1,9 @@
 """The comparison:
 ``python -m experiments.comparison [--teacher mini] [--only scm,rcm] [--seeds 0] [--budget updates]``.
 
-Results go to docs/results/compare/<teacher>/<budget>/<run>-<seed>.json; the work is kept in .rcm/compare. Started
-again, it continues where it was; a run whose parameters, teacher, data and code are those of its result is skipped.
-Every run works on one thread, so several runs at once finish sooner than one after another on all cores.
+Results go to docs/results/compare/<teacher>/<budget>/<run>-<seed>.json; the working files stay in .rcm/compare. The
+command resumes after an interruption and skips each run whose result has the same parameters, teacher, data and code.
+Every run uses one thread: several runs at once finish sooner than one after another on all cores.
 ``python -m experiments.comparison.page`` writes docs/results.md.
 """
 
@@ -23,14 +23,14 @@ FAILED = 1
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0, 1 if a run failed, 2 for bad input."""
+    """Run the comparison. Exit status 0, 1 if a run failed, 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m experiments.comparison", description=__doc__)
     parser.add_argument("--teacher", action="append", help=f"one of {', '.join(PLANS)}; default: all")
-    parser.add_argument("--only", default="", help="runs by name, with commas between; default: all")
-    parser.add_argument("--seeds", default="", help="as in 0,1; default: the plan's")
+    parser.add_argument("--only", default="", help="names of runs, separated by commas; default: all")
+    parser.add_argument("--seeds", default="", help="seeds, as in 0,1; default: the plan's")
     parser.add_argument("--budget", choices=[*BUDGETS, "both"], default="both")
     parser.add_argument("--jobs", type=int, default=2, help="runs at once; default: 2")
-    parser.add_argument("--list", action="store_true", help="say what is there and what is to do, do nothing")
+    parser.add_argument("--list", action="store_true", help="only list finished and pending runs")
     options = parser.parse_args(arguments)
     try:
         return _run(options)
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     if options.jobs < 1:
-        raise InputError(f"--jobs {options.jobs}: expected how many runs are done at once, 1 or more")
+        raise InputError(f"--jobs {options.jobs}: expected the number of simultaneous runs, 1 or more")
     home = Home.usual()
     budgets = BUDGETS if options.budget == "both" else (options.budget,)
     failed: list[str] = []
@@ -50,14 +50,14 @@ def _run(options: argparse.Namespace) -> int:
         variants = choose_variants(plan, [name for name in options.only.split(",") if name])
         if not any(budget in variant.budgets for variant in variants for budget in budgets):
             raise InputError(
-                f"{options.only} is not planned at equal {options.budget}; leave --budget out, or take another run"
+                f"{options.only} is not planned at equal {options.budget}; omit --budget, or choose another run"
             )
         seeds = seeds_of(options.seeds) or plan.seeds
         if options.list:
             print("\n".join(state(plan, home, variants, seeds, budgets)))
             continue
         runner = Runner(plan, home, jobs=options.jobs)
-        with hold(home.work / "running"):  # two at a time would measure each other
+        with hold(home.work / "running"):  # two at a time would slow each other
             runner.run(variants, seeds, budgets)
         failed += runner.failed
     print("".join(f"failed: {line}\n" for line in failed), end="")

@@ -1,4 +1,4 @@
-"""Seconds per iteration of every variant, measured in turn in one process: what the budget "time" is made of.
+"""Seconds per iteration of every variant, measured alternately in one process; the budget "time" is based on them.
 
 ``python -m experiments.comparison.calibrate CALIBRATION.json``
 """
@@ -27,7 +27,7 @@ from rcm_core.training.trainer import Trainer
 
 ROUNDS = 6
 CHUNK = 12
-"""Iterations in turn: a whole number of every method's cycles."""
+"""Iterations per turn: a multiple of every method's cycle."""
 FEWEST = 4
 
 
@@ -39,12 +39,12 @@ class Cost(NamedTuple):
     steady: float
 
     def seconds(self, iterations: int) -> float:
-        """Cost of a training with this number of iterations."""
+        """Return the seconds of a training of ``iterations`` iterations."""
         early = min(iterations, self.warmup)
         return early * self.warm + (iterations - early) * self.steady
 
     def iterations(self, seconds: float) -> int:
-        """The most iterations that fit into ``seconds``."""
+        """Return the largest number of iterations that fits into ``seconds``."""
         early = self.warmup * self.warm
         if seconds <= early:
             return max(FEWEST, int(seconds / self.warm))
@@ -52,7 +52,7 @@ class Cost(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """What to measure: workspaces by name, the anchor's among them; ``place`` gets what was found."""
+    """One calibration: workspaces by name, including the anchor's; the results are written to ``place``."""
 
     anchor: str
     workspaces: dict[str, str]
@@ -63,7 +63,7 @@ class Calibration(NamedTuple):
 
 @dataclass
 class Contestant:
-    """A variant's trainer, and what its iterations took."""
+    """A variant's trainer and the times of its iterations."""
 
     trainer: Trainer
     warmup: int
@@ -75,7 +75,7 @@ class Contestant:
         self.late: Iterator[int] = count(self.warmup)
 
     def turn(self, timed: bool) -> None:
-        """A chunk of iterations after the warm-up, and one before it if there is one."""
+        """Run a chunk of iterations after the method's warm-up and, if it has one, a chunk during it."""
         late = self._chunk(self.late)
         early = self._chunk(self.early) if self.warmup else late
         if timed:
@@ -83,7 +83,7 @@ class Contestant:
             self.warm.append(early)
 
     def _chunk(self, steps: Iterator[int]) -> float:
-        """Of one thread, which computes all the time: the seconds that an idle machine would take."""
+        """Return the CPU seconds per iteration of one busy thread: the time that an idle machine would take."""
         began = time.process_time()
         for _ in range(CHUNK):
             self.trainer.train_step(next(steps))
@@ -95,7 +95,7 @@ class Contestant:
 
 
 def measure(context: TrainContext, spec: dict[str, Any]) -> None:
-    """All contestants in turn, so that a machine that slows down slows all of them; a loop for an executor."""
+    """Measure all contestants alternately, so that a slow phase of the machine affects all; a loop for an executor."""
     contestants = {name: _contestant(context, Path(place)) for name, place in spec["workspaces"].items()}
     for each in contestants.values():
         each.turn(timed=False)
@@ -119,7 +119,7 @@ def _contestant(context: TrainContext, workspace: Path) -> Contestant:
 
 
 def calibrate(job: Calibration) -> None:
-    """Measures and adds to ``job.place``: with every variant's cost the anchor's of the same session."""
+    """Measure and add to ``job.place``: every variant's cost, and the anchor's in the same session."""
     first = load_params(Path(job.workspaces[job.anchor]) / "params.yaml").train
     spec: dict[str, Any] = {"workspaces": job.workspaces, "rounds": job.rounds}
     with tempfile.TemporaryDirectory() as folder:
@@ -141,12 +141,12 @@ def calibrate(job: Calibration) -> None:
 
 
 def known_entries(place: Path) -> dict[str, Any]:
-    """What was measured before, by name."""
+    """Return the earlier measurements by name."""
     return dict(read_json(place, "compare")["entries"]) if place.is_file() else {}
 
 
 def affordable(entry: dict[str, Any], anchor_iterations: int) -> int:
-    """Iterations of a variant in the time that the anchor needs for ``anchor_iterations``."""
+    """Return the iterations of a variant in the time that the anchor needs for ``anchor_iterations``."""
     return Cost(**entry["cost"]).iterations(Cost(**entry["anchor"]).seconds(anchor_iterations))
 
 

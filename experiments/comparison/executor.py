@@ -1,4 +1,4 @@
-"""The in-process executor for the comparison: trainings are measured, the teacher is sampled once for all runs."""
+"""In-process executor of the comparison: it measures trainings and samples the teacher once for all runs."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from rcm_core.storage.files import atomic
 from rcm_core.training import distill
 
 SAMPLES = "samples"
-"""The label under which evaluate samples."""
+"""Label of evaluate's sampling jobs."""
 LATE = ("diffusers.models.transformers.transformer_wan", "pandas", "pyarrow.parquet")
-"""Modules that a training imports when it needs them. Their code is not counted as memory of the training."""
+"""Modules that a training imports lazily. They are imported first, so that they do not count as its memory."""
 
 
 class MeasuringExecutor(LocalExecutor):
-    """``rcm_core.execution.Executor``; live state lies in the workspace."""
+    """``rcm_core.execution.Executor`` with the live state in the workspace."""
 
     def __init__(self, workspace: Path, cache: Path, teacher: str) -> None:
-        """``cache`` keeps the samples of the teacher of content hash ``teacher``."""
+        """Keep the samples of the teacher with content hash ``teacher`` in ``cache``."""
         super().__init__(workspace)
         self.state_root = workspace / "state"
         self._cache, self._teacher = cache, teacher
@@ -44,7 +44,7 @@ class MeasuringExecutor(LocalExecutor):
             yield self._sample(function, item, device)
 
     def _sample(self, function: Callable[[Any], Any], item: Any, device: str) -> Any:
-        """What evaluate's function makes of the item; pixels of the teacher from the cache if they are there."""
+        """Return the result of evaluate's function for the item; the teacher's pixels come from the cache if there."""
         name, job, kept, _ = item
         if job.network is not None:
             return next(super().map(function, [item], SAMPLES, device=device))
@@ -53,7 +53,7 @@ class MeasuringExecutor(LocalExecutor):
             made: Tensor = next(super().map(function, [item], SAMPLES, device=device))[2]
             with atomic(path) as temporary:
                 save_file({"pixels": made.contiguous()}, temporary)
-        pixels = load_file(path)["pixels"]  # which is what the judges of these benchmarks look at
+        pixels = load_file(path)["pixels"]  # the judges of these benchmarks use only pixels
         return name, job.ids[0], pixels, pixels[:kept].clone()
 
     def _key(self, job: Job) -> str:
@@ -66,7 +66,7 @@ class MeasuringExecutor(LocalExecutor):
 
 
 def measured_loop(context: TrainContext, spec: dict[str, Any]) -> None:
-    """``distill.loop``, measured into the workspace."""
+    """Run ``distill.loop`` and write its measurements into the workspace."""
     for module in LATE:
         importlib.import_module(module)
     clock = Clock(context)

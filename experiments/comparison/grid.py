@@ -1,4 +1,4 @@
-"""Sample grids: small pictures of a run, and one picture of all runs put together from them."""
+"""Sample grids: small pictures of each run, and one picture composed of all runs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from rcm_core.storage.files import atomic
 
 COLUMNS = 10
 SIDE = 32
-"""Pixels that a sample has in the page at least."""
+"""Minimum size of a sample on the page, in pixels."""
 GAP, LABELS, TEXT = 3, 170, 13
 
 
 def save_grid(samples: Path, kinds: Sequence[str], place: Path) -> None:
-    """One row per sampler of ``samples`` whose name begins with one of ``kinds``, in the order of their names; one
-    column per prompt, the same noise down a column; pixel for pixel.
+    """Save a grid in original resolution: a row per sampler of ``samples`` whose name begins with one of ``kinds``.
+
+    Rows are sorted by name. Each column has one prompt and the same noise.
     """
     prompts = json.loads((samples / "prompts.json").read_text())
     first = spread(prompts, COLUMNS)
@@ -36,14 +37,14 @@ def save_grid(samples: Path, kinds: Sequence[str], place: Path) -> None:
 
 
 def spread(prompts: Sequence[str], many: int) -> list[int]:
-    """Places of ``many`` prompts, evenly spread at a drifting place, for lists have regular patterns."""
+    """Return indices of ``many`` prompts, evenly spread with a drifting offset, because lists have regular patterns."""
     distinct = len(set(prompts))
     stride = max(1, distinct // many)
     return [i * stride + i % stride for i in range(min(many, distinct))]
 
 
 def tile(pixels: Tensor) -> np.ndarray:
-    """One sample [C, T, H, W] in [0, 1] as uint8 [H, W + 1, 3] with a white edge; of a clip its middle frame."""
+    """Return a sample [C, T, H, W] in [0, 1] as uint8 [H, W + 1, 3] with a white edge; for a clip, the middle frame."""
     frame = pixels[:, pixels.shape[1] // 2]
     colours = frame.expand(3, -1, -1) if len(frame) == 1 else frame[:3]
     bytes_ = (255 * colours.clamp(0, 1)).round().to(torch.uint8)
@@ -51,7 +52,7 @@ def tile(pixels: Tensor) -> np.ndarray:
 
 
 def composed_grid(rows: Sequence[tuple[str, Path, int, int]]) -> Image.Image:
-    """A labelled picture: ``rows`` are words, a file of ``save_grid``, which of its rows, and how many it has."""
+    """Return a labelled picture. ``rows`` has labels, files of ``save_grid``, row indices and row counts."""
     strips = []
     for _, place, index, many in rows:
         with Image.open(place) as whole:

@@ -1,4 +1,4 @@
-"""What a training costs: samples through each network, seconds that survive interruptions, memory."""
+"""Cost of a training: samples through each network, seconds (also across interruptions) and memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLACE = "measured.json"
 
 
 def networks_of(trainer: Trainer) -> dict[str, Denoiser]:
-    """By role, the frozen teacher too."""
+    """Return the networks by role, including the frozen teacher."""
     every: Mapping[str, nn.Module] = {**trainer.modules, "teacher": trainer.networks.teacher}
     return {role: net for role, net in every.items() if isinstance(net, Denoiser)}
 
@@ -35,7 +35,7 @@ def networks_of(trainer: Trainer) -> dict[str, Denoiser]:
 def count_samples(
     networks: Mapping[str, Denoiser], step: Callable[[], int]
 ) -> Iterator[dict[int, Counter[str]]]:
-    """Samples that go forward through each network inside, as ``role.kind``, by what ``step`` says then.
+    """Count the samples that pass forward through each network in the block, by ``role.kind`` and by ``step()``.
 
     Kinds: "plain" (no gradient), "gradient" (a backward pass follows), "tangent" (with forward-mode AD, about two
     passes' work). Guidance counts twice, as it computes twice.
@@ -55,9 +55,9 @@ def count_samples(
 
 
 class Clock:
-    """A TrainContext that notes when each checkpoint was reached, so that a resumed training has a time too.
+    """A TrainContext that records the time of each checkpoint, so that a resumed training has a time too.
 
-    It is made before the networks are: its ``memory`` is what the process has without them.
+    Create it before the networks: its ``memory`` is that of the process without them.
     """
 
     def __init__(self, inner: TrainContext) -> None:
@@ -67,7 +67,7 @@ class Clock:
         reset_peak()
 
     def start(self, step: int) -> None:
-        """Note that training continues from ``step``."""
+        """Record that training starts or resumes at ``step``."""
         self.marks = [(step, time.perf_counter())]
 
     def resume(self) -> Path | None:
@@ -85,16 +85,15 @@ class Clock:
 
     @property
     def spent(self) -> tuple[range, float]:
-        """Iterations between the first and the last mark, and their seconds."""
+        """Return the iterations between the first and the last mark, and their seconds."""
         (first, began), (last, ended) = self.marks[0], self.marks[-1]
         return range(first, last), ended - began
 
 
 def measure(trainer: Trainer, clock: Clock, place: Path, key: str) -> None:
-    """Run ``trainer`` and add its cost to ``place`` if that has the same training ``key``; otherwise start a new file.
+    """Run ``trainer`` and add its cost to ``place``; a file of another training ``key`` is replaced.
 
-    What an interruption leaves undone is done again and counted once: iterations and their passes are counted up to
-    checkpoints.
+    Iterations that are repeated after an interruption count once: iterations and passes are counted up to checkpoints.
     """
     clock.start(trainer.step)
     counts: dict[int, Counter[str]] = {}
@@ -116,13 +115,13 @@ def measure(trainer: Trainer, clock: Clock, place: Path, key: str) -> None:
 
 
 def sessions(place: Path, key: str) -> list[dict[str, Any]]:
-    """Of the training ``key``, oldest first."""
+    """Return the sessions of the training ``key``, oldest first."""
     known = json.loads(place.read_text()) if place.is_file() else {}
     return known["sessions"] if known.get("key") == key else []
 
 
 def summary(found: list[dict[str, Any]], iterations: int) -> dict[str, Any]:
-    """Of all sessions of one training: seconds, memory, forward passes per iteration."""
+    """Summarise all sessions of one training: seconds, memory, forward passes per iteration."""
     steps = sum(s["iterations"] for s in found)
     rate = sum(s["seconds"] for s in found) / steps
     passes = _total(s["forward"] for s in found)
@@ -144,17 +143,17 @@ def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds now."""
+    """Return the resident bytes of this process."""
     return _status("VmRSS")
 
 
 def peak_resident() -> int:
-    """Most bytes that it has held since ``reset_peak``."""
+    """Return the peak of the resident bytes since ``reset_peak``."""
     return _status("VmHWM")
 
 
 def reset_peak() -> None:
-    """Reset the peak; where the kernel cannot, the peak stays that of the process."""
+    """Reset the peak; if the kernel cannot, the peak is that of the whole process."""
     place = Path("/proc/self/clear_refs")
     if os.access(place, os.W_OK):
         place.write_text("5")
@@ -169,7 +168,7 @@ def _status(name: str) -> int:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on, in words."""
+    """Describe the machine and the versions on which the measurements depend."""
     return {
         "cores": os.cpu_count(),
         "processor": _processor(),

@@ -1,4 +1,4 @@
-"""What is compared: teachers x variants of methods x seeds x budgets. Data, and the arithmetic of the budgets."""
+"""Plan of the comparison: teachers x variants of methods x seeds x budgets, and the arithmetic of the budgets."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from rcm_core.protocols import Method
 
 UPDATES, TIME = "updates", "time"
 BUDGETS = (UPDATES, TIME)
-"""Equal student updates; equal wall-clock, that of the anchor's run at equal updates."""
+"""Budgets: equal student updates, or equal time, that of the anchor's run at equal updates."""
 ROUTE_POINTS = 16
-"""Of a route that TBCM is trained on."""
+"""Training points per route for TBCM."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A preset of conf/method, or one of its settings changed for the sake of a claim."""
+    """A preset of conf/method, or a preset with a changed setting that tests a claim."""
 
     name: str
     preset: str
     overrides: tuple[str, ...] = ()
     words: str = ""
-    """What is different from the preset, for tables."""
+    """Difference from the preset, for tables."""
     budgets: tuple[str, ...] = BUDGETS
-    """Those it is run in."""
+    """Budgets in which it runs."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What is promised of a benchmark's headline accuracy."""
+    """Promise about a benchmark's headline accuracy."""
 
     teacher: float
-    """Of the teacher with all its steps."""
+    """Minimum accuracy of the teacher with all its steps."""
     share: float
-    """Of the teacher's, that the best student reaches at ``steps``."""
+    """Share of the teacher's accuracy that the best student must reach at ``steps``."""
     steps: int
 
 
@@ -47,25 +47,25 @@ class Plan:
     teacher: str
     variants: tuple[Variant, ...]
     updates: int
-    """Of the student, in every run of the budget "updates"."""
+    """Student updates in every run of the budget "updates"."""
     seeds: tuple[int, ...] = (0, 1, 2)
     anchor: str = "rcm"
-    """The variant whose training time is the budget "time"."""
+    """Variant whose training time is the budget "time"."""
     points: int = 64
-    """Training points of one student update, of every method."""
+    """Training points per student update, for every method."""
     overrides: tuple[str, ...] = field(default=())
-    """For every run; what concerns the data must be here, for all runs share them."""
+    """Overrides for every run; all overrides of the data must be here, because all runs share the data."""
     goal: Goal | None = None
     preset: str | None = None
     """Name in conf/teacher; None: ``teacher``."""
 
     @property
     def teacher_override(self) -> str:
-        """The override that chooses the teacher's preset."""
+        """Return the override that selects the teacher's preset."""
         return f"teacher={self.preset or self.teacher}"
 
     def variant(self, name: str) -> Variant:
-        """InputError if there is none of this name."""
+        """Return the variant called ``name``; InputError if the plan has none."""
         names = [v.name for v in self.variants]
         if name not in names:
             raise InputError(
@@ -75,8 +75,9 @@ class Plan:
 
 
 def main_methods(points: int, guidance: float) -> tuple[Variant, ...]:
-    """The six that are compared everywhere, for a teacher of this guidance: TBCM's batch counts prompts, and CDM has
-    the guidance as a loss of weight alpha = guidance - 1.
+    """Return the six methods that are compared everywhere, for a teacher with this guidance.
+
+    TBCM's batch counts prompts. CDM applies the guidance as a loss of weight alpha = guidance - 1.
     """
     route = (
         f"train.batch={points // ROUTE_POINTS}",
@@ -103,7 +104,7 @@ OTHERS = (
 )
 AT_UPDATES = (UPDATES,)
 ABLATIONS = (
-    # what a claim or an odd number asked for: equal updates are enough to answer
+    # variants for a claim or an unexpected result: equal updates are enough
     Variant(
         "dmd2-1", "dmd2", ("method.student_every=2",), "one fake-score update per student update", AT_UPDATES
     ),
@@ -147,9 +148,9 @@ ABLATIONS = (
         AT_UPDATES,
     ),
 )
-# Students are sampled in seconds and the teacher once for all runs: enough samples to tell methods apart. How fast a
-# network is sampled does not depend on who trained it. No training stops early, whatever becomes of it. On small
-# networks two trainings of one thread each are done sooner than two of two threads one after the other.
+# Students are sampled in seconds and the teacher once for all runs, so there are enough samples to distinguish methods.
+# The speed of sampling does not depend on the method. No training stops early, even if it diverges. On small networks
+# two trainings of one thread each at once finish sooner than two of two threads one after the other.
 COMMON = (
     "evaluate.diversity_prompts=50",
     "evaluate.timing_samples=8",
@@ -157,7 +158,7 @@ COMMON = (
     "train.health.spike=null",
     "train.threads=1",
 )
-# What conf/teacher/mini-train.yaml trained on one machine: trained on another it would be another teacher by rounding.
+# The shipped result of conf/teacher/mini-train.yaml: trained on another machine it would differ by rounding.
 SHIPPED = "teacher.source=data/mini/teacher/pipeline"
 PLANS = {
     "mini": Plan(
@@ -179,14 +180,14 @@ PLANS = {
 
 
 def plan_of(teacher: str) -> Plan:
-    """The plan for ``teacher``; InputError names those there are."""
+    """Return the plan for ``teacher``; InputError lists the planned teachers."""
     if teacher not in PLANS:
         raise InputError(f"no comparison is planned on {teacher!r}; expected {' or '.join(PLANS)}")
     return PLANS[teacher]
 
 
 def iterations_for(method: Method, updates: int) -> int:
-    """The fewest iterations in which ``method`` moves the student ``updates`` times."""
+    """Return the fewest iterations in which ``method`` updates the student ``updates`` times."""
     done = 0
     for step in count():
         done += method.student_update(step)
@@ -196,20 +197,18 @@ def iterations_for(method: Method, updates: int) -> int:
 
 
 def updates_in(method: Method, iterations: int) -> int:
-    """How often ``method`` moves the student in ``iterations``."""
+    """Return how often ``method`` updates the student in ``iterations``."""
     return sum(method.student_update(step) for step in range(iterations))
 
 
 def choose_variants(plan: Plan, only: Sequence[str]) -> list[Variant]:
-    """The variants named in ``only``, all if it is empty; InputError for a name that is not in the plan."""
+    """Return the variants named in ``only``, all if it is empty; InputError for a name that is not in the plan."""
     return [plan.variant(name) for name in only] if only else list(plan.variants)
 
 
 def seeds_of(text: str) -> tuple[int, ...]:
-    """The whole numbers of ``--seeds``, none if it is empty."""
+    """Return the integers of ``--seeds``, none if it is empty."""
     try:
         return tuple(int(part) for part in text.split(",") if part)
     except ValueError as error:
-        raise InputError(
-            f"--seeds {text}: expected whole numbers with commas between, as in 0,1,2"
-        ) from error
+        raise InputError(f"--seeds {text}: expected integers separated by commas, as in 0,1,2") from error

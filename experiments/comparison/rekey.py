@@ -1,4 +1,4 @@
-"""Gives results of an older commit the keys of today's code, once that is proven to compute the same.
+"""Give results of an older commit the keys of the current code, after a proof that it computes the same.
 
     git worktree add /tmp/then COMMIT
     # the commit of the results, and here
@@ -8,7 +8,7 @@
     # results made by code whose numbers are known to be today's
     python -m experiments.comparison.rekey mini --only dmd2,ect
 
-Rows of the proof that differ are named, and their results stay as they are: ``make compare`` makes them again.
+Rows of the proof that differ are listed, and their results are not changed: ``make compare`` runs them again.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ DIFFERENT = 1
 
 
 def differences(then: dict[str, str], now: dict[str, str]) -> list[str]:
-    """Names of what one commit gave and the other did not give to the bit; what is only there now does not count."""
+    """Return the names of values that are not bitwise equal in both commits; values that are new now do not count."""
     return [name for name, value in then.items() if now.get(name) != value]
 
 
 def proven(then: Path, now: Path) -> tuple[list[str], dict[str, list[str]]]:
-    """Rows that are equal in two files of ``tiny_rows``, and those that are not, with what differs."""
+    """Return the rows that are equal in two files of ``tiny_rows``, and for the other rows the names that differ."""
     first, second = (json.loads(path.read_text()) for path in (then, now))
     found = {name: differences(row, second.get(name, {})) for name, row in first.items()}
     return [n for n, left in found.items() if not left], {n: left for n, left in found.items() if left}
 
 
 def rekey(plan: Plan, home: Home, names: Sequence[str], same_protocol: bool = False) -> int:
-    """Write today's keys into the results of ``names`` and into their costs; returns how many keys are new.
+    """Write the current keys into the results of ``names`` and their costs; return the number of changed keys.
 
-    ``same_protocol``: they also get the protocol of the teacher's own row, from which theirs may differ by the rounding
-    of another machine in the judge's weights.
+    ``same_protocol``: also write the protocol of the teacher's own row, from which theirs may differ by another
+    machine's rounding of the judge's weights.
     """
     changed = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +112,7 @@ def _write(path: Path, result: dict[str, Any], keys: dict[str, str]) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0; 1 if a row of the proof differs; 2 with one sentence for bad input."""
+    """Write the keys. Exit status 0; 1 if a row of the proof differs; 2 with one sentence for bad input."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.comparison.rekey",
         description=__doc__,
@@ -121,11 +121,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("teacher", help="mini or scenes")
     chosen = parser.add_mutually_exclusive_group(required=True)
     chosen.add_argument("--proof", nargs=2, type=Path, metavar=("THEN", "NOW"))
-    chosen.add_argument("--only", help="runs by name, with commas between")
+    chosen.add_argument("--only", help="names of runs, separated by commas")
     parser.add_argument(
         "--same-protocol",
         action="store_true",
-        help="also take the protocol of teacher.json: the same but for the rounding of the judge's weights",
+        help="also write the protocol of teacher.json, which differs only by rounding of the judge's weights",
     )
     options = parser.parse_args(arguments)
     with exit_for_bad_input():
@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         changed = rekey(plan, Home.usual(), equal, options.same_protocol)
     print(f"{', '.join(equal) or 'no run'}: {changed} keys are new")
     for name, left in different.items():
-        print(f"{name}: {len(left)} numbers differ, the first in {left[0]}; its results stay as they are")
+        print(f"{name}: {len(left)} numbers differ, the first in {left[0]}; its results are not changed")
     return DIFFERENT if different else 0
 
 

@@ -1,4 +1,4 @@
-"""One run in a process of its own, so that its memory is its own.
+"""One run in its own process, so that its memory can be measured.
 
 ``python -m experiments.comparison.run_case CASE.json``
 """
@@ -25,7 +25,7 @@ from rcm_core.training.distill import build_method
 
 
 class Case(NamedTuple):
-    """Which run, where it works and where its result goes."""
+    """A run with its workspace and the path of its result."""
 
     teacher: str
     name: str
@@ -39,7 +39,7 @@ class Case(NamedTuple):
 
 
 def execute(case: Case) -> None:
-    """Trains, selects, evaluates what is not done yet, and writes the result and, for seed 0, its pictures."""
+    """Train, select and evaluate as far as not done yet; write the result and, for seed 0, its pictures."""
     workspace = Path(case.workspace)
     params = load_params(workspace / "params.yaml")
     do_stages(params, workspace, Path(case.cache))
@@ -51,7 +51,7 @@ def execute(case: Case) -> None:
 
 
 def do_stages(params: Params, workspace: Path, cache: Path, further: tuple[str, ...] = ()) -> None:
-    """What is not done yet of a run's own stages and of ``further`` ones; ``cache`` keeps the teacher's samples."""
+    """Run the unfinished stages of a run and of ``further``; ``cache`` keeps the teacher's samples."""
     facts = RunFolder.of(workspace).teacher()
     executor = MeasuringExecutor(workspace, cache / code_of("evaluate", params)[:20], facts["hash"])
     for stage in (*OWN, *further):
@@ -59,7 +59,7 @@ def do_stages(params: Params, workspace: Path, cache: Path, further: tuple[str, 
 
 
 def outcome(case: Case, params: Params, workspace: Path) -> dict[str, Any]:
-    """The result as it is committed; nothing in it says where it was made."""
+    """Return the result to commit; it contains no path of this machine."""
     section, method = params.train, build_method(params.method, params.train.tangent)
     run = RunFolder.of(workspace)
     metrics, selection = run.metrics(), run.selection()
@@ -84,7 +84,7 @@ def outcome(case: Case, params: Params, workspace: Path) -> dict[str, Any]:
 
 
 def _write_reference(workspace: Path, folder: Path) -> None:
-    """The teacher's own numbers and pictures, the same in every run, once."""
+    """Write the teacher's own metrics and pictures once; they are the same in every run."""
     metrics = RunFolder.of(workspace).metrics()
     facts = RunFolder.of(workspace).teacher()
     place = folder / "teacher.json"
@@ -105,7 +105,7 @@ def _drop_times(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """0, or 2 with one sentence for what cannot be trained."""
+    """Execute the case. Exit status 0, or 2 with one sentence if it cannot be trained."""
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     unwind_on_signals()
     try:

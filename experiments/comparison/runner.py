@@ -1,4 +1,4 @@
-"""Goes through a plan: what is finished is skipped, what was interrupted continues from its checkpoint."""
+"""Run a plan: finished runs are skipped, interrupted ones resume from their checkpoint."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ from rcm_core.training.distill import build_method
 
 Job = Case | Calibration
 Start = Callable[[Job, Path], None]
-"""Does a job; the path is where its JSON lies. InputError if it cannot be done."""
+"""Function that does a job; the path is that of its JSON. Raises InputError if the job fails."""
 RUNNING: set[subprocess.Popen[bytes]] = set()
-"""Processes of jobs; they end with this one."""
+"""Processes of running jobs; they end with this process."""
 STOPPED = [sign for number in (signal.SIGINT, signal.SIGTERM) for sign in (128 + number, -number)]
-"""How a process ends that was told to."""
+"""Exit statuses of a process that was stopped by a signal."""
 
 
 def in_process(job: Job, place: Path) -> None:  # noqa: ARG001
-    """Here: memory is then that of all runs together."""
+    """Run the job in this process; the measured memory is then that of all runs together."""
     if isinstance(job, Case):
         run_case.execute(job)
     else:
@@ -57,7 +57,7 @@ def in_process(job: Job, place: Path) -> None:  # noqa: ARG001
 
 
 def in_subprocess(job: Job, place: Path) -> None:
-    """In a process of its own, which ends with this one; whoever stops it stops all."""
+    """Run the job in its own process, which ends with this one; if it is stopped, this process stops too."""
     module = "run_case" if isinstance(job, Case) else "calibrate"
     paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in paths if p), "PYTHONUNBUFFERED": "1"}
@@ -73,9 +73,9 @@ def in_subprocess(job: Job, place: Path) -> None:
             process.terminate()
             process.wait()
     if status in STOPPED:
-        raise KeyboardInterrupt(f"{place.stem} was told to stop")
+        raise KeyboardInterrupt(f"{place.stem} was stopped")
     if status:
-        raise InputError(f"{place.stem} ended with status {status}; see above, mend it and start again")
+        raise InputError(f"{place.stem} ended with status {status}; fix the error above and start again")
 
 
 @dataclass
@@ -87,11 +87,11 @@ class Runner:
     start: Start = in_subprocess
     rounds: int = calibrate.ROUNDS
     jobs: int = 1
-    """Runs at once; what is measured in turn is measured alone."""
+    """Simultaneous runs; the calibration always runs alone."""
     failed: list[str] = field(default_factory=list)
 
     def prepare(self) -> None:
-        """Parameters of all variants; teacher, prompts and trajectories, once for all runs."""
+        """Compose the parameters of all variants; make teacher, prompts and trajectories once for all runs."""
         self.params = compose_variants(self.plan, self.home)
         anchor = self.params[self.plan.anchor]
         shared = workspace(self.home.shared_workspace(self.plan))
@@ -102,7 +102,7 @@ class Runner:
                 print(f"{self.plan.teacher}: {stage} is made", flush=True)
 
     def run(self, variants: Sequence[Variant], seeds: Sequence[int], budgets: Sequence[str]) -> None:
-        """All of them, seed by seed, so that every method has one result before any has two."""
+        """Run all variants seed by seed, so that every method has one result before any has two."""
         self.prepare()
         for budget in budgets:
             planned = [variant for variant in variants if budget in variant.budgets]
@@ -123,7 +123,7 @@ class Runner:
                 raise
 
     def iterations(self, variant: Variant, budget: str) -> int:
-        """Of a run of ``variant`` in ``budget``; for "time" it must have been calibrated."""
+        """Return the iterations of ``variant`` in ``budget``; for "time" it must have been calibrated."""
         if budget == UPDATES:
             return iterations_for(self._method(variant.name), self.plan.updates)
         anchor = iterations_for(self._method(self.plan.anchor), self.plan.updates)
@@ -132,7 +132,7 @@ class Runner:
         return affordable(known_entries(self._calibration)[variant.name], anchor)
 
     def run_one(self, variant: Variant, seed: int, budget: str) -> None:
-        """One run, unless its result is there already; if it fails that is noted, and the others continue."""
+        """Do one run unless its result exists; a failure is recorded, and the other runs continue."""
         plan, home = self.plan, self.home
         params = settle_run(self.params[variant.name], seed, self.iterations(variant, budget))
         place = run_workspace(home, plan, variant, params)
@@ -158,25 +158,26 @@ class Runner:
     def make_run(
         self, variant: Variant, seed: int, budget: str, further: tuple[str, ...] = ()
     ) -> tuple[Params, Path]:
-        """Parameters and workspace of a run with its student in it, ``further`` stages done too; InputError if it
-        fails.
+        """Do a run and ``further`` stages; return its parameters and the workspace with its student.
+
+        Raises InputError if it fails.
         """
         self.run_one(variant, seed, budget)
         if self.failed:
             raise InputError(f"the student could not be made: {self.failed[-1]}")
         params = settle_run(self.params[variant.name], seed, self.iterations(variant, budget))
         path = run_workspace(self.home, self.plan, variant, params)
-        # a result may be there without the work that made it: then that is done here
+        # the result may exist without its workspace: then do the run here
         run_case.do_stages(params, path, self.home.samples(self.plan), further)
         return params, path
 
     def _calibrate(self, variants: Sequence[Variant]) -> None:
-        """Measures the variants that have no cost yet, or one of other parameters or code."""
+        """Measure the variants that have no cost yet, or a cost with other parameters or code."""
         known = known_entries(self._calibration)
         anchor = self.plan.variant(self.plan.anchor)
         keys, places = {}, {}
         for variant in dict.fromkeys([anchor, *variants]):
-            # seed 0 and the iterations of the other budget: neither changes what an iteration costs
+            # seed 0 and the iterations of the other budget: neither changes the cost of an iteration
             params = settle_run(self.params[variant.name], 0, self.iterations(variant, UPDATES))
             place = run_workspace(self.home, self.plan, variant, params)
             keys[variant.name], places[variant.name] = cost_key(params, place), str(place)
@@ -202,7 +203,7 @@ class Runner:
 
 
 def alone(work: Callable[[Home], None]) -> int:
-    """``work`` at the usual place with nothing of the comparison beside it: 0, or 2 with one sentence for bad input."""
+    """Run ``work`` at the usual place, without other comparisons; return 0, or 2 with one sentence for bad input."""
     home = Home.usual()
     try:
         with hold(home.work / "running"):
@@ -216,7 +217,7 @@ def alone(work: Callable[[Home], None]) -> int:
 def state(
     plan: Plan, home: Home, variants: Sequence[Variant], seeds: Sequence[int], budgets: Sequence[str]
 ) -> Iterator[str]:
-    """A line per run of ``plan``: whether its result is there, whatever it was made with."""
+    """Yield a line per run of ``plan``: whether its result exists, with any parameters and code."""
     for budget in budgets:
         for variant in variants:
             for seed in seeds if budget in variant.budgets else ():

@@ -1,7 +1,7 @@
-"""Rows of the comparison in small, as digests: ``python tiny_rows.py OUT.json TEACHER NAME...`` in a project's root.
+"""Small runs of the comparison, as digests: ``python tiny_rows.py OUT.json TEACHER NAME...`` in a project's root.
 
-Runs with the code of whatever commit is checked out there; ``experiments.comparison.rekey`` compares what two commits
-give.
+It uses the code of the commit that is checked out there; ``experiments.comparison.rekey`` compares the digests of two
+commits.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ SMALL: dict[str, dict[str, Any]] = {
         "bootstrap": 5,
     },
 }  # fmt: skip
-"""Settings of a small run; those that a method does not have are left out."""
+"""Settings of a small run; settings that a method lacks are skipped."""
 RATE_WARMUP = 2
-"""Longest warm-up of a learning rate: as in the presets, it ends before the tangent's does."""
+"""Maximum warm-up of a learning rate: as in the presets, it ends before the tangent's."""
 SHARED = ("teacher", "prompts", "trajectories")
 OWN = ("train", "select", "evaluate")
 
@@ -40,7 +40,7 @@ OWN = ("train", "select", "evaluate")
 def main() -> None:
     out, teacher, *names = sys.argv[1:]
     os.environ |= {"RCM_EXECUTOR": "local", "RCM_HOME": str(Path(out).absolute().with_suffix(".home"))}
-    (place,) = Path().glob("*/compar*/plan.py")  # wherever that commit has it
+    (place,) = Path().glob("*/compar*/plan.py")  # wherever that commit defines it
     plan = import_module(".".join(place.with_suffix("").parts)).plan_of(teacher)
     work = Path(out).absolute().with_suffix(".work")
     shared = prepare(work / "shared", plan, plan.variant(plan.anchor))
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def prepare(space: Path, plan: Any, variant: Any) -> Path:
-    """A workspace with the variant's parameters in small."""
+    """Create a workspace with the variant's parameters, reduced in size."""
     (space / "runs").mkdir(parents=True)
     for name in ("conf", "data"):
         (space / name).symlink_to(Path.cwd() / name)
@@ -75,19 +75,19 @@ def prepare(space: Path, plan: Any, variant: Any) -> Path:
 
 
 def shorten(warmup: Any) -> Any:
-    """A learning rate's warm-up in small, for all roles or by role."""
+    """Return a learning rate's warm-up, shortened, for all roles or by role."""
     if isinstance(warmup, dict):
         return {role: shorten(updates) for role, updates in warmup.items()}
     return min(warmup, RATE_WARMUP)
 
 
 def run(stage: str, space: Path) -> None:
-    """``stage`` in ``space``, which is the current folder of a stage's process."""
+    """Run ``stage`` in ``space``, which is the current folder of a stage's process."""
     import_module("infra.launch").run_stage(stage, space / "params.yaml", space)
 
 
 def digests(runs: Path) -> Iterator[tuple[str, str]]:
-    """Weights, trajectories and samples by tensor; curves by column; selection and metrics by number."""
+    """Yield digests: weights, trajectories and samples by tensor; curves by column; selection and metrics by number."""
     for file in sorted(runs.rglob("*.safetensors")):
         name = file.relative_to(runs).as_posix()
         if not name.startswith("teacher/"):
@@ -105,7 +105,7 @@ def digests(runs: Path) -> Iterator[tuple[str, str]]:
 
 
 def numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in plain JSON values, with its path."""
+    """Yield every number in plain JSON values, with its path."""
     if isinstance(value, dict):
         for key in value:
             yield from numbers(value[key], f"{path}/{key}")

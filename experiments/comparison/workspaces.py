@@ -1,4 +1,4 @@
-"""Workspaces of the comparison: one per teacher with what all runs share, one per run with links to it."""
+"""Workspaces of the comparison: one per teacher with the shared stages, one per run with links to it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 SHARED = ("teacher", "prompts", "trajectories")
 OWN = ("train", "select", "evaluate")
 SECTIONS = {"train": ("train", "method"), "select": ("select", "sampler")}
-"""Sections of the parameters that a stage depends on, where it is not the one of its name alone."""
+"""Sections of the parameters that a stage depends on, for stages that need others than the one of their name."""
 INPUTS = {
     "trajectories": [RELATIVE.teacher_file, RELATIVE.prompts_file],
     "train": [RELATIVE.teacher_file, RELATIVE.manifest],
@@ -42,12 +42,12 @@ INPUTS = {
     ],
 }
 FORMAT = 1
-"""Of the result files; a result of another format is made again."""
+"""Format of the result files; a result of another format is computed again."""
 
 
 @dataclass(frozen=True)
 class Home:
-    """Where the comparison works, and where its results go."""
+    """Working folder and results folder of the comparison."""
 
     work: Path
     results: Path
@@ -57,28 +57,29 @@ class Home:
         return cls(state_home(ROOT) / "compare", ROOT / "docs/results/compare")
 
     def shared_workspace(self, plan: Plan) -> Path:
-        """The workspace in which teacher, prompts and trajectories are made."""
+        """Return the workspace with teacher, prompts and trajectories."""
         return self.work / plan.teacher / "shared"
 
     def samples(self, plan: Plan) -> Path:
-        """Where the teacher's own samples are kept, which all runs are measured against."""
+        """Return the folder of the teacher's own samples, the reference of all runs."""
         return self.work / plan.teacher / "samples"
 
     def run(self, plan: Plan, name: str, seed: int, iterations: int) -> Path:
-        """A run's workspace: two budgets that come to the same run share it."""
+        """Return a run's workspace; two budgets with the same run share it."""
         return self.work / plan.teacher / "runs" / f"{name}-{seed}-{iterations}"
 
     def result(self, plan: Plan, budget: str, name: str, seed: int) -> Path:
         return self.results / plan.teacher / budget / f"{name}-{seed}.json"
 
     def failure(self, plan: Plan, budget: str, name: str, seed: int) -> Path:
-        """In place of a result: why there is none."""
+        """Return the path of the file that states why a run has no result."""
         return self.results / plan.teacher / budget / "failed" / f"{name}-{seed}.json"
 
 
 def compose_variants(plan: Plan, home: Home) -> dict[str, Params]:
-    """Every variant's parameters by conf/'s own composition, on the same data: routes and real images are kept if
-    any variant needs them.
+    """Compose every variant's parameters from conf/, on the same data.
+
+    Routes and real images are stored if any variant needs them.
     """
     place = workspace(home.work / plan.teacher / "compose")
     base = [plan.teacher_override, *plan.overrides]
@@ -94,7 +95,7 @@ def compose_variants(plan: Plan, home: Home) -> dict[str, Params]:
 
 
 def settle_run(params: Params, seed: int, iterations: int) -> Params:
-    """``params`` for one run: candidates at half and at the end."""
+    """Return ``params`` for one run: candidates at half and at the end."""
     train = params.train.model_copy(
         update={"seed": seed, "iterations": iterations, "candidate_every": -(-iterations // 2)}
     )
@@ -102,7 +103,7 @@ def settle_run(params: Params, seed: int, iterations: int) -> Params:
 
 
 def workspace(path: Path) -> Path:
-    """``path`` as a folder that has what stages read of a project."""
+    """Create the folder ``path`` with the project files that stages read."""
     path.mkdir(parents=True, exist_ok=True)
     for name in ("conf", "data"):
         if not (path / name).exists():
@@ -111,7 +112,7 @@ def workspace(path: Path) -> Path:
 
 
 def run_workspace(home: Home, plan: Plan, variant: Variant, params: Params) -> Path:
-    """A run's workspace with its params.yaml and links to what is shared."""
+    """Create a run's workspace with its params.yaml and links to the shared stages."""
     path = workspace(home.run(plan, variant.name, params.train.seed, params.train.iterations))
     share_stages(path, home.shared_workspace(plan))
     write_params(path, params)
@@ -119,7 +120,7 @@ def run_workspace(home: Home, plan: Plan, variant: Variant, params: Params) -> P
 
 
 def share_stages(path: Path, shared: Path) -> None:
-    """Link what the first stages left in the workspace ``shared`` into the workspace ``path``."""
+    """Link the outputs of the first stages in the workspace ``shared`` into the workspace ``path``."""
     run, source = RunFolder.of(path), RunFolder.of(shared)
     run.root.mkdir(exist_ok=True)
     for stage in SHARED:
@@ -128,13 +129,13 @@ def share_stages(path: Path, shared: Path) -> None:
 
 
 def write_params(path: Path, params: Params) -> None:
-    """``params`` as params.yaml of the workspace ``path``."""
+    """Write ``params`` as params.yaml of the workspace ``path``."""
     with atomic(path / "params.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
 
 
 def executor_in(path: Path) -> LocalExecutor:
-    """An executor whose live state lies in the workspace ``path``."""
+    """Return an executor with its live state in the workspace ``path``."""
     path.mkdir(parents=True, exist_ok=True)
     executor = LocalExecutor(path)
     executor.state_root = path / "state"
@@ -142,7 +143,7 @@ def executor_in(path: Path) -> LocalExecutor:
 
 
 def ensure(stage: str, params: Params, path: Path, executor: Executor) -> bool:
-    """Runs ``stage`` in the workspace ``path`` unless it has ended there with these parameters, inputs and code."""
+    """Run ``stage`` in the workspace ``path`` unless it has finished there with these parameters, inputs and code."""
     done = path / "done" / f"{stage}.json"
     key = {"key": stage_key(stage, params, path)}
     if done.is_file() and json.loads(done.read_text()) == key:
@@ -154,33 +155,33 @@ def ensure(stage: str, params: Params, path: Path, executor: Executor) -> bool:
 
 
 def stage_key(stage: str, params: Params, path: Path) -> str:
-    """What the outcome of ``stage`` depends on: parameters, contents of its inputs, code."""
+    """Return a digest of all that determines the output of ``stage``: parameters, contents of its inputs, code."""
     inputs = hash_inputs(path, INPUTS.get(stage, _prompts(params)))
     return digest([_sections(stage, params), inputs, code_of(stage, params)])
 
 
 def run_key(params: Params, path: Path) -> str:
-    """What a run's result depends on: parameters, teacher, prompts, code of its stages and of the one before.
+    """Return a digest of parameters, teacher, prompts, and the code of the run's stages and of the one before.
 
-    Trajectories count by their recipe and not by their bytes, in which machines differ by rounding: a comparison that
-    was begun on one continues on another.
+    Trajectories count by their recipe and not by their bytes, which differ between machines by rounding. So a
+    comparison can continue on another machine.
     """
     stages = [[_sections(stage, params), code_of(stage, params)] for stage in ("trajectories", *OWN)]
     return digest([FORMAT, _teacher(path), hash_inputs(path, _prompts(params)), stages])
 
 
 def cost_key(params: Params, path: Path) -> str:
-    """What the cost of an iteration depends on: teacher, parameters and code of the training, on whatever machine."""
+    """Return a digest of teacher, parameters and code of the training, but not of the machine."""
     return digest([_teacher(path), _sections("train", params), code_of("train", params)])
 
 
 def digest(value: Any) -> str:
-    """Of plain JSON values."""
+    """Return the digest of plain JSON values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def code_of(stage: str, params: Params) -> str:
-    """Digest of the code that ``stage`` runs with the choices in ``params``."""
+    """Return the digest of the code that ``stage`` runs with the choices in ``params``."""
     return _code(stage, tuple(choices_of(params).items()))
 
 

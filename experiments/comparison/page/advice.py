@@ -1,4 +1,4 @@
-"""Which method to use, derived from the tables by rules that the page states."""
+"""Advice on which method to use, derived from the tables by the rules stated on the page."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ RULE = (
     " step counts. Everywhere means on every teacher and at every budget."
 )
 FIRST = "frechet_teacher"
-"""The metric that the advice begins with."""
+"""First metric of the advice."""
 
 
 def presets(group: Group) -> list[str]:
-    """Methods as they are shipped; ablations answer questions and are not for use."""
+    """Return the shipped methods, without the ablations."""
     return [name for name, runs in group.runs.items() if not runs[0]["words"]]
 
 
 def best(group: Group, metric: str) -> str:
-    """The preset with the best mean of ``metric``."""
+    """Return the preset with the best mean of ``metric``."""
     sign = metric_of(metric).sign
     return max(presets(group), key=lambda name: sign * group.interval(name, metric).value)
 
 
 def among_best(group: Group, metric: str) -> list[str]:
-    """The presets that no other one beats with 95 % confidence."""
+    """Return the presets that no other preset beats with 95 % confidence."""
     names = presets(group)
     return [n for n in names if not any(gain(group, m, n, metric).low > 0 for m in names if m != n)]
 
 
 def recommend(results: Results) -> list[str]:
-    """Among the best by the distance to the teacher and by accuracy, in every group."""
+    """Return the presets among the best by the distance to the teacher and by accuracy in every group."""
     good = [set(among_best(g, FIRST)) & set(among_best(g, g.accuracy)) for g in results.groups]
     return [name for name in presets(results.groups[0]) if all(name in names for names in good)]
 
 
 def advice(results: Results) -> str:
-    """Markdown: the recommendation, and per teacher and budget what is best by what."""
+    """Return Markdown: the recommendation, and the best methods by metric, teacher and budget."""
     if not results.groups:
         return "Nothing has been run yet: `make compare`."
     names = recommend(results)

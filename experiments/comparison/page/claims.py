@@ -1,4 +1,4 @@
-"""Published claims, and by which rule each shows here or not."""
+"""Published claims, and the rules that decide whether each shows here."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rcm_core.evaluation.metric import metric_of
 
 StopDecision = Literal["shows", "does not show", "undecided", "not run"]
 ACCURACY = "accuracy"
-"""Stands for the benchmark's headline accuracy."""
+"""Placeholder for the benchmark's headline accuracy."""
 DISTANCE = "distance"
-"""Stands for the Frechet distance to each of the two references."""
+"""Placeholder for the Frechet distance to each of the two references."""
 REFERENCES = {
     name: metric_of(name).phrase.removeprefix("Frechet distance ") for name in ("frechet_teacher", "frechet")
 }
@@ -23,8 +23,9 @@ REFERENCES = {
 
 @dataclass(frozen=True)
 class Part:
-    """``ours`` is better than ``theirs`` by ``metric``, or no worse by more than ``margin`` (``share`` of theirs), or
-    not told apart from what is no worse (``within`` the interval).
+    """A comparison of ``ours`` with ``theirs`` by ``metric``.
+
+    ``ours`` must be better, or worse by at most ``margin`` (``share`` of theirs), or not worse ``within`` the interval.
     """
 
     ours: str
@@ -34,7 +35,7 @@ class Part:
     share: float = 0.0
     within: bool = False
     steps: int | None = None
-    """Of the student; None: the mean over all step counts."""
+    """Step count of the student; None: the mean over all step counts."""
 
     @property
     def words(self) -> str:
@@ -52,7 +53,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Claim:
-    """What was published, and what must hold for it to show here."""
+    """A published claim, and the parts that must hold for it to show here."""
 
     name: str
     words: str
@@ -61,7 +62,7 @@ class Claim:
 
 
 class Finding(NamedTuple):
-    """A part on one teacher with one budget: how much better ours is (the margin included), and the verdict."""
+    """A part on one teacher with one budget: the gain of ours (including the margin), and the verdict."""
 
     part: Part
     gain: Interval | None
@@ -133,7 +134,7 @@ MEMORY = Claim(
 
 
 def findings(claim: Claim, group: Group) -> list[Finding]:
-    """Every part of ``claim`` in this group; what asks for the distance, for both references."""
+    """Evaluate every part of ``claim`` in this group; parts about the distance are evaluated for both references."""
     parts = [
         replace(part, metric=metric)
         for part in claim.parts
@@ -143,8 +144,9 @@ def findings(claim: Claim, group: Group) -> list[Finding]:
 
 
 def verdict(found: Sequence[Finding], reference: str | None = None) -> StopDecision:
-    """Of the claim: it shows if every part that was run does, and does not if one does not. With ``reference`` the
-    distance to the other one is not asked.
+    """Return the claim's verdict: it shows if every part that was run does, and does not if one does not.
+
+    With ``reference``, parts about the distance to the other reference are ignored.
     """
     asked = [f for f in found if reference in (None, f.part.metric) or f.part.metric not in REFERENCES]
     run = [f.verdict for f in asked if f.verdict != "not run"]
@@ -156,7 +158,7 @@ def verdict(found: Sequence[Finding], reference: str | None = None) -> StopDecis
 
 
 def verdict_words(found: Sequence[Finding]) -> str:
-    """The verdict in words: by each reference where they differ, and whether a training's chance is in it."""
+    """Return the verdict in words, by reference if they differ, and marked if it is based on one seed."""
     asked = [reference for reference in REFERENCES if any(f.part.metric == reference for f in found)]
     by = {REFERENCES[reference]: verdict(found, reference) for reference in asked}
     text = ", ".join(f"{each} by the distance {words}" for words, each in by.items())
@@ -166,7 +168,7 @@ def verdict_words(found: Sequence[Finding]) -> str:
 
 
 def memory_verdict(memory: dict[str, Any] | None) -> StopDecision:
-    """Both shares below 1, and that of memory at most what is promised."""
+    """Return the verdict: both shares must be below 1, and that of memory at most the promised one."""
     if memory is None:
         return "not run"
     shares = memory["tbcm_of_scm_vae"][memory["decides"]]
@@ -174,8 +176,9 @@ def memory_verdict(memory: dict[str, Any] | None) -> StopDecision:
 
 
 def gain(group: Group, ours: str, theirs: str, metric: str, steps: int | None = None) -> Interval:
-    """By how much ``ours`` is better at ``steps`` (None: over the mean of all step counts); positive is better for
-    every metric.
+    """Return the gain of ``ours`` at ``steps`` (None: in the mean over all step counts).
+
+    Positive is better for every metric.
     """
     found = difference(group.values(ours, metric, steps), group.values(theirs, metric, steps))
     if metric_of(metric).higher_is_better:

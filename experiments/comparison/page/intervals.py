@@ -1,16 +1,17 @@
 """95 % intervals over seeds and samples.
 
-A number of one run scatters for two reasons: the training's seed, and the finite sample that it was measured on. All
-runs are measured with the same prompts and the same noise, so the second error may be common to all seeds, and
-averaging over seeds need not reduce it. With values v_s of S seeds, their variance s^2, and w the mean variance of one
-number by resampling its samples (from its own interval), the interval of the mean is
+A metric of one run varies for two reasons: the training's seed, and the finite sample on which it is measured. All runs
+are measured with the same prompts and the same noise, so the second error may be common to all seeds, and averaging
+over seeds need not reduce it. With values v_s of S seeds, their variance s^2, and w the mean variance of one value by
+resampling its samples (from its own interval), the interval of the mean is
 
     mean(v) +- t sqrt(s^2 / S + w)
 
-as if the sampling errors of all seeds were one: an upper bound, for s^2 / S holds their independent part already. t is
-Student's quantile at the degrees of freedom of Welch and Satterthwaite, where s^2 / S has S - 1 and w infinitely many.
-The difference of two methods adds the terms of both, which ignores that equal noise makes the errors alike: an upper
-bound again. One seed alone has the interval of its samples. Coverage is tested on synthetic data.
+as if all seeds had the same sampling error. This is an upper bound, because s^2 / S already contains the independent
+part. t is Student's quantile at the degrees of freedom of Welch and Satterthwaite, where s^2 / S has S - 1 and w
+infinitely many. The difference of two methods adds the terms of both. This ignores that equal noise correlates the
+errors, so it is also an upper bound. A single seed has the interval of its samples. Coverage is tested on synthetic
+data.
 """
 
 from __future__ import annotations
@@ -36,19 +37,19 @@ class Interval(NamedTuple):
     seeds: int
 
     def within(self, low: float, high: float) -> Interval:
-        """Cut to what the number can be."""
+        """Clip the interval to the possible values [low, high]."""
         return self._replace(low=max(low, self.low), high=min(high, self.high))
 
 
 class Term(NamedTuple):
-    """A part of a variance and its degrees of freedom."""
+    """Component of a variance with its degrees of freedom."""
 
     variance: float
     freedom: float
 
 
 def terms(runs: Sequence[Estimate]) -> list[Term]:
-    """Of the mean of one number over ``runs`` of different seeds."""
+    """Return the variance terms of the mean of one metric over ``runs`` of different seeds."""
     sampling = fmean(_spread(run) ** 2 for run in runs)
     found = [Term(sampling, math.inf)]
     if len(runs) > 1:
@@ -57,21 +58,22 @@ def terms(runs: Sequence[Estimate]) -> list[Term]:
 
 
 def mean_over_seeds(runs: Sequence[Estimate]) -> Interval:
-    """The mean and its interval."""
+    """Return the mean and its interval."""
     value, half = fmean(run["value"] for run in runs), half_width(terms(runs))
     return Interval(value, value - half, value + half, len(runs))
 
 
 def difference(ours: Sequence[Estimate], theirs: Sequence[Estimate]) -> Interval:
-    """``ours`` minus ``theirs``, of means over seeds."""
+    """Return the difference ``ours`` minus ``theirs`` of means over seeds."""
     value = fmean(run["value"] for run in ours) - fmean(run["value"] for run in theirs)
     half = half_width([*terms(ours), *terms(theirs)])
     return Interval(value, value - half, value + half, min(len(ours), len(theirs)))
 
 
 def pair_gains(gains: Sequence[float]) -> Interval:
-    """The mean of what was gained seed by seed on the same samples, whose sampling errors go out; a single seed has no
-    interval (it is infinite).
+    """Return the mean of the gains per seed on the same samples, so that sampling errors cancel.
+
+    The interval of a single seed is infinite.
     """
     value = fmean(gains)
     half = half_width([Term(variance(gains) / len(gains), len(gains) - 1)]) if len(gains) > 1 else math.inf
@@ -79,7 +81,7 @@ def pair_gains(gains: Sequence[float]) -> Interval:
 
 
 def half_width(parts: Sequence[Term]) -> float:
-    """Of the 95 % interval of a mean with these variances."""
+    """Return the half width of the 95 % interval of a mean with these variance terms."""
     total = sum(part.variance for part in parts)
     if not total:
         return 0.0
@@ -88,15 +90,15 @@ def half_width(parts: Sequence[Term]) -> float:
 
 
 def over_steps(rows: dict[str, dict[str, Estimate]], metric: str) -> Estimate:
-    """One run's mean of ``metric`` over its step counts, with the widest interval there can be."""
+    """Return one run's mean of ``metric`` over its step counts, with the widest possible interval."""
     return combine([row[metric] for _, row in sorted(rows.items())])
 
 
 def clip_interval(interval: Interval, metric: str) -> Interval:
-    """``interval`` cut to the values that ``metric`` can have."""
+    """Return ``interval`` clipped to the possible values of ``metric``."""
     return interval.within(*metric_of(metric).bounds)
 
 
 def _spread(run: Estimate) -> float:
-    """Standard error by resampling; the longer side of an interval that was cut at a bound."""
+    """Return the standard error by resampling, from the longer side of an interval that was clipped."""
     return max(run["high"] - run["value"], run["value"] - run["low"]) / Z95

@@ -75,7 +75,7 @@ NOT_RUN = "Not run yet: `{}`."
 
 
 def page(results: Results, notes: dict[str, str], images: Path) -> str:
-    """The Markdown; pictures go to ``images``."""
+    """Return the Markdown; pictures are written to ``images``."""
     parts = [
         INTRODUCTION,
         "## Which method to use",
@@ -159,9 +159,9 @@ def _warm_study(study: dict[str, Any], images: Path) -> list[str]:
     found = lengths(study)
     moved = fmean(seed["moved"] for seed in study["seeds"])
     return [
-        f"### `{study['run']}`, the teacher trained {study['refined']} steps further,"
+        f"### `{study['run']}`, the teacher trained for {study['refined']} more steps,"
         f" {study['rate']:.0%} of the cold start's learning rate",
-        f"The teacher of `{study['teacher']}` was trained {study['refined']} steps further on other batches and noise,"
+        f"The teacher of `{study['teacher']}` was trained for {study['refined']} more steps on other batches and noise,"
         f" which changed its weights by {study['change']:.1%}; distillation had moved the old student's by {moved:.1%}"
         " from the old teacher's. The goal of a warm start (`train.warm_start`, with"
         f" `{' '.join(study['warm'])}`) is to be as good as the finished cold start by the validation score"
@@ -205,7 +205,7 @@ def _group(group: Group, images: Path) -> str:
 
 
 def not_run(group: Group) -> list[str]:
-    """Runs that are planned and have neither a result nor a reason for having none."""
+    """Return the planned runs that have neither a result nor a recorded failure."""
     known = {*group.runs, *(each["name"] for each in group.failed)}
     planned = (v.name for v in PLANS[group.teacher].variants if group.budget in v.budgets)
     return [name for name in planned if name not in known]
@@ -220,7 +220,7 @@ def goal_sentence(group: Group) -> str:
     students = {name: group.interval(name, group.accuracy, goal.steps) for name in group.runs}
     name, *others = sorted(students, key=lambda n: -students[n].value)
     student, share = students[name], students[name].value / teacher["value"]
-    # of a ratio: squares of relative errors add
+    # error of a ratio: squares of relative errors add
     relative = math.hypot(
         (student.high - student.low) / 2 / student.value,
         (teacher["high"] - teacher["low"]) / 2 / teacher["value"],
@@ -246,7 +246,7 @@ def _verdict_words(kept: bool) -> str:
 
 
 def _pictures(group: Group, place: Path) -> bool:
-    """One picture of all methods at the fewest and at the most steps, from those of seed 0; whether there are any."""
+    """Compose a picture of all methods at the fewest and the most steps (seed 0); return whether any exists."""
     steps, references = group.steps, sorted(group.reference["rows"])
     rows = []
     teacher = group.folder.parent / "teacher.png"

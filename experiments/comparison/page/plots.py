@@ -1,4 +1,4 @@
-"""The page's plots: the same JSON gives the same bytes."""
+"""Plots of the page. The same JSON gives the same bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def quality_plot(group: Group, place: Path) -> None:
-    """Left the distance to real images at each step count, right what it costs in diversity."""
+    """Plot the distance to real images at each step count (left), and distance against diversity (right)."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9, 0.32 * len(group.runs) + 1.6), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(1.2, 1))
@@ -60,7 +60,7 @@ def _scatter(axes: Axes, group: Group) -> None:
 
 
 def warm_plot(study: dict[str, Any], place: Path) -> None:
-    """The validation score over student updates, cold and warm, of every seed."""
+    """Plot the validation score over student updates, cold and warm, for every seed."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6, 3), layout="constrained")
         axes = figure.subplots()
@@ -77,7 +77,7 @@ def warm_plot(study: dict[str, Any], place: Path) -> None:
 
 
 def _best(curve: list[dict[str, Any]]) -> list[tuple[int, float]]:
-    """By updates, the better EMA length's score."""
+    """Return the score of the better EMA length by number of updates."""
     found: dict[int, float] = {}
     for c in curve:
         found[c["updates"]] = min(c["score"]["value"], found.get(c["updates"], float("inf")))

@@ -1,4 +1,4 @@
-"""What the page is made of: the JSON of docs/results, by teacher, budget and method."""
+"""Data of the page: the JSON of docs/results by teacher, budget and method."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from rcm_core.evaluation.metric import part_names, shown_metrics
 
 @dataclass(frozen=True)
 class Group:
-    """All methods on one teacher with one budget; runs by method, seed by seed."""
+    """All methods on one teacher with one budget; runs by method, in order of seeds."""
 
     teacher: str
     budget: str
     runs: dict[str, list[dict[str, Any]]]
     reference: dict[str, Any]
-    """The teacher's own rows."""
+    """Rows of the teacher."""
     folder: Path
     costs: dict[str, Cost] = field(default_factory=dict)
-    """What an iteration takes, of those methods that were measured in turn."""
+    """Cost of an iteration of each calibrated method."""
     failed: list[dict[str, Any]] = field(default_factory=list)
-    """Runs that have no result: name, seed, why."""
+    """Runs without a result: name, seed, reason."""
 
     def values(self, name: str, metric: str, steps: int | None = None) -> list[Estimate]:
-        """One number per seed: at ``steps``, or the mean over all step counts."""
+        """Return one estimate per seed: at ``steps``, or the mean over all step counts."""
         rows = [run["rows"] for run in self.runs[name]]
         return [over_steps(r, metric) if steps is None else r[f"student_{steps}"][metric] for r in rows]
 
@@ -42,13 +42,13 @@ class Group:
 
     @property
     def steps(self) -> list[int]:
-        """Step counts that were evaluated."""
+        """Return the evaluated step counts."""
         first = next(iter(self.runs.values()))[0]["rows"]
         return sorted(int(name.removeprefix("student_")) for name in first)
 
     @property
     def metrics(self) -> list[str]:
-        """Names in the tables: the metrics that all results have, then their parts (accuracies by category)."""
+        """Return the metrics of the tables: those in all results, then their parts (accuracies by category)."""
         runs = [run for found in self.runs.values() for run in found]
         rows = [row for run in (self.reference, *runs) for row in run["rows"].values()]
         common = set.intersection(*map(set, rows))
@@ -57,17 +57,17 @@ class Group:
 
     @property
     def accuracy(self) -> str:
-        """The benchmark's headline accuracy: the mean over categories if it has some."""
+        """Return the benchmark's headline accuracy: the mean over categories if it has categories."""
         return "accuracy_mean" if "accuracy_mean" in self.metrics else "accuracy"
 
     def seconds(self, name: str) -> float:
-        """Of a training: as measured in turn, or else of the runs themselves, whatever else the machine did."""
+        """Return the seconds of a training by calibration, else of the runs themselves on a possibly busy machine."""
         if name in self.costs:
             return self.costs[name].seconds(self.runs[name][0]["iterations"])
         return self.measure(name, "seconds").value
 
     def measure(self, name: str, key: str) -> Interval:
-        """What ``key`` of the training took: the mean over seeds, and by Student's t how well it is known."""
+        """Return the mean over seeds of the training's cost ``key``, with its interval by Student's t."""
         found = [float(run["training"][key]) for run in self.runs[name]]
         return mean_over_seeds([{"value": f, "low": f, "high": f, "n": 1} for f in found]).within(
             0.0, math.inf
@@ -76,7 +76,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Results:
-    """All results."""
+    """All results of docs/results."""
 
     groups: list[Group] = field(default_factory=list)
     warm_starts: list[dict[str, Any]] = field(default_factory=list)
@@ -89,7 +89,7 @@ class Results:
 
 
 def load(folder: Path) -> Results:
-    """From ``folder`` (docs/results); results of another format are left out."""
+    """Read the results in ``folder`` (docs/results); results of another format are ignored."""
     return Results(
         list(_groups(folder / "compare")),
         sorted(
@@ -109,7 +109,7 @@ def _groups(folder: Path) -> Iterator[Group]:
         costs = {name: Cost(**entry["cost"]) for name, entry in calibrated.items()}
         for budget in BUDGETS:
             found = [json.loads(p.read_text()) for p in sorted((folder / teacher / budget).glob("*.json"))]
-            # what was measured on another teacher, or by another protocol, does not compare
+            # results on another teacher or by another protocol are not comparable
             same = [
                 r
                 for r in found

@@ -1,4 +1,4 @@
-"""The page's tables, in Markdown."""
+"""Tables of the page, in Markdown."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ NETWORKS = ("student", "fake", "target", "teacher")
 
 
 def percent(metric: str) -> bool:
-    """Whether ``metric`` is shown in per cent; "" is a plain number."""
+    """Return whether ``metric`` is shown in per cent; "" is a plain number."""
     return metric != "" and metric_of(metric).is_proportion
 
 
 def cell(value: Interval | Estimate, metric: str) -> str:
-    """The value with its interval."""
+    """Format the value with its interval."""
     numbers = value[:3] if isinstance(value, Interval) else (value["value"], value["low"], value["high"])
     scale, digits = (100, 1) if percent(metric) else (1, 2)
     shown = [f"{scale * number:.{digits}f}" for number in numbers]
@@ -41,7 +41,7 @@ def cell(value: Interval | Estimate, metric: str) -> str:
 
 
 def quality_table(group: Group, steps: int) -> str:
-    """A row per method at ``steps``, the teacher's above."""
+    """Return a table with a row per method at ``steps``, below the teacher's rows."""
     metrics = group.metrics
     words = {"teacher": f"teacher, {group.reference['steps']} steps", "teacher_1": "teacher, 1 step"}
     rows = [
@@ -54,7 +54,7 @@ def quality_table(group: Group, steps: int) -> str:
 
 
 def cost_table(group: Group) -> str:
-    """What each method's training took."""
+    """Return the table of training costs by method."""
     head = ["", "seeds", "iterations", "student updates", "of them in the chosen students", "points per update",
             "seconds", "s / iteration", "memory MiB",
             "samples through student, fake, target, teacher per iteration"]  # fmt: skip
@@ -77,31 +77,31 @@ def cost_table(group: Group) -> str:
 
 
 def _times(group: Group, name: str) -> tuple[str, str]:
-    """Seconds of a training and of an iteration; with a mark what was not measured in turn."""
+    """Return the seconds of a training and of an iteration, marked if they do not come from the calibration."""
     seconds, mark = group.seconds(name), "" if name in group.costs else "~"
     return f"{mark}{seconds:.0f}", f"{mark}{seconds / group.runs[name][0]['iterations']:.3f}"
 
 
 def format_measured(found: Interval, digits: int, unit: float = 1.0) -> str:
-    """With its interval, if there are several seeds."""
+    """Format a measurement, with its interval if it has several seeds."""
     value, low, high = (f"{number / unit:.{digits}f}" for number in found[:3])
     return f"{value} [{low}, {high}]" if found.seeds > 1 else value
 
 
 def updates_at_choice(run: dict[str, Any]) -> int:
-    """How often the student that selection chose had been moved; its name says at which iteration it was."""
+    """Return the number of updates of the selected student; its name contains the iteration."""
     step = int(run["choice"]["name"].split("-")[0].removeprefix("step_"))
     return updates_in(build_method(run["method"], "exact"), step)
 
 
 def calls(run: dict[str, Any], network: str) -> float:
-    """Samples that go forward through ``network`` per iteration, of whatever kind."""
+    """Return the samples that pass forward through ``network`` per iteration, over all kinds."""
     found = run["training"]["forward_per_iteration"]
     return float(sum(n for name, n in found.items() if name.split(".")[0] == network))
 
 
 def claims_table(results: Results) -> str:
-    """A row per claim, a column per teacher and budget; memory is measured apart from them."""
+    """Return a table with a row per claim and a column per teacher and budget; memory is measured separately."""
     head = ["published", *(f"`{g.teacher}`, {BUDGET_WORDS[g.budget]}" for g in results.groups)]
     rows = []
     for claim in CLAIMS:
@@ -113,7 +113,7 @@ def claims_table(results: Results) -> str:
 
 
 def findings_table(found: Sequence[tuple[Group, Finding]]) -> str:
-    """A row per part of a claim, teacher and budget."""
+    """Return a table with a row per part of a claim, teacher and budget."""
     rows = [
         [
             f"`{group.teacher}`, {BUDGET_WORDS[group.budget]}",
@@ -128,14 +128,14 @@ def findings_table(found: Sequence[tuple[Group, Finding]]) -> str:
 
 
 def _tie(finding: Finding) -> str:
-    """The verdict; of a part that a tie satisfies, whether it is one."""
+    """Return the verdict; a part that a tie satisfies is marked if it is a tie."""
     gain = finding.gain
     tie = finding.part.within and gain is not None and gain.low <= 0 <= gain.high
     return f"{finding.verdict}, not told apart" if tie else finding.verdict
 
 
 def memory_table(memory: dict[str, Any]) -> str:
-    """A row per case of the memory measurement."""
+    """Return a table with a row per case of the memory measurement."""
     words, ours = memory["words"], memory["cases"]["tbcm"]
     measured = {words[name]: found for name, found in memory["cases"].items()}
     for width, found in sorted(memory["scm_vae"].items(), key=lambda item: int(item[0])):
@@ -165,8 +165,9 @@ def memory_table(memory: dict[str, Any]) -> str:
 
 
 def mixture_table(mixture: dict[str, Any]) -> str:
-    """A row per run: the Frechet distance to the teacher of what it predicts from all angles, and from some; and of
-    its samples at each number of steps on the validation split, at half and at the end of training.
+    """Return a table of Frechet distances to the teacher with a row per run.
+
+    Columns: predictions from all angles and from ranges of angles, and samples on the validation split during training.
     """
     parts = [row["part"] for run in mixture["runs"].values() for row in run["parts"]]
     head = list(dict.fromkeys(parts))
@@ -185,7 +186,7 @@ def _half_and_end(candidates: list[dict[str, Any]]) -> str:
 
 
 def lengths_table(found: list[Length]) -> str:
-    """A row per length of the warm trainings, over all seeds."""
+    """Return a table with a row per length of the warm trainings, over all seeds."""
     head = ["student updates of the warm start", "score at the end", "gain over the cold start's end", ""]
     return markdown_table(
         head,
@@ -198,13 +199,13 @@ def lengths_table(found: list[Length]) -> str:
 
 
 def warm_table(study: dict[str, Any]) -> str:
-    """A row per seed and training of the warm start."""
+    """Return a table with a row per seed and training of the warm start."""
     rows = []
     for seed in study["seeds"]:
         runs = [("cold", seed["cold"])] + [
             (f"warm, {w['share']:.0%} of the updates", w) for w in seed["warm"]
         ]
-        rows.append([str(seed["seed"]), "old student as it is", "0", "", cell(seed["untouched"], ""), ""])
+        rows.append([str(seed["seed"]), "old student, unchanged", "0", "", cell(seed["untouched"], ""), ""])
         for words, run in runs:
             test = run["rows"]["student_4"]["frechet_teacher"]
             line = [str(seed["seed"]), words, str(run["updates"]), str(run["iterations"])]

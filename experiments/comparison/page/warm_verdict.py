@@ -1,4 +1,4 @@
-"""Whether a warm start is as good as the cold start: from the JSON of ``studies.warm_start`` alone."""
+"""Verdict whether a warm start is as good as the cold start, from the JSON of ``studies.warm_start`` alone."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from rcm_core.evaluation.bootstrap import Estimate
 from rcm_core.evaluation.metric import metric_of
 
 PROMISED = 0.4
-"""Of the cold start's student updates, the warm start's that are as good at most."""
+"""Largest share of the cold start's student updates after which the warm start must be as good."""
 REACHED, NOT_TOLD_APART, NOT_REACHED = "reached", "not told apart", "not reached"
 
 
 @dataclass(frozen=True)
 class Length:
-    """Warm trainings of one length against the cold ones, over all seeds."""
+    """Comparison of the warm trainings of one length with the cold ones, over all seeds."""
 
     share: float
-    """Of the cold training's student updates."""
+    """Share of the cold training's student updates."""
     updates: int
     score: float
-    """Their mean."""
+    """Mean score of the warm trainings."""
     gain: Interval
-    """Over the cold start, positive is better."""
+    """Gain over the cold start; positive is better."""
 
     @property
     def verdict(self) -> str:
@@ -35,9 +35,9 @@ class Length:
 
 
 def end(training: dict[str, Any], metric: str) -> Estimate:
-    """The score of the better EMA length at a training's end.
+    """Return the score of the better EMA length at the end of a training.
 
-    What a training passes through does not count: of many scores with their chance the best is good by chance.
+    Earlier scores do not count, because the best of many noisy scores is good by chance.
     """
     best = max if metric_of(metric).higher_is_better else min
     last: list[Estimate] = [c["score"] for c in training["curve"] if c["updates"] == training["updates"]]
@@ -45,7 +45,7 @@ def end(training: dict[str, Any], metric: str) -> Estimate:
 
 
 def lengths(study: dict[str, Any]) -> list[Length]:
-    """Of a study, shortest first."""
+    """Return the lengths of a study, shortest first."""
     metric, seeds = study["metric"], study["seeds"]
     sign = metric_of(metric).sign
     found = []
@@ -58,6 +58,6 @@ def lengths(study: dict[str, Any]) -> list[Length]:
 
 
 def judge_promise(found: list[Length]) -> str:
-    """Of the promise: whether any length that it allows is as good; not to be told apart does not do."""
+    """Return the promise's verdict: a length that it allows must be as good; being not told apart is not enough."""
     reached = any(length.verdict == REACHED for length in found if length.share <= PROMISED)
     return REACHED if reached else NOT_REACHED

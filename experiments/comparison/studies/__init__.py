@@ -1,1 +1,1 @@
-"""Studies beside the comparison of all methods: each answers one question and writes one JSON file."""
+"""Studies in addition to the comparison of all methods: each answers one question and writes one JSON file."""

@@ -1,9 +1,10 @@
-"""How strong matching is beside consistency in the comparison's rCM.
+"""Strength of distribution matching relative to consistency in the comparison's rCM.
 
 ``python -m experiments.comparison.studies.balance``.
 
-Of the student's two gradients in its prediction: matching's (the mean of ``dmd_gradient`` over training, times its
-weight) over the longest that a normalised tangent lets consistency's be; docs/maths.md, section 17.
+The ratio of the student's two gradients with respect to its prediction: that of matching (the mean of ``dmd_gradient``
+over training, times its weight) over the largest that a normalised tangent allows for consistency; docs/maths.md,
+section 17.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ RUN = "rcm"
 
 
 def balance(plan: Plan, home: Home, start: Start) -> dict[str, Any]:
-    """Of seed 0 at equal updates, which is made if it is not there."""
+    """Return the ratio for seed 0 at equal updates; do the run if its result is missing."""
     runner = Runner(plan, home, start)
     runner.prepare()
     params, workspace = runner.make_run(plan.variant(RUN), 0, UPDATES)
     matching = params.method["dmd_weight"] * mean_gradient(RunFolder.of(workspace).curves)
     consistency = params.method["consistency_weight"]
-    # both losses' gradients are twice their weight times the length of what they are made of
+    # the gradient of either loss is twice its weight times the norm of its vector
     return {"matching": 2 * matching, "consistency": 2 * consistency, "share": matching / consistency}
 
 
 def mean_gradient(curves: Path) -> float:
-    """Of all windows of a training that have one."""
+    """Return the mean over all windows of a training that have a value."""
     return float(pd.read_csv(curves)["dmd_gradient"].mean())
 
 
 def write_balance(home: Home) -> None:
-    """Writes docs/results/balance.json."""
+    """Write docs/results/balance.json."""
     found = {name: balance(plan, home, in_subprocess) for name, plan in PLANS.items()}
     place = home.results.parent / "balance.json"
     write_json(place, {"format": FORMAT, "run": RUN, "teachers": found, "machine": machine()})

@@ -6,9 +6,9 @@ Each case runs in a process of its own, with the methods' own code in the traine
 transformer on the latents of a tiny diffusers AutoencoderKLWan of several widths. All have the same
 number of training points per step.
 
-Two measures. ``tensors``: most bytes of tensors alive within one step above those alive before it, from the allocation
-events of PyTorch's CPU allocator; repeatable to the byte, decides. ``resident``: most memory of the process over the
-steps above that after loading; what the machine sees, with the allocator's holes and the moments of AdamW.
+Two measures. ``tensors``: peak bytes of live tensors within one step above those before it, from the allocation events
+of PyTorch's CPU allocator; repeatable to the byte, and decisive. ``resident``: peak memory of the process over the
+steps above that after loading, including fragmentation and AdamW's moments.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ CASES = {
     "tbcm": "TBCM, prompts alone",
 }
 WIDTHS = (8, 16, 32)
-"""Of the VAE. What it holds per token of the student, against what the student's step holds per token, is the
-proportion that matters. The width of 16 decides: its encoder has about as many parameters as the student. A token
-stands for 256 pixels here; in the published set-up, SANA at 1,024 x 1,024, for 1,024.
+"""Widths of the VAE. The ratio of the VAE's memory to that of the student's step, both per token, is what matters. The
+width of 16 decides: its encoder has about as many parameters as the student. A token represents 256 pixels here, and
+1,024 in the published setup (SANA at 1,024 x 1,024).
 """
 DECIDES = 16
 ALLOWED = 0.6
-"""TBCM's memory as a share of that of sCM with encoding: what is promised."""
+"""Promised maximum of TBCM's memory as a share of that of sCM with encoding."""
 
 
 class Size(NamedTuple):
-    """Of networks and batches."""
+    """Sizes of networks and batches."""
 
     points: int = 64
     routes: int = 4
@@ -73,12 +73,12 @@ class Size(NamedTuple):
 
 
 def latent_shape(size: Size) -> tuple[int, ...]:
-    """Of one sample: Wan's VAE divides height and width by 8 and has 16 channels."""
+    """Return the latent shape of one sample: Wan's VAE divides height and width by 8 and has 16 channels."""
     return (16, 1, size.image // 8, size.image // 8)
 
 
 class Encoding:
-    """Real images, encoded when a batch is asked for, as sCM needs them without stored latents."""
+    """Source of real images that encodes each batch on request, as sCM needs without stored latents."""
 
     def __init__(self, size: Size) -> None:
         from diffusers import AutoencoderKLWan
@@ -97,7 +97,7 @@ class Encoding:
 
 
 class Given:
-    """Latents as they are; TBCM takes nothing but their shape."""
+    """Source of ready latents; TBCM uses only their shape."""
 
     def __init__(self, size: Size) -> None:
         self.size = size
@@ -114,7 +114,7 @@ def text(size: int, rng: torch.Generator) -> dict[str, Tensor]:
 
 
 def method_of(case: str, size: Size) -> dict[str, Any]:
-    """The method's section of conf, with the routes' points for TBCM."""
+    """Return the method's section of conf, with the points per route for TBCM."""
     preset = "tbcm" if case == "tbcm" else "scm"
     section: dict[str, Any] = yaml.safe_load((ROOT / f"conf/method/{preset}.yaml").read_text())["method"]
     if case == "tbcm":
@@ -124,7 +124,7 @@ def method_of(case: str, size: Size) -> dict[str, Any]:
 
 
 def trainer_of(case: str, size: Size, folder: Path) -> Trainer:
-    """The case's trainer, loaded and at its beginning."""
+    """Return the case's trainer, loaded and before its first step."""
     student, frozen = (_denoiser(size) for _ in range(2))
     frozen.requires_grad_(False)
     source = Encoding(size) if case == "scm_vae" else Given(size)
@@ -164,7 +164,7 @@ def _denoiser(size: Size) -> Denoiser:
 
 
 def measure(case: str, size: Size) -> dict[str, float]:
-    """Of one case in this process: bytes and seconds of a step, on one thread."""
+    """Measure one case in this process: bytes and seconds of a step, on one thread."""
     torch.set_num_threads(1)
     with TemporaryDirectory() as folder, fastest_attention():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -183,7 +183,7 @@ def measure(case: str, size: Size) -> dict[str, float]:
 
 
 def most_alive(work: Callable[[], object]) -> int:
-    """Most bytes of CPU tensors at once in ``work`` above what was there before."""
+    """Return the peak bytes of live CPU tensors during ``work`` above those before it."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
@@ -212,7 +212,7 @@ def in_fresh_process(case: str, size: Size) -> dict[str, float]:
 
 
 def results(size: Size, widths: Sequence[int]) -> dict[str, Any]:
-    """All cases, and what TBCM has of sCM's for each width of the VAE."""
+    """Measure all cases; add TBCM's share of sCM's for each width of the VAE."""
     cases = {case: in_fresh_process(case, size) for case in CASES if case != "scm_vae"}
     encoding = {width: in_fresh_process("scm_vae", size._replace(base=width)) for width in widths}
     ours = cases["tbcm"]
@@ -232,7 +232,7 @@ def results(size: Size, widths: Sequence[int]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Without arguments all cases into docs/results/memory.json; 1 if TBCM needs more than is promised."""
+    """Without arguments, write all cases to docs/results/memory.json; 1 if TBCM needs more than promised."""
     if len(sys.argv) > 1:
         print(json.dumps(measure(sys.argv[1], Size(**json.loads(sys.argv[2])))))
         return 0

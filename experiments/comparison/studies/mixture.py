@@ -1,9 +1,8 @@
 """What distribution matching matches, and what it does not: ``python -m experiments.comparison.studies.mixture``.
 
-A fake score learns what the student predicts from all the angles that training visits, and the student is moved until
-that mixture is the teacher's distribution. Here trained students predict as in training, and the predictions are
-measured together and apart, by the angle that they were made from: always equally many, for the Frechet distance of
-fewer samples is larger.
+A fake score learns the student's predictions from all angles that training visits, and the student is trained until
+that mixture has the teacher's distribution. Here trained students predict as in training. The predictions are evaluated
+together and by ranges of their angle, always equally many, because fewer samples have a larger Frechet distance.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ BATCH = 50
 
 
 class Part(NamedTuple):
-    """Predictions made from angles in [low, high)."""
+    """Predictions from angles in [low, high)."""
 
     words: str
     low: float
@@ -62,9 +61,7 @@ PARTS = (
 
 @torch.no_grad()
 def predict(params: Params, job: Job) -> Iterator[tuple[Tensor, Tensor]]:
-    """The student's clean predictions [B, ...] as its training makes them, and the angles [B] they are made from; one
-    batch of ``job`` after the other.
-    """
+    """Yield the student's clean predictions [B, ...] as in training, and their angles [B], by batches of ``job``."""
     config, device = build_method(params.method, params.train.tangent).config, resolve_device(job.device)
     student = network_of(job.teacher.folder, job.teacher.family, job.network, job.device)
     for index, start in enumerate(range(0, len(job.ids), BATCH)):
@@ -89,7 +86,7 @@ def predict(params: Params, job: Job) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def measure(params: Params, workspace: Path, each: int, most: int) -> list[dict[str, Any]]:
-    """One row for each part that has ``each`` of ``most`` predictions of the chosen student."""
+    """Return a row for each part that has at least ``each`` of ``most`` predictions of the selected student."""
     section = params.select.model_copy(update={"samples": most, "metric": METRICS[0]})
     scale = scale_of(params.model_copy(update={"select": section}), workspace, executor_in(workspace))
     job = replace(validation_job(section, workspace), network=str(RunFolder.of(workspace).student))
@@ -110,7 +107,7 @@ def measure(params: Params, workspace: Path, each: int, most: int) -> list[dict[
 
 
 def over_training(workspace: Path) -> list[dict[str, Any]]:
-    """Selection's scores of the candidates of the longest EMA, in the order of training."""
+    """Return selection's scores of the candidates with the longest EMA, in order of training."""
     candidates = RunFolder.of(workspace).selection()["candidates"]
     longest = max(c["ema"] for c in candidates)
     return [{"step": c["step"], "scores": c["scores"]} for c in candidates if c["ema"] == longest]
@@ -119,7 +116,7 @@ def over_training(workspace: Path) -> list[dict[str, Any]]:
 def study_results(
     plan: Plan, home: Home, names: tuple[str, ...], start: Start, each: int = 1000, most: int = 12000
 ) -> None:
-    """Writes ``mixture.json``; students of seed 0 at equal updates that are not there are made."""
+    """Write ``mixture.json``; missing students of seed 0 at equal updates are trained first."""
     runner = Runner(plan, home, start)
     runner.prepare()
     found = {}
@@ -133,7 +130,7 @@ def study_results(
 
 
 def main() -> int:
-    """0, or 2 for bad input."""
+    """Run the study. Exit status 0, or 2 for bad input."""
     return alone(lambda home: study_results(PLANS["mini"], home, RUNS, in_subprocess))
 
 

@@ -1,12 +1,12 @@
-"""How many student updates a warm start saves when the teacher is updated.
+"""Student updates saved by a warm start when the teacher is updated.
 
 ``python -m experiments.comparison.studies.warm_start`` (``--run rcm-0.1 --refined 30 --rate 0.1 --seeds 0``).
 
-The old teacher is the comparison's. The new one is the old one trained further, on other batches and noise. On the new
-one a student is distilled cold, and warm (train.warm_start) from the student of the old one, in trainings of several
-lengths, each with its own decay of the learning rate. Candidates are scored as selection scores them, on the
-validation split. What is compared is the number of student updates after which the warm start is as good as the cold
-start at its end (experiments/comparison/page/warm_verdict.py).
+The old teacher is the comparison's. The new one is the old one trained further, on other batches and noise. From the
+new one a student is distilled cold, and warm (train.warm_start) from the student of the old one, in trainings of
+several lengths, each with its own decay of the learning rate. Candidates are scored as in selection, on the validation
+split. The result is the number of student updates after which the warm start is as good as the finished cold start
+(experiments/comparison/page/warm_verdict.py).
 """
 
 from __future__ import annotations
@@ -46,41 +46,41 @@ from rcm_core.storage.run_folder import RunFolder
 from rcm_core.training.distill import build_method
 
 STUDIED = "rcm-0.1"
-"""The run whose students are nearest to the teacher."""
+"""Run whose students are closest to the teacher."""
 REFINED = (30, 300)
-"""Steps: a small update of the teacher, and one that moves its weights farther than the whole distillation does."""
+"""Steps of the teacher's update: a small update, and one that changes its weights more than the distillation does."""
 RATES = (0.1, 1.0)
-"""Of the cold start's, the student's learning rate in a warm start: what we advise, and all of it."""
+"""Learning rates of the warm student as shares of the cold start's: the advised one, and the full one."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is measured."""
+    """Settings of one study."""
 
     plan: Plan
     run: str
-    """The plan's run whose method and settings are taken."""
+    """Run of the plan whose method and settings are used."""
     refined: int = max(REFINED)
-    """Steps that the new teacher is trained further."""
+    """Additional training steps of the new teacher."""
     rate: float = min(RATES)
-    """Of the cold start's, the student's learning rate in the warm trainings."""
+    """Learning rate of the warm student as a share of the cold start's."""
     seed: int = 1
-    """Of those steps; the old teacher's is another."""
+    """Seed of the additional steps; it differs from the old teacher's."""
     shares: tuple[float, ...] = (0.1, 0.2, 0.4)
     """Lengths of the warm trainings, as shares of the cold one's student updates."""
     samples: int = 960
-    """Per candidate and step count, on the validation split."""
+    """Samples per candidate and step count, on the validation split."""
     candidates: int = 10
-    """Of the cold training."""
+    """Candidates of the cold training."""
 
     def warm(self, cold: Params) -> list[str]:
-        """What is not as in the training ``cold``: of a consistency model the tangent needs no warm-up."""
+        """Return the overrides relative to the training ``cold``: a consistency model needs no tangent warm-up."""
         return ["method.warmup=0", f"train.lr.student={self.rate * cold.train.lr.student:g}"]
 
 
 @dataclass
 class Bench:
-    """The two teachers' workspaces and what runs in them."""
+    """Workspaces of both teachers and the trainings in them."""
 
     study: Study
     home: Home
@@ -91,7 +91,7 @@ class Bench:
         return self.home.work / self.study.plan.teacher / f"warm-start-{self.study.refined}"
 
     def prepare(self) -> None:
-        """Both teachers with their trajectories."""
+        """Prepare both teachers with their trajectories."""
         self.runner = Runner(self.study.plan, self.home, self.start)
         self.runner.prepare()
         self.old = self.home.shared_workspace(self.study.plan)
@@ -112,13 +112,13 @@ class Bench:
         return compose(workspace(self.root / "compose"), [*base, *place, *extra])
 
     def student(self, seed: int) -> Path:
-        """The folder of the old teacher's student of ``seed``, published."""
+        """Return the folder of the old teacher's published student of ``seed``."""
         plan = self.study.plan
         _, path = self.runner.make_run(plan.variant(self.study.run), seed, UPDATES, ("publish",))
         return RunFolder.of(path).published
 
     def train(self, name: str, params: Params) -> dict[str, Any]:
-        """A training on the new teacher with all its candidates' scores and the choice's quality on the test split."""
+        """Train on the new teacher; return the scores of all candidates and the selected one's on the test split."""
         path = workspace(self.root / name)
         share_stages(path, self.new)
         write_params(path, params)
@@ -138,7 +138,7 @@ class Bench:
         }
 
     def seed(self, seed: int) -> dict[str, Any]:
-        """The cold start and all warm ones of one seed."""
+        """Run the cold start and all warm starts of one seed."""
         study = self.study
         total = study.plan.updates
         cold = self._settle(self.params, seed, total, study.candidates)
@@ -174,7 +174,7 @@ class Bench:
 
 
 def study_results(study: Study, home: Home, start: Start, seeds: Sequence[int]) -> None:
-    """Writes ``warm-start/<run>-<refined>-<rate>.json`` after every seed."""
+    """Write ``warm-start/<run>-<refined>-<rate>.json`` after every seed."""
     bench = Bench(study, home, start)
     bench.prepare()
     found = []
@@ -202,19 +202,24 @@ def study_results(study: Study, home: Home, start: Start, seeds: Sequence[int]) 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0, or 2 for bad input."""
+    """Run the study. Exit status 0, or 2 for bad input."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.comparison.studies.warm_start", description=__doc__
     )
-    parser.add_argument("--run", default=STUDIED, help=f"of mini's plan; default: {STUDIED}")
-    parser.add_argument("--refined", type=int, choices=REFINED, help="steps; default: one after the other")
+    parser.add_argument("--run", default=STUDIED, help=f"run of mini's plan; default: {STUDIED}")
+    parser.add_argument(
+        "--refined",
+        type=int,
+        choices=REFINED,
+        help="steps of the teacher's update; default: all of the study's",
+    )
     parser.add_argument(
         "--rate",
         type=float,
         choices=RATES,
-        help="the warm student's learning rate as a share of the cold one's; default: one after the other",
+        help="learning rate of the warm student as a share of the cold one's; default: all of the study's",
     )
-    parser.add_argument("--seeds", default="", help="as in 0,1; default: the plan's")
+    parser.add_argument("--seeds", default="", help="seeds, as in 0,1; default: the plan's")
     options = parser.parse_args(arguments)
     plan = PLANS["mini"]
 

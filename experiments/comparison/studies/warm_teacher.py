@@ -1,4 +1,4 @@
-"""The updated teacher of the warm start: how it is made, how far from the old one it is, how the old student does."""
+"""The updated teacher of the warm start: its training, its distance to the old one, and the old student's score."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
 
 def refine(params: Params, steps: int, seed: int, old: Path, folder: Path) -> None:
-    """``folder/pipeline``: the teacher of the workspace ``old``, trained further on other batches and noise; once."""
+    """Train the teacher of the workspace ``old`` further on other batches and noise, into ``folder/pipeline``, once."""
     facts = RunFolder.of(old).teacher()
     key = {"key": digest([facts["hash"], steps, seed])}
     done, state, pipeline = folder / "done.json", folder / "state", pipeline_of(old)
     if done.is_file() and json.loads(done.read_text()) == key:
         return
     mini = params.teacher.mini
-    assert mini is not None  # embedded teachers alone are planned
+    assert mini is not None  # the plan has only embedded teachers
     mini = mini.model_copy(update={"steps": steps})
     section = params.teacher.model_copy(update={"seed": seed, "mini": mini})
     spec = {
@@ -57,14 +57,14 @@ def refine(params: Params, steps: int, seed: int, old: Path, folder: Path) -> No
 
 
 def change(old: Path, new: Path) -> float:
-    """How far the weights of the pipeline ``new`` are from those of ``old``, relative to their size."""
+    """Return the distance of the weights of the pipelines ``old`` and ``new``, relative to their norm."""
     before, after = (load_file(p / WEIGHTS) for p in (old, new))
     moved = sum(float((after[name] - value).double().square().sum()) for name, value in before.items())
     return math.sqrt(moved / sum(float(value.double().square().sum()) for value in before.values()))
 
 
 def score_of(student: Path, params: Params, workspace: Path) -> Estimate:
-    """The published ``student``'s score on the validation split of ``workspace``, as selection scores candidates."""
+    """Return the published ``student``'s score on the validation split of ``workspace``, computed as in selection."""
     section, sampler = params.select, Sampler.of(params.sampler.kind, params.sampler.times)
     executor = executor_in(workspace)
     scale = scale_of(params, workspace, executor)

@@ -50,4 +50,4 @@ def test_the_command_says_what_is_to_do_and_refuses_what_is_not_planned(
     assert main(["--teacher", "mini", "--only", "ladd", "--budget", TIME]) == 2
     assert "ladd is not planned at equal time" in capsys.readouterr().err
     assert main(["--teacher", "mini", "--seeds", "one"]) == 2
-    assert "expected whole numbers" in capsys.readouterr().err
+    assert "expected integers" in capsys.readouterr().err

@@ -1,13 +1,13 @@
 """A power cut in each of the eight stages: ``python -m experiments.power_cut`` writes docs/results/power_cut.json.
 
-A clone of this repository with small numbers runs the real line: Prefect's server, worker and keeper, Ray, DVC. For
-each stage an unattended run is started that computes this stage and those after it. While the stage runs, SIGKILL ends
-the server, worker, keeper, flow, Ray and stage at once. Then ``rcm up`` is typed; the run that continues the dead one
-must complete with the outputs of a run that nobody interrupted, within 120 seconds. If that run takes longer by itself
-(on a busy machine), its time is the limit. Exit status 1 if one run does not.
+A clone of this repository with small sizes runs all real components: Prefect's server, worker and keeper, Ray, DVC. For
+each stage the script starts an unattended run that computes this stage and all later ones. While the stage runs,
+SIGKILL ends the server, worker, keeper, flow, Ray and stage at once. Then the script calls ``rcm up``. The run that
+continues the dead one must complete within 120 seconds with the outputs of an uninterrupted run. If the uninterrupted
+run takes longer (on a busy machine), its time is the limit. Exit status 1 if one run fails this.
 
-Started again, the script continues after the stages that are in the result, as long as the code is the same.
-About 20 minutes on two cores.
+Restarted, the script continues after the stages in the result, as long as the code is the same. It takes about 20
+minutes on two cores.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from tests.support.projects import free_port
 
 NAME = "power_cut"
 OVERRIDES = [*TINY, "train.iterations=60", "train.candidate_every=30"]
-"""With more iterations than the tiny line: all processes are listed while the training continues."""
+"""Overrides with more iterations than TINY, because listing all processes takes time while the training continues."""
 CODE = ("infra", "flows", "rcm_core", "kernels", "conf", "data", "dvc.yaml", "prefect.yaml")
 MARK = "RCM_POWER_CUT"
 LIMIT_SECONDS = 120
@@ -53,7 +53,7 @@ KEPT = {
     "trajectories": (1, "trajectories-*/shards/*.safetensors"),
     "train": (2, "train-*/step_*/progress.json"),
 }
-"""Checkpoints or shards that the stage has written below the live state before the power is cut. Ray may not have noted
+"""Checkpoints or shards that the stage has written below the live state before the power cut. Ray may not have recorded
 the newest checkpoint."""
 
 
@@ -97,7 +97,7 @@ class Project:
         return found
 
     def cut_power(self) -> int:
-        """SIGKILL to all processes, until none is left; how many there were at first."""
+        """Send SIGKILL to all processes until none runs; return their initial number."""
         first = left = self.processes()
         while left:
             for process in left:
@@ -108,11 +108,11 @@ class Project:
         return len(first)
 
     def owner(self, name: str, stage: str) -> Path:
-        """The file that is there while ``stage`` of the run ``name`` works, and stays if it is killed."""
+        """Return the file that exists while ``stage`` of the run ``name`` works, and remains if it is killed."""
         return self.root / f".rcm/locks/{name}-{stage}.owner"
 
     def list_kept(self, stage: str) -> list[Path]:
-        """Checkpoints or shards that the unfinished stage has written."""
+        """Return the checkpoints or shards that the unfinished stage has written."""
         return sorted(self.root.glob(f".rcm/state/{KEPT[stage][1]}")) if stage in KEPT else []
 
     def forget(self, stages: tuple[str, ...]) -> None:
@@ -122,7 +122,7 @@ class Project:
                 shutil.rmtree(key)
 
     def outputs(self, name: str) -> dict[str, str]:
-        """Content hash of every output of the run ``name``, from dvc.lock of its experiment."""
+        """Return the content hash of every output of the run ``name``, from dvc.lock of its experiment."""
         refs = self.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
         (ref,) = [ref for ref in refs if ref.endswith(f"/{name}")]
         stages = yaml.safe_load(self.run("git", "show", f"{ref}:dvc.lock"))["stages"]
@@ -131,14 +131,14 @@ class Project:
 
 
 def code() -> str:
-    """Digest of the committed code that a run consists of."""
+    """Return the digest of the committed code that a run uses."""
     command = ["git", "rev-parse", *(f"HEAD:{name}" for name in CODE)]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return hashlib.sha256(answer.stdout.encode()).hexdigest()[:16]
 
 
 def prepare(project: Project) -> None:
-    """A clone with small numbers as its newest commit; one that is there loses its server and its runs."""
+    """Create a clone with small sizes as its newest commit; an existing one loses its server and its runs."""
     if not project.root.exists():
         project.root.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["git", "clone", "-q", str(ROOT), str(project.root)], check=True)
@@ -151,12 +151,12 @@ def prepare(project: Project) -> None:
 
 
 def newest(project: Project, name: str) -> dict[str, Any] | None:
-    """The newest run that began under ``name``."""
+    """Return the newest run that began under ``name``."""
     return next((r for r in project.api.list_runs(DEPLOYMENT) if r["parameters"].get("name") == name), None)
 
 
 def wait_for_run(project: Project, name: str, dead: str) -> dict[str, Any]:
-    """The run ``name`` that is not ``dead``, once it has ended."""
+    """Wait until the run ``name`` that is not ``dead`` has ended; return it."""
 
     def find_ended() -> dict[str, Any] | None:
         run = newest(project, name)
@@ -171,7 +171,7 @@ def seconds(run: dict[str, Any]) -> float:
 
 
 def arrive(project: Project, name: str, stage: str) -> None:
-    """Wait until ``stage`` works and has written what KEPT says, then stop its process where it is."""
+    """Wait until ``stage`` works and has written the files of KEPT, then stop its process."""
     owner = project.owner(name, stage)
 
     def working() -> bool:
@@ -183,7 +183,7 @@ def arrive(project: Project, name: str, stage: str) -> None:
 
 
 def cut(project: Project, stage: str, expected: dict[str, str]) -> dict[str, Any]:
-    """Cut the power in ``stage`` of a run, and say how the next one ended."""
+    """Cut the power in ``stage`` of a run, and return how the next run ended."""
     name = f"cut-{stage}-{uuid4().hex[:4]}"
     project.forget(STAGES[STAGES.index(stage) :])
     dead = str(project.api.start(DEPLOYMENT, {"name": name})["id"])
@@ -227,7 +227,7 @@ def is_right(row: dict[str, Any], limit: float) -> bool:
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # servers end then, too
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the servers end then, too
     key, place = code(), RESULTS / f"{NAME}.json"
     root = state_home(ROOT) / NAME / key / "project"
     project = Project(root, free_port(), uuid4().hex)

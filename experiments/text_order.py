@@ -1,9 +1,9 @@
-"""What the frozen text encoders of the embedded teachers know of a prompt: ``python -m experiments.text_order``.
+"""Linear probes of the embedded teachers' frozen text encoders: ``python -m experiments.text_order``.
 
-A linear probe reads from a digit's own token, in prompts that name two digits, its colour (one of six, where it has
-one), whether it is named first or second, and its place (one of four, where it has one and no colour): fitted on the
-training prompts, scored on the test prompts, mean over seeds of the encoder. Writes docs/results/text_order.json; a few
-minutes on two cores.
+In prompts that name two digits, a linear probe predicts from a digit's token its colour (one of six, if it has one),
+whether it is named first or second, and its place (one of four, if it has one and no colour). Probes are fitted on the
+training prompts and scored on the test prompts; the result is the mean over seeds of the encoder. Writes
+docs/results/text_order.json; takes a few minutes on two cores.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ KINDS: dict[str, tuple[Callable[[Case], int], Callable[[Case], bool]]] = {
     "second": (lambda c: c.second, lambda _: True),
     "place": (lambda c: c.place - 1, lambda c: 0 < c.place <= 4 and not c.colour),
 }
-"""What is read, and in which cases."""
+"""Labels of the probes, and the cases in which each exists."""
 
 
 def cases(split: str) -> list[Case]:
-    """Both digits of every prompt of ``split`` that names two."""
+    """Return both digits of every prompt of ``split`` that names two."""
     found = []
     for prompt in read_prompts(PROMPTS / f"{split}.txt"):
         words = sorted(meanings(prompt).items())
@@ -61,7 +61,7 @@ def cases(split: str) -> list[Case]:
 
 
 def features(encoder: Any, tokenizer: Any, rows: list[Case]) -> Tensor:
-    """The digits' own tokens and a constant, ``[N, width + 1]``."""
+    """Return the digits' own tokens and a constant, ``[N, width + 1]``."""
     tokens = tokenizer([row.prompt for row in rows], padding=True, return_tensors="pt")
     with torch.no_grad():
         hidden = encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
@@ -70,14 +70,14 @@ def features(encoder: Any, tokenizer: Any, rows: list[Case]) -> Tensor:
 
 
 def accuracy(fit: tuple[Tensor, Tensor], score: tuple[Tensor, Tensor]) -> float:
-    """Of the ridge regression onto one-hot classes."""
+    """Return the test accuracy of ridge regression onto one-hot classes."""
     x, y = fit
     weights = torch.linalg.solve(x.mT @ x + RIDGE * torch.eye(x.shape[1]), x.mT @ F.one_hot(y).double())
     return float(((score[0] @ weights).argmax(1) == score[1]).double().mean())
 
 
 def probe(mini: dict[str, Any], seed: int) -> dict[str, float]:
-    """Test accuracy of all probes for the encoder of these settings."""
+    """Return the test accuracy of all probes for the encoder with these settings."""
     prompts = read_prompts(PROMPTS / "train.txt")
     tokenizer = build_tokenizer(prompts, LENGTH)
     torch.manual_seed(seed)
@@ -95,7 +95,7 @@ def probe(mini: dict[str, Any], seed: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Mini's encoder, that of scenes as drawn, and as taught."""
+    """Probe mini's encoder, and that of scenes before and after its training."""
     conf = {
         name: yaml.safe_load((ROOT / f"conf/teacher/{name}.yaml").read_text())["teacher"]["mini"]
         for name in ("mini-train", "scenes-train")

@@ -1,1 +1,1 @@
-"""What Ray Train costs, and what it saves: measured on a small student."""
+"""Measurements of Ray Train's overhead and recovery, and of memory and time of training steps."""

@@ -1,4 +1,4 @@
-"""The training's own stepper on random weights and random batches, as its parameters describe it, on one device."""
+"""A training's own train step on random weights and batches, built from its parameters, on one device."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from rcm_core.training.networks import build_networks, load_networks
 from rcm_core.training.train_step import Stepper
 
 SPREAD = 0.02
-"""Of random weights."""
+"""Standard deviation of random weights."""
 
 
 class Drawn:
-    """Random batches of the sizes that ``model`` has."""
+    """Source of random batches with the sizes of ``model``."""
 
     def __init__(self, model: Model, device: torch.device) -> None:
         self.model, self.device = model, device
@@ -44,13 +44,13 @@ class Drawn:
     def _conditions(self, size: int, rng: torch.Generator) -> Condition:
         zeros = self.model.conditions(size)
         drawn = {name: torch.randn(z.shape, generator=rng) for name, z in zeros.items()}
-        if "mask" in drawn:  # of tokens
+        if "mask" in drawn:  # token features
             drawn["mask"] = torch.ones_like(drawn["mask"])
         return {name: value.to(self.device) for name, value in drawn.items()}
 
 
 class Assembled(NamedTuple):
-    """A stepper and the networks by role."""
+    """A train step and its networks by role."""
 
     stepper: Stepper
     frozen: Denoiser
@@ -58,12 +58,12 @@ class Assembled(NamedTuple):
 
     @property
     def networks(self) -> dict[str, Denoiser]:
-        """All that are called, the frozen teacher too."""
+        """Return all networks that are called, including the frozen teacher."""
         own = {role: net for role, net in self.stepper.modules.items() if isinstance(net, Denoiser)}
         return {**own, "teacher": self.frozen}
 
     def count_bytes(self) -> int:
-        """Bytes of all tensors that stay between steps, each storage once."""
+        """Return the bytes of all tensors that persist between steps, counting each storage once."""
         modules = [*self.stepper.modules.values(), self.shared or self.frozen]
         states = [o.state[p] for o in self.stepper.optimisers.values() for p in o.state]
         every = [x for m in modules for x in (*m.parameters(), *m.buffers())]
@@ -79,7 +79,7 @@ def _storages(values: list[Any]) -> Iterator[Any]:
 
 
 def write_random(folder: Path, model: Model, device: torch.device) -> None:
-    """``folder/transformer`` becomes the network of ``model`` with random weights, drawn on ``device``."""
+    """Write the network of ``model`` with random weights, drawn on ``device``, to ``folder/transformer``."""
     network = meta_network(model.family.network_class, model.config).to_empty(device=device)
     rng = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
@@ -89,7 +89,7 @@ def write_random(folder: Path, model: Model, device: torch.device) -> None:
 
 
 def assemble(params: Params, model: Model, folder: Path, device: torch.device) -> Assembled:
-    """As ``training.distill.assemble``, on the weights in ``folder``."""
+    """Assemble as ``training.distill.assemble`` does, from the weights in ``folder``."""
     section, source = params.train, Drawn(model, device)
     method = build_method(params.method, section.tangent)
     named, guidance = params.teacher.family, params.teacher.guidance

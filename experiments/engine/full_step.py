@@ -1,12 +1,12 @@
-"""A whole iteration of a training on one GPU, taken apart: ``python -m experiments.engine.full_step [override ...]``.
+"""Profile of a training iteration on one GPU: ``python -m experiments.engine.full_step [override ...]``.
 
-Without overrides: rCM on Wan2.1 1.3B, 81 frames of 480 x 832, student, frozen teacher and fake score with random
-weights, bfloat16, activation checkpointing by blocks. ``docs/results/full-step.json`` has for every kind of iteration
-(``rcm plan`` counts them) the median milliseconds by device events and the most memory, of it and of the passes in it,
-those of a kind together, and what is held between iterations; beside them what the plan says.
+Without overrides: rCM on Wan2.1 1.3B, 81 frames of 480 x 832; student, frozen teacher and fake score with random
+weights, bfloat16, activation checkpointing by blocks. ``docs/results/full-step.json`` has the median milliseconds (by
+device events) and the peak memory of every kind of iteration (``rcm plan`` counts them) and of its passes by kind. It
+also has the memory held between iterations, and the prediction of ``rcm plan``.
 
-``--rehearse``: the same on a small network of the same family, on any machine; nothing is written, and its times mean
-nothing.
+``--rehearse``: the same on a small network of the same family, on any machine. It writes nothing, and its times are
+not meaningful.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ TEACHER = "wan-1.3b"
 OVERRIDES = ("method=rcm-wan-1.3b", "train.batch=1", "train.device=auto")
 SMALL = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 16, "ffn_dim": 64, "text_dim": 32}
 SMALL_SHAPE, SMALL_TEXT = (2, 8, 8), 8
-"""Shape of latents without their channels; tokens of a prompt."""
+"""Shape of latents without channels; tokens of a prompt."""
 ROUNDS = 3
-"""Timed iterations of every kind, after one that warms up."""
+"""Timed iterations of every kind, after one warm-up iteration."""
 
 
 class Span(NamedTuple):
@@ -62,7 +62,7 @@ class Span(NamedTuple):
 
 
 class Parts:
-    """When passes through the networks and the optimisers begin and end, and the most memory in each."""
+    """Start, end and peak memory of the passes through the networks and of the optimiser steps."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.spans = device, list[Span]()
@@ -80,7 +80,7 @@ class Parts:
         self.spans.append(Span(name, begin, self._now()))
 
     def milliseconds(self) -> dict[str, float]:
-        """By part, since the last call."""
+        """Return the milliseconds by part since the last call."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         found: dict[str, float] = {}
@@ -98,7 +98,7 @@ class Parts:
         return event
 
     def _look(self) -> None:
-        """The most memory since the last look belongs to all parts that are open."""
+        """Credit the peak memory since the last look to all open parts."""
         if self.device.type == "cuda":
             for name, _ in self._open:
                 self.peaks[name] = max(self.peaks.get(name, 0), torch.cuda.max_memory_allocated(self.device))
@@ -107,7 +107,7 @@ class Parts:
 
 @contextmanager
 def taken_apart(made: Assembled, parts: Parts) -> Iterator[None]:
-    """Inside, ``parts`` is told of every pass and every move of weights."""
+    """Record every pass and every parameter update of the block in ``parts``."""
 
     def entering(role: str) -> Any:
         def before(module: Denoiser, inputs: Any) -> None:  # noqa: ARG001
@@ -139,7 +139,7 @@ def taken_apart(made: Assembled, parts: Parts) -> Iterator[None]:
 
 
 def iterations(made: Assembled, kind: Kind, device: torch.device) -> dict[str, Any]:
-    """Medians and peaks of an iteration of this kind."""
+    """Return medians and peaks of an iteration of this kind."""
     parts, found = Parts(device), list[dict[str, float]]()
     made.stepper.train_step(kind.step)
     with taken_apart(made, parts):
@@ -153,7 +153,7 @@ def iterations(made: Assembled, kind: Kind, device: torch.device) -> dict[str, A
     rest = whole - sum(medians.values())
     samples = {name: count / ROUNDS for name, count in parts.samples.items()}
     accumulate = made.stepper.settings.accumulate
-    more = sum(  # others of the kind call networks without gradient more often
+    more = sum(  # other iterations of the kind call networks without gradient more often
         (accumulate * count / samples[name] - 1) * medians[name]
         for role, count in kind.plain.items()
         if (name := f"{role}, plain") in samples
@@ -170,7 +170,7 @@ def iterations(made: Assembled, kind: Kind, device: torch.device) -> dict[str, A
 
 
 def tangent_times_plain(found: list[dict[str, Any]]) -> float | None:
-    """How much longer the student's tangent pass takes than its pass without gradient; None if it has not both."""
+    """Return the ratio of the student's tangent pass to its pass without gradient; None if it lacks either."""
     tangent, plain = (
         [each["parts"][name] / each["samples"][name] for each in found if name in each["parts"]]
         for name in ("student, tangent", "student, plain")
@@ -179,13 +179,13 @@ def tangent_times_plain(found: list[dict[str, Any]]) -> float | None:
 
 
 def small(model: Model) -> Model:
-    """One of the same family that any machine has room for."""
+    """Return a model of the same family that fits on any machine."""
     shape = (model.shape[0], *SMALL_SHAPE)
     return model._replace(config={**model.config, **SMALL}, shape=shape, text=SMALL_TEXT)
 
 
 def measure(params: Params, model: Model, device: torch.device) -> dict[str, Any]:
-    """Every kind of iteration of the training that ``params`` describe."""
+    """Measure every kind of iteration of the training with ``params``."""
     method, guidance = build_method(params.method, params.train.tangent), params.teacher.guidance
     size = params.train.batch // params.train.accumulate
     alike = kinds(method, params.train.iterations, size, guidance, params.teacher.steps)
@@ -193,7 +193,7 @@ def measure(params: Params, model: Model, device: torch.device) -> dict[str, Any
     with TemporaryDirectory() as place, _process_group(), fastest_attention():
         write_random(Path(place), model, device)
         made = assemble(params, model, Path(place), device)
-        for kind in alike:  # all moments are there from here on
+        for kind in alike:  # from here on all optimiser moments exist
             made.stepper.train_step(kind.step)
         found = [iterations(made, kind, device) for kind in alike]
         held = held_by(made.stepper, made.shared or made.frozen, params.train.parallel.offload)
@@ -215,7 +215,7 @@ def measure(params: Params, model: Model, device: torch.device) -> dict[str, Any
 
 
 def show(found: Mapping[str, Any], console: Console) -> None:
-    """As tables."""
+    """Print the result as tables."""
     for each in found["iterations"]:
         title = f"iteration {each['step']}, {each['share']:.1%} of all"
         peaks, spent = each["peak_mebibytes"], each["parts"] | {"iteration": each["milliseconds"]}
@@ -230,15 +230,15 @@ def show(found: Mapping[str, Any], console: Console) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0, 2 for bad input."""
+    """Run the profile. Exit status 0, or 2 for bad input."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.engine.full_step",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("overrides", nargs="*", help="of the parameters, as for rcm plan")
+    parser.add_argument("overrides", nargs="*", help="overrides of the parameters, as for rcm plan")
     parser.add_argument("--teacher", default=TEACHER, help=f"a published network; default: {TEACHER}")
-    parser.add_argument("--rehearse", action="store_true", help="with a small network, on any machine")
+    parser.add_argument("--rehearse", action="store_true", help="use a small network, on any machine")
     try:
         _run(parser.parse_args(arguments))
     except InputError as error:
@@ -251,17 +251,17 @@ def _run(options: argparse.Namespace) -> None:
     device = resolve_device("auto")
     if device.type != "cuda" and not options.rehearse:
         raise InputError(
-            "there is no GPU here, and a GPU is what is measured; run this where there is one, or with --rehearse"
+            "there is no GPU here, but the measurement needs one; run this on a machine with a GPU, or with --rehearse"
         )
     params = compose_planned(ROOT, [*OVERRIDES, *options.overrides], options.teacher, 1)
     model = model_of(params.teacher, ROOT)
     if options.rehearse and params.teacher.family != "wan":
         raise InputError(
-            f"--rehearse knows a small network of wan alone, and {options.teacher} is none; leave it out"
+            f"--rehearse supports only the family wan, but {options.teacher} belongs to another; omit --rehearse"
         )
     if "routes" in build_method(params.method, params.train.tangent).requirements.needs:
         raise InputError(
-            f"method {params.method['name']} needs routes, which are not drawn here; take another"
+            f"method {params.method['name']} needs routes, which this measurement lacks; choose another method"
         )
     found = measure(params, small(model) if options.rehearse else model, device)
     show(found, Console())

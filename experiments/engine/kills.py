@@ -1,8 +1,8 @@
-"""Ten trainings, in each of which a worker is killed: ``python -m experiments.engine.kills``.
+"""Ten trainings with one killed worker each: ``python -m experiments.engine.kills``.
 
-Every run has two workers of Ray Train; SIGKILL ends one of them at a step that the seed draws, and Ray continues from
-the newest checkpoint. ``docs/results/kills.json`` says where, and whether candidates and curves are to the bit those of
-the run that nobody interrupted. Exit status 1 if they are not, every time.
+Every run has two workers of Ray Train. One of them gets SIGKILL at a step drawn from the seed, and Ray resumes from
+the newest checkpoint. ``docs/results/kills.json`` has these steps, and whether candidates and curves are bitwise equal
+to those of an uninterrupted run. Exit status 1 if any run differs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OVERRIDES = (
 
 
 def loop(context: TrainContext, spec: dict[str, Any]) -> None:
-    """``distill.loop``, in which ``spec["kill"]`` = [rank, step] ends at the beginning of that step, once."""
+    """Run ``distill.loop``; with ``spec["kill"]`` = [rank, step], that rank is killed once before that step."""
     trainer = distill.assemble(context, spec)
     step, marker = trainer.train_step, Path(spec["state"]) / "killed"
 
@@ -47,7 +47,7 @@ def loop(context: TrainContext, spec: dict[str, Any]) -> None:
 
 
 def train(executor: RayExecutor, spec: dict[str, Any]) -> tuple[str, str]:
-    """Digests of candidates and curves."""
+    """Train, and return the digests of candidates and curves."""
     state = Path(spec["state"])
     executor.train(
         TrainJob(loop, spec, state=state, workers=WORKERS, threads=1, device="cpu", max_failures=1)

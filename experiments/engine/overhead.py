@@ -1,10 +1,9 @@
-"""Ray Train against plain torchrun: the same steps of the same training, ``python -m experiments.engine.overhead``.
+"""Overhead of Ray Train over plain torchrun for the same training steps: ``python -m experiments.engine.overhead``.
 
-Both run ``loop`` on ``--workers`` ranks (default 2), in turns, and which of them is first changes from round to round:
-other work on the machine slows both. ``docs/results/ray-overhead-<ranks>.json`` has the median seconds of a step (the
-first steps, which warm up, left out), by the clock and of the CPU in rank 0's process; how much more Ray's are, the
-median over the rounds, whose two runs are next to each other in time; and apart from them the seconds until the first
-step.
+Both run ``loop`` on ``--workers`` ranks (default 2), alternately and in a changing order, so that other work on the
+machine slows both. ``docs/results/ray-overhead-<ranks>.json`` has the median seconds of a step without the first
+(warm-up) steps, in wall-clock time and in CPU time of rank 0's process. It has Ray's overhead as the median over the
+rounds, because the two runs of a round are close in time, and separately the seconds until the first step.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ OVERRIDES = (
 
 
 def loop(context: TrainContext, spec: dict[str, Any]) -> None:
-    """``distill.loop`` with the seconds of every step, and of all that lies around them."""
+    """Run ``distill.loop`` and record the seconds of every step and of everything before and after."""
     trainer = distill.assemble(context, spec)
     step, seconds, cpu = trainer.train_step, [], []
 
@@ -54,14 +53,14 @@ def loop(context: TrainContext, spec: dict[str, Any]) -> None:
 
 
 def on_ray(executor: RayExecutor, spec: dict[str, Any], workers: int) -> dict[str, Any]:
-    """Seconds of one training by Ray Train; its cluster runs already."""
+    """Return the seconds of one training by Ray Train on a running cluster."""
     state = Path(spec["state"])
     executor.train(TrainJob(loop, spec, state=state, workers=workers, threads=1, device="cpu"))
     return json.loads((state / "seconds.json").read_text())
 
 
 def on_torchrun(spec: dict[str, Any], workers: int) -> dict[str, Any]:
-    """Seconds of one training by torchrun, which runs this file."""
+    """Return the seconds of one training by torchrun, which runs this file."""
     write_json(Path(spec["state"]) / "spec.json", spec)
     command = ["torch.distributed.run", f"--nproc-per-node={workers}", "-m", "experiments.engine.overhead"]
     subprocess.run([sys.executable, "-m", *command, spec["state"]], cwd=ROOT, check=True)
@@ -69,7 +68,7 @@ def on_torchrun(spec: dict[str, Any], workers: int) -> dict[str, Any]:
 
 
 def as_rank(state: Path) -> None:
-    """What each process of torchrun does."""
+    """Run one rank; called in each process of torchrun."""
     with TorchrunExecutor(ROOT) as executor:
         if executor.rank:
             executor.follow()
@@ -79,7 +78,7 @@ def as_rank(state: Path) -> None:
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of one engine's ``runs``: the median over the steps of each, and over the runs for the rest."""
+    """Summarise one engine's ``runs``: the median over the steps of each, and over the runs for the rest."""
     return {
         "step": [round(statistics.median(run["steps"][WARM:]), 4) for run in runs],
         "cpu": [round(statistics.median(run["cpu"][WARM:]), 4) for run in runs],
@@ -89,13 +88,13 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def overhead(ray: list[float], torchrun: list[float]) -> float:
-    """The median over the rounds of how much more ``ray``'s are."""
+    """Return the median over the rounds of Ray's relative overhead."""
     return round(statistics.median(a / b - 1 for a, b in zip(ray, torchrun, strict=True)), 4)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("state", type=Path, nargs="?", help="given by torchrun's command alone")
+    parser.add_argument("state", type=Path, nargs="?", help="set by torchrun's command only")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workers", type=int, default=WORKERS)
     options = parser.parse_args()

@@ -1,14 +1,13 @@
-"""What ``rcm plan`` says of memory against what training takes.
+"""Accuracy of the memory that ``rcm plan`` predicts, compared with real trainings.
 
 ``python -m experiments.engine.plan_accuracy`` writes docs/results/plan.json.
 
-Each case runs in a process of its own: the
-trainer's stepper with the networks of ``training.distill`` from a folder of random weights, each kind of iteration
-after a first round of them, so that the moments of AdamW are there.
+Each case runs in its own process: the trainer's train step with the networks of ``training.distill`` from a folder of
+random weights. Each kind of iteration is measured after a first round of all kinds, so that AdamW's moments exist.
 
-Decides: the most bytes of tensors alive. On a CPU that is what is held between steps, counted by storages, and what a
-step adds, from the allocation events of PyTorch's allocator, repeatable to the byte; on a GPU
-``torch.cuda.max_memory_allocated``. ``resident`` is what the system saw, with the allocator's holes and the libraries'
+The decisive measure is the peak of live tensor bytes. On a CPU it is the memory between steps, counted by storages,
+plus the memory that a step adds, from the allocation events of PyTorch's allocator; repeatable to the byte. On a GPU it
+is ``torch.cuda.max_memory_allocated``. ``resident`` is the process's memory, including fragmentation and the libraries'
 buffers.
 """
 
@@ -43,11 +42,11 @@ from rcm_core.units import MIB
 from tests.support.presets import preset
 
 ALLOWED = 0.15
-"""Of the measured peak: what is promised."""
+"""Promised maximum error as a share of the measured peak."""
 
 
 class Case(NamedTuple):
-    """A training: sizes of ``mini`` and params that differ from the project's."""
+    """A training: sizes of ``mini``, and params that differ from the project's."""
 
     method: str
     checkpointing: str
@@ -57,7 +56,7 @@ class Case(NamedTuple):
     batch: int = 32
     accumulate: int = 1
     lora: int | None = None
-    """Rank of the matrices."""
+    """Rank of LoRA; None: full training."""
 
 
 TINY: Mapping[str, int] = {"layers": 2, "heads": 2, "head_dim": 16, "ffn_dim": 64, "text_dim": 32}
@@ -83,11 +82,11 @@ ON_GPU = {
     "12 blocks of Wan 1.3B, rcm, matmuls": Case("rcm", "matmuls", "bfloat16", WIDE, (16, 5, 60, 104), 1),
     "12 blocks of Wan 1.3B, dmd2": Case("dmd2", "none", "bfloat16", WIDE, (16, 5, 60, 104), 1),
 }
-"""Besides those of the CPU, where there is a GPU."""
+"""Additional cases on a machine with a GPU."""
 
 
 def params_of(case: Case) -> Params:
-    """The project's, with the case's method and sizes."""
+    """Return the project's params with the case's method and sizes."""
     values: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
     recipe = preset(case.method)
     values["method"], train = recipe["method"], values["train"]
@@ -102,7 +101,7 @@ def params_of(case: Case) -> Params:
 
 
 def measure(name: str) -> dict[str, float]:
-    """Of one case in this process, on one thread."""
+    """Measure one case in this process, on one thread."""
     torch.set_num_threads(1)
     params, device = params_of((CASES | ON_GPU)[name]), resolve_device("auto")
     model = model_of(params.teacher, ROOT)
@@ -122,7 +121,7 @@ def measure(name: str) -> dict[str, float]:
 
 
 def peak(made: Assembled, steps: list[int], device: torch.device) -> int:
-    """Most bytes of tensors alive in ``steps``."""
+    """Return the peak bytes of live tensors during ``steps``."""
 
     def again() -> None:
         for step in steps:
@@ -136,7 +135,7 @@ def peak(made: Assembled, steps: list[int], device: torch.device) -> int:
 
 
 def in_fresh_process(name: str) -> dict[str, float]:
-    """What ``measure`` says of case ``name``, alone in its process."""
+    """Return the result of ``measure`` for case ``name`` in a fresh process."""
     command = [sys.executable, "-m", "experiments.engine.plan_accuracy", name]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if answer.returncode:
@@ -146,25 +145,25 @@ def in_fresh_process(name: str) -> dict[str, float]:
 
 
 def predict(name: str) -> dict[str, float]:
-    """What the plan says of the case; on a GPU with the attention that it has there."""
+    """Return the plan's prediction for the case; on a GPU with the GPU's attention."""
     params = params_of((CASES | ON_GPU)[name])
     found = estimate(model_of(params.teacher, ROOT), params, fused=torch.cuda.is_available())
     return {"tensors": found.peak, "blocks_rehearsed": found.rehearsed[-1]}
 
 
 def compare_with_measured(name: str) -> dict[str, Any]:
-    """Both, and predicted over measured."""
+    """Return the prediction, the measurement and their ratio."""
     predicted, measured = predict(name), in_fresh_process(name)
     ratio = predicted["tensors"] / measured["tensors"]
     print(
-        f"{name}: predicted {predicted['tensors'] / MIB:.1f} MiB, {ratio:.3f} of what was measured",
+        f"{name}: predicted {predicted['tensors'] / MIB:.1f} MiB, {ratio:.3f} of the measured peak",
         flush=True,
     )
     return {"predicted": predicted, "measured": measured, "ratio": ratio}
 
 
 def main() -> int:
-    """Without arguments all cases into docs/results/plan.json; 1 if one is further off than is promised."""
+    """Without arguments, write all cases to docs/results/plan.json; 1 if an error exceeds the promise."""
     if len(sys.argv) > 1:
         print(json.dumps(measure(sys.argv[1])))
         return 0

@@ -1,9 +1,9 @@
-"""Peak memory of two gloo ranks while a sharded network is loaded from a pipeline whose weights lie in several files.
+"""Peak memory of two gloo ranks while they load a sharded network from a pipeline with several weight files.
 
     python -m experiments.engine.rank_memory --json docs/results/rank-memory.json    # 0.4 GB, two minutes on two cores
 
-The network has Wan's blocks in float32. Each rank says by how much its resident memory (VmHWM: pages of mapped files
-too) rose above what it had before, while ``ShardingPlan.load`` ran. It may hold its own part and the largest file.
+The network has Wan's blocks in float32. Each rank reports by how much its resident memory (VmHWM, which includes pages
+of mapped files) rose during ``ShardingPlan.load``. The limit is the rank's own part plus the largest file.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from rcm_core.units import MIB
 
 WORLD = 2
 SLACK = 48 * MIB
-"""Bytes that Python, the allocator and gloo may need besides."""
+"""Additional bytes for Python, the allocator and gloo."""
 CPU = torch.device("cpu")
 
 
 def write_teacher(folder: Path, layers: int, width: int, shard: str) -> None:
-    """A pipeline with a random network of ``layers`` blocks of ``width``, in files of at most ``shard`` (``80MB``)."""
+    """Write a pipeline with a random network: ``layers`` blocks of ``width``, files of at most ``shard`` (``80MB``)."""
     settings = MiniTraining(
         layers=layers, heads=width // 128, head_dim=128, ffn_dim=4 * width, text_dim=64, text_length=12, steps=1,
         batch=1, lr=0.1, ema_length=0.1, condition_dropout=0.0, checkpoint_every=1,
@@ -47,33 +47,33 @@ def write_teacher(folder: Path, layers: int, width: int, shard: str) -> None:
 
 
 def measure_rank(rank: int, place: Path) -> None:
-    """Write what loading the teacher in ``place`` takes of this rank's memory beside it."""
+    """Measure this rank's memory while it loads the teacher in ``place``; write the result next to the teacher."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{place / 'meeting'}", rank=rank, world_size=WORLD)
     spread = ShardingPlan.of(PLAIN, WORLD, CPU)
-    spread.load("student", place / "tiny", find_family("wan"), CPU)  # imports all that a load imports
+    spread.load("student", place / "tiny", find_family("wan"), CPU)  # imports everything that a load imports
     write_json(place / f"{rank}.json", load_measured(spread, place / "teacher"))
     dist.destroy_process_group()
 
 
 def load_measured(spread: ShardingPlan, folder: Path) -> dict[str, int]:
-    """Bytes of this rank's part of the network in ``folder``, and by how much memory rose at most to load it."""
+    """Return the bytes of this rank's part of the network in ``folder``, and the peak rise of memory while loading."""
     dist.barrier()
     before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is from here on
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     denoiser = spread.load("student", folder, find_family("wan"), CPU)
     peak = resident("VmHWM") - before
     return {"peak": peak, "part": sum(p.to_local().nbytes for p in denoiser.parameters())}  # type: ignore[attr-defined]
 
 
 def resident(name: str) -> int:
-    """Bytes of this process's memory that /proc/self/status has under ``name``."""
+    """Return the bytes of this process's memory under ``name`` in /proc/self/status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def measure(place: Path, layers: int, width: int, shard: str) -> dict[str, Any]:
-    """What every rank took, and whether it is at most its part, the largest file and ``SLACK``."""
+    """Measure every rank; check that it needs at most its part, the largest file and ``SLACK``."""
     write_teacher(place / "tiny", 1, 128, shard)
     write_teacher(place / "teacher", layers, width, shard)
     files = [f.stat().st_size for f in (place / "teacher/transformer").glob("*.safetensors")]
@@ -92,7 +92,7 @@ def measure(place: Path, layers: int, width: int, shard: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    """0 if every rank keeps to its limit."""
+    """Run the measurement. Exit status 0 if every rank stays within its limit."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

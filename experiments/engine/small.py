@@ -1,4 +1,4 @@
-"""A small student to be trained on several ranks, with a teacher and trajectories of its own."""
+"""A small student for trainings on several ranks, with its own teacher and trajectories."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OVERRIDES = (
 
 
 def workspace(name: str, *overrides: str) -> dict[str, Any]:
-    """The parameters of a workspace that has all that ``train`` reads, and where it lies, as plain values."""
+    """Create a workspace with all inputs of ``train``; return its parameters and path as plain values."""
     place = state_home(ROOT) / "engine" / name
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
@@ -41,7 +41,7 @@ def workspace(name: str, *overrides: str) -> dict[str, Any]:
 
 
 def spec_of(made: dict[str, Any], name: str, **more: Any) -> dict[str, Any]:
-    """What a loop is given, with an empty live state of its own."""
+    """Return the spec of a training loop with its own empty live state."""
     state = Path(made["workspace"]) / "state" / name
     shutil.rmtree(state, ignore_errors=True)
     state.mkdir(parents=True)
@@ -49,7 +49,7 @@ def spec_of(made: dict[str, Any], name: str, **more: Any) -> dict[str, Any]:
 
 
 def write_result(name: str, facts: dict[str, Any]) -> None:
-    """``docs/results/<name>.json``: ``facts``, the machine in words, versions."""
+    """Write ``docs/results/<name>.json``: ``facts``, a description of the machine, versions."""
     machine = f"{len(os.sched_getaffinity(0))} cores, no GPU"
     versions = {package: version(package) for package in ("ray", "torch")}
     write_json(RESULTS / f"{name}.json", {"machine": machine, "versions": versions, **facts})

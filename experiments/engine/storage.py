@@ -1,12 +1,12 @@
-"""Bytes that the stages read and write, and their peak memory, on a teacher of Wan 1.3B's size; by LoRA.
+"""Bytes that the stages read and write, and their peak memory, on a teacher of Wan 1.3B's size with LoRA.
 
     python -m experiments.engine.storage --json docs/results/storage.json      # 5.6 GB, about half an hour on two cores
     python -m experiments.engine.storage --layers 2                            # the same line, small
 
 The network has Wan2.1 1.3B's blocks (30 of width 1536) in float32, on mini's digits: a text encoder of width 64 and
-no VAE, so that the network is all but 1 MB of the pipeline. Each stage is one process. Read and written are all bytes
-that pass through system calls (/proc/self/io: rchar, wchar, of the process and those it waited for), Python's own
-packages too. Reads also count tensors that were copied out of memory-mapped files, cached by the kernel or not.
+no VAE, so that the rest of the pipeline is only 1 MB. Each stage is one process. Reads and writes are all bytes that
+pass through system calls (/proc/self/io: rchar, wchar, of the process and of its finished children), including Python's
+packages. Reads also include tensors copied out of memory-mapped files, whether cached by the kernel or not.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ STAGES = ("teacher", "prompts", "trajectories", "train", "select", "evaluate", "
 LIMITS = {
     ("teacher", "written"): 0.02, ("teacher", "read"): 1.1, ("publish", "written"): 1.1, ("publish", "read"): 2.1,
 }  # fmt: skip
-"""Largest shares of the pipeline's bytes."""
+"""Maximum shares of the pipeline's bytes."""
 CANDIDATE = 0.3
-"""Largest share that training writes for a candidate."""
+"""Maximum share of the pipeline's bytes that training writes for a candidate."""
 ABOVE = GIB
-"""Bytes of memory that teacher, select and publish may use beside the network that they hold."""
+"""Maximum bytes of memory that teacher, select and publish use in addition to their network."""
 HELD = {"teacher": 0, "select": 1, "publish": 1}
-"""Networks that a stage holds."""
+"""Number of networks that a stage holds in memory."""
 CHILD = "--measured-stage"
 
 
 def settings(values: dict[str, Any], source: Path) -> dict[str, Any]:
-    """params.yaml with that teacher, LoRA and as few samples as the stages take."""
+    """Return params.yaml with that teacher, LoRA and the fewest samples that the stages accept."""
     values["teacher"] |= {"source": str(source), "hash": None, "mini": None, "gate": None, "steps": 2}
     values["trajectories"] |= {"samples": 4, "shard_size": 4}
     values["train"] |= {
@@ -63,7 +63,7 @@ def settings(values: dict[str, Any], source: Path) -> dict[str, Any]:
 
 
 def write_teacher(folder: Path, layers: int) -> None:
-    """A pipeline whose network has ``layers`` of Wan 1.3B's blocks, with random weights."""
+    """Write a pipeline whose network has ``layers`` of Wan 1.3B's blocks, with random weights."""
     from rcm_core.pipelines.mini import save_pipeline
 
     network = MiniTraining(
@@ -76,7 +76,7 @@ def write_teacher(folder: Path, layers: int) -> None:
 
 
 def run_measured(stage: str, place: Path) -> None:
-    """Run ``stage`` in this process and write what it took to ``place``."""
+    """Run ``stage`` in this process and write its measurements to ``place``."""
     from infra.launch import main as launch
     from rcm_core.networks import weights
 
@@ -108,7 +108,7 @@ def _facts(name: str) -> dict[str, str]:
 
 
 def measure(work: Path, layers: int) -> dict[str, Any]:
-    """What every stage took, and what is asked of it."""
+    """Measure every stage, and check the limits."""
     source, project = work / "wan", work / "project"
     write_teacher(source, layers)
     project.mkdir()
@@ -132,7 +132,7 @@ def measure(work: Path, layers: int) -> dict[str, Any]:
 
 
 def checks(found: dict[str, Any], size: int, candidates: int) -> dict[str, Any]:
-    """Each thing that is asked: what was measured, the limit, and whether it is kept."""
+    """Return every check: the measured value, the limit, and whether it is kept."""
     measured = {
         f"{stage}: {what}, share of the pipeline": (found[stage][what] / size, limit)
         for (stage, what), limit in LIMITS.items()
@@ -152,13 +152,15 @@ def checks(found: dict[str, Any], size: int, candidates: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """0 if all that is asked is kept."""
+    """Run the measurement. Exit status 0 if all limits are kept."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--work", type=Path, help="where the teacher and the runs lie while it is measured")
+    parser.add_argument(
+        "--work", type=Path, help="folder for the teacher and the runs during the measurement"
+    )
     parser.add_argument(CHILD, nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measured_stage:

@@ -1,1 +1,1 @@
-"""Times and memory of the kernels, alone and in whole networks."""
+"""Time and memory of the kernels, alone and in whole networks."""

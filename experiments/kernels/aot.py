@@ -1,7 +1,7 @@
-"""Compiles every shipped kernel configuration ahead of time, without a GPU: ``python -m experiments.kernels.aot``.
+"""Compile every shipped kernel configuration ahead of time, without a GPU: ``python -m experiments.kernels.aot``.
 
-Prints registers, spills, shared memory and matrix instructions for sm_80, 89, 90 and 100; exit status 1 if a default
-configuration spills or asks for more shared memory than the architecture has, where that is a promise (sm_90).
+Prints registers, spills, shared memory and matrix instructions for sm_80, 89, 90 and 100. Exit status 1 if a default
+configuration for sm_90, where this is promised, spills or needs more shared memory than the architecture has.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 SHARED_MEMORY = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
-"""Bytes a block may have (CUDA programming guide, compute capabilities)."""
+"""Maximum bytes of shared memory per block (CUDA programming guide, compute capabilities)."""
 PROMISED = 90
 LENGTH = 4096
 HEADS = 16
@@ -41,7 +41,7 @@ MOVED = ("", "q", "qkv")
 
 
 def cases(arch: int) -> list[Case]:
-    """What ships for ``arch``: everything by pointers, and 16-bit types by descriptors where the hardware has them."""
+    """Return the shipped cases for ``arch``: all by pointers, and 16-bit types by descriptors where supported."""
     return [
         Case(arch, dim, dim, kind, moved, described)
         for kind, dims in KINDS.items()
@@ -63,7 +63,7 @@ class Descriptor(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """What one compiled kernel needs of a multiprocessor."""
+    """Resources of a multiprocessor that one compiled kernel needs."""
 
     registers: int
     spilled: int
@@ -72,7 +72,7 @@ class Usage(NamedTuple):
 
 
 def specialise(value: Any, path: tuple[int, ...], constants: dict[Any, Any], hints: dict[Any, Any]) -> Any:
-    """The type of an argument as the launcher would see it: 1 and None are compiled in, multiples of 16 noted."""
+    """Return an argument's type as the launcher specialises it: 1 and None are constants, multiples of 16 hints."""
     if isinstance(value, Pointer):
         hints[path] = [["tt.divisibility", 16]]
         return f"*{value.kind}"
@@ -93,7 +93,7 @@ def specialise(value: Any, path: tuple[int, ...], constants: dict[Any, Any], hin
 def compile_kernel(
     kernel: Any, values: Mapping[str, Any], constants: Mapping[str, Any], config: Config, arch: int
 ) -> Usage:
-    """``kernel`` for sm_``arch``, with arguments like ``values``."""
+    """Compile ``kernel`` for sm_``arch`` with arguments like ``values``."""
     fixed: dict[Any, Any] = {}
     hints: dict[Any, Any] = {}
     signature: dict[str, Any] = {}
@@ -112,7 +112,7 @@ def compile_kernel(
 
 
 def assemble_usage(ptx: str, arch: int) -> tuple[int, int]:
-    """Registers and bytes spilled, as ptxas says."""
+    """Return the registers and the spilled bytes that ptxas reports."""
     tool = triton.knobs.nvidia.ptxas_blackwell if arch >= 100 else triton.knobs.nvidia.ptxas
     name = f"sm_{arch}a" if arch >= 90 else f"sm_{arch}"
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +133,7 @@ Launch = tuple[str, Any, dict[str, Any], dict[str, Any], Config]
 
 
 def launches(case: Case, mask: Pointer | None = None) -> Iterator[Launch]:
-    """Every kernel of ``case``: its name, itself, arguments, constants and configuration."""
+    """Yield every launch of ``case``: name, kernel, arguments, constants and configuration."""
     place, wide = Pointer(case.kind), Pointer("fp32")
     dims = {"q": case.dim, "k": case.dim, "v": case.width, "g": case.width, "out": case.width}
     dims |= {"dq": case.dim, "dk": case.dim, "dv": case.width, "tangent": case.width}
@@ -169,7 +169,7 @@ def launches(case: Case, mask: Pointer | None = None) -> Iterator[Launch]:
 
 
 def pointwise() -> Iterator[Launch]:
-    """The fused rules at a width of 5120, everything present, as ``launches``."""
+    """Yield launches of the fused rules at a width of 5120 with all optional arguments."""
     kind, width, tokens = Pointer("bf16"), 5120, LENGTH
     names = [
         "x", "tx", "weight", "bias", "scale", "tscale", "shift", "tshift", "h", "th", "gate", "tgate",
@@ -185,7 +185,7 @@ def pointwise() -> Iterator[Launch]:
 
 
 def everything(arch: int) -> Iterator[tuple[Launch, str, bool]]:
-    """All launches for ``arch``, each with what it is for and whether it is a default."""
+    """Yield all launches for ``arch``, each with its case and whether it is a default."""
     for case in cases(arch):
         what = f"{case.dim} {case.kind} d({case.moved}){' tma' if case.described else ''}"
         default = case.kind != "fp32" or case.dim <= LARGEST_FLOAT32
@@ -199,7 +199,7 @@ def everything(arch: int) -> Iterator[tuple[Launch, str, bool]]:
 
 
 def main() -> int:
-    """Prints a line for every kernel; 1 if one breaks its promise."""
+    """Print a line for every kernel. Exit status 1 if one breaks its promise."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arch", type=int, action="append", choices=SHARED_MEMORY)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Attention with its tangent against what else there is, in one run."""
+"""Attention with its tangent, compared with its alternatives in one run."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ HEADS = ((12, 128), (40, 128), (16, 64))
 TEXT = 512
 PLAIN = (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)
 LONGEST_MATH = 4096
-"""Math attention under ``torch.func.jvp`` keeps several matrices of heads x n x m."""
+"""Maximum length for math attention under ``torch.func.jvp``, which keeps several matrices of heads x n x m."""
 
 
 def draws(heads: int, length: int, keys: int, dim: int, device: torch.device) -> list[Tensor]:
-    """q, k, v and their tangents in bfloat16."""
+    """Draw q, k, v and their tangents in bfloat16."""
     rng = torch.Generator(device=device).manual_seed(0)
     sizes = [(1, heads, length, dim), (1, heads, keys, dim), (1, heads, keys, dim)]
     return [torch.randn(s, generator=rng, device=device, dtype=torch.bfloat16) for s in (*sizes, *sizes)]
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor) -> tuple[str, Cost]:
-    """The best backend of ``scaled_dot_product_attention`` here; flash-attn too where it is installed."""
+    """Measure the best backend of ``scaled_dot_product_attention``, including flash-attn if it is installed."""
     found: dict[str, Cost] = {}
     for backend in PLAIN if q.is_cuda else (SDPBackend.MATH,):
         with sdpa_kernel(backend):
             try:
                 found[backend.name] = measure(lambda: sdpa(q, k, v), q.device)
-            except RuntimeError:  # it does not take these shapes
+            except RuntimeError:  # the backend does not support these shapes
                 continue
     if q.is_cuda and importlib.util.find_spec("flash_attn"):
         from flash_attn import flash_attn_func
@@ -49,7 +49,7 @@ def plain(q: Tensor, k: Tensor, v: Tensor) -> tuple[str, Cost]:
 
 
 def math(q: Tensor, k: Tensor, v: Tensor, moved: tuple[Tensor, ...]) -> Cost:
-    """Math attention under ``torch.func.jvp``, what there is without a kernel."""
+    """Measure math attention under ``torch.func.jvp``, the alternative without a kernel."""
 
     def call() -> Any:
         with sdpa_kernel(SDPBackend.MATH):
@@ -60,7 +60,7 @@ def math(q: Tensor, k: Tensor, v: Tensor, moved: tuple[Tensor, ...]) -> Cost:
 
 
 def peer(q: Tensor, k: Tensor, v: Tensor, moved: tuple[Tensor, ...]) -> Cost | str:
-    """The package jvp_flash_attention, or why it is not measured."""
+    """Measure the package jvp_flash_attention, or return why it cannot be measured."""
     if not importlib.util.find_spec("jvp_flash_attention"):
         return "not installed (pip install --no-deps jvp_flash_attention)"
     from jvp_flash_attention.jvp_attention import JVPAttn
@@ -71,14 +71,14 @@ def peer(q: Tensor, k: Tensor, v: Tensor, moved: tuple[Tensor, ...]) -> Cost | s
 
     try:
         return measure(call, q.device)
-    except Exception as error:  # somebody else's kernel may fail in any way
+    except Exception as error:  # a third-party kernel may fail in any way
         return f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
 
 
 def cases(
     device: torch.device, lengths: tuple[int, ...], text: int, ceiling: float
 ) -> Iterator[dict[str, Any]]:
-    """A row of results for every length, number of heads, and self- or cross-attention."""
+    """Yield a row of results for every length, number of heads, and self- or cross-attention."""
     for heads, dim in HEADS:
         for length in lengths:
             for kind, keys in (("self", length), ("cross", text)):
@@ -89,7 +89,7 @@ def cases(
 def case(
     kind: str, heads: int, dim: int, length: int, keys: int, device: torch.device, ceiling: float
 ) -> dict[str, Any]:
-    """Times, TFLOP/s and ratios of one shape; text carries no tangent, so cross-attention has four products."""
+    """Measure times, TFLOP/s and ratios of one shape; text has no tangent, so cross-attention has four products."""
     q, k, v, *moved = draws(heads, length, keys, dim, device)
     given = moved if kind == "self" else [moved[0], None, None]
     products = 6 if kind == "self" else 4

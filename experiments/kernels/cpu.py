@@ -1,7 +1,7 @@
-"""Chunked attention with its tangent on a CPU against math attention under ``torch.func.jvp``: time and memory.
+"""Time and memory of chunked attention with its tangent and of math attention under ``torch.func.jvp``, on a CPU.
 
-``python -m experiments.kernels.cpu`` runs both in turn, several times, each in a process of its own, and writes
-experiments/kernels/results/cpu.json. Memory is the peak resident size above that after the inputs were made.
+``python -m experiments.kernels.cpu`` runs both alternately, several times, each in its own process, and writes
+experiments/kernels/results/cpu.json. Memory is the peak resident size above that after the creation of the inputs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HEADS, DIM = 4, 64
 
 
 def once(which: str, length: int) -> dict[str, float]:
-    """Seconds and MiB of one call, float32."""
+    """Measure seconds and MiB of one call in float32."""
     rng = torch.Generator().manual_seed(0)
     q, k, v, tq, tk, tv = (torch.randn(1, HEADS, length, DIM, generator=rng) for _ in range(6))
     before = peak()
@@ -48,7 +48,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--length", type=int, default=8192)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--only", choices=["chunked", "math"], help="one call in this process, as JSON")
+    parser.add_argument(
+        "--only", choices=["chunked", "math"], help="measure one call in this process and print JSON"
+    )
     options = parser.parse_args()
     if options.only:
         print(json.dumps(once(options.only, options.length)))

@@ -1,9 +1,10 @@
-"""Everything that is promised of a GPU, in one command: ``make bench-gpu``.
+"""All promises about a GPU in one command: ``make bench-gpu``.
 
-First the correctness tests; no figure is printed if one is red. Then attention with its tangent against the machine's
-matrix product, the best plain attention, math attention under ``torch.func.jvp`` and jvp_flash_attention where it is
-installed; the fused rules; and a whole Wan2.1-1.3B. Writes JSON and a plot to experiments/kernels/results.
-``--smoke`` runs all of it on tiny shapes on any machine and writes nothing: its times mean nothing.
+First it runs the correctness tests and stops if one fails. Then it compares attention with its tangent with the
+machine's matrix product, the best plain attention, math attention under ``torch.func.jvp`` and, if installed,
+jvp_flash_attention. It also measures the fused rules and a whole Wan2.1-1.3B. Writes JSON and a plot to
+experiments/kernels/results. ``--smoke`` runs everything on tiny shapes on any machine and writes nothing; its times are
+not meaningful.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ CEILING_SIZE = 8192
 
 
 def check_kernels() -> bool:
-    """Whether the kernels are right on this device."""
+    """Return whether the kernels pass their tests on this device."""
     command = [sys.executable, "-m", "pytest", "-q", *CHECKS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -57,7 +58,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def plot(rows: list[dict[str, Any]], ceiling: float, path: Path) -> None:
-    """TFLOP/s over length, a line for each kind and head."""
+    """Plot TFLOP/s over length, a line for each kind and head."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -85,7 +86,7 @@ def main() -> int:
         return 2
     device = torch.device("cpu" if smoke else "cuda")
     if not smoke and not check_kernels():
-        print("the checks failed: no figure is worth printing", file=sys.stderr)
+        print("the checks failed, so nothing is measured", file=sys.stderr)
         return 1
     facts = environment(device)
     print(json.dumps(facts))

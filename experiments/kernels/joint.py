@@ -1,7 +1,7 @@
-"""``python -m experiments.kernels.joint``: the joint pass against two passes on a CPU, with the network of ``mini``.
+"""Joint pass and two passes compared on a CPU, with the network of ``mini``: ``python -m experiments.kernels.joint``.
 
-Times are medians of interleaved repetitions; what a pass keeps for its backward is counted as autograd saves it.
-Writes experiments/kernels/results/joint-cpu.json. On a GPU `make bench-gpu` has the same rows for Wan2.1-1.3B.
+Times are medians of interleaved repetitions. Bytes are those that autograd saves for the backward pass. Writes
+experiments/kernels/results/joint-cpu.json. On a GPU `make bench-gpu` has the same rows for Wan2.1-1.3B.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BATCH, REPETITIONS, THREADS = 64, 15, 2
 
 
 def passes() -> dict[str, Callable[[], Tensor]]:
-    """A tangent and a loss with gradient: in two passes as they are, in two with checkpointing, and jointly."""
+    """Return functions for a tangent and a loss with gradient: two passes, two with checkpointing, and jointly."""
     torch.manual_seed(0)
     network = build_network(channels=1, layers=4, heads=4, head_dim=32, ffn_dim=512, text_dim=64)
     x, along = torch.randn(2, BATCH, 1, 1, 8, 8).unbind(0)
@@ -57,7 +57,7 @@ def passes() -> dict[str, Callable[[], Tensor]]:
 
 
 def count_saved_bytes(call: Callable[[], Tensor]) -> int:
-    """Bytes that autograd keeps for the backward, parameters left out."""
+    """Return the bytes that autograd saves for the backward pass, without parameters."""
     sizes: list[int] = []
 
     def pack(saved: Tensor) -> Tensor:

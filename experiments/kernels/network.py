@@ -1,4 +1,4 @@
-"""A whole network: Wan2.1-1.3B of random weights at 480p x 81 frames, forward, tangent pass, joint pass, sCM step."""
+"""A whole network, Wan2.1-1.3B with random weights at 480p x 81 frames: forward, tangent pass, joint pass, sCM step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rcm_core.jvp import flash_jvp, joint_jvp, jvp
 
 
 class Size(NamedTuple):
-    """Of a WanTransformer3DModel and its latents."""
+    """Sizes of a WanTransformer3DModel and its latents."""
 
     heads: int
     head_dim: int
@@ -33,7 +33,7 @@ TEXT_LENGTH = 512
 
 
 class Setting(NamedTuple):
-    """A network, a state on its way, and where it is going."""
+    """A network with a state and the state's tangent."""
 
     network: nn.Module
     blocks: list[nn.Module]
@@ -49,7 +49,7 @@ class Setting(NamedTuple):
 
 
 def setting(size: Size, device: torch.device) -> Setting:
-    """In bfloat16, with activation checkpointing, as it is trained."""
+    """Create the network in bfloat16 with activation checkpointing, as in training."""
     from diffusers import WanTransformer3DModel
 
     with torch.device(device):
@@ -73,7 +73,7 @@ def setting(size: Size, device: torch.device) -> Setting:
 
 
 def costs(size: Size, device: torch.device) -> dict[str, Cost]:
-    """Time and peak memory of each pass; only what has a tangent leaves plain attention."""
+    """Measure time and peak memory of each pass; only passes with a tangent do not use plain attention."""
     made = setting(size, device)
     optimiser = torch.optim.AdamW(made.network.parameters(), lr=0.0, fused=True)
     weights = torch.randn_like(made.inputs[0])
@@ -95,7 +95,7 @@ def costs(size: Size, device: torch.device) -> dict[str, Cost]:
         train(made(*made.inputs))
 
     def joint() -> None:
-        made.network.disable_gradient_checkpointing()  # the joint pass brings its own
+        made.network.disable_gradient_checkpointing()  # the joint pass has its own checkpointing
         train(joint_jvp(made, made.inputs, made.along, made.blocks)[0])
 
     def step(student: Callable[[], None]) -> Callable[[], None]:
@@ -125,7 +125,7 @@ def costs(size: Size, device: torch.device) -> dict[str, Cost]:
 
 
 def breakdown(size: Size, device: torch.device, rows: int = 12) -> dict[str, float]:
-    """Milliseconds of device time by kernel in a tangent pass, the largest first."""
+    """Return milliseconds of device time by kernel in a tangent pass, the largest first."""
     made = setting(size, device)
     kind = torch.profiler.ProfilerActivity
     activities = [kind.CUDA] if device.type == "cuda" else [kind.CPU]

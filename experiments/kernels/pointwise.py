@@ -1,4 +1,4 @@
-"""The fused rules against what PyTorch's forward mode does, at the sizes of Wan2.1-1.3B."""
+"""The fused rules compared with PyTorch's forward mode, at the sizes of Wan2.1-1.3B."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def rows(
     tokens: int, channels: int, heads: int, ffn: int, device: torch.device
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds of both and their ratio; the fused one is adopted where it pays."""
+    """Measure milliseconds of both and their ratio; the fused rule is used where it is faster."""
     rng = torch.Generator(device=device).manual_seed(0)
 
     def draw(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:

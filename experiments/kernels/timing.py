@@ -1,4 +1,4 @@
-"""How anything is measured here: medians with device events, and peak memory above what was there before."""
+"""Measurement of calls: median times by device events, and peak memory above that before the call."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from rcm_core.units import MIB
 
 MOST_RUNS = 30
 SECONDS = 1.0
-"""A measurement repeats until it has lasted this long, twice at least and MOST_RUNS times at most."""
+"""Minimum seconds of a measurement, which has at least two and at most MOST_RUNS repetitions."""
 
 
 HEAD_START = 2_000_000
-"""Clock ticks, about a millisecond."""
+"""Clock ticks of the head start, about a millisecond."""
 
 
 class Cost(NamedTuple):
-    """Median time of a call, and memory that it took above its inputs."""
+    """Median time of a call, and its peak memory above its inputs."""
 
     milliseconds: float
     megabytes: float
 
 
 def measure(call: Callable[[], object], device: torch.device) -> Cost:
-    """Of ``call`` after one call for warming up (compilation, choice of algorithms)."""
+    """Measure ``call`` after one warm-up call (compilation, choice of algorithms)."""
     if device.type != "cuda":
         return Cost(statistics.median(_wall(call) for _ in range(2)), 0.0)
     call()
@@ -43,7 +43,9 @@ def measure(call: Callable[[], object], device: torch.device) -> Cost:
 
 def _events(call: Callable[[], object]) -> float:
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda._sleep(HEAD_START)  # the launches of ``call`` queue up behind it: what is timed is the device
+    torch.cuda._sleep(
+        HEAD_START
+    )  # the launches of ``call`` queue up behind it, so the device is timed and not the host
     begin.record()
     call()
     end.record()
@@ -58,6 +60,6 @@ def _wall(call: Callable[[], object]) -> float:
 
 
 def matmul_ceiling(device: torch.device, size: int) -> float:
-    """TFLOP/s of a square bfloat16 product: what this machine has to give."""
+    """Return the TFLOP/s of a square bfloat16 matrix product: this machine's practical maximum."""
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     return 2 * size**3 / measure(lambda: a @ b, device).milliseconds / 1e9

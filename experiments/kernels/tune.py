@@ -1,6 +1,6 @@
-"""Times tile sizes on this GPU and keeps the best: ``make tune-gpu`` rewrites rcm_kernels/attention_jvp/tuned.json.
+"""Find the fastest tile sizes on this GPU: ``make tune-gpu`` rewrites rcm_kernels/attention_jvp/tuned.json.
 
-Nothing is tuned at run time; what this finds can be committed, and holds for the architecture it ran on.
+Nothing is tuned at run time. The result can be committed; it is valid for the architecture it was measured on.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def inputs(dim: int, length: int, moved: str, device: torch.device) -> Inputs:
 
 
 def fastest(call: Callable[[], object], module: Any, name: str, device: torch.device) -> Config:
-    """The candidate with the smallest median in place of ``module.name``; what the hardware refuses is passed over."""
+    """Return the candidate for ``module.name`` with the smallest median; unsupported candidates are skipped."""
     best: tuple[Config, float] | None = None
     shipped = getattr(module, name)
     for candidate in CANDIDATES:
@@ -85,13 +85,13 @@ def tune_backward(given: Inputs, device: torch.device) -> Config:
 
 
 def main() -> int:
-    """Tunes the cases that training meets most: self-, cross- and plain attention."""
+    """Tune the most frequent cases of training: self-, cross- and plain attention."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dims", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--length", type=int, default=4096)
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        print("error: no CUDA device here; tuning needs the one it tunes for", file=sys.stderr)
+        print("error: no CUDA device here; run the tuning on the GPU that it is for", file=sys.stderr)
         return 2
     device = torch.device("cuda")
     table = json.loads(TABLE.read_text())

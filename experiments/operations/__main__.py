@@ -1,10 +1,11 @@
-"""DVC under a whole tiny line, for real: ``python -m experiments.operations`` writes docs/results/operations.json.
+"""A tiny project with real DVC under faults: ``python -m experiments.operations`` writes docs/results/operations.json.
 
 A clone of this repository runs the eight stages; ``dvc push`` to an S3 server (moto), ``dvc pull`` into a second clone
 at a path with spaces and letters outside ASCII, where ``dvc repro`` computes nothing; a stage on a full disk; two
 queued experiments side by side; a read-only project and a second user (``experiments.operations.users``); S3 faults
-and a storm of events behind a real server, worker and Ray (``experiments.operations.served``). With names of sections
-(``sync storm``) these alone run and the results of the others are kept. All is in a temporary folder that is removed.
+and a storm of events behind a real server, worker and Ray (``experiments.operations.served``). Names of sections
+(``sync storm``) restrict the run to these; the other results are kept. Everything is in a temporary folder that is
+removed.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ OUT = ROOT / "docs/results/operations.json"
 
 
 class Machine:
-    """Commands in one temporary folder."""
+    """Runner of commands in one temporary folder."""
 
     def __init__(self, folder: Path, endpoint: str) -> None:
         python = Path(sys.executable).parent
@@ -71,7 +72,7 @@ def clone(machine: Machine, source: Path, place: Path) -> Path:
 
 
 def run_line(machine: Machine, first: Path) -> float:
-    """Run all stages, commit what dvc.lock says; the seconds that the stages took."""
+    """Run all stages and commit dvc.lock; return the seconds of the stages."""
     began = time.monotonic()
     machine.must(first, sys.executable, "-m", "infra.params", *TINY)
     machine.must(first, "dvc", "repro")
@@ -100,7 +101,7 @@ def sync(machine: Machine, first: Path, folder: Path) -> dict[str, Any]:
 
 
 def full_disk(machine: Machine, first: Path, folder: Path) -> dict[str, Any]:
-    """The trajectories stage with its live state on a file system of 64 KiB, and again with room; needs root."""
+    """Run the trajectories stage with its live state on a file system of 64 KiB, then with space; needs root."""
     small = folder / "small"
     small.mkdir()
     mounted = machine.run(first, "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small))
@@ -122,7 +123,7 @@ def full_disk(machine: Machine, first: Path, folder: Path) -> dict[str, Any]:
 
 
 def experiments(machine: Machine, first: Path, folder: Path) -> dict[str, Any]:  # noqa: ARG001
-    """Two experiments, queued and run side by side; they differ in the seed of the training alone."""
+    """Queue two experiments and run them at the same time; they differ only in the seed of the training."""
     asked = {f"seed-{seed}": f"train.seed={seed}" for seed in (1, 2)}
     tiny = [argument for override in TINY for argument in ("-S", override)]
     for name, override in asked.items():
@@ -146,11 +147,11 @@ def experiments(machine: Machine, first: Path, folder: Path) -> dict[str, Any]: 
 
 
 DVC = {"sync": sync, "full_disk": full_disk, "experiments": experiments}
-"""Sections that need a clone with a line that has run."""
+"""Sections that need a clone with finished stages."""
 
 
 def on_a_clone(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Run the sections ``names`` of ``DVC``; name and result of each."""
+    """Run the sections ``names`` of ``DVC``; yield name and result of each."""
     with object_store() as endpoint, tempfile.TemporaryDirectory(prefix="rcm-operations-") as name:
         folder = Path(name)
         machine = Machine(folder, endpoint)
@@ -162,11 +163,11 @@ def on_a_clone(names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def main() -> int:
-    """Run the sections that the command line names, or all, and write what came of each."""
+    """Run the sections named on the command line, or all, and write their results."""
     known = json.loads(OUT.read_text()) if OUT.is_file() else {}
     asked = sys.argv[1:] or [*DVC, *USERS, *SERVED, *S3]
     if unknown := set(asked) - {*DVC, *USERS, *SERVED, *S3}:
-        raise SystemExit(f"unknown sections {sorted(unknown)}; there are {[*DVC, *USERS, *SERVED, *S3]}")
+        raise SystemExit(f"unknown sections {sorted(unknown)}; choose from {[*DVC, *USERS, *SERVED, *S3]}")
     others = ((n, {**USERS, **SERVED, **S3}[n]()) for n in asked if n not in DVC)
     chosen = [n for n in asked if n in DVC]
     for name, found in chain(on_a_clone(chosen) if chosen else (), others):

@@ -1,4 +1,4 @@
-"""S3 on bad days behind a real server, worker, Ray and DVC: eight small stages through a proxy that makes faults."""
+"""S3 faults with a real server, worker, Ray and DVC: eight small stages through a proxy that injects faults."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLACES = {
     "train": ("PUT", "step_"),
     "publish": ("PUT", "/students/"),
 }
-"""Stages that use S3: which of their requests a fault meets."""
+"""Stages that use S3, and the request of each that a fault affects."""
 OUTAGES: Mapping[str, int | str] = {"teacher": 503, "trajectories": "reset", "train": 503, "publish": "reset"}
 PASSING = [
     Fault("short", "GET", ".safetensors"), Fault("cut", "GET", ".safetensors"), Fault("delay", "GET", ".safetensors"),
@@ -35,7 +35,7 @@ PASSING = [
 
 
 def faults() -> dict[str, Any]:
-    """A run that meets an outage in each stage, and one that is refused in each and started again."""
+    """Do a run with an outage in each stage, and one that is refused in each stage and restarted."""
     with (
         tempfile.TemporaryDirectory(prefix="rcm-faults-") as name,
         object_store() as endpoint,
@@ -70,7 +70,7 @@ def store_teacher(project: Served, endpoint: str) -> None:
 
 
 def s3(endpoint: str) -> Any:
-    """A client past the proxy."""
+    """Return a client that bypasses the proxy."""
     return boto3.client(
         "s3", endpoint_url=endpoint, region_name="us-east-1",
         aws_access_key_id="testing", aws_secret_access_key="testing",
@@ -78,7 +78,7 @@ def s3(endpoint: str) -> Any:
 
 
 def start(project: Served, proxy: Proxy, name: str) -> str:
-    """A run on the teacher on S3 with its shards and its student there; its id."""
+    """Start a run with teacher, shards and student on S3; return its id."""
     overrides = [
         *TINY, f"trajectories.target=s3://{BUCKET}/{name}/shards", f"trajectories.endpoint={proxy.url}",
         f"publish.target=s3://{BUCKET}/{name}/students", f"publish.endpoint={proxy.url}",
@@ -93,12 +93,12 @@ def start(project: Served, proxy: Proxy, name: str) -> str:
 
 
 def stage_of(project: Served, run: str, stage: str) -> dict[str, Any]:
-    """The task run of ``stage``; empty before it begins."""
+    """Return the task run of ``stage``; empty before it begins."""
     return next((s for s in project.api.stages(run) if s["name"] == stage), {})
 
 
 def waits(project: Served, run: str, stage: str) -> bool:
-    """Whether ``stage`` waits for its next attempt; SystemExit if the run has ended."""
+    """Return whether ``stage`` waits for its next attempt; SystemExit if the run has ended."""
     state = project.api.run(run)["state"]
     if state["type"] in FINAL:
         raise SystemExit(f"the run ended as {state['name']} before {stage} waited: {state['message']}")
@@ -106,7 +106,7 @@ def waits(project: Served, run: str, stage: str) -> bool:
 
 
 def outages(project: Served, proxy: Proxy) -> dict[str, Any]:
-    """S3 stays away in each stage until Prefect waits for the next attempt, and then answers."""
+    """Keep S3 down in each stage until Prefect waits for the next attempt, then let it answer."""
     proxy.faults[:] = [*PASSING]
     run = start(project, proxy, "outages")
     found: dict[str, Any] = {}
@@ -123,7 +123,7 @@ def outages(project: Served, proxy: Proxy) -> dict[str, Any]:
 
 
 def refusals(project: Served, proxy: Proxy, endpoint: str) -> dict[str, Any]:
-    """S3 answers 403 in each stage; the run is started again under its name after each."""
+    """Let S3 answer 403 in each stage; restart the run under its name after each."""
     found: dict[str, Any] = {}
     for stage, (method, path) in PLACES.items():
         proxy.faults[:] = [Fault(403, method, path, times=-1)]
@@ -142,18 +142,18 @@ def refusals(project: Served, proxy: Proxy, endpoint: str) -> dict[str, Any]:
 
 
 def keys(endpoint: str, prefix: str) -> list[str]:
-    """Names of the objects below ``prefix``."""
+    """Return the names of the objects below ``prefix``."""
     listed = s3(endpoint).list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
     return [entry["Key"] for entry in listed]
 
 
 def card(endpoint: str, name: str) -> bool:
-    """Whether the model card, written last, is in the published version."""
+    """Return whether the published version contains the model card, which is written last."""
     return any(key.endswith("README.md") for key in keys(endpoint, f"{name}/students"))
 
 
 def temporary(endpoint: str) -> list[str]:
-    """Objects of checkpoints that are still there when the trainings have ended."""
+    """Return the objects of checkpoints that still exist after the trainings."""
     return keys(endpoint, "checkpoints/")
 
 

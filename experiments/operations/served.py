@@ -1,4 +1,4 @@
-"""A real server, worker, keeper, Ray, DVC and S3 (moto) under faults: S3 on bad days, and a storm of events."""
+"""A real server, worker, keeper, Ray, DVC and S3 (moto) under faults: S3 faults, and a storm of events."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Served(Toy):
 
 @contextmanager
 def restart(toy: Toy) -> Iterator[Toy]:
-    """The project with server, worker and keeper up."""
+    """Start server, worker and keeper of the project; yield the project."""
     answer = toy.rcm("up")
     if answer.returncode:
         raise SystemExit(answer.stdout + answer.stderr)
@@ -62,12 +62,12 @@ def until(what: str, condition: Callable[[], Any], seconds: float = 3600, pause:
 
 
 def size(path: Path) -> float:
-    """MiB on disk below ``path``."""
+    """Return the MiB on disk below ``path``."""
     return round(sum(p.lstat().st_blocks * 512 for p in path.rglob("*") if not p.is_dir()) / MIB, 1)
 
 
 def resources(toy: Toy) -> dict[str, float]:
-    """Memory of server, worker and keeper, and disk, in MiB; number of worktrees and of processes."""
+    """Return memory of server, worker and keeper and disk usage in MiB, and the numbers of worktrees and processes."""
     found: dict[str, float] = {".rcm": size(toy.root / ".rcm"), "/tmp/ray": size(Path("/tmp/ray"))}
     for process, command in toy._processes():
         for name in ("server", "worker", "keeper"):
@@ -77,19 +77,19 @@ def resources(toy: Toy) -> dict[str, float]:
 
 
 def runs(toy: Toy) -> list[dict[str, Any]]:
-    """Runs of the deployment that its schedule did not ask for, oldest first."""
+    """Return the deployment's runs, except those of its schedule, oldest first."""
     found = [run for run in toy.api.list_runs(DEPLOYMENT) if not run["auto_scheduled"]]
     return sorted(found, key=lambda run: str(run["created"]))
 
 
 def wait_for_all(toy: Toy) -> list[str]:
-    """States of all runs, once all have ended."""
+    """Wait until all runs have ended; return their states."""
     until("all runs end", lambda: all(run["state"]["type"] in FINAL for run in runs(toy)))
     return [run["state"]["type"] for run in runs(toy)]
 
 
 def list_remains(toy: Toy) -> dict[str, Any]:
-    """What is still there when every run has ended."""
+    """Return processes, worktrees and other remains after every run has ended."""
     until(
         "processes of runs end",
         lambda: not any("prefect.engine" in p or "ray" in p for p in toy.processes()),
@@ -106,14 +106,14 @@ def list_remains(toy: Toy) -> dict[str, Any]:
 
 
 def emit(toy: Toy, number: int) -> None:
-    """``number`` events in a row, within a second."""
+    """Emit ``number`` events within a second."""
     answer = toy.run("python", "-c", EMIT, str(number))
     if answer.returncode:
         raise SystemExit(answer.stderr)
 
 
 def storm() -> dict[str, Any]:
-    """Twenty events in a row, two in a second, one in a run, and a teacher that becomes A, B, A."""
+    """Test twenty events in a row, two in a second, one during a run, and a teacher that becomes A, B, A."""
     with tempfile.TemporaryDirectory(prefix="rcm-storm-") as name:
         toy = Toy(make_toy(Path(name) / "project"), free_port(), uuid.uuid4().hex)
         with restart(toy):
@@ -142,18 +142,18 @@ def storm() -> dict[str, Any]:
 
 
 def count_states(states: list[str]) -> dict[str, int]:
-    """How many runs ended in each state."""
+    """Return the number of runs by final state."""
     return {f"runs {state.lower()}": states.count(state) for state in sorted(set(states))}
 
 
 def returning(toy: Toy, teacher: Path) -> list[str]:
-    """A teacher with contents A, A, B, A is looked at after each; states of the runs that follow."""
+    """Give the teacher the contents A, A, B, A and watch it after each; return the states of the resulting runs."""
     teacher.mkdir()
     (teacher / "model_index.json").write_text("{}")
     known = len(runs(toy))
     for content, more in (("a", 1), ("a", 1), ("b", 2), ("a", 3)):
         (teacher / "weights").write_text(content)
-        while wait_for_look(toy, teacher) == "CANCELLED":  # a look of the schedule was not over
+        while wait_for_look(toy, teacher) == "CANCELLED":  # a scheduled watch had not ended
             pass
         wait_for_runs(toy, known + more)
         wait_for_all(toy)
@@ -165,7 +165,7 @@ def wait_for_runs(toy: Toy, number: int) -> None:
 
 
 def wait_for_look(toy: Toy, teacher: Path) -> str:
-    """The last state of a look at ``teacher``."""
+    """Watch ``teacher`` once; return the run's final state."""
     look = toy.api.start(WATCH, {"teacher": str(teacher)})["id"]
     until("the look ends", lambda: toy.api.run(look)["state"]["type"] in FINAL)
     return str(toy.api.run(look)["state"]["type"])

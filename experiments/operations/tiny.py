@@ -1,4 +1,4 @@
-"""The line with small numbers, as overrides."""
+"""Overrides for a tiny run of all stages."""
 
 TINY = [
     "teacher=mini-train",

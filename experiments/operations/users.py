@@ -1,4 +1,4 @@
-"""Other people's machines, for real: a project that cannot be written, and two users on one machine (needs root)."""
+"""Shared machines: a read-only project, and two users on one machine (needs root)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STAGE = [sys.executable, "-m", "infra.launch", "prompts"]
 
 
 def read_only() -> dict[str, Any]:
-    """Commands in a project on a read-only mount; needs root."""
+    """Run commands in a project on a read-only mount; needs root."""
     with tempfile.TemporaryDirectory(prefix="rcm-read-only-") as name:
         root = make_toy(Path(name) / "project")
         toy = Toy(root, free_port(), name)
@@ -42,7 +42,7 @@ def read_only() -> dict[str, Any]:
 
 
 def answer_of(answer: subprocess.CompletedProcess[str], root: Path) -> dict[str, Any]:
-    """Exit status and sentence of a command."""
+    """Return exit status and message of a command."""
     errors = [line for line in answer.stderr.splitlines() if line.startswith("error: ")]
     return {
         "status": answer.returncode,
@@ -54,7 +54,7 @@ def answer_of(answer: subprocess.CompletedProcess[str], root: Path) -> dict[str,
 
 @contextmanager
 def second_user(folder: Path) -> Iterator[tuple[Callable[..., subprocess.CompletedProcess[str]], Toy]]:
-    """A new user with a project of its own; how it runs commands there. The user is removed afterwards."""
+    """Create a user with its own project; yield how it runs commands, and the project. Removes the user afterwards."""
     home = folder / "second"
     subprocess.run(["useradd", "--create-home", "--home-dir", str(home), USER], check=True)
     try:
@@ -69,7 +69,7 @@ def second_user(folder: Path) -> Iterator[tuple[Callable[..., subprocess.Complet
         ]  # fmt: skip
 
         def run(*command: str, **more: str) -> subprocess.CompletedProcess[str]:
-            """May read everything (Python lies in a home that is closed to others) and write what is its own."""
+            """Run as the user, who may read everything (Python is in a private home) but write only its own files."""
             env = toy.env | {"HOME": str(home), "USER": USER} | more
             return subprocess.run(
                 [*as_user, *command], cwd=toy.root, env=env, capture_output=True, text=True, check=False
@@ -83,7 +83,7 @@ def second_user(folder: Path) -> Iterator[tuple[Callable[..., subprocess.Complet
 
 
 def users() -> dict[str, Any]:
-    """Two users with servers, workers and Rays at the same time; the second is told that the first's port is taken."""
+    """Run servers, workers and Rays of two users at once; the second gets an error that the first's port is in use."""
     with tempfile.TemporaryDirectory(prefix="rcm-users-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -105,13 +105,13 @@ def users() -> dict[str, Any]:
 
 
 def wait_for_end(toy: Toy, run: str) -> str:
-    """The last state of the run."""
+    """Wait for the end of the run; return its final state."""
     until("the run ends", lambda: toy.api.run(run)["state"]["type"] in FINAL)
     return str(toy.api.run(run)["state"]["type"])
 
 
 def mode(path: str) -> str:
-    """Permissions of ``path``."""
+    """Return the permissions of ``path``."""
     return oct(os.stat(path).st_mode & 0o7777) if os.path.exists(path) else "none"
 
 

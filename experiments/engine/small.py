@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs/results"
 WORKERS = 2
 OVERRIDES = (
-    "teacher=mini-train", "method=rcm",
+    "teacher=mini-train", "method=rcm", "method.warmup=3",
     "teacher.gate=null", "teacher.steps=4", "teacher.device=cpu", "teacher.mini.steps=2", "teacher.mini.threads=1",
     "trajectories.samples=64", "trajectories.shard_size=32", "trajectories.device=cpu", "train.device=cpu",
     f"train.workers={WORKERS}", "train.threads=1", "train.health.probe_every=null",

@@ -158,10 +158,7 @@ class Runner:
     def make_run(
         self, variant: Variant, seed: int, budget: str, further: tuple[str, ...] = ()
     ) -> tuple[Params, Path]:
-        """Do a run and ``further`` stages; return its parameters and the workspace with its student.
-
-        Raises InputError if it fails.
-        """
+        """Do a run and ``further`` stages; return parameters and workspace. InputError if it fails."""
         self.run_one(variant, seed, budget)
         if self.failed:
             raise InputError(f"the student could not be made: {self.failed[-1]}")

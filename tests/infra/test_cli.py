@@ -137,7 +137,7 @@ def test_a_video_without_its_package_says_what_to_install(
 
 @pytest.mark.parametrize(("frames", "name"), [(1, "a.gif"), (5, "a.png"), (1, "a")])
 def test_a_suffix_that_does_not_fit_is_refused(tmp_path: Path, frames: int, name: str) -> None:
-    with pytest.raises(InputError, match=f"makes {frames} frame"):
+    with pytest.raises(InputError, match=f"generates {frames} frame"):
         save_samples(torch.zeros(1, 1, frames, 8, 8), tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 

@@ -193,7 +193,7 @@ def test_hashes_are_those_of_the_closure_and_unchanged_files_are_left_alone(tmp_
 @pytest.mark.parametrize("text", ["method: {}\nteacher: {}\n", "[]\n", "method: {name: 3}\n"])
 def test_params_without_the_choices_are_refused_in_one_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(InputError, match=r"params.yaml has method.name = .*, expected a name; compose it"):
+    with pytest.raises(InputError, match=r"params.yaml has method.name = .*, expected a name; recompose it"):
         write_hashes(tmp_path)
     assert not (tmp_path / "runs").exists()
 

@@ -1,4 +1,4 @@
-"""Inputs and the definition that the tests of the attention kernels share."""
+"""Shared inputs and reference implementation for the tests of the attention kernels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def draw(shape: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple
 
 
 def explicit(q, k, v, mask=None, causal=False, scale=None):
-    """Softmax attention in differentiable elementary operations, zero for rows without a key."""
+    """Compute softmax attention with differentiable elementary operations; rows without a key give zero."""
     S = (q @ k.mT) * (q.shape[-1] ** -0.5 if scale is None else scale)
     keep = torch.ones(S.shape[-2:], dtype=torch.bool)
     if causal:

@@ -1,4 +1,4 @@
-"""Networks, a batch and settings that the tests of DMD2 share."""
+"""Shared networks, batch and settings for the tests of DMD2."""
 
 import torch
 from gaussians import Perceptron, six_modes

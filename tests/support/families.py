@@ -22,12 +22,12 @@ TINY = MiniTraining(
     ema_length=0.1, condition_dropout=0.0, checkpoint_every=1,
 )  # fmt: skip
 LENGTH = 8
-"""Tokens that tiny tokenizers take at most."""
+"""Maximum number of tokens of the tiny tokenizers."""
 Shape = tuple[int, ...]
 
 
 def write(folder: Path, pipeline: str, parts: Mapping[str, Any]) -> None:
-    """Saves ``parts`` as a pipeline of that class; (library, class) come from the parts themselves."""
+    """Save ``parts`` as a pipeline of that class; (library, class) come from the parts themselves."""
     index: dict[str, Any] = {"_class_name": pipeline, "_diffusers_version": "0.42.1"}
     with without_bars():
         for name, part in parts.items():
@@ -92,7 +92,7 @@ def wan(folder: Path) -> Shape:
 
 
 def cosmos(folder: Path, given: bool = False) -> Shape:
-    """``given``: video to world, whose network also sees which frames are given."""
+    """Write Cosmos; with ``given``, video to world, whose network also gets a mask of the conditioning frames."""
     from diffusers import CosmosTransformer3DModel
 
     network = CosmosTransformer3DModel(
@@ -128,7 +128,7 @@ def longcat(folder: Path) -> Shape:
     from diffusers import LongCatImageTransformer2DModel
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    channels = 16  # LongCatImagePipeline knows no other number
+    channels = 16  # LongCatImagePipeline supports only this number
     network = LongCatImageTransformer2DModel(
         in_channels=4 * channels, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=16, pooled_projection_dim=16, axes_dims_rope=[4, 6, 6],

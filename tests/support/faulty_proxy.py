@@ -1,4 +1,4 @@
-"""A proxy in front of an HTTP server that answers some requests as a bad day would: errors, resets, delays, cuts."""
+"""An HTTP proxy that injects faults into some requests: errors, resets, delays, truncated bodies."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ERRORS = {403: "AccessDenied", 500: "InternalError", 503: "SlowDown"}
 
 @dataclass
 class Fault:
-    """What happens to requests of ``method`` whose path contains ``path``, ``times`` times (-1: always).
+    """A fault for requests of ``method`` whose path contains ``path``, ``times`` times (-1: always).
 
-    kind: an HTTP status (403, 500, 503), "reset" (connection reset, nothing answered), "cut" (half of the body, then
-    the connection closes), "short" (half of the body as if it were all), or "delay" (``seconds``, then the answer).
+    kind: an HTTP status (403, 500, 503), "reset" (connection reset without an answer), "cut" (half of the body, then
+    the connection closes), "short" (half of the body as a complete answer), or "delay" (the answer after ``seconds``).
     """
 
     kind: int | str
@@ -32,22 +32,22 @@ class Fault:
     times: int = 1
     seconds: float = 0.5
     after: int = 0
-    """Matching requests that pass before the first fault."""
+    """Number of matching requests that pass before the first fault."""
 
 
 @dataclass
 class Proxy:
-    """Where clients connect, the faults still to come, and what was done."""
+    """The proxy's address, the pending faults, and the log of injected ones."""
 
     url: str
     faults: list[Fault] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     uploaded: int = 0
-    """Bytes of the bodies that clients have sent."""
+    """Bytes of the request bodies so far."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def next(self, method: str, path: str) -> Fault | None:
-        """The fault of this request, counted."""
+        """Return the fault of this request, if any, and count it."""
         with self.lock:
             for fault in self.faults:
                 if fault.times and fault.method == method and fault.path in path:
@@ -66,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
     upstream: tuple[str, int]
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
     def _any(self) -> None:
         body = self._body()
@@ -102,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
             return b"".join(parts)
         if self.headers.get("Expect", "").lower() == "100-continue":
-            pass  # BaseHTTPRequestHandler has answered it
+            pass  # BaseHTTPRequestHandler has already answered
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def faulty_proxy(upstream: str) -> Iterator[Proxy]:
-    """A proxy on a free port of this machine before ``upstream``; it has no faults until some are added."""
+    """Run a proxy for ``upstream`` on a free local port; it has no faults until the test adds some."""
     address = urlsplit(upstream)
     assert address.hostname
     assert address.port

@@ -1,4 +1,4 @@
-"""The gate that the kernels must pass: as near to float64 as twice what naive operations are in the same dtype."""
+"""Accuracy gate of the kernels: at most twice the error of naive operations in the same dtype, against float64."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rcm_kernels import attention_jvp
 from torch import Tensor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-# the interpreter multiplies bfloat16 wrongly; the kernels widen there, and a GPU checks the real thing
+# the interpreter multiplies bfloat16 wrongly, so the kernels widen there; a GPU tests the real path
 KINDS = [torch.float32, torch.float16, torch.bfloat16]
 # batch, query heads, key heads, queries, keys, channels of q and k, of v
 SHAPES = {
@@ -24,7 +24,7 @@ OPTIONS = ("plain", "scale", "causal", "boolean", "additive", "broadcast", "leng
 
 
 def draw(shape: str, seed: int = 0) -> tuple[Tensor, ...]:
-    """q, k, v in float64."""
+    """Draw q, k, v in float64."""
     b, h, g, n, m, d, e = SHAPES[shape]
     rng = torch.Generator().manual_seed(seed)
     sizes = [(b, h, n, d), (b, g, m, d), (b, g, m, e)]
@@ -51,7 +51,7 @@ def options_of(shape: str, name: str) -> dict[str, Any]:
 
 
 def oracle(options: dict[str, Any], group: int) -> Any:
-    """Explicit softmax attention for ``torch.func.jvp``, in the dtype it is given."""
+    """Return explicit softmax attention for ``torch.func.jvp``, in the dtype of its inputs."""
     mask = options.get("attn_mask")
 
     def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def masked(
 
 
 def largest_score(q: Tensor, k: Tensor, options: dict[str, Any]) -> float:
-    """A bound on |scores|."""
+    """Return an upper bound of |scores|."""
     mask = options.get("attn_mask")
     added = float(mask.abs().max()) if mask is not None and mask.is_floating_point() else 0.0
     product = q.norm(dim=-1).max() * k.norm(dim=-1).max()
@@ -91,7 +91,7 @@ def largest_score(q: Tensor, k: Tensor, options: dict[str, Any]) -> float:
 def five(
     call: Any, primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...], upstream: Tensor
 ) -> list[Tensor]:
-    """Output, tangent and three gradients of ``call``, in the dtype of the inputs."""
+    """Return output, tangent and three gradients of ``call``, in the dtype of the inputs."""
     value, moved = torch.func.jvp(call, primals, tangents)
     leaves = [x.detach().clone().requires_grad_() for x in primals]
     return [value.detach(), moved.detach(), *torch.autograd.grad(call(*leaves), leaves, upstream)]
@@ -112,10 +112,10 @@ def ours(
 
 
 def check(shape: str, options: dict[str, Any], kind: torch.dtype) -> None:
-    """The gate: no farther from float64 than twice what naive operations in the same dtype are.
+    """Assert that the error against float64 is at most twice that of naive operations in the same dtype.
 
-    The floor is for elements on which the naive error happens to vanish: a few roundings of the largest element, and
-    for P = exp(S - L), recomputed in float32, the rounding of the largest score, which naive softmax has not.
+    A floor covers elements whose naive error happens to vanish: a few roundings of the largest element, plus, for
+    P = exp(S - L) recomputed in float32, the rounding of the largest score, which naive softmax does not have.
     """
     rounded = [tuple(x.to(kind) for x in draw(shape, seed)) for seed in (0, 1)]
     b, h, g, n, _, _, e = SHAPES[shape]

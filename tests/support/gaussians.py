@@ -1,4 +1,4 @@
-"""Distributions whose teacher, score and consistency function are known in closed form, in TrigFlow terms."""
+"""Distributions with teacher, score and consistency function in closed form, in TrigFlow notation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Mixture:
         return self.means[which] + self.std * noise
 
     def _posterior(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of x = alpha x0 + sigma eps: responsibilities [B, K, 1], deviations [B, K, D], variances."""
+        """Return, for x = alpha x0 + sigma eps, responsibilities [B, K, 1], deviations [B, K, D] and variances."""
         alpha, sigma = alpha.reshape(-1, 1, 1), sigma.reshape(-1, 1, 1)
         deviation = x[:, None] - alpha * self.means
         variance = (alpha * self.std) ** 2 + sigma**2
@@ -36,23 +36,23 @@ class Mixture:
         return logits.softmax(1)[..., None], deviation, variance
 
     def denoise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """E[x0 | x] of x = alpha x0 + sigma eps."""
+        """Return E[x0 | x] for x = alpha x0 + sigma eps."""
         share, deviation, variance = self._posterior(x, alpha, sigma)
         gain = alpha.reshape(-1, 1, 1) * self.std**2 / variance
         return (share * (self.means + gain * deviation)).sum(1)
 
     def noise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """E[eps | x] of x = alpha x0 + sigma eps."""
+        """Return E[eps | x] for x = alpha x0 + sigma eps."""
         share, deviation, variance = self._posterior(x, alpha, sigma)
         return (share * sigma.reshape(-1, 1, 1) / variance * deviation).sum(1)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """Gradient of the log density of the state at angle t."""
+        """Return the gradient of the log density of the state at angle t."""
         share, deviation, variance = self._posterior(x, t.cos(), t.sin())
         return -(share * deviation / variance).sum(1)
 
     def velocity(self, x: Tensor, t: Tensor, condition: object = None) -> Tensor:
-        """E[cos t z - sin t x0 | x]: the perfect teacher."""
+        """Return E[cos t z - sin t x0 | x]: the exact teacher."""
         cos, sin = t.cos().to(x.dtype), t.sin().to(x.dtype)
         noise, clean = self.noise(x, cos, sin), self.denoise(x, cos, sin)
         return per_sample(cos, x) * noise - per_sample(sin, x) * clean
@@ -60,7 +60,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Gaussian:
-    """N(``mean`` [D], ``std``^2 I): the probability-flow ODE is solved by hand."""
+    """N(``mean`` [D], ``std``^2 I), with the probability-flow ODE in closed form."""
 
     mean: Tensor
     std: float
@@ -72,34 +72,33 @@ class Gaussian:
         return self.mixture().velocity(x, t)
 
     def deviation(self, t: Tensor) -> Tensor:
-        """Standard deviation of the state at angle ``t``."""
+        """Return the standard deviation of the state at angle ``t``."""
         return ((t.cos() * self.std) ** 2 + t.sin() ** 2).sqrt()
 
     def flow(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """The ODE's solution at ``s`` through ``x`` at ``t``: a Gaussian flow scales deviations from the
-        mean.
-        """
+        """Return the ODE's solution at ``s`` through ``x`` at ``t``: the flow scales deviations from the mean."""
         ratio = per_sample(self.deviation(s) / self.deviation(t), x)
         centred = x - per_sample(t.cos(), x) * self.mean
         return per_sample(s.cos(), x) * self.mean + ratio * centred
 
     def consistency_velocity(self, x: Tensor, t: Tensor, condition: object = None) -> Tensor:
-        """The F whose clean prediction is the exact consistency function; for t well above 0 (divides by sin
-        t).
+        """Return the F whose clean prediction is the exact consistency function, for t well above 0.
+
+        It divides by sin t.
         """
         end = self.flow(x, t, torch.zeros_like(t))
         return (per_sample(t.cos(), x) * x - end) / per_sample(t.sin(), x)
 
 
 def six_modes(dtype: torch.dtype = torch.float32) -> Mixture:
-    """Six narrow modes on a circle, of unit variance per coordinate altogether."""
+    """Return six narrow modes on a circle, with unit total variance per coordinate."""
     angles = torch.arange(6, dtype=dtype) * (2 * math.pi / 6)
     means = math.sqrt(2) * torch.stack([angles.cos(), angles.sin()], 1) * 0.98
     return Mixture(torch.ones(6, dtype=dtype) / 6, means, 0.1)
 
 
 def energy_distance(a: Tensor, b: Tensor) -> float:
-    """2 E|a - b| - E|a - a'| - E|b - b'|, unbiased: near 0 (of either sign) for equal distributions."""
+    """Return the unbiased 2 E|a - b| - E|a - a'| - E|b - b'|: near 0 (either sign) for equal distributions."""
 
     def within(x: Tensor) -> Tensor:
         return torch.cdist(x, x).sum() / (len(x) * (len(x) - 1))
@@ -108,9 +107,9 @@ def energy_distance(a: Tensor, b: Tensor) -> float:
 
 
 class Perceptron(nn.Module):
-    """A small smooth Network for states [B, D]; its hidden layers are its blocks, of one token each.
+    """A small smooth Network for states [B, D]; its hidden layers are its blocks, with one token each.
 
-    ``extras`` are a student's: "guidance" and "end" are inputs that a condition holds, "log_variance" is the head.
+    ``extras`` are the student's: "guidance" and "end" are inputs from the condition, "log_variance" is the head.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Teachers, sizes and runs that the tests of imported samples share."""
+"""Shared teachers, sizes and runs for the tests of imported samples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXT = (6, 16)
 
 
 def copy_of(teacher: Path, folder: Path) -> Path:
-    """A copy of the workspace ``teacher`` in ``folder``, without live state."""
+    """Copy the workspace ``teacher`` to ``folder``, without live state."""
     shutil.copytree(teacher, folder, ignore=shutil.ignore_patterns(".rcm"))
     return folder
 

@@ -1,4 +1,4 @@
-"""Imported first: without a GPU, Triton's kernels run in its interpreter, which it decides when it is imported."""
+"""Enables Triton's interpreter on machines without a GPU. Import this first: Triton decides when it is imported."""
 
 import os
 

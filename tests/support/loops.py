@@ -1,4 +1,4 @@
-"""The training loop with a stand-in method on the tiny run's network."""
+"""The training loop with a simple test method on the tiny run's network."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ SETTINGS = LoopSettings(
     candidate_every=100,
     checkpoint_every=2,
     log_every=100,
-    max_nonfinite=0.005,  # of 100 steps: 2 samples
+    max_nonfinite=0.005,  # 2 samples in 100 steps
     seed=0,
 )
 QUIET = HealthSection(probe_every=2, probe_samples=8, drift=None, collapse=None, patience=None, spike=None)
-"""Probes, and nothing that they could lead to."""
+"""Health settings with probes, but without any rule that stops the training."""
 
 
 class Pull:
-    """Pulls all weights of the student, or of the fake, towards the number of the step.
+    """A method that pulls all weights of the student, or of the fake score, towards the number of the step.
 
-    ``bad``, of the tangent and the step: samples that are not finite; ``norm``: the tangent's norm; ``scale``, of the
-    step: what the loss is multiplied by.
+    ``bad``: number of non-finite samples, a function of tangent and step. ``norm``: the tangent's norm. ``scale``:
+    factor of the loss, a function of the step.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Pull:
 
 
 class Brighten(Pull):
-    """Pulls the last bias alone, in every step: samples become brighter or darker and nothing else."""
+    """A method that pulls only the last bias in every step, so samples only become brighter or darker."""
 
     def __init__(self, tangent: str) -> None:
         super().__init__(tangent)
@@ -93,14 +93,14 @@ class Brighten(Pull):
 
 
 class Steps:
-    """The number of the step, and of the part, as data."""
+    """A source whose data are the numbers of step and part."""
 
     def batch(self, step: int, part: int, size: int) -> Batch:
         return Batch({}, {}, torch.full((size, 1), float(step + part)))
 
 
 def trainer(folder: Path, state: Path, method: Callable[[str], Pull], **settings: Any) -> Trainer:
-    """At the beginning, or where ``state`` was left; ``settings`` are the loop's, without the trainer's own."""
+    """Return a new trainer, or one resumed from ``state``; ``settings`` are those of the loop, not of the trainer."""
     requirements = method("exact").requirements
     roles = sorted(requirements.roles | {f.target for f in requirements.follows})
     nets: dict[str, Denoiser] = {role: load_denoiser(folder, find_family("wan")) for role in roles}
@@ -119,22 +119,22 @@ def trainer(folder: Path, state: Path, method: Callable[[str], Pull], **settings
 
 
 def probe(every: int = 2, count: int = 8) -> Probe:
-    """Of made-up latents and conditions that fit the tiny run's network."""
+    """Return a probe on synthetic latents and conditions that fit the tiny run's network."""
     rng = generator("held")
     x0 = torch.randn(count, 1, 1, 8, 8, generator=rng)
     return Probe(Examples(x0, {"text": torch.randn(count, 4, 32, generator=rng)}), 0, every, CPU, 1)
 
 
 def weights(made: Trainer, role: str = "student") -> dict[str, Tensor]:
-    """A copy."""
+    """Return a copy of the weights of ``role``."""
     return {k: v.clone() for k, v in made.modules[role].network.state_dict().items()}
 
 
 def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    """To the bit."""
+    """Return whether ``a`` and ``b`` are bitwise equal."""
     return all(torch.equal(a[k], b[k]) for k in a)
 
 
 def healthy(tangent: str) -> Pull:
-    """Nothing is wrong."""
+    """Return a method whose tangents and losses are healthy."""
     return Pull(tangent)

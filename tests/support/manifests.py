@@ -1,4 +1,4 @@
-"""The files of infra/ that a platform team applies, and the checks of those who read them."""
+"""The files of infra/ that a platform team applies, and the checks of the programs that read them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ WORKSPACE = load("workspace.yaml")
 
 
 def check_kubernetes(manifest: dict[str, Any]) -> None:
-    """ValidationError unless Kubernetes, or KubeRay and Kubernetes, would take ``manifest`` as it is written."""
+    """Raise ValidationError unless Kubernetes, or KubeRay and Kubernetes, would accept ``manifest`` unchanged."""
     if not manifest["apiVersion"].startswith("ray.io/"):
         _strict(manifest)
         return
     part = {**KUBERAY, "$ref": f"#/$defs/{manifest['kind']}"}
-    del part["oneOf"]  # the branch is known: better words
+    del part["oneOf"]  # the branch is known, so the message can be clearer
     if manifest["kind"] not in KUBERAY["$defs"]:
         raise ValidationError(f"{manifest['kind']} is no kind of {manifest['apiVersion']} that is used here")
     _raise(Draft202012Validator(part).iter_errors(manifest))
@@ -44,7 +44,7 @@ def check_kubernetes(manifest: dict[str, Any]) -> None:
 
 
 def check_autoscaler(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration as ``ray up`` completes it; ValidationError or ValueError as ``ray up`` raises them."""
+    """Return the configuration completed as by ``ray up``; ValidationError or ValueError as ``ray up`` raises them."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     prepared: dict[str, Any] = prepare_config(copy.deepcopy(config))
@@ -53,7 +53,7 @@ def check_autoscaler(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_pool(kind: str, template: dict[str, Any]) -> None:
-    """ValidationError or ValueError unless Prefect's own worker makes a whole job of the template's defaults."""
+    """Raise ValidationError or ValueError unless Prefect's worker makes a complete job of the template's defaults."""
     from prefect.utilities.templating import apply_values, find_placeholders
     from prefect.workers.base import BaseWorker
     from prefect.workers.process import ProcessWorker
@@ -81,7 +81,7 @@ def check_pool(kind: str, template: dict[str, Any]) -> None:
 
 
 def _job(job: Any) -> None:
-    """The Kubernetes job that a run would become, by Kubernetes' schema."""
+    """Check the Kubernetes job of a run against Kubernetes' schema."""
     from uuid import UUID
 
     from prefect.client.schemas.objects import FlowRun
@@ -90,7 +90,7 @@ def _job(job: Any) -> None:
     manifest = copy.deepcopy(job.job_manifest)
     pod = manifest["spec"]["template"]["spec"]
     for key in ("parallelism", "completions"):
-        del pod[key]  # Prefect wants the job's fields in its pod; Kubernetes ignores them there
+        del pod[key]  # Prefect requires the job's fields in its pod; Kubernetes ignores them there
     _strict(manifest)
 
 

@@ -1,4 +1,4 @@
-"""An S3 on loopback, and one that lets nobody in."""
+"""An S3 server on loopback, and one that refuses all requests."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ CREDENTIALS = {
 
 
 def authorise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials in the environment, as a user gives them."""
+    """Set credentials in the environment, as a user does."""
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
 
 
 @contextmanager
 def object_store() -> Iterator[str]:
-    """The endpoint of a real S3 server that holds one empty bucket, ``BUCKET``."""
+    """Yield the endpoint of a real S3 server with one empty bucket, ``BUCKET``."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
@@ -41,7 +41,9 @@ def object_store() -> Iterator[str]:
         aws_access_key_id="testing",
         aws_secret_access_key="testing",
     )
-    requests.post(f"{endpoint}/moto-api/reset", timeout=10).raise_for_status()  # a process has one memory
+    requests.post(
+        f"{endpoint}/moto-api/reset", timeout=10
+    ).raise_for_status()  # all servers of a process share one store
     client.create_bucket(Bucket=BUCKET)
     try:
         yield endpoint
@@ -51,7 +53,7 @@ def object_store() -> Iterator[str]:
 
 
 class Refusing(BaseHTTPRequestHandler):
-    """Answers every request as S3 answers wrong credentials."""
+    """Handler that answers every request as S3 answers wrong credentials."""
 
     def do_GET(self) -> None:
         body = (
@@ -64,7 +66,7 @@ class Refusing(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
     @classmethod
     @contextmanager

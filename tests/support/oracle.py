@@ -1,6 +1,6 @@
-"""Cases of tests/oracle: inputs and outputs of the authors' published code, and the networks that they were asked with.
+"""Cases of tests/oracle: inputs and outputs of the authors' published code, and the networks used for them.
 
-``cases()`` reads them; ``Net`` is the network of every role, ``Draws`` gives a method the random numbers of its case.
+``cases()`` reads them. ``Net`` is the network of every role. ``Draws`` gives a method the random numbers of its case.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ FOLDER = Path(__file__).parents[1] / "oracle"
 
 @dataclass(frozen=True)
 class Case:
-    """What a release returned (``outputs``) for ``inputs``; float64, in the notation of docs/maths.md."""
+    """Outputs of a release for ``inputs``; float64, in the notation of docs/maths.md."""
 
     method: str
     name: str
     kind: str
-    """Cases of one kind are run by one function."""
+    """Kind of the case; one function runs all cases of a kind."""
     settings: Mapping[str, Any]
     inputs: Mapping[str, Tensor]
     outputs: Mapping[str, Tensor]
     tolerance: float
-    """Largest difference over largest value of an output that is allowed."""
+    """Maximum allowed ratio of the largest difference to the largest value of an output."""
     status: str
-    """How the project stood when the file was written: "agrees", "differs on purpose", ..."""
+    """Status of the project when the file was written: "agrees", "differs on purpose", ..."""
 
     def __getitem__(self, name: str) -> Tensor:
-        """An input."""
+        """Return the input ``name``."""
         return self.inputs[name]
 
     def __str__(self) -> str:
         return f"{self.method}-{self.name}"
 
     def net(self, role: str, embeds: str = "", parameterisation: Parameterisation | None = None) -> Net:
-        """The network of ``role``, with the input ``embeds`` of its condition beside the time."""
+        """Return the network of ``role``, which embeds the condition's ``embeds`` in addition to the time."""
         return Net([self.inputs[f"{role}.{name}"] for name in WEIGHTS], embeds, parameterisation)
 
 
@@ -59,13 +59,13 @@ DIFFERENT = {
     "lcm-embedding",
     "lcm-grid",
 }
-"""Where we differ on purpose: tests/oracle/test_differences.py asserts by how much, docs/maths.md says why."""
+"""Cases that differ on purpose: tests/oracle/test_differences.py asserts by how much, docs/maths.md explains why."""
 
 WEIGHTS = ("W1", "b1", "W2", "b2")
 
 
 def cases() -> Iterator[Case]:
-    """Every case of every file, in the order of names of files."""
+    """Yield every case of every file, in order of file names."""
     for path in sorted(FOLDER.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
             found = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
@@ -85,12 +85,12 @@ def cases() -> Iterator[Case]:
 
 
 def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The ``tensors`` whose names begin with ``prefix``, without it."""
+    """Return the ``tensors`` whose names begin with ``prefix``, with the prefix removed."""
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def error(found: Tensor, expected: Tensor) -> float:
-    """Largest difference over largest value of ``expected``; infinite if the shapes differ."""
+    """Return the largest difference over the largest value of ``expected``; infinite if the shapes differ."""
     if found.shape != expected.shape:
         return math.inf
     truth = expected.detach().double()
@@ -132,14 +132,14 @@ class Net(nn.Module):
         return [(1 + 0.3 * k) * self.tokens[:, None] * h[:, None] for k in blocks]
 
     def log_variance(self, t: Tensor) -> Tensor:
-        """Given numbers, whatever ``t``."""
+        """Return fixed numbers, independent of ``t``."""
         assert self.spread is not None
         assert len(t) == len(self.spread)
         return self.spread
 
 
 class Heads(nn.Module):
-    """The logit of head k at a token is 2 sin(token . weight[k])."""
+    """Discriminator heads: the logit of head k at a token is 2 sin(token . weight[k])."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class Heads(nn.Module):
 
 
 class Draws(TorchFunctionMode):
-    """Inside, torch's random functions return given numbers, each kind in its order.
+    """Context in which torch's random functions return predefined numbers, each kind in its order.
 
     ``normal``: randn of up to two dimensions; ``noise``: randn of more; ``uniform``: rand; ``integers``: randint and
     randperm.
@@ -187,5 +187,5 @@ class Draws(TorchFunctionMode):
     def _take(self, name: str, size: Sequence[int], options: Mapping[str, Any]) -> Tensor:
         count = math.prod(size)
         values, self.left[name] = self.left[name][:count], self.left[name][count:]
-        assert len(values) == count, f"{count} {name} numbers asked for, {len(values)} left"
+        assert len(values) == count, f"{count} {name} numbers requested, {len(values)} remain"
         return values.reshape(tuple(size)).to(options.get("dtype") or values.dtype)

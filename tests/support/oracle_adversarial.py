@@ -1,4 +1,4 @@
-"""Runs the cases of tests/oracle that are losses of a discriminator."""
+"""Run the cases of tests/oracle that are losses of a discriminator."""
 
 from __future__ import annotations
 

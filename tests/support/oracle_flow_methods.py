@@ -1,4 +1,4 @@
-"""Runs the cases of tests/oracle of methods that learn along given trajectories: TBCM, MeanFlow, ECT, LCM, KD."""
+"""Run the cases of tests/oracle of the methods TBCM, MeanFlow, ECT, LCM and KD."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tbcm(case: Case) -> Found:
 
 
 def meanflow(case: Case) -> Found:
-    """The parts of an update, and the whole update of ``meanflow_method``, which must be the same."""
+    """Compute the parts of an update, and the whole update of ``meanflow_method``, which must be equal."""
     of = case.settings
     student, x0, z, tau, end = case.net("student", "end"), case["x0"], case["z"], case["tau"], case["end"]
     t = angle_from_flow_time(tau)
@@ -76,7 +76,7 @@ def meanflow(case: Case) -> Found:
 
 
 def meanflow_difference(case: Case) -> Found:
-    """Rows whose times differ."""
+    """Compute the rows whose times differ."""
     t = angle_from_flow_time(case["tau"])
     x = diffuse(case["x0"], case["z"], t)
     state = along(States(x, t, guided(case, case.settings["guidance"])(x, t, text(case))))
@@ -119,7 +119,7 @@ def meanflow_method(case: Case) -> Found:
 
 
 def ect(case: Case) -> Found:
-    """The whole update; losses per sample are those of batches of one."""
+    """Compute the whole update; losses per sample come from batches of one."""
     of = case.settings
     every = 10
     method = preset(
@@ -150,7 +150,7 @@ def ect(case: Case) -> Found:
 
 
 def lcm(case: Case) -> Found:
-    """At the release's angles, which are not on our grid."""
+    """Compute at the release's angles, which are not on our grid."""
     of, scales = case.settings, tuple(case["scales"].tolist())
     method = preset("lcm", loss=of["loss"], huber=of["c"], guidance=scales, guidance_at=scales[0])
     others = {"guided_teacher": per_sample_teacher(case), "target": case.net("target")}
@@ -164,7 +164,7 @@ def lcm(case: Case) -> Found:
 
 
 def kd(case: Case) -> Found:
-    """The product's loss is the sum of squares."""
+    """Compute the update; the project's loss is the sum of squares."""
     method = preset("kd", loss="l2", start_share=1.0)
     student = case.net("student")
     route = TeacherTrajectory(case["x"][:, None], case["t"][:, None], torch.zeros_like(case["x"])[:, None])

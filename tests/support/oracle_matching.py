@@ -1,4 +1,4 @@
-"""Runs the cases of tests/oracle of methods that match distributions alone: DMD2, CDM."""
+"""Run the cases of tests/oracle of the pure distribution-matching methods: DMD2, CDM."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rcm_core.protocols import Batch, Condition, Examples, Networks
 
 
 def dmd2(case: Case) -> Found:
-    """Iteration 0 is the student's, iteration 1 the fake score's and the discriminator's."""
+    """Run iteration 0, which updates the student, and iteration 1, which updates fake score and discriminator."""
     of = case.settings
     parameterisation = TrigFlow() if case.name == "method-release" else None
     student = case.net("student", parameterisation=parameterisation)
@@ -57,7 +57,7 @@ def dmd2(case: Case) -> Found:
 
 
 def cdm(case: Case) -> Found:
-    """All of the student's updates together; the fake score's comes first."""
+    """Run the fake score's update first, then all student updates together."""
     of = case.settings
     weights = {"augmentation_weight": "CA", "matching_weight": "DM", "off_trajectory_weight": "CDM"}
     chosen = {name: float(loss in of["losses"]) for name, loss in weights.items()}

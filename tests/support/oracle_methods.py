@@ -1,4 +1,4 @@
-"""Runs the cases of tests/oracle that are whole updates: a method with the random numbers that its release drew."""
+"""Run the cases of tests/oracle that are whole updates: a method with the random numbers of its release."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rcm_core.rng import generator
 Found = dict[str, Tensor]
 RNG = generator("unused")
 ANY = torch.full((4,), 0.5, dtype=torch.float64)
-"""Uniform numbers on which nothing that is compared depends."""
+"""Uniform numbers that do not affect any compared value."""
 
 
 def log_tan(t: Tensor) -> Tensor:
-    """The normal numbers from which ``log_normal_angles(mean 0, std 1)`` makes ``t``."""
+    """Return the normal numbers from which ``log_normal_angles(mean 0, std 1)`` computes ``t``."""
     return t.tan().log()
 
 
@@ -40,7 +40,7 @@ def total(updates: list[Update], net: torch.nn.Module) -> Tensor:
 
 
 def rcm(case: Case) -> Found:
-    """The first of the normal numbers is the consistency's; a step of the fake score does not use it."""
+    """Run rCM. The first normal number belongs to the consistency term; a step of the fake score does not use it."""
     of = case.settings
     method = preset(
         "rcm",
@@ -84,7 +84,7 @@ def dcm(case: Case) -> Found:
 
 
 def dcm_pair(case: Case, method: Any) -> Found:
-    """The same update, sample by sample and with what it asked its networks."""
+    """Run the same update sample by sample, and record the calls of its networks."""
     student = case.net("student")
     spies = {
         "student": Recorder(student),
@@ -106,7 +106,7 @@ def dcm_pair(case: Case, method: Any) -> Found:
 
 
 class Recorder(torch.nn.Module):
-    """``velocity``, with the state, the angle and the clean prediction of every call."""
+    """``velocity`` that records the state, the angle and the clean prediction of every call."""
 
     def __init__(self, velocity: Any) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ def run(
     others: Mapping[str, Any] | None = None,
     **draws: Any,
 ) -> tuple[list[Update], Net]:
-    """All updates of ``step``, and the student."""
+    """Return all updates of ``step``, and the student."""
     student = student or case.net("student")
     nets = {"student": student, **(others or {})}
     if "teacher.W1" in case.inputs:
@@ -165,7 +165,7 @@ def weighed_gradients(update: Update, student: Net, lv: Tensor) -> Found:
 
 
 def per_sample_teacher(case: Case) -> Any:
-    """The teacher guided at the scales of the condition, as FrozenTeacher."""
+    """Return the teacher guided at the condition's per-sample scales, as FrozenTeacher is."""
 
     def velocity(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return guided(case, condition["guidance"].double())(x, t, {"text": condition["text"]})
@@ -181,7 +181,7 @@ def scale_indices(case: Case) -> Tensor:
 
 
 def sana(case: Case) -> Found:
-    """Angles are given; a discriminator's update is that of an odd iteration."""
+    """Run SANA-Sprint at the case's angles; the discriminator is updated in odd iterations."""
     of = case.settings
     blocks = range(len(case["heads"]))
     changes = {

@@ -1,4 +1,4 @@
-"""Runs the cases of tests/oracle that are about times, ramps, schedules, averages and conversions."""
+"""Run the cases of tests/oracle about times, ramps, schedules, averages and conversions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ramps(case: Case) -> Found:
 
 
 def sana_ramp(case: Case) -> Found:
-    """The student's n-th update is iteration 2 n."""
+    """Compute the ramp; the student's n-th update is iteration 2 n."""
     steps = [2 * int(update) for update in case["updates"]]
     return {"r": torch.tensor([ramp(step, case.settings["warmup"]) for step in steps], dtype=torch.float64)}
 
@@ -56,7 +56,7 @@ def conversion(case: Case) -> Found:
 
 
 def rcm_schedule(case: Case) -> Found:
-    """Steps that are simulated: calls of the student in the last update, which matches or trains the fake score."""
+    """Count the simulated steps: student calls in the last update, which matches or trains the fake score."""
     of = case.settings
     method = preset("rcm", warmup=of["H"], student_every=of["K"], simulation_steps=of["N"])
     x0 = torch.zeros(1, 2, 1, 1, 1)
@@ -86,7 +86,7 @@ def cdm_schedule(case: Case) -> Found:
 
 
 def ema(case: Case) -> Found:
-    """The releases keep the exponent in float32."""
+    """Compute the EMA; the releases keep the exponent in float32."""
     exponent = power_exponent(case.settings["length"])
     beta = [decay(exponent, int(update)) for update in case["updates"]]
     return {"exponent": torch.tensor([exponent]), "beta": torch.tensor(beta, dtype=torch.float64)}
@@ -110,7 +110,7 @@ def tbcm_reference(case: Case) -> Found:
 
 
 def tbcm_stratified(case: Case) -> Found:
-    """The angle of a uniform number u is low + u (high - low)."""
+    """Compute stratified angles: low + u (high - low) for a uniform number u."""
     steps, shift, u = case.settings["steps"], case.settings["shift"], case["uniform"]
     found = []
     for draws in (torch.zeros_like(u), torch.ones_like(u), u):

@@ -1,4 +1,4 @@
-"""Runs the cases of tests/oracle that are single terms: a loss with its networks, and a sampler."""
+"""Run the cases of tests/oracle that are single terms: a loss with its networks, or a sampler."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def guided(case: Case, scale: float | Tensor | None) -> Guided:
 
 
 def student_of(case: Case) -> tuple[Net, Condition]:
-    """The student, who takes a guidance scale if the case has scales, and its condition."""
+    """Return the student, with a guidance input if the case has scales, and its condition."""
     condition = text(case)
     if "scales" not in case.inputs:
         return case.net("student"), condition
@@ -47,14 +47,14 @@ def student_of(case: Case) -> tuple[Net, Condition]:
 
 
 def spread(case: Case, elements: int) -> float:
-    """What the log-variance is larger by here than in a release, whose loss is a mean and whose prior has sigma_d."""
+    """Return our log-variance minus the release's, whose loss is a mean and whose prior has sigma_d."""
     of = case.settings
     prior = of.get("weighting", "adaptive_prior") == "adaptive_prior"
     return math.log(elements) + (math.log(of.get("sigma_data", 0.5)) if prior else 0.0)
 
 
 def weighed(case: Case, student: Net, elements: int) -> Tensor:
-    """The student's log-variance, for gradients."""
+    """Return the student's log-variance, for gradients."""
     student.spread = (case["log_variance"] + spread(case, elements)).requires_grad_()
     return student.spread
 
@@ -100,7 +100,7 @@ def consistency(case: Case, limit: str = "normalise") -> Found:
         each = (-lv).exp() * prior * each + lv - spread(case, elements)
         shift = lv
     term = of.get("weight", 1.0) * consistency_term(Networks(student), states, condition, how).loss
-    # a release's mean has the points that were left out in it, as zeros
+    # a release's mean includes the skipped points as zeros
     share = 1.0 if keep is None else float(keep.double().mean())
     found["grad_student"] = share * gradients(term, student)
     if weighting != "none":
@@ -124,7 +124,7 @@ def normaliser(case: Case) -> Found:
 
 
 def simulation(case: Case) -> Tensor:
-    """Angles of the simulation [n, B]."""
+    """Return the angles of the simulation [n, B]."""
     of = case.settings
     if "angles" in case.inputs:
         return case["angles"]
@@ -174,7 +174,7 @@ ERRORS = {"F": "velocity", "eps": "noise", "x0": "data", "u": "flow"}
 
 
 def fake_score(case: Case) -> Found:
-    """The release's error is a setting; where a case puts the weight in by hand, so does this."""
+    """Compute the fake score's loss; the release has a flaw as a setting, and the case sets the weight by hand."""
     of, condition, fake = case.settings, text(case), case.net("fake")
     t, eps = case["t"], case["eps"]
     if "xg" in case.inputs:
@@ -196,7 +196,7 @@ def fake_score(case: Case) -> Found:
 
 
 def sampler(case: Case) -> Found:
-    """``whole``: from our own first state; else from the release's, whose unit noise is the first of the noises."""
+    """Sample; ``whole``: from our own first state, else from the release's, with the first of the unit noises."""
     of, condition, noises = case.settings, text(case), case["noises"]
     vp = TrigFlow() if case.name == "release-first-state" else None
     student = case.net("student", parameterisation=vp)
@@ -262,7 +262,7 @@ def lcm_loss(case: Case) -> Found:
 
 RUNS = {
     "consistency": consistency,
-    "none": rms,  # of the kind "none" only sCM's option is offered
+    "none": rms,  # for the kind "none" only sCM's option exists
     "normaliser": normaliser,
     "matching": matching,
     "fake_score": fake_score,

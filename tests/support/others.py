@@ -1,4 +1,4 @@
-"""What others have: pictures, clips and tars, and a teacher of any family that they are for."""
+"""External data for tests: pictures, clips and tars, and a teacher of any family for them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPLITS = {"train": "the digit 1\nthe digit 2", "validation": "the digit 3", "tes
 
 
 def ready(workspace: Path, family: str) -> tuple[int, ...]:
-    """``workspace`` with a tiny teacher of ``family`` and prompts, both stages run; the shape of its latents."""
+    """Run the stages teacher and prompts for a tiny teacher of ``family``; return the shape of its latents."""
     shape = families.build(family, workspace / "given")
     values = tiny_values()
     values["teacher"] |= {"source": "given", "family": family, "shape": list(shape), "mini": None}
@@ -40,14 +40,14 @@ def ready(workspace: Path, family: str) -> tuple[int, ...]:
 
 
 def levels(height: int, width: int, seed: int) -> np.ndarray:
-    """Smooth colours, bytes [H, W, 3]: what lossy formats keep."""
+    """Return smooth colours, bytes [H, W, 3], which lossy formats preserve."""
     y, x = np.mgrid[:height, :width]
     colours = [y / height, x / width, np.full_like(x, (seed % 7) / 7, dtype=float)]
     return (255 * np.roll(np.stack(colours, -1), seed, axis=-1)).astype(np.uint8)
 
 
 def picture(path: Path, height: int, width: int, seed: int = 0) -> np.ndarray:
-    """An image file of the format that its suffix says; what it shows."""
+    """Write an image file in the format of its suffix; return its pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shown = levels(height, width, seed)
     Image.fromarray(shown).save(path)
@@ -55,7 +55,7 @@ def picture(path: Path, height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def clip(path: Path, frames: int, height: int, width: int) -> list[int]:
-    """A video at 16 frames per second that brightens by frames of one grey each; their levels."""
+    """Write a video of uniform grey frames that brighten, at 16 frames per second; return the grey levels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     greys = [20 + 200 * i // frames for i in range(frames)]
     save_video([Image.new("RGB", (width, height), (g, g, g)) for g in greys], path)
@@ -63,7 +63,7 @@ def clip(path: Path, frames: int, height: int, width: int) -> list[int]:
 
 
 def pictures(folder: Path, count: int, height: int, width: int) -> list[np.ndarray]:
-    """Files of several formats and sizes, each with a caption beside it; those of odd number are as large as asked."""
+    """Write files of several formats and sizes with captions; files with odd numbers have the requested size."""
     kinds = (".png", ".jpg", ".webp")
     shown = []
     for i in range(count):
@@ -75,14 +75,14 @@ def pictures(folder: Path, count: int, height: int, width: int) -> list[np.ndarr
 
 
 def stored(value: Any) -> bytes:
-    """As torch.save writes it."""
+    """Return the bytes that torch.save writes for ``value``."""
     stream = io.BytesIO()
     torch.save(value, stream)
     return stream.getvalue()
 
 
 def tar(path: Path, members: Mapping[str, bytes]) -> None:
-    """An archive with these members, in this order."""
+    """Write an archive with these members in this order."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for name, content in members.items():
@@ -92,7 +92,7 @@ def tar(path: Path, members: Mapping[str, bytes]) -> None:
 
 
 def sample(number: int, shape: Sequence[int], text: Sequence[int] | None) -> dict[str, bytes]:
-    """The members of one sample as NVlabs/rcm writes it: bfloat16, a key of nine digits."""
+    """Return the members of one sample as NVlabs/rcm writes them: bfloat16, a key of nine digits."""
     rng = torch.Generator().manual_seed(number)
     key = f"{number:09d}"
     members = {f"{key}.latent.pt": stored(torch.randn(*shape, generator=rng).bfloat16())}
@@ -102,7 +102,7 @@ def sample(number: int, shape: Sequence[int], text: Sequence[int] | None) -> dic
 
 
 def tars(folder: Path, shape: Sequence[int], text: Sequence[int] | None) -> None:
-    """Nine samples in two tars."""
+    """Write nine samples in two tars."""
     for shard, numbers in ((0, range(5)), (1, range(5, 9))):
         tar(
             folder / f"shard_{shard:06d}.tar",

@@ -1,4 +1,4 @@
-"""Every output that dvc.yaml lists for a stage is written by every run of it: DVC fails a stage that leaves one out."""
+"""Check that a run of a stage writes all outputs that dvc.yaml lists: DVC fails a stage that omits one."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ STAGES = yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text())["s
 
 
 def outputs_of(stage: str) -> list[str]:
-    """Paths of the outputs and metrics of ``stage`` in dvc.yaml."""
+    """Return the paths of the outputs and metrics of ``stage`` in dvc.yaml."""
     listed = [*STAGES[stage].get("outs", []), *STAGES[stage].get("metrics", [])]
     return [path for entry in listed for path in (entry if isinstance(entry, Mapping) else [entry])]
 
 
 @contextmanager
 def outputs_checked() -> Iterator[None]:
-    """Within the block every run of a stage in this process is followed by a look at its outputs."""
+    """Check the outputs after every run of a stage in this process, inside the block."""
     with pytest.MonkeyPatch.context() as patch:
         for name in STAGES.keys() - {"code"}:
             stage = find("stages", name)

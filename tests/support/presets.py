@@ -16,7 +16,7 @@ VARIANTS = ("dmd2-gan",)
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The whole Hydra group option, merged into the presets that its ``defaults`` name."""
+    """Return the whole Hydra group option, merged into the presets named in its ``defaults``."""
     own: dict[str, Any] = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     own.pop("defaults", None)
     inherited = [preset(base) for base in bases(name)]
@@ -25,21 +25,21 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def bases(name: str) -> list[str]:
-    """The presets that ``defaults`` of a preset name."""
+    """Return the presets named in the ``defaults`` of a preset."""
     own: dict[str, Any] = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     return [base for base in own.get("defaults", []) if base != "_self_"]
 
 
 EMBEDDED = sorted((*available("methods"), *VARIANTS))
 RECIPES = ("rcm-mini",)
-"""For one embedded teacher."""
+"""Presets for one embedded teacher."""
 PRESETS = sorted(path.stem for path in CONF.glob("*.yaml"))
 PUBLISHED = sorted(set(PRESETS) - {*EMBEDDED, *RECIPES})
 LEAF = re.compile(r"^( *)(\w+): +([^#\s].*)$")
 
 
 def comments(name: str) -> dict[str, str]:
-    """Key with dots -> its comment, for every line of a preset that gives a value: after it, and on the lines above it.
+    """Return dotted key -> comment (behind and above the line) for every line of a preset that sets a value.
 
     A mapping within a line has its keys' comment. A value that the preset inherits has the comment of its base.
     """
@@ -69,6 +69,6 @@ def comments(name: str) -> dict[str, str]:
 
 
 def comment_of(name: str, key: str) -> str:
-    """The comment of ``key``, or of the mapping that it lies in."""
+    """Return the comment of ``key``, or of the mapping that contains it."""
     found = comments(name)
     return found[key] if key in found else found[f"{key}.student"]

@@ -1,4 +1,4 @@
-"""Ranks as processes of this machine, forked from one that has imported what they all need."""
+"""Ranks as processes of this machine, forked from one that has already imported the modules."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import torch.multiprocessing as mp
 
 IMPORTED = ["torch.distributed.fsdp", "rcm_core.training.distill", "rcm_core.models.wan"]
-"""By the server of forks, which starts with the first rank; a process that imports them itself takes seconds."""
+"""Modules imported by the fork server, which starts with the first rank; importing them takes a process seconds."""
 
 
 def on_ranks(function: Callable[..., None], arguments: tuple[Any, ...], ranks: int) -> None:
-    """``function(rank, *arguments)`` on each of ``ranks``, until all have ended; raises what one raised."""
+    """Run ``function(rank, *arguments)`` on each of ``ranks`` until all have ended; an exception of one is raised."""
     multiprocessing.set_forkserver_preload(IMPORTED)
     mp.start_processes(function, arguments, nprocs=ranks, start_method="forkserver")

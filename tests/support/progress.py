@@ -1,4 +1,4 @@
-"""What pytest says while several processes run the tests."""
+"""Progress output of pytest while several processes run the tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 
 class FileProgress:
-    """Prints the name of a file when its first test starts, with the minutes since the beginning, and no dots."""
+    """Plugin that prints a file's name and the elapsed minutes when its first test starts, and no dots."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()

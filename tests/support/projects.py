@@ -1,4 +1,4 @@
-"""Projects of their own: this one copied, and a toy with the real flows and infra and stages that take no time."""
+"""Separate projects for tests: a copy of this one, and a toy with the real flows and infra and instant stages."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ ORDER = ("teacher", "prompts", "trajectories", "train", "select", "evaluate", "r
 
 
 def toy_pipeline() -> dict[str, object]:
-    """Each stage notes in $RCM_HOME/ran that it ran and waits while $RCM_HOME/gate-<stage> exists.
+    """Return dvc.yaml: each stage appends its name to $RCM_HOME/ran and waits while $RCM_HOME/gate-<stage> exists.
 
-    The stage ``code`` is the real one; prompts fails the first time; train is on Ray.
+    The stage ``code`` is the real one; prompts fails the first time; train runs on Ray.
     """
     pipeline = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
     stages: dict[str, object] = {"code": pipeline["stages"]["code"]}
@@ -96,7 +96,7 @@ METRICS = """{
 
 @dataclass(frozen=True)
 class Toy:
-    """A project with a Prefect port of its own; all its processes carry ``mark`` in their environment."""
+    """A project with its own Prefect port; all its processes have ``mark`` in their environment."""
 
     root: Path
     port: int
@@ -122,7 +122,7 @@ class Toy:
         return Api(f"http://127.0.0.1:{self.port}/api")
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """The result of ``command`` in the project."""
+        """Run ``command`` in the project and return the result."""
         return subprocess.run(
             command, cwd=self.root, env=self.env, capture_output=True, text=True, check=False
         )
@@ -131,15 +131,15 @@ class Toy:
         return self.run(sys.executable, "-m", "infra.cli", *arguments)
 
     def ran(self) -> list[str]:
-        """The stages that have really run, in order."""
+        """Return the stages that have really run, in order."""
         return (self.root / ".rcm" / "ran").read_text().split()
 
     def processes(self) -> list[str]:
-        """Command lines of all processes that descend from commands of this project."""
+        """Return the command lines of all processes that descend from commands of this project."""
         return [command for _, command in self._processes()]
 
     def cut_power(self) -> None:
-        """SIGKILL to all of them at once, until none is left."""
+        """Send SIGKILL to all processes at once until none runs."""
         while left := [process for process, _ in self._processes()]:
             for process in left:
                 with suppress(psutil.NoSuchProcess):
@@ -147,13 +147,13 @@ class Toy:
             psutil.wait_procs(left, timeout=1)
 
     def kill(self, words: str) -> None:
-        """SIGKILL to the process whose command line has ``words``."""
+        """Send SIGKILL to the process whose command line contains ``words``."""
         (process,) = [process for process, command in self._processes() if words in command]
         process.kill()
         process.wait()
 
     def gate(self, stage: str) -> Path:
-        """While this file exists the stage of a toy does not end."""
+        """Return the file that keeps the toy's stage from ending while it exists."""
         return self.root / ".rcm" / f"gate-{stage}"
 
     def _processes(self) -> list[tuple[psutil.Process, str]]:
@@ -173,9 +173,9 @@ def free_port() -> int:
 
 
 def make_toy(root: Path) -> Path:
-    """A project whose stages take no time; only its train is a loop, on Ray.
+    """Create a project with instant stages; only train runs a loop, on Ray.
 
-    Its teacher is one that is trained: a given one is looked at in every run.
+    Its teacher is trained in the project, because an external one is hashed in every run.
     """
     copy_project(root)
     config = root / "conf" / "config.yaml"
@@ -189,7 +189,7 @@ def make_toy(root: Path) -> Path:
 
 
 def copy_project(root: Path) -> None:
-    """What a clone of this repository holds and a run needs, without what was made."""
+    """Copy the files of a clone that a run needs to ``root``, without results."""
     root.mkdir(parents=True)
     made = shutil.ignore_patterns("__pycache__", "tmp", "cache", "config.local")
     for name in COPIED:
@@ -201,7 +201,7 @@ def copy_project(root: Path) -> None:
 
 
 def commit(root: Path) -> None:
-    """All of ``root`` as the first commit of a git repository."""
+    """Commit all of ``root`` as the first commit of a git repository."""
     for command in (
         ["init", "-q"],
         ["config", "user.name", "test"],

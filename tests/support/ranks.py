@@ -1,4 +1,4 @@
-"""Training on one or several ranks without a cluster, for what a process pool can import."""
+"""Training on one or several ranks without a cluster, as functions that a process pool can import."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PARTS = 4
 
 
 class Context:
-    """Checkpoints are folders below ``state`` that all ranks write into."""
+    """A TrainContext whose checkpoints are folders below ``state`` that all ranks write into."""
 
     def __init__(self, rank: int, world: int, state: Path, resumed: Path | None) -> None:
         self.rank, self.world, self.state, self.resumed = rank, world, state, resumed
@@ -53,7 +53,7 @@ class Context:
 
 
 class Noise:
-    """Random states as data, a function of where we are."""
+    """A source of random states, a function of the step."""
 
     def batch(self, step: int, part: int, size: int) -> Batch:
         rng = generator("data", step, part)
@@ -62,7 +62,7 @@ class Noise:
 
 
 def trainer(pipeline: Path, context: Context, until: int, accumulate: int = 1) -> Trainer:
-    """A trainer at the beginning, or where ``context`` resumes."""
+    """Return a new trainer, or one resumed from ``context``."""
     student = load_denoiser(pipeline, find_family("wan")).train()
     shard(student, context.world, CPU)
     settings = LoopSettings(
@@ -95,7 +95,7 @@ def trainer(pipeline: Path, context: Context, until: int, accumulate: int = 1) -
 
 
 def distil_on(rank: int, world: int, workspace: Path, state: Path) -> None:
-    """One of ``world`` processes that distil as the train stage does, without a cluster."""
+    """Distil as the train stage does, as one of ``world`` processes without a cluster."""
     params = load_params(workspace / "params.yaml")
     params = params.model_copy(update={"train": params.train.model_copy(update={"workers": world})})
     torch.set_num_threads(1)
@@ -106,15 +106,15 @@ def distil_on(rank: int, world: int, workspace: Path, state: Path) -> None:
 
 
 def distil_each_on(rank: int, world: int, runs: list[tuple[Path, Path]]) -> None:
-    """``distil_on`` for one (workspace, state) after the other, in the same processes."""
+    """Call ``distil_on`` for one (workspace, state) after another, in the same processes."""
     for workspace, state in runs:
         distil_on(rank, world, workspace, state)
 
 
 def probe_on(rank: int, world: int, pipeline: Path, state: Path) -> None:
-    """One of ``world`` processes that probe, move the averages and a follower, and probe again.
+    """Probe, update the EMAs and a target network, and probe again, as one of ``world`` processes.
 
-    Rank 0 leaves what it read, whether probing kept the weights, and what the follower makes before and after.
+    Rank 0 saves the readings, whether probing preserved the weights, and the target's outputs before and after.
     """
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{state / 'meeting'}", rank=rank, world_size=world)
@@ -133,7 +133,7 @@ def probe_on(rank: int, world: int, pipeline: Path, state: Path) -> None:
     grow(nets["student"])
     updater.move(0, ["student"], student_update=True)
     followed.append(looking.samples(nets["target"]))
-    grow(nets["student"])  # away from its average
+    grow(nets["student"])  # move the weights away from their EMA
     readings.append(looking.read(1, nets["student"], updater.ema))
     own = looking.samples(nets["student"])
     if rank == 0:
@@ -150,13 +150,13 @@ def probe_on(rank: int, world: int, pipeline: Path, state: Path) -> None:
 
 @torch.no_grad()
 def grow(module: torch.nn.Module) -> None:
-    """All weights, by a hundredth."""
+    """Increase all weights by one per cent."""
     for p in module.parameters():
         p.mul_(1.01)
 
 
 def continue_on(rank: int, world: int, pipeline: Path, state: Path, resumed: Path, until: int) -> None:
-    """One of ``world`` processes that continue from ``resumed``, with the same ``PARTS`` of every batch."""
+    """Continue from ``resumed`` as one of ``world`` processes, with the same ``PARTS`` of every batch."""
     torch.set_num_threads(1)
     meeting = f"file://{state / 'meeting'}"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)

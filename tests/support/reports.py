@@ -1,4 +1,4 @@
-"""The files of a small made-up run that the report reads, and a parser of the report."""
+"""Synthetic input files for the report, and a parser of the report."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def made_up_health(verdict: StopDecision | None = None, **changed: Any) -> dict[
 def made_up_run(
     runs: Path, shape: tuple[int, ...], prompts: list[str], pixels: torch.Tensor | None = None
 ) -> Path:
-    """A folder ``runs`` with the files that the report reads."""
+    """Write a folder ``runs`` with the files that the report reads; return it."""
     write_json(runs / "teacher/teacher.json", {
         "hash": "5f" * 32, "family": "wan", "licence": "Apache-2.0", "source": "mini",
         "guidance": 2.0, "steps": 50, "shift": 3.0, "solver": "euler", "negative_prompt": "",
@@ -109,7 +109,7 @@ def made_up_run(
 
 
 class Page(HTMLParser):
-    """Text, attributes and balance of the tags."""
+    """Parser that collects text and attributes and checks that tags are balanced."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ from rcm_core.training.checkpointing.checkpoint import full_tensors
 
 
 def trained(workspace: Path, state: Path, *ends: int) -> dict[str, Tensor]:
-    """All networks' weights after the last of ``ends``; from each of them on it is another trainer's work."""
+    """Return all networks' weights after the last of ``ends``; after each of them a new trainer resumes."""
     values = load_params(workspace / "params.yaml").model_dump(mode="json")
     spec = {"params": values, "workspace": str(workspace), "state": str(state), "cache": str(state)}
     state.mkdir()

@@ -1,4 +1,4 @@
-"""Networks that remember what they were asked, and methods with the parameters they ship with."""
+"""Networks that record their calls, and methods with the parameters of their presets."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Call(NamedTuple):
     t: Tensor
     condition: Mapping[str, Tensor]
     grad: bool
-    """Whether gradients were recorded."""
+    """Whether gradients were enabled."""
 
 
 class Spy(nn.Module):
-    """``velocity``, a Network or a plain function, with every call to it in ``calls``."""
+    """``velocity``, a Network or a plain function, that records every call in ``calls``."""
 
     def __init__(self, velocity: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -44,19 +44,19 @@ class Spy(nn.Module):
 
     @property
     def moving(self) -> list[Call]:
-        """The calls with gradient."""
+        """Return the calls with gradient."""
         return [call for call in self.calls if call.grad]
 
 
 def preset(name: str, tangent: str = "exact", **changes: Any) -> Any:
-    """The method of ``conf/method/<name>.yaml`` with some parameters changed."""
+    """Return the method of ``conf/method/<name>.yaml`` with some parameters changed."""
     section = presets.preset(name)["method"] | changes
     module = find("methods", section.pop("name"))
     return module.build(check(module.Config, section, name), tangent)
 
 
 def gradients(loss: Tensor, network: nn.Module) -> Tensor:
-    """All gradients of ``network``'s trained parameters, one after the other; zero where there is none."""
+    """Return the concatenated gradients of ``network``'s trained parameters; zero where a gradient is missing."""
     weights = [p for p in network.parameters() if p.requires_grad]
     found = torch.autograd.grad(loss, weights, allow_unused=True, retain_graph=True)
     return torch.cat(

@@ -1,4 +1,4 @@
-"""A whole tiny run: every stage for real, with networks that train for a second."""
+"""A complete tiny run: every real stage, with networks that train for a second."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STAGES = (teacher, prompts, trajectories, train, select, evaluate, report, publi
 
 
 def tiny_values() -> dict[str, Any]:
-    """params.yaml with a teacher that is trained here, the published lambda and small numbers."""
+    """Return params.yaml with a teacher trained in the run, the published lambda and small sizes."""
     values: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["teacher"] = trained_teacher() | {"steps": 4, "gate": None}
     values["method"] |= {"dmd_weight": 1.0}
@@ -40,13 +40,13 @@ def tiny_values() -> dict[str, Any]:
 
 
 def trained_teacher() -> dict[str, Any]:
-    """The section of the embedded teacher that is trained, not shipped."""
+    """Return the section of the embedded teacher that is trained instead of shipped."""
     section: dict[str, Any] = yaml.safe_load((ROOT / "conf/teacher/mini-train.yaml").read_text())["teacher"]
     return section
 
 
 def prepare(folder: Path, values: dict[str, Any]) -> Params:
-    """Prompts and params.yaml in ``folder``; the checked parameters."""
+    """Write prompts and params.yaml to ``folder``; return the checked parameters."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(ROOT / "data", folder / "data", dirs_exist_ok=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
@@ -54,6 +54,6 @@ def prepare(folder: Path, values: dict[str, Any]) -> Params:
 
 
 def run_all(folder: Path, params: Params, executor: Executor) -> None:
-    """The eight stages in order."""
+    """Run the eight stages in order."""
     for stage in STAGES:
         stage.run(params, folder, executor)

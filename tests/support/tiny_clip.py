@@ -1,4 +1,4 @@
-"""A tiny CLIP in transformers layout, taught to tell four colours."""
+"""A tiny CLIP in transformers layout, trained to distinguish four colours."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PREPARATION = {
 
 
 def flat(colour: str, count: int, frames: int = 1, height: int = 20, width: int = 24) -> torch.Tensor:
-    """Pixels [count, 3, frames, height, width] of one colour with a little noise, in [0, 1]."""
+    """Return pixels [count, 3, frames, height, width] of one colour with a little noise, in [0, 1]."""
     rng = torch.Generator().manual_seed(sum(map(ord, colour)))
     base = 0.2 + 0.6 * torch.tensor(COLOURS[colour]).view(1, 3, 1, 1, 1)
     return (base + 0.1 * torch.rand(count, 3, frames, height, width, generator=rng)).clamp(0, 1)
 
 
 def build_clip(folder: Path, steps: int = 60) -> Path:
-    """``folder`` with config, weights, tokenizer and preprocessor; the same for every call."""
+    """Write config, weights, tokenizer and preprocessor to ``folder``, the same at every call."""
     from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
     tokenizer = build_tokenizer([f"a {colour} picture" for colour in COLOURS], LENGTH)
@@ -61,7 +61,7 @@ def build_clip(folder: Path, steps: int = 60) -> Path:
 
 
 def _teach(model: torch.nn.Module, tokenizer: object, steps: int) -> None:
-    """Contrastive learning on flat pictures, with the words in the prompt that decide."""
+    """Train by contrastive learning on uniformly coloured pictures, with prompts that name the colour."""
     texts = tokenizer(  # type: ignore[operator]
         [f"a {colour} picture" for colour in COLOURS],
         padding="max_length",

@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, and signals to their ranks."""
+"""Trainings in separate processes, and signals to their ranks."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from workspaces import PATIENCE, wait_for
 
 @dataclass
 class Run:
-    """``python -m infra.launch train``, resumed."""
+    """A running ``python -m infra.launch train``."""
 
     workspace: Path
     process: subprocess.Popen[str]
     log: Path
     before: set[Path] = field(init=False)
-    """Checkpoints that count no more."""
+    """Checkpoints of earlier attempts, which do not count."""
 
     def __post_init__(self) -> None:
         self.before = self.complete()
 
     def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
-        """Its first true value."""
+        """Wait for ``condition`` and return its first true value."""
         return wait_for(what, condition, self.log, self.process)
 
     def checkpoints(self) -> bool:
-        """Whether it has made two: a rank proceeds to the second when Ray has taken note of the first."""
+        """Return whether two exist: a rank proceeds to the second after Ray has recorded the first."""
         return len(self.complete() - self.before) >= 2
 
     def complete(self) -> set[Path]:
-        """Checkpoints that lie there."""
+        """Return the complete checkpoints."""
         state = self.workspace / ".rcm/state"
         return {*state.glob("train-*/step_*/progress.json"), *state.glob("train-*/local/step_*")}
 
     def end(self) -> str:
-        """What it said; it must have ended well by itself."""
+        """Wait for a successful end; return the output."""
         assert self.process.wait(PATIENCE) == 0, self.log.read_text()
         return self.log.read_text()
 
 
 def workers_of(process: psutil.Process) -> list[psutil.Process]:
-    """Training workers below ``process``."""
+    """Return the training workers below ``process``."""
     found = []
     for child in process.children(recursive=True):
         try:
@@ -60,11 +60,11 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
 
 
 def signal_a_worker(run: Run, rank_count: int, number: int = signal.SIGKILL) -> None:
-    """A signal to one of the ranks, after a checkpoint."""
+    """Send a signal to one of the ranks, after a checkpoint."""
     run.wait_for(run.checkpoints, "checkpoint")
     found: list[psutil.Process] = []
 
-    def all_there() -> bool:  # of an earlier attempt some may still be going
+    def all_there() -> bool:  # some of an earlier attempt may still run
         found[:] = workers_of(psutil.Process())
         return len(found) == rank_count
 
@@ -74,5 +74,5 @@ def signal_a_worker(run: Run, rank_count: int, number: int = signal.SIGKILL) -> 
 
 
 def resumptions(said: str) -> list[int]:
-    """The steps at which it resumed."""
+    """Return the steps at which the training resumed."""
     return [int(step) for step in re.findall(r"resumed at step (\d+) of 96", said)]

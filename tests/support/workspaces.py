@@ -19,11 +19,11 @@ from rcm_core.pipelines.teacher_folder import pipeline_of
 from rcm_core.storage.files import sha256_folder
 
 PATIENCE = 900
-"""Seconds that anything may take on a machine that is busy with other things; a test that hangs ends at twice that."""
+"""Timeout in seconds of any wait on a busy machine; a hanging test ends after twice that."""
 
 
 def change(values: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """``values`` with ``{"train.batch": 4}`` set in it, in place."""
+    """Set settings such as ``{"train.batch": 4}`` in ``values``, in place; return ``values``."""
     for path, value in settings.items():
         *sections, key = path.split(".")
         section = values
@@ -34,25 +34,25 @@ def change(values: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any
 
 
 def configure(workspace: Path, settings: Mapping[str, Any]) -> Params:
-    """params.yaml of ``workspace`` changed and read as a stage reads it."""
+    """Change params.yaml of ``workspace`` and read it as a stage does."""
     path = workspace / "params.yaml"
     path.write_text(yaml.safe_dump(change(yaml.safe_load(path.read_text()), settings)))
     return load_params(path)
 
 
 def environment(workspace: Path, executor: str = "ray") -> dict[str, str]:
-    """What a stage's process inherits: live state in the workspace, no GPU, no Ray of someone else."""
+    """Return the environment of a stage's process: live state in the workspace, no GPU, no external Ray."""
     env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "RCM_"))}
     return env | {"RCM_HOME": str(workspace / ".rcm"), "RCM_EXECUTOR": executor, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def command(stage: str) -> list[str]:
-    """As dvc.yaml has it."""
+    """Return the command of ``stage`` in dvc.yaml."""
     return [sys.executable, "-m", "infra.launch", stage]
 
 
 def launch(workspace: Path, stage: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """Runs ``stage`` to its end."""
+    """Run ``stage`` until it ends."""
     return subprocess.run(
         command(stage),
         cwd=workspace,
@@ -85,7 +85,7 @@ def wait_for(
 
 
 def accept_teacher(workspace: Path) -> None:
-    """The teacher as a test has changed it becomes the one that the teacher stage recorded."""
+    """Record the teacher that a test has changed as the output of the teacher stage."""
     place = workspace / "runs/teacher/teacher.json"
     facts = json.loads(place.read_text())
     facts["hash"] = sha256_folder(pipeline_of(workspace))

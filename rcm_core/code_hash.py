@@ -1,9 +1,9 @@
-"""Hash of the code that a module's behaviour depends on: of all that it imports inside the project, in normal form.
+"""Hash of the code that a module's behaviour depends on: everything it imports inside the project, in normal form.
 
-The hash holds no path of a project module: an import counts by the content of the imported module and the imported
-name. So a module that moves (or an import under another local name) changes nothing, while an import of the same name
-from another module does. Module paths inside strings ("rcm_core.pixels" in a pipeline's model_index.json) are data, and
-count. Two modules merged into one, or one split in two, are other code.
+The hash contains no path of a project module: an import counts by the content of the imported module and the imported
+name. A moved module, or an import under another local name, does not change the hash; an import of the same name from
+another module does. Module paths inside strings ("rcm_core.pixels" in a pipeline's model_index.json) are data and
+count. Merging two modules, or splitting one, changes the hash.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DATA = ".json"
 
 @cache
 def source_of(module: str) -> Path | None:
-    """Return the file of ``module``, or None if there is no such module; nothing of it is imported."""
+    """Return the file of ``module``, or None if there is no such module; imports only the root package."""
     root, *names = module.split(".")
     spec = find_spec(root)
     if spec is None or spec.origin is None:
@@ -55,7 +55,7 @@ def imports_of(module: str, choices: Mapping[str, str]) -> set[str]:
 
 
 def _names_in(kind: str, choices: Mapping[str, str]) -> list[str]:
-    """Names of the modules in the registry folder ``kind`` that count."""
+    """Return the names of the modules in the registry folder ``kind`` that count."""
     if kind in choices:
         return [choices[kind]]
     package = source_of(f"rcm_core.{kind}")
@@ -70,7 +70,7 @@ def with_packages(module: str) -> list[str]:
 
 
 def closure(module: str, choices: Mapping[str, str]) -> dict[str, Path]:
-    """Return ``module`` and all project modules it can reach, with their files, when ``choices`` are made."""
+    """Return ``module`` and all project modules it can reach under ``choices``, with their files."""
     reached: dict[str, Path] = {}
     queue = with_packages(module) if source_of(module) else []
     while queue:
@@ -88,31 +88,31 @@ def code_hashes(module: str, choices: Mapping[str, str]) -> dict[str, str]:
     A key is a module's name or, for a data file, its package's and the file's name. Modules without a statement, such
     as a package's empty ``__init__``, are left out.
     """
-    found = {}
+    hashes = {}
     for name, path in closure(module, choices).items():
         form = form_of(name)
         if form and (form.targets or form.body != EMPTY):
-            found[name] = content_of(name, form)
+            hashes[name] = content_of(name, form)
         if path.name == "__init__.py":
             for file in path.parent.glob(f"*{DATA}"):
-                found[f"{name}/{file.name}"] = hashlib.sha256(file.read_bytes()).hexdigest()
-    return dict(sorted(found.items()))
+                hashes[f"{name}/{file.name}"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return dict(sorted(hashes.items()))
 
 
 def code_hash(module: str, choices: Mapping[str, str]) -> str:
-    """Return the hex digest of the contents in the closure of ``module``, wherever they lie."""
+    """Return the hex digest of the contents in the closure of ``module``, independent of their paths."""
     return digest(*sorted(code_hashes(module, choices).values()))
 
 
 @cache
 def content_of(module: str, form: Source) -> str:
-    """Return the hash of ``module``, whose normal form is ``form``, and of what exactly it imports from the project."""
+    """Return the hash of ``module``, whose normal form is ``form``, and of its exact imports from the project."""
     targets = [_identity(module, target) for target in form.targets]
     return digest(form.body, *targets[: form.used], "", *sorted(targets[form.used :]))
 
 
 def _identity(module: str, target: Target) -> str:
-    """Digest of what ``module`` imports, without a path: the other module's content, its own imports by name alone."""
+    """Return the path-free digest of an import: the owner's content, and the owner's own imports by name alone."""
     owner, name = _resolve(module, target)
     form = form_of(owner)
     if form is None:
@@ -121,12 +121,12 @@ def _identity(module: str, target: Target) -> str:
 
 
 def _resolve(module: str, target: Target) -> Target:
-    """``target`` with an absolute path; a name that is a module by itself is said as one."""
+    """Return ``target`` with an absolute path; a name that is itself a module becomes that module."""
     place, name = resolve_name(target[0], _package(module)), target[1]
     return (f"{place}.{name}", "") if name and source_of(f"{place}.{name}") else (place, name)
 
 
 def _package(module: str) -> str:
-    """The package that relative imports in ``module`` start from."""
+    """Return the package that relative imports in ``module`` start from."""
     path = source_of(module)
     return module if path and path.name == "__init__.py" else module.rpartition(".")[0]

@@ -8,7 +8,7 @@ from rcm_core.errors import InputError
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` is the GPU if torch sees one, else the CPU; InputError if ``cuda`` is asked for and absent."""
+    """Return the device. ``auto`` is the GPU if torch sees one, else the CPU; InputError if ``cuda`` is absent."""
     if name not in ("auto", "cpu", "cuda"):
         raise InputError(f"device {name!r} is unknown; expected auto, cpu or cuda")
     present = torch.cuda.is_available()
@@ -26,6 +26,6 @@ def refuse_precision(precision: str, device: torch.device) -> None:
         return
     if not torch.cuda.is_bf16_supported(including_emulation=False):
         raise InputError(
-            f"precision bfloat16 was asked for, but {torch.cuda.get_device_name(device)} has none; set"
-            " teacher.precision and train.parallel.precision to float32, or take an Ampere GPU or later"
+            f"precision bfloat16 was asked for, but {torch.cuda.get_device_name(device)} does not support it; set"
+            " teacher.precision and train.parallel.precision to float32, or use an Ampere GPU or later"
         )

@@ -1,4 +1,4 @@
-"""Errors that the caller can correct: one sentence that says what came, what is expected, what to do."""
+"""Errors that the user can correct: one sentence that says what came, what is expected, what to do."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REMEDIES = {
     errno.EIO: "check the disk",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
-"""Advice for errors of the operating system, by errno."""
+"""Advice for errors of the operating system, keyed by errno."""
 
 
 class InputError(ValueError):
@@ -39,31 +39,31 @@ class InputError(ValueError):
 
 
 class OutageError(InputError):
-    """A storage that does not answer now. The same command may succeed later, so flows try it again; exit status 75."""
+    """A storage does not answer now. The same command may succeed later, so flows retry it; exit status 75."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the nearest of ``names``, or an empty string."""
+    """Return `` (did you mean 'x'?)`` for the nearest of ``names``, or an empty string."""
     match = get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
 def one_line(error: BaseException, most: int = 300) -> str:
-    """The message of ``error`` as one line of at most ``most`` characters; its class if it has no message."""
+    """Return the message of ``error`` as one line of at most ``most`` characters; its class if it has no message."""
     return " ".join(str(error).split())[:most] or type(error).__name__
 
 
 def named_line(error: BaseException, most: int = 300) -> str:
-    """The class and message of ``error`` as one line of at most ``most`` characters after the class."""
+    """Return the class and message of ``error`` as one line; the message is cut after ``most`` characters."""
     name, line = type(error).__name__, one_line(error, most)
     return name if line == name else f"{name}: {line}"
 
 
 @contextmanager
 def exit_for_bad_input() -> Iterator[None]:
-    """Turn bad input inside the block into one sentence on stderr and exit status 2; other errors are raised.
+    """Turn bad input inside the block into one sentence on stderr and exit status 2; raise other errors.
 
-    An OutageError ends with exit status 75.
+    An OutageError gives exit status 75.
     """
     try:
         yield
@@ -76,14 +76,14 @@ def exit_for_bad_input() -> Iterator[None]:
 
 
 def sentence_of(error: InputError | OSError) -> str | None:
-    """The one line that a command prints for ``error``; None for an error that is not the user's, which is raised."""
+    """Return the line that a command prints for ``error``; None for an error that the user cannot correct."""
     if isinstance(error, InputError):
         return one_line(error, sys.maxsize)
     number, path, reason = error.errno, error.filename, error.strerror
-    if isinstance(error, CopyError):  # of shutil.copytree: (source, target, reason) of each file
+    if isinstance(error, CopyError):  # shutil.copytree lists (source, target, reason) of each file
         first = error.args[0][0] if isinstance(error.args[0], list) else (None, None, str(error))
-        found = re.search(r"\[Errno (\d+)\]", str(first[2]))
-        number, path = int(found[1]) if found else None, first[1]
+        match = re.search(r"\[Errno (\d+)\]", str(first[2]))
+        number, path = int(match[1]) if match else None, first[1]
         reason = os.strerror(number) if number else None
     if number not in REMEDIES:
         return None

@@ -1,4 +1,4 @@
-"""Interfaces between stages and the machines they run on: executors, and what a training loop sees of them."""
+"""Interfaces between stages and the machines they run on: executors, and the context of a training loop."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ Result = TypeVar("Result")
 
 
 class TrainContext(Protocol):
-    """What a training loop sees of the cluster."""
+    """The cluster as a training loop sees it."""
 
     rank: int
     world: int
 
     def resume(self) -> Path | None:
-        """Folder of the newest complete checkpoint of this run, or None."""
+        """Return the folder of the newest complete checkpoint of this run, or None."""
         ...
 
     def report(self, scalars: Mapping[str, float], checkpoint: Path | None, step: int) -> None:
-        """Called by every rank together, maybe in a thread beside the training; ``checkpoint`` is this rank's folder
-        (merged over the ranks), complete when the call returns.
+        """Report scalars and this rank's ``checkpoint`` folder. All ranks call it together, possibly in another thread.
+
+        The folders of all ranks are merged; the checkpoint is complete when the call returns.
         """
         ...
 
     def leaving(self) -> bool:
-        """Whether this rank has been told to leave its machine soon."""
+        """Return whether this rank has received a preemption notice."""
         ...
 
     def leave(self) -> NoReturn:
-        """Ends the loop, by every rank together, after a checkpoint from which it will resume."""
+        """End the loop after a checkpoint from which it will resume. All ranks call it together."""
         ...
 
 
@@ -42,23 +43,23 @@ class TrainJob:
 
     loop: Callable[[TrainContext, dict[str, Any]], None]
     spec: dict[str, Any]
-    """What the loop is told; plain values that can be pickled."""
+    """Arguments of the loop; plain values that can be pickled."""
     state: Path
     """Folder of live state and checkpoints; a job with the same folder resumes."""
     workers: int | range = 1
-    """Number of ranks; of a range the most for which there is room."""
+    """Number of ranks; a range means the most for which the cluster has room."""
     threads: int = 1
-    """Threads of each rank."""
+    """Threads per rank."""
     device: str = "cpu"
     max_failures: int = 0
-    """How often lost ranks are restarted from the newest checkpoint."""
+    """Largest number of restarts from the newest checkpoint after a rank is lost."""
 
 
 class Executor(Protocol):
-    """Where work runs; infra has one for Ray and one in-process."""
+    """Runs stages' work on machines; the implementations (in-process, Ray, ...) are in infra."""
 
     state_root: Path
-    """Below it lies live state (unfinished shards, checkpoints), keyed by fingerprint; outside every stage's outs."""
+    """Root folder of live state (unfinished shards, checkpoints), keyed by fingerprint; outside every stage's outs."""
 
     def map(
         self,
@@ -68,12 +69,12 @@ class Executor(Protocol):
         *,
         device: str = "cpu",
     ) -> Iterator[Result]:
-        """Results in the order of completion; a lost worker is retried, an exception of ``function`` is raised.
+        """Yield results in the order of completion. A lost worker is retried; an exception of ``function`` is raised.
 
-        Each call has one thread, the workspace as its folder and, if ``device`` resolves to cuda, a GPU of its own.
+        Each call runs in the workspace folder with one thread and, if ``device`` resolves to cuda, its own GPU.
         """
         ...
 
     def train(self, job: TrainJob) -> None:
-        """Run ``job`` to its end, or resume it where a killed process left it; two processes never hold one state."""
+        """Run ``job`` to its end, or resume it where a killed process stopped; two processes never hold one state."""
         ...

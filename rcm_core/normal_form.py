@@ -1,9 +1,9 @@
-"""Normal form of a Python file: what Python runs, without what only people read.
+"""Normal form of a Python file: the code that Python runs, without the text that only people read.
 
-Comments, docstrings, ``pass`` and the layout of the text are left out. No path of a project module is in it: uses of an
-imported name are numbered, and ``targets`` says which module and name each number stands for. Of imports neither the
-order counts nor whether they are made at the head of the file or in a function (ruff sorts them in any case). Strings
-stay as they are. Python 3.11, 3.12 and 3.13 give the same form.
+It has no comments, docstrings, ``pass`` or layout. It has no path of a project module: uses of an imported name are
+numbered, and ``targets`` lists the module and name of each number. Neither the order of imports counts nor whether they
+stand at the head of the file or in a function (ruff sorts them in any case). Strings are unchanged. Python 3.11, 3.12
+and 3.13 give the same form.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 ROOTS = ("rcm_core", "rcm_kernels")
 IGNORED = frozenset({"ctx", "kind", "type_comment", "type_ignores"})
-"""Fields of syntax trees that say nothing, or nothing that the place in the tree does not say."""
+"""Fields of syntax trees that carry no information beyond the position in the tree."""
 SILENT = (ast.expr_context, ast.operator, ast.Constant, ast.Attribute, ast.keyword)
-"""Kinds of nodes that neither bind a name nor import or look up anything."""
+"""Node types that neither bind a name nor import or look up anything."""
 
 Target = tuple[str, str]
 """A project module and the name that is imported from it ("" for the module itself)."""
@@ -31,19 +31,19 @@ class Source:
     body: str
     """Digest of its statements and of its imports from outside the project."""
     targets: tuple[Target, ...]
-    """Imports from the project, each name once: used ones in order of use, then the others sorted."""
+    """Imports from the project, each name once: the used ones in order of use, then the others, sorted."""
     used: int
-    """Number of ``targets`` that ``body`` names by their position."""
+    """Number of ``targets`` that ``body`` refers to by position."""
     modules: frozenset[str]
-    """Everything that it may import as a module."""
+    """Names that the file may import as modules."""
     kinds: frozenset[str]
-    """Registry folders in which it looks something up: ``find("methods", ...)``, ``find_family(...)``, or a whole one:
+    """Registry folders that the file looks up: ``find("methods", ...)``, ``find_family(...)``, or a whole folder,
     ``every("evaluation.metrics")``.
     """
 
 
 def normal_form(text: str) -> Source:
-    """Return the normal form of a Python file; SyntaxError if it is none."""
+    """Return the normal form of a Python file; SyntaxError if ``text`` is not Python."""
     tree = ast.parse(text)
     nodes = [node for node in ast.walk(tree) if not isinstance(node, SILENT)]
     imports = [name for node in nodes for name in _imports(node)]
@@ -65,7 +65,7 @@ def normal_form(text: str) -> Source:
 
 @dataclass(frozen=True, order=True)
 class _Import:
-    """One name of an import statement; ``name`` is "" where ``module`` itself is imported."""
+    """One name of an import statement; ``name`` is "" if ``module`` itself is imported."""
 
     bound: str
     module: str
@@ -102,21 +102,21 @@ def _kind(node: ast.AST) -> Iterator[str]:
 
 
 def _movable(nodes: list[ast.AST], imports: list[_Import]) -> Mapping[str, _Import]:
-    """Imports that mean the same wherever they stand in the file: nothing else binds their name in it.
+    """Return the imports whose position in the file does not matter: nothing else in the file binds their name.
 
-    ``import rcm_core.x`` is none: its uses spell the path out.
+    ``import rcm_core.x`` is not among them: its uses spell the path out.
     """
     meanings: dict[str, set[Target]] = {}
     for i in imports:
         plain = i.name == "" and i.bound != i.module and i.module.startswith(f"{i.bound}.")
         meanings.setdefault(i.bound, set()).add((i.bound, "") if plain else i.target)
     others = {"*", *ROOTS, *(name for node in nodes for name in _bindings(node))}
-    single = {name for name, found in meanings.items() if len(found) == 1} - others
+    single = {name for name, targets in meanings.items() if len(targets) == 1} - others
     return {i.bound: i for i in imports if i.bound in single}
 
 
 def _bindings(node: ast.AST) -> Iterator[str]:
-    """Names that ``node`` binds by anything but an import."""
+    """Yield the names that ``node`` binds other than by an import."""
     match node:
         case ast.Name(id=name, ctx=ast.Store() | ast.Del()) | ast.arg(arg=name):
             yield name
@@ -131,7 +131,7 @@ def _bindings(node: ast.AST) -> Iterator[str]:
 
 
 class _Writer:
-    """Writes a syntax tree as text, without absent and empty fields: so it is the same in every version of Python."""
+    """Writes a syntax tree as text without absent and empty fields, so that every version of Python gives the same."""
 
     def __init__(self, movable: Mapping[str, _Import]) -> None:
         self.movable = movable
@@ -184,7 +184,7 @@ class _Writer:
 
 
 def _is_idle(node: ast.stmt) -> bool:
-    """Whether ``node`` does nothing where it stands: docstrings, ``...``, ``pass``, and imports (written apart)."""
+    """Return whether ``node`` does nothing in its place: docstrings, ``...``, ``pass``, imports (written apart)."""
     match node:
         case ast.Pass() | ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant()):
             return True
@@ -192,9 +192,9 @@ def _is_idle(node: ast.stmt) -> bool:
 
 
 def digest(*parts: str) -> str:
-    """Return the SHA-256 of ``parts``, a line each, as hex."""
+    """Return the SHA-256 of ``parts``, one per line, as hex."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 EMPTY = normal_form("").body
-"""Body of a file without a statement."""
+"""``Source.body`` of a file without statements."""

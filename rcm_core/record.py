@@ -1,4 +1,4 @@
-"""What a stage leaves behind about itself, and the live state it may resume from."""
+"""A stage's record (record.json), and the live state that it may resume from."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PACKAGES = (
 
 
 def hash_inputs(workspace: Path, inputs: Sequence[Path | str]) -> dict[str, str]:
-    """Content hash of each input path (relative to ``workspace``); InputError if one is missing."""
+    """Return the content hash of each input path (relative to ``workspace``); InputError if one is missing."""
     hashes = {}
     for name in map(str, inputs):
         path = workspace / name
@@ -47,7 +47,7 @@ def hash_inputs(workspace: Path, inputs: Sequence[Path | str]) -> dict[str, str]
 
 
 def choices_of(params: Params) -> dict[str, str]:
-    """Which of the implementations in each registry folder these parameters use."""
+    """Return the implementation that ``params`` choose in each registry folder."""
     return {
         "methods": params.method["name"],
         "models": params.teacher.family,
@@ -56,16 +56,16 @@ def choices_of(params: Params) -> dict[str, str]:
 
 
 def fingerprint(stage: str, params: Params, parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """Key of a stage's live state: its parameters, its inputs, its code."""
+    """Return the key of a stage's live state: a hash of its parameters, its inputs and its code."""
     code = code_hash(f"rcm_core.stages.{stage}", choices_of(params))
     text = json.dumps([stage, parameters, inputs, code], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def dump(**sections: Section | Mapping[str, Any] | None) -> dict[str, Any]:
-    """Sections as plain JSON values; those that are None are left out."""
-    given = {k: v for k, v in sections.items() if v is not None}
-    return {k: v.model_dump(mode="json") if isinstance(v, Section) else dict(v) for k, v in given.items()}
+    """Return ``sections`` as plain JSON values, without those that are None."""
+    present = {k: v for k, v in sections.items() if v is not None}
+    return {k: v.model_dump(mode="json") if isinstance(v, Section) else dict(v) for k, v in present.items()}
 
 
 @contextmanager
@@ -77,9 +77,9 @@ def write_record(
     seed: int | None,
     device: str,
 ) -> Iterator[dict[str, Any]]:
-    """Writes ``runs/<stage>/record.json`` when the block ends well; the block may add to what it yields.
+    """Write ``runs/<stage>/record.json`` if the block succeeds; the block may add entries to the yielded dict.
 
-    Temporary files that a killed run of this stage left in its folder are removed first.
+    First removes the temporary files of a killed run of this stage.
     """
     extra: dict[str, Any] = {}
     run = RunFolder.of(workspace)
@@ -107,7 +107,7 @@ def write_record(
 
 
 def version(package: str) -> str | None:
-    """The installed version, or None."""
+    """Return the installed version, or None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -115,25 +115,25 @@ def version(package: str) -> str | None:
 
 
 def commit(workspace: Path) -> str | None:
-    """The code's commit (``-dirty`` if tracked files differ from it), or None outside git."""
+    """Return the code's commit (with ``-dirty`` if tracked files differ from it), or None outside git."""
     command = ["git", "-C", str(workspace), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
 def live_state(root: Path, stage: str, key: str) -> Path:
-    """The folder of a stage's live state; made, or reused if it belongs to exactly this fingerprint.
+    """Return the folder of a stage's live state, created if it does not exist.
 
-    Raises InputError if the folder says that it was started with another one.
+    Raises InputError if its fingerprint.json has another fingerprint.
     """
     folder = root / f"{stage}-{key}"
     owner, expected = folder / "fingerprint.json", {"stage": stage, "fingerprint": key}
     if owner.exists():
-        found = owner.read_text()
-        if found != json_text(expected):
+        content = owner.read_text()
+        if content != json_text(expected):
             raise InputError(
-                f"{folder} was started with {' '.join(found.split())}, but this run is {stage}-{key};"
-                f" it is not resumed: remove {folder} to start again"
+                f"{folder} was started with {' '.join(content.split())}, but this run is {stage}-{key}"
+                f" and cannot resume it; remove {folder} to start again"
             )
         return folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ def live_state(root: Path, stage: str, key: str) -> Path:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what ``files.atomic`` and ``atomic_folder`` had not renamed yet; the caller alone writes there."""
+    """Remove the temporary files of ``files.atomic`` and ``atomic_folder``; no other process may write there."""
     for path in folder.glob(".*"):
         if path.is_dir():
             shutil.rmtree(path)
@@ -151,5 +151,5 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def clear_state(folder: Path) -> None:
-    """Removes live state once the stage's outs are complete."""
+    """Remove live state once the stage's outs are complete."""
     shutil.rmtree(folder, ignore_errors=True)

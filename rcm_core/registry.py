@@ -13,17 +13,19 @@ if TYPE_CHECKING:  # protocols imports torch
     from rcm_core.protocols import Benchmark, Family
 
 FAMILIES, BENCHMARKS = "models", "benchmarks"
-"""Folders. Written as names, so that the code hash counts a family or benchmark where one is looked up alone."""
+"""Registry folders. ``find`` is called with these names, not literals: a literal would make the code hash count the
+whole folder.
+"""
 
 
 def available(kind: str) -> list[str]:
-    """Names of the implementations of ``kind`` (a subpackage of rcm_core), sorted."""
+    """Return the names of the implementations of ``kind`` (a subpackage of rcm_core), sorted."""
     package = importlib.import_module(f"rcm_core.{kind}")
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__))
 
 
 def find(kind: str, name: str) -> ModuleType:
-    """The module that implements ``name``; InputError names the nearest one if there is none."""
+    """Return the module that implements ``name``; if there is none, InputError suggests the nearest name."""
     names = available(kind)
     if name not in names:
         noun = {"methods": "method", "models": "family", "benchmarks": "data set"}.get(kind, kind)
@@ -32,12 +34,12 @@ def find(kind: str, name: str) -> ModuleType:
 
 
 def find_family(name: str) -> Family:
-    """Return the family ``name`` of ``rcm_core.models``; InputError as ``find``."""
+    """Return the family ``name`` of ``rcm_core.models``; raises as ``find``."""
     return cast("Family", find(FAMILIES, name))
 
 
 def find_benchmark(name: str) -> Benchmark:
-    """Return the benchmark ``name`` of ``rcm_core.benchmarks``; InputError as ``find``."""
+    """Return the benchmark ``name`` of ``rcm_core.benchmarks``; raises as ``find``."""
     return cast("Benchmark", find(BENCHMARKS, name))
 
 

@@ -43,7 +43,7 @@ INPUTS = [
 
 
 def run(params: Params, workspace: Path, executor: Executor) -> None:
-    """Samples teacher and student from the same noise, scores both, times both."""
+    """Sample teacher and student from the same noise, score both, and time both."""
     section = params.evaluate
     inputs = hash_inputs(workspace, INPUTS)
     verified_pipeline(workspace)
@@ -54,12 +54,12 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
         judge = judge_of(
             params.judge, facts["data"], workspace, executor.state_root / "cache", section.device
         )
-        looked, pixels = _sample_all(jobs, section, judge, executor)
+        features, pixels = _sample_all(jobs, section, judge, executor)
         teacher = teacher_features(workspace, judge, executor, section.batch, section.device)
         real, bootstrap = judge.real_features("test"), Bootstrap(section.bootstrap, section.seed)
         quality: dict[str, Any] = {}
         for name, job in jobs.items():
-            main, groups = looked[name], looked[f"{name}/diversity"]
+            main, groups = features[name], features[f"{name}/diversity"]
             shaped = groups.reshape(section.diversity_prompts, section.diversity_samples, *groups.shape[1:])
             rows = score(main, job.prompts, judge, real, teacher, shaped, bootstrap)
             quality[name] = {**rows, "network_calls": exact(job.calls, len(job.ids))}
@@ -92,7 +92,7 @@ def _jobs(section: EvaluateSection, workspace: Path, cache: Path) -> dict[str, J
         teacher, prompts, tuple(range(section.samples)), section.seed, teacher.steps, device=section.device
     )
     for steps in section.steps:
-        sampler.angles(steps)  # refused before anything is sampled
+        sampler.angles(steps)  # raises before anything is sampled
     students = {
         f"student_{s}": replace(whole, steps=s, network=network, sampler=sampler) for s in section.steps
     }
@@ -100,7 +100,7 @@ def _jobs(section: EvaluateSection, workspace: Path, cache: Path) -> dict[str, J
 
 
 def _diversity_job(job: Job, section: EvaluateSection) -> Job:
-    """``diversity_samples`` samples of each of ``diversity_prompts`` prompts, prompt by prompt, at other ids."""
+    """Return the job of ``diversity_samples`` samples for each of ``diversity_prompts`` prompts, at other ids."""
     chosen = job.prompts[: section.diversity_prompts]
     count = section.diversity_prompts * section.diversity_samples
     prompts = tuple(
@@ -112,9 +112,7 @@ def _diversity_job(job: Job, section: EvaluateSection) -> Job:
 def _sample_all(
     jobs: dict[str, Job], section: EvaluateSection, judge: Judge, executor: Executor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What the judge keeps of the samples of every sampler, and of its diversity groups under ``<name>/diversity``;
-    and the pixels that are kept.
-    """
+    """Return each sampler's judge features and kept pixels, by name; diversity groups are ``<name>/diversity``."""
     wholes = {**jobs, **{f"{n}/diversity": _diversity_job(j, section) for n, j in jobs.items()}}
     kept = section.samples if section.keep_pixels is None else section.keep_pixels
     items = [
@@ -122,23 +120,23 @@ def _sample_all(
         for name, job in wholes.items()
         for part in split_jobs(job, section.batch)
     ]
-    # the long ones first, so that no worker is left with one at the end
+    # the longest jobs first, so that no worker starts one at the end
     items.sort(key=lambda item: -item[1].steps)
-    looked: dict[str, dict[int, Tensor]] = {name: {} for name in wholes}
+    features: dict[str, dict[int, Tensor]] = {name: {} for name in wholes}
     pixels: dict[str, dict[int, Tensor]] = {name: {} for name in jobs}
     for name, first, seen, shown in executor.map(_look, items, "samples", device=section.device):
-        looked[name][first] = seen
+        features[name][first] = seen
         if name in jobs:
             pixels[name][first] = shown
-    return _join(looked), _join(pixels)
+    return _join(features), _join(pixels)
 
 
 def _join(parts: dict[str, dict[int, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([found[first] for first in sorted(found)]) for name, found in parts.items()}
+    return {name: torch.cat([by_id[first] for first in sorted(by_id)]) for name, by_id in parts.items()}
 
 
 def _look(item: tuple[str, Job, int, Judge]) -> tuple[str, int, Tensor, Tensor]:
-    """A sampler's name, the first id, what the judge keeps of the samples, the first of them as pixels."""
+    """Return the sampler's name, the job's first id, the judge's features, and the pixels of the first samples."""
     name, job, kept, judge = item
     torch.set_num_threads(1)
     pixels = sample_pixels(job)
@@ -146,7 +144,7 @@ def _look(item: tuple[str, Job, int, Judge]) -> tuple[str, int, Tensor, Tensor]:
 
 
 def _timings(jobs: dict[str, Job], section: EvaluateSection, executor: Executor) -> dict[str, Any]:
-    """Seconds per sample of every sampler, measured in turn in one process that runs alone."""
+    """Return the seconds per sample of every sampler, measured one after the other in a process that runs alone."""
     smaller = {
         n: replace(j, prompts=j.prompts[: section.timing_samples], ids=j.ids[: section.timing_samples])
         for n, j in jobs.items()
@@ -157,7 +155,7 @@ def _timings(jobs: dict[str, Job], section: EvaluateSection, executor: Executor)
 
 
 def _time(jobs: dict[str, Job]) -> dict[str, list[float]]:
-    """Every sampler in turn, so that a machine that slows down slows all of them; short ones more often."""
+    """Time the samplers in alternation, so that a slower machine affects all; repeat the short ones."""
     torch.set_num_threads(1)
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for job in jobs.values():

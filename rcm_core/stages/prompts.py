@@ -17,7 +17,7 @@ STAGE = "prompts"
 
 
 def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: ARG001 - nothing to distribute
-    """Checks the prompt files and writes one table and the hash of every split."""
+    """Check the prompt files, then write one table and the hash of every split."""
     files = {split: str(getattr(params.prompts, split)) for split in SPLITS}
     splits = {
         split: read_prompts(workspace / name, FEWEST if split == "train" else 1)
@@ -31,7 +31,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
         for prompt in prompts
     ]
     inputs = hash_inputs(workspace, list(files.values()))
-    import pandas as pd  # not needed to refuse bad input
+    import pandas as pd  # imported late: the checks do not need it
 
     with write_record(STAGE, workspace, dump(prompts=params.prompts), inputs, None, "cpu"):
         run = RunFolder.of(workspace)

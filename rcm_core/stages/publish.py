@@ -38,7 +38,7 @@ STAGE = "publish"
 
 
 def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: ARG001 - nothing to distribute
-    """Writes the pipeline folder and, if a target is set, copies it to ``<target>/<name>/<version>``."""
+    """Write the pipeline folder and, if a target is set, copy it to ``<target>/<name>/<version>``."""
     inputs = hash_inputs(
         workspace,
         [
@@ -79,22 +79,22 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
 
 
 def _place(folder: Path, teacher: Path, ours: bool, transformer: Path) -> dict[str, Path]:
-    """What the student shares with its teacher, and its network, in ``folder``: large files are linked, not copied.
+    """Place the student's network and the files that it shares with its teacher in ``folder``.
 
-    ``ours`` says whether the teacher's files may be hard links. Returns the originals of the files by their names in
-    ``folder``, whose hashes are kept.
+    Large files are linked, not copied; the teacher's only if ``ours`` is true. Returns the originals of the files by
+    their names in ``folder``; their cached hashes stay valid.
     """
     files = pipeline_files(teacher)
     shared = loaded_files(list(files), read_part(teacher, "model_index.json"))
-    found = {name: files[name] for name in shared if name.split("/")[0] not in ("transformer", "scheduler")}
-    found |= {f"transformer/{name}": path for name, path in pipeline_files(transformer).items()}
-    linked = {name for name in found if ours or name.startswith("transformer/")}
-    copied = (path for name, path in found.items() if name not in linked or not shares(path, folder))
+    placed = {name: files[name] for name in shared if name.split("/")[0] not in ("transformer", "scheduler")}
+    placed |= {f"transformer/{name}": path for name, path in pipeline_files(transformer).items()}
+    linked = {name for name in placed if ours or name.startswith("transformer/")}
+    copied = (path for name, path in placed.items() if name not in linked or not shares(path, folder))
     require_space(folder.parent, sum(path.stat().st_size for path in copied))
-    for name, path in found.items():
+    for name, path in placed.items():
         place_file(path, folder / name, name in linked)
-    del found["model_index.json"]  # which is written again
-    return found
+    del placed["model_index.json"]  # _write_scheduler changes it
+    return placed
 
 
 def _merge(transformer: Path, teacher: Path, params: Params, workspace: Path) -> None:
@@ -115,7 +115,7 @@ def _merge(transformer: Path, teacher: Path, params: Params, workspace: Path) ->
 
 
 def _facts(params: Params, workspace: Path, selection: dict[str, Any]) -> dict[str, Any]:
-    """``student.json``; the sampler is in the scheduler's configuration alone."""
+    """Return the content of ``student.json``; only the scheduler's configuration holds the sampler."""
     teacher = Teacher.read(workspace)
     source = RunFolder.of(workspace).teacher()
     index = read_part(Path(teacher.folder), "model_index.json")
@@ -137,7 +137,7 @@ def _facts(params: Params, workspace: Path, selection: dict[str, Any]) -> dict[s
 
 
 def _pixels(pipeline: Path, shape: list[int]) -> tuple[int, ...]:
-    """As diffusers' pipeline counts them, for whom pixel space is enlarged."""
+    """Return the sample shape as diffusers' pipeline counts it, which enlarges pixel space."""
     channels, frames, height, width = pixel_shape(pipeline, tuple(shape))
     config = read_json(pipeline / "vae/config.json", "teacher")
     if config["_class_name"] != "PixelSpace":
@@ -147,7 +147,7 @@ def _pixels(pipeline: Path, shape: list[int]) -> tuple[int, ...]:
 
 
 def _write_scheduler(folder: Path, sampler: Sampler) -> None:
-    """Puts the student's few-step sampler in the place of the teacher's scheduler."""
+    """Replace the teacher's scheduler by the student's few-step sampler."""
     from rcm_core.samplers.scheduler import FewStepScheduler
 
     times = [list(angles) for angles in sampler.times]
@@ -158,10 +158,11 @@ def _write_scheduler(folder: Path, sampler: Sampler) -> None:
 
 
 def _copy(out: Path, target: str, endpoint: str | None, originals: Mapping[str, Path]) -> None:
-    """Copy ``out`` to ``target``, each byte once: a version that is there is left alone, and so are files of it.
+    """Copy ``out`` to ``target``; versions and files that already exist are not written again.
 
-    The model card is written last, so it marks a whole copy. On a local file system large files are linked; S3 copies
-    what an earlier version of the student has. ``originals`` have the bytes of the files of these names.
+    The model card is written last, so it marks a complete copy. On a local file system large files are linked; on S3,
+    files of an earlier version of the student are copied by the server. ``originals`` maps names to files with the
+    same bytes.
     """
     system, root = filesystem(target, endpoint)
     with unbroken(target):

@@ -26,9 +26,9 @@ INPUTS = [
 
 
 def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: ARG001 - nothing to distribute
-    """Renders the page and the series that `dvc plots` shows."""
+    """Render the page, and the series that `dvc plots` shows."""
     inputs = hash_inputs(workspace, INPUTS)
-    from rcm_core.evaluation.report.page import render  # matplotlib is not needed to refuse bad input
+    from rcm_core.evaluation.report.page import render  # imported late: the checks do not need matplotlib
 
     with write_record(STAGE, workspace, dump(report=params.report), inputs, None, "cpu"):
         run_folder = RunFolder.of(workspace)
@@ -40,7 +40,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:  # noqa: A
 
 
 def quality_of(selection: dict[str, Any]) -> pd.DataFrame:
-    """One row per candidate, for `dvc plots`: training step, EMA length, mean score and its interval."""
+    """Return a row per candidate for `dvc plots`: training step, EMA length, mean score and its interval."""
     import pandas as pd
 
     rows = [{"step": c["step"], "ema": c["ema"], **c["score"]} for c in selection["candidates"]]

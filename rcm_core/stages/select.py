@@ -1,4 +1,4 @@
-"""select: which candidate, on the validation split alone; ``runs/select/{selection.json,transformer}``."""
+"""select: chooses a candidate on the validation split alone; ``runs/select/{selection.json,transformer}``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STAGE = "select"
 
 
 def run(params: Params, workspace: Path, executor: Executor) -> None:
-    """Scores every checkpoint x EMA length at every step count and copies the best one's network."""
+    """Score every checkpoint x EMA length at every step count, and copy the network of the best."""
     section = params.select
     sampler = Sampler.of(params.sampler.kind, params.sampler.times)
     inputs = hash_inputs(workspace, [RELATIVE.teacher_file, RELATIVE.prompts_file, RELATIVE.candidates])
@@ -31,8 +31,8 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     with write_record(STAGE, workspace, parameters, inputs, section.seed, section.device):
         run_folder = RunFolder.of(workspace)
         root = run_folder.candidates
-        found = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-        candidates = {parse(name): root / name for name in found}
+        names = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+        candidates = {parse(name): root / name for name in names}
         if not candidates:
             raise InputError(
                 f"{root} holds no candidate; run `dvc repro train`, with train.candidate_every <= train.iterations"
@@ -58,7 +58,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
 
 
 def parse(name: str) -> Candidate:
-    """``step_000300-ema_0.05`` as a Candidate; InputError for another name."""
+    """Parse a name such as ``step_000300-ema_0.05``; InputError for another name."""
     try:
         step, ema = name.removeprefix("step_").split("-ema_")
         return Candidate(name, int(step), float(ema))

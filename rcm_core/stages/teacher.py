@@ -1,6 +1,6 @@
-"""teacher: checks a given teacher, or trains the embedded one; ``runs/teacher/{pipeline,teacher.json}``.
+"""teacher: checks an external teacher, or trains the built-in one; ``runs/teacher/{pipeline,teacher.json}``.
 
-A given teacher stays where it is: teacher.json has its content hash, and ``pipeline`` is an empty folder.
+An external teacher stays in its place: teacher.json has its content hash, and ``pipeline`` is an empty folder.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ GATE_BATCH = 100
 
 
 def run(params: Params, workspace: Path, executor: Executor) -> None:
-    """Write what is known of the teacher, and its pipeline if it is trained here; InputError if it misses its gate."""
+    """Write teacher.json, and the pipeline if it is trained here; InputError if the teacher misses its gate."""
     section = params.teacher
     parameters = dump(teacher=section)
     train = read_prompts(workspace / params.prompts.train, FEWEST)
@@ -75,11 +75,11 @@ def _train_mini(section: TeacherSection, prompts: list[str], state: Path, execut
     settings, pipeline = section.mini, state / "pipeline"
     if settings is None:
         raise InputError(
-            "teacher.source is mini but teacher.mini is null; take conf/teacher/mini-train.yaml as it is"
+            "teacher.source is mini but teacher.mini is null; use conf/teacher/mini-train.yaml as it is"
         )
     if section.variant is not None:
         raise InputError(
-            f"teacher.source is mini but teacher.variant = {section.variant!r}, which is of teachers in a folder;"
+            f"teacher.source is mini but teacher.variant = {section.variant!r}, which only teachers in a folder have;"
             " set it to null"
         )
     if not pipeline.exists():
@@ -112,7 +112,7 @@ def _facts(section: TeacherSection, pipeline: Path) -> dict[str, Any]:
     if section.hash is not None and section.hash != digest:
         raise InputError(
             f"the teacher at {section.source} has content hash {digest}, teacher.hash expects {section.hash};"
-            " it changed meanwhile: set teacher.hash to the new one, or to null"
+            " it has changed; set teacher.hash to the new one, or to null"
         )
     where: dict[str, Any] = {}
     if "://" in section.source:
@@ -130,7 +130,7 @@ def _facts(section: TeacherSection, pipeline: Path) -> dict[str, Any]:
 def _gate(
     section: TeacherSection, facts: dict[str, Any], pipeline: Path, prompts: list[str], executor: Executor
 ) -> dict[str, Any] | None:
-    """Accuracy of judge and teacher; InputError if one is below what ``teacher.gate`` asks."""
+    """Return the accuracies of judge and teacher; InputError if one is below ``teacher.gate``."""
     gate = section.gate
     if gate is None:
         return None
@@ -138,12 +138,12 @@ def _gate(
     judged = judge.accuracy_on("test")
     if judged < gate.judge_accuracy:
         raise InputError(
-            f"the judge recognises {judged:.1%} of the held-out real images, teacher.gate.judge_accuracy asks for"
-            f" {gate.judge_accuracy:.1%}; its verdicts would mean nothing: mend the judge or the data"
+            f"the judge recognises {judged:.1%} of the held-out real images, but teacher.gate.judge_accuracy requires"
+            f" {gate.judge_accuracy:.1%}; correct the judge or the data, or lower teacher.gate.judge_accuracy"
         )
     teacher = Teacher.of(pipeline, facts)
-    asked = cycle(prompts, gate.samples)
-    job = Job(teacher, asked, tuple(range(gate.samples)), section.seed, section.steps, device=section.device)
+    cycled = cycle(prompts, gate.samples)
+    job = Job(teacher, cycled, tuple(range(gate.samples)), section.seed, section.steps, device=section.device)
     jobs = split_jobs(job, GATE_BATCH)
     results = executor.map(_correct, [(j, judge) for j in jobs], "gate", device=section.device)
     accuracy = sum(results) / gate.samples
@@ -153,8 +153,8 @@ def _gate(
     )
     if accuracy < gate.teacher_accuracy:
         raise InputError(
-            f"the teacher shows what the prompt asks for in {accuracy:.1%} of {gate.samples} samples,"
-            f" teacher.gate.teacher_accuracy asks for {gate.teacher_accuracy:.1%};"
+            f"the judge recognises the prompt in {accuracy:.1%} of {gate.samples} samples of the teacher, but"
+            f" teacher.gate.teacher_accuracy requires {gate.teacher_accuracy:.1%};"
             " train it longer (teacher.mini.steps) before distilling it"
         )
     return {"judge_accuracy": judged, "teacher_accuracy": accuracy}

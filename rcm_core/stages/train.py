@@ -32,11 +32,11 @@ from rcm_core.units import MIB
 
 STAGE = "train"
 OVERHEAD = 16 * MIB
-"""Bytes for what is not weights: headers of checkpoints, curves, logs."""
+"""Bytes for everything besides weights: headers of checkpoints, curves, logs."""
 
 
 def run(params: Params, workspace: Path, executor: Executor) -> None:
-    """Trains, or resumes exactly this training; the candidates appear when the last step is done."""
+    """Train, or resume exactly this training; the candidates appear after the last step."""
     section = params.train
     parameters = dump(train=section, method=params.method)
     inputs = hash_inputs(workspace, [RELATIVE.teacher_file, RELATIVE.manifest])
@@ -50,7 +50,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
     with write_record(STAGE, workspace, parameters, inputs, section.seed, section.device) as extra:
         state = live_state(executor.state_root, STAGE, fingerprint(STAGE, params, parameters, inputs))
         require_space(state, _size(params, workspace))
-        from rcm_core.training import distill  # torch.distributed is not needed to refuse bad input
+        from rcm_core.training import distill  # imported late: the checks do not need torch.distributed
 
         spec = {
             "params": params.model_dump(mode="json"),
@@ -70,7 +70,7 @@ def run(params: Params, workspace: Path, executor: Executor) -> None:
 
 
 def _size(params: Params, workspace: Path) -> int:
-    """Bytes for the candidates and the checkpoints."""
+    """Return the bytes that the candidates and the checkpoints need."""
     section, folder = params.train, pipeline_of(workspace) / "transformer"
     trained = trained_weights(section, shapes_of(folder.glob("*.safetensors")))
     candidate = candidate_bytes(section, Teacher.read(workspace).precision, trained)
@@ -88,9 +88,7 @@ def write(run_folder: RunFolder, state: Path) -> None:
     place = state / "health.json"
     health = fit(HealthFacts, read_text(place, remedy), str(place), remedy)
     with atomic_folder(run_folder.candidates) as folder:
-        place_folder(
-            state / "candidates", folder
-        )  # without hidden names, which a killed run had begun to write
+        place_folder(state / "candidates", folder)  # skips hidden names: unfinished files of a killed run
     with atomic(run_folder.curves) as temporary:
         Curves(**curves).write(temporary)
     write_json(run_folder.health_file, health)

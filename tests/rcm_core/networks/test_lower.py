@@ -100,7 +100,7 @@ def test_a_gpu_without_bfloat16_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     with pytest.raises(
-        InputError, match=r"bfloat16 was asked for, but Tesla T4 has none; set teacher\.precision"
+        InputError, match=r"bfloat16 was asked for, but Tesla T4 does not support it; set teacher\.precision"
     ):
         refuse_precision("bfloat16", torch.device("cuda"))
     refuse_precision("float32", torch.device("cuda"))

@@ -110,7 +110,7 @@ def test_a_hash_that_is_expected_is_held_to(bare: Path, given: Path) -> None:
     digest = sha256_folder(given)
     assert run(bare, given, hash=digest)["hash"] == digest
     (given / "README.md").write_text("changed meanwhile")
-    with pytest.raises(InputError, match=rf"has content hash .*, teacher\.hash expects {digest}; it changed"):
+    with pytest.raises(InputError, match=rf"has content hash .*, teacher\.hash expects {digest}; it has changed"):
         run(bare, given, hash=digest)
     # what was resolved before is not lost
     assert read_json(bare / "runs/teacher/teacher.json", "teacher")["hash"] == digest
@@ -120,7 +120,7 @@ def test_a_source_that_is_nowhere(bare: Path) -> None:
     with pytest.raises(InputError, match=r"teacher\.source '.*nowhere' is neither 'mini' nor a folder"):
         run(bare, bare / "nowhere")
     with pytest.raises(
-        InputError, match=r"teacher\.source is mini but teacher\.mini is null; take conf/teacher"
+        InputError, match=r"teacher\.source is mini but teacher\.mini is null; use conf/teacher"
     ):
         run(bare, "mini")
     assert not (bare / "runs").exists()
@@ -155,14 +155,14 @@ def test_a_teacher_with_missing_or_extra_keys_is_refused(bare: Path, given: Path
         ),
         (
             {"judge_accuracy": 0.0, "teacher_accuracy": 0.9},
-            r"the teacher shows what the prompt asks for in \d",
+            r"the judge recognises the prompt in \d",
         ),
     ],
 )
 def test_a_teacher_below_its_gate_is_refused(
     bare: Path, given: Path, gate: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(InputError, match=f"{said}.*asks for"):
+    with pytest.raises(InputError, match=f"{said}.*requires"):
         run(bare, given, gate={**gate, "samples": 30})
     assert not (bare / "runs/teacher/teacher.json").exists()
 

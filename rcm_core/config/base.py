@@ -1,4 +1,4 @@
-"""The base of all parameters, and the sentence for what does not fit."""
+"""Base class of all sections of params.yaml, and the error for values that do not fit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ S = TypeVar("S", bound=Section)
 
 
 def check(section: type[S], raw: Any, where: str) -> S:
-    """``raw`` as a ``section``; YAML lists become tuples, integers are accepted for floats."""
+    """Return ``raw`` as a ``section``. YAML lists become tuples; integers are accepted for floats."""
     if not isinstance(raw, dict):
         raise InputError(f"{where}: expected keys and values, got {type(raw).__name__}")
     try:
@@ -56,16 +56,16 @@ def _sentence(section: type[Section], error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if isinstance(error["input"], dict) and error["type"] == "value_error":
-        # of several keys together: the sentence names them
+        # the error concerns several keys; its sentence names them
         return f"{key}: {message}" if key else message
     return f"{key} = {error['input']!r}: {message}{_number_hint(error['input'])}"
 
 
-def _number_hint(found: Any) -> str:
-    """YAML 1.1 reads ``1e-3`` as text: say how it is written."""
-    if not isinstance(found, str) or not re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", found):
+def _number_hint(value: Any) -> str:
+    """Return a hint for numbers such as ``1e-3``, which YAML 1.1 reads as text; else an empty string."""
+    if not isinstance(value, str) or not re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
         return ""
-    return f"; YAML takes {found} for text, write it as {float(found)!r}"
+    return f"; YAML takes {value} for text, write it as {float(value)!r}"
 
 
 def _field_section(owner: Any, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Params that are right alone and wrong together, and sizes beyond the machine's memory: refused before any work."""
+"""Checks of params before any work: combinations that contradict each other, and sizes beyond the machine's memory."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rcm_core.errors import InputError
 from rcm_core.units import GIB
 
 FEWEST = 20
-"""Samples that a Frechet distance needs at least."""
+"""Fewest samples for a Frechet distance."""
 BYTES = 4
-"""Of a float32."""
+"""Bytes of a float32."""
 STATES = 8
-"""Activations of a block that backward needs, in units of its hidden states."""
+"""Activations that a block saves for backward, in units of its hidden states."""
 
 
 def refuse_contradictions(params: Params, where: str) -> None:
-    """InputError if an interval or a count is larger than what it divides, or too small for the metric."""
+    """Raise InputError if an interval or a count is larger than the number it divides, or too small for the metric."""
     evaluate, select, mini = params.evaluate, params.select, params.teacher.mini
     _refuse_short(params, where)
     selected = select.samples if takes_features(params) else FEWEST
@@ -55,10 +55,10 @@ def refuse_contradictions(params: Params, where: str) -> None:
 
 
 def _refuse_short(params: Params, where: str) -> None:
-    """InputError if the training ends before a setting takes effect; it names all of them and a value for each.
+    """Raise InputError if the training ends before some settings take effect; it names each and a value that fits.
 
-    Checkpoints, log lines and probes are left alone: those of the last iteration are always made. A warm-up that ends
-    with the training is named beside others, but is no error alone.
+    Checkpoints, log lines and probes are not checked: the last iteration always has them. A warm-up that ends with the
+    training is listed beside other settings, but is no error by itself.
     """
     train, method = params.train, params.method
     latest = {  # the last iteration, counted from 1, that such a setting may name
@@ -68,9 +68,9 @@ def _refuse_short(params: Params, where: str) -> None:
         "method.tangent_anneal_start": (method.get("tangent_anneal_start"), train.iterations - 1),
         "method.stage_every": (method.get("stage_every"), train.iterations),
     }
-    late = {key: found for key, (found, most) in latest.items() if isinstance(found, int) and found > most}
-    if any(found > train.iterations for found in late.values()):
-        named = ", ".join(f"{key} = {found}" for key, found in late.items())
+    late = {key: value for key, (value, most) in latest.items() if isinstance(value, int) and value > most}
+    if any(value > train.iterations for value in late.values()):
+        named = ", ".join(f"{key} = {value}" for key, value in late.items())
         fitting = " ".join(f"-S {key}={_fitting(key, train.iterations)}" for key in late)
         raise InputError(
             f"{where}: train.iterations = {train.iterations} ends before {named} can take effect; train longer, or also"
@@ -79,14 +79,14 @@ def _refuse_short(params: Params, where: str) -> None:
 
 
 def _fitting(key: str, iterations: int) -> int:
-    """A value of ``key`` for a training of ``iterations``: candidates at its end, warm-ups over a fifth of it."""
+    """Return a value of ``key`` for ``iterations``: one candidate at the end; a fifth of them for the others."""
     if key == "train.candidate_every":
         return iterations
     return max(iterations // 5, int(key != "method.warmup"))
 
 
 def refuse_oversized(params: Params, where: str) -> None:
-    """InputError if what a setting makes a stage hold at once is more than this machine's memory."""
+    """Raise InputError if a setting makes a stage hold more at once than this machine's memory."""
     memory = psutil.virtual_memory().total
     evaluate, select, train = params.evaluate, params.select, params.train
     sample = BYTES * math.prod(params.teacher.shape)

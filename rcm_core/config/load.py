@@ -1,4 +1,4 @@
-"""Reads params.yaml, with the choices in it checked against what there is."""
+"""Loading of params.yaml, with checks of its names against the registries and of its sections against each other."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from rcm_core.storage.formats import read_yaml
 
 
 def load_params(path: Path) -> Params:
-    """Reads and checks ``path``; InputError names the first bad key, what it holds and what is expected."""
+    """Read and check ``path``; InputError names the first bad key, its value and the expected one."""
     if not path.is_file():
         raise InputError(f"{path} does not exist; run from the project root, or `dvc exp run`")
-    raw = read_yaml(path, "correct it, or compose it anew with `dvc exp run -S ...`")
+    raw = read_yaml(path, "correct it, or compose it again with `dvc exp run -S ...`")
     if missing := unset(raw):
         raise InputError(
             f"{path}: {', '.join(missing)} must be given, as in `dvc exp run -S {missing[0]}=...`"
@@ -45,14 +45,14 @@ def load_params(path: Path) -> Params:
 
 
 def unset(values: Any, above: str = "") -> list[str]:
-    """Names of what a preset leaves to the user ("???") and is still so."""
+    """Return the names of the keys that a preset leaves to the user ("???") and that are still unset."""
     if isinstance(values, dict):
         return [name for key, value in values.items() for name in unset(value, f"{above}.{key}".lstrip("."))]
     return [above] if values == "???" else []
 
 
 def _check_choices(params: Params, where: str) -> None:
-    """What is named exists, and the method's own keys are right."""
+    """Check that the named implementations exist, the method's own keys, and the method's requirements."""
     method = dict(params.method)
     name = method.pop("name", None)
     if not isinstance(name, str):
@@ -71,11 +71,11 @@ def _check_choices(params: Params, where: str) -> None:
     _check_optimiser(params.train, where)
     _check_teacher(built.requirements, params.teacher, where)
     _check_simulation(config, params.sampler.kind, where)
-    _check_dealt(built.requirements, params.train, where)
+    _check_samples(built.requirements, params.train, where)
 
 
 def _check_optimiser(train: TrainSection, where: str) -> None:
-    """What keeps moments in eight bits is installed; their blocks do not divide over another number of workers."""
+    """Check that 8-bit moments have torchao and a fixed number of workers: their blocks cannot be resharded."""
     if train.optimiser != "adamw8bit":
         return
     if find_spec("torchao") is None:
@@ -85,13 +85,14 @@ def _check_optimiser(train: TrainSection, where: str) -> None:
         )
     if train.min_workers not in (None, train.workers):
         raise InputError(
-            f"{where}: train.optimiser = 'adamw8bit' goes on with as many workers as it began with, but"
-            f" train.min_workers = {train.min_workers}; set that to null, or the optimiser to adamw"
+            f"{where}: train.optimiser = 'adamw8bit' cannot change the number of workers during training, but"
+            f" train.min_workers = {train.min_workers} allows it; set train.min_workers to null or train.optimiser to"
+            " adamw"
         )
 
 
 def _check_judge(params: Params, where: str) -> None:
-    """Who brings no images brings a judge, and asks for nothing that takes images."""
+    """Check that a benchmark without images names a judge network and enables nothing that needs real images."""
     teacher = params.teacher
     if find_benchmark(teacher.data).judge != "open":
         if params.judge is not None:
@@ -117,62 +118,62 @@ def _check_judge(params: Params, where: str) -> None:
 
 
 def _check_simulation(config: Section, kind: str, where: str) -> None:
-    """Who learns from simulated steps is sampled by the same ones."""
+    """Raise InputError if the method simulates the student with another sampler than the one it is sampled with."""
     simulation = getattr(config, "simulation", kind)
     if simulation != kind:
         choice = "simulation" in type(config).model_fields
         simulates = f"{'method.simulation = ' if choice else 'the method simulates by '}{simulation!r}"
         raise InputError(
-            f"{where}: {simulates}, but sampler.kind = {kind!r}: the student would be trained on other steps than it is"
-            f" sampled by; set {'both to the same' if choice else f'sampler.kind to {simulation}'}"
+            f"{where}: {simulates}, but sampler.kind = {kind!r}: the student would be trained with another sampler than"
+            f" it is sampled with; set {'both to the same' if choice else f'sampler.kind to {simulation}'}"
         )
 
 
-def _check_dealt(requirements: MethodRequirements, train: TrainSection, where: str) -> None:
-    """Every rank sees as many samples at once as the method's losses mix; whether they divide is asked elsewhere."""
+def _check_samples(requirements: MethodRequirements, train: TrainSection, where: str) -> None:
+    """Check that a rank sees as many samples at once as the method's losses mix (``worlds`` checks the division)."""
     parts = train.workers // train.parallel.context * train.accumulate
     size = train.batch // parts if parts else 0
     if 0 < size < requirements.min_samples_per_rank:
         raise InputError(
             f"{where}: train.batch = {train.batch} in {parts} parts (workers x accumulation steps) is {size} sample"
-            f" each, but the method mixes {requirements.min_samples_per_rank}; raise it, or lower train.workers or"
-            " train.accumulate"
+            f" each, but the method's loss mixes {requirements.min_samples_per_rank}; raise train.batch, or lower"
+            " train.workers or train.accumulate"
         )
 
 
 def _check_teacher(requirements: MethodRequirements, teacher: TeacherSection, where: str) -> None:
-    """The teacher has the blocks and the routes that the method asks for."""
+    """Check that the teacher has the blocks and the trajectory points that the method needs."""
     if flaw := grid_flaw(teacher.solver, teacher.grid):
         raise InputError(f"{where}: teacher.{flaw}")
     layers = None if teacher.mini is None else teacher.mini.layers
     if layers is not None and max(requirements.heads, default=0) >= layers:
         raise InputError(
-            f"{where}: the method's discriminator asks for blocks {list(requirements.heads)}, but the teacher has"
+            f"{where}: the method's discriminator needs blocks {list(requirements.heads)}, but the teacher has"
             f" {layers} (from 0); change the method's blocks"
         )
     if requirements.min_trajectory_points > teacher.steps:
         raise InputError(
-            f"{where}: the method asks for {requirements.min_trajectory_points} points of a recorded route, but"
-            f" routes have teacher.steps = {teacher.steps}; lower method.pairs, or raise teacher.steps"
+            f"{where}: the method needs {requirements.min_trajectory_points} points of a recorded trajectory, but"
+            f" trajectories have teacher.steps = {teacher.steps}; lower method.pairs, or raise teacher.steps"
         )
 
 
 def _check_together(params: Params, where: str) -> None:
-    """Numbers that are right alone and wrong together are refused before anything is computed."""
+    """Raise InputError for numbers that contradict each other, before anything is computed."""
     train, mini = params.train, params.teacher.mini
     worlds(train, where)
     if mini is not None:
         samples_per_rank(mini.batch, mini.workers, 1, f"{where}: teacher.mini.batch")
     if train.lr_decay and train.lr_decay_from is not None:
         raise InputError(
-            f"{where}: train.lr_decay_from = {train.lr_decay_from}, but train.lr_decay has the rates fall already; set"
-            " train.lr_decay to false, or train.lr_decay_from to null"
+            f"{where}: train.lr_decay (cosine) and train.lr_decay_from = {train.lr_decay_from} (inverse square root)"
+            " both decay the learning rate; set train.lr_decay to false or train.lr_decay_from to null"
         )
-    held, made = train.health.probe_samples, params.trajectories
-    if train.health.probe_every is not None and made.source is None and 2 * held > made.samples:
+    probes, section = train.health.probe_samples, params.trajectories
+    if train.health.probe_every is not None and section.source is None and 2 * probes > section.samples:
         raise InputError(
-            f"{where}: train.health.probe_samples = {held} is more than half of trajectories.samples = {made.samples};"
-            " lower it, make more, or set train.health.probe_every to null"
+            f"{where}: train.health.probe_samples = {probes} is more than half of trajectories.samples ="
+            f" {section.samples}; lower it, raise trajectories.samples, or set train.health.probe_every to null"
         )
     place = where
     try:

@@ -1,4 +1,4 @@
-"""Whether a method can have what it asks for: refused in one sentence, before any work starts."""
+"""Checks that data, family and params meet a method's requirements, before any work starts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rcm_core.errors import InputError
 from rcm_core.protocols import EMBEDDED, Family, MethodRequirements
 
 SETTINGS = {"routes": "trajectories.keep_trajectories", "real": "trajectories.real"}
-"""What makes the trajectories stage keep it."""
+"""Part of a batch -> the setting that makes the trajectories stage keep it."""
 
 
 def refuse_impossible(
     requirements: MethodRequirements, family: Family, provides: frozenset[str], lr: Mapping[str, float]
 ) -> None:
-    """InputError if the training data, the family or the learning rates lack what the method needs."""
+    """Raise InputError if the training data, the family or the learning rates lack something the method needs."""
     missing = sorted(requirements.needs - provides)
     if missing:
         remedy = " and ".join(f"{SETTINGS[name]} to true" for name in missing if name in SETTINGS)
@@ -39,7 +39,7 @@ def refuse_impossible(
 
 
 def refuse_split(requirements: MethodRequirements, family: Family, context: int) -> None:
-    """InputError if states cannot be split over ``context`` ranks."""
+    """Raise InputError if states cannot be split over ``context`` ranks."""
     if context == 1:
         return
     if family.tokens is None:
@@ -54,12 +54,12 @@ def refuse_split(requirements: MethodRequirements, family: Family, context: int)
 
 
 def refuse_lora(requirements: MethodRequirements, train: TrainSection) -> None:
-    """InputError if low-rank matrices cannot carry what the method or the params ask for."""
+    """Raise InputError if LoRA does not support the method or the params."""
     if train.lora is None:
         return
     if embedded := sorted(requirements.student_modules & set(EMBEDDED)):
         raise InputError(
-            f"the method embeds {', '.join(embedded)}, which train.lora cannot carry; set train.lora to null, or"
+            f"the method embeds {', '.join(embedded)}, which train.lora does not support; set train.lora to null, or"
             " choose a method (or method.guidance: null) that does not"
         )
     if train.warm_start is not None:
@@ -69,21 +69,23 @@ def refuse_lora(requirements: MethodRequirements, train: TrainSection) -> None:
 
 
 def offloadable(requirements: MethodRequirements) -> tuple[Literal["teacher", "fake"], ...]:
-    """What may lie in the machine's memory: the teacher, and a fake score that no other network moves with."""
+    """Return the roles that may be offloaded to CPU: the teacher, and a fake score in no target-network update."""
     tied = {role for follow in requirements.follows for role in (follow.target, follow.source)}
     return ("teacher", "fake") if "fake" in requirements.roles - tied else ("teacher",)
 
 
 def refuse_offload(requirements: MethodRequirements, train: TrainSection) -> None:
-    """InputError if a network that is to lie in the machine's memory is not there, moves with one that does not, or is
-    the student too.
+    """Raise InputError if an offloaded network does not exist, takes part in a target-network update, or shares its
+    weights with the student.
     """
     away = train.parallel.offload
     if not away:
         return
     if set(away) - set(offloadable(requirements)):
         why = "moves towards another network" if "fake" in requirements.roles else "does not have"
-        raise InputError(f"train.parallel.offload names fake, which the method {why}; take it out")
+        raise InputError(
+            f"train.parallel.offload names fake, which the method {why}; remove it from the list"
+        )
     if train.lora is not None:
         raise InputError(
             f"train.parallel.offload names {', '.join(away)}, whose weights train.lora shares with the student; set"
@@ -92,7 +94,7 @@ def refuse_offload(requirements: MethodRequirements, train: TrainSection) -> Non
 
 
 def refuse_import(requirements: MethodRequirements, section: TrajectoriesSection) -> None:
-    """InputError if samples are imported and routes asked for, which the teacher alone makes."""
+    """Raise InputError if samples are imported and trajectories required: only the teacher generates those."""
     if section.source is None:
         return
     if "routes" in requirements.needs:
@@ -108,6 +110,6 @@ def refuse_import(requirements: MethodRequirements, section: TrajectoriesSection
 
 
 def list_provided(section: TrajectoriesSection) -> frozenset[str]:
-    """What trajectories with these parameters hold."""
+    """Return the parts of a batch that the trajectories of ``section`` provide."""
     kept = {"routes": section.keep_trajectories, "real": section.real}
     return frozenset({"x0", "condition", *(name for name in SETTINGS if kept[name])})

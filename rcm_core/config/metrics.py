@@ -1,4 +1,4 @@
-"""Choice of the metric that selects candidates: one that exists, and whose inputs the benchmark has."""
+"""Checks of ``select.metric``: it must exist, and the benchmark must have its inputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def selecting_metrics() -> dict[str, Any]:
 
 
 def refuse_metric(params: Params, where: str) -> None:
-    """InputError unless ``select.metric`` names a metric that can select candidates."""
+    """Raise InputError unless ``select.metric`` names a metric that can select candidates."""
     name, known = params.select.metric, list(selecting_metrics())
     if name not in known:
         *others, last = map(repr, known)
@@ -26,7 +26,7 @@ def refuse_metric(params: Params, where: str) -> None:
 
 
 def refuse_real(params: Params, without: str) -> None:
-    """InputError if ``select.metric`` needs real images, for a benchmark of which ``without`` says that it has none."""
+    """Raise InputError, which begins with ``without``, if ``select.metric`` needs real images."""
     name, known = params.select.metric, selecting_metrics()
     if "real" in known[name].needs:
         others = [other for other, metric in known.items() if "real" not in metric.needs]

@@ -1,4 +1,4 @@
-"""``teacher.mini:`` and ``teacher.gate:`` how the embedded teacher is built, trained and tested."""
+"""``teacher.mini:`` and ``teacher.gate:`` settings for building, training and testing the built-in teacher."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rcm_core.config.types import Count, Length, Positive, Share, Threads
 
 
 class MiniTraining(Section):
-    """How the embedded teacher is built and trained (ignored for a teacher that is given)."""
+    """Architecture and training of the built-in teacher (ignored for an external teacher)."""
 
     layers: Count
     heads: Count
@@ -31,16 +31,16 @@ class MiniTraining(Section):
     """Pixels per token, in height and in width."""
     text_heads: Count = 4
     text_order: Positive = 1.0
-    """How much the text encoder as drawn heeds the order of words (``mini.build_text_encoder``)."""
+    """Factor of the random text encoder's relative position biases (``mini.build_text_encoder``)."""
     text_steps: Annotated[int, Field(ge=0)] = 0
-    """In which it is taught to read prompts; 0: it stays random."""
+    """Training steps of the text encoder; 0: it stays random."""
     optimiser: Literal["adamw", "muon"] = "adamw"
     time_mean: float = 0.0
-    """Of the logit-normal flow times that are trained; above 0 leans towards noise."""
+    """Mean of the logit-normal distribution of training times; above 0 favours noise."""
 
 
 class Gate(Section):
-    """What a trained teacher must reach before anything is distilled from it."""
+    """Accuracies that a trained teacher must reach before it is distilled."""
 
     judge_accuracy: Share
     teacher_accuracy: Share

@@ -1,4 +1,4 @@
-"""Keys of params.yaml that have another name now: an old one is answered with the new one."""
+"""Renamed keys of params.yaml: the error for an old key names the new one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ RENAMED: dict[str, tuple[str, ...]] = {
     "route_steps": ("trajectory_steps",),
     "routes": ("keep_trajectories", "trajectories"),
 }
-"""Old key -> its new names, of which a section has one."""
+"""Old key -> its new names; each section has one of them."""
 
 
 def new_name(key: str, known: Collection[str]) -> str | None:
-    """Return the name among ``known`` that the old ``key`` has now, or None if it is no old key."""
+    """Return the new name, among ``known``, of the old ``key``, or None if ``key`` is no old key."""
     return next((name for name in RENAMED.get(key, ()) if name in known), None)

@@ -21,7 +21,7 @@ class LearningRates(Section):
 
     @property
     def given(self) -> dict[str, float]:
-        """The rates of the roles that have one."""
+        """Rates of the roles that have one."""
         return self.model_dump(exclude_none=True)
 
 
@@ -50,7 +50,7 @@ class Updates(PerRole):
 
     @property
     def given(self) -> dict[str, int]:
-        """The number of every role."""
+        """Number of updates of every role."""
         return dict(self)
 
 
@@ -63,5 +63,5 @@ class Limits(PerRole):
 
     @property
     def given(self) -> dict[str, float]:
-        """The limits of the roles that have one."""
+        """Limits of the roles that have one."""
         return {role: limit for role, limit in self if limit is not None}

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 
 def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """ValueError if two values would have one name."""
+    """Return ``values``; ValueError if two of them are equal in six digits, as names show them."""
     names = [f"{value:g}" for value in values]
     if len(set(names)) < len(names):
         raise ValueError("holds a value twice; remove one")
@@ -17,7 +17,7 @@ def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def with_scheme(endpoint: str) -> str:
-    """ValueError unless ``endpoint`` is a URL with its scheme."""
+    """Return ``endpoint``; ValueError unless it is a URL with its scheme."""
     if not re.fullmatch(r"https?://[^/\s?#]+(/\S*)?", endpoint):
         raise ValueError("expected a URL with its scheme, as in http://minio:9000")
     return endpoint

@@ -1,4 +1,4 @@
-"""How a global batch is divided among workers. Raises InputError if it does not divide evenly."""
+"""Division of a global batch among workers. Raises InputError if it does not divide evenly."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from rcm_core.errors import InputError
 
 
 def divide_workers(section: ParallelSection, workers: int, where: str) -> None:
-    """InputError unless ``workers`` divide into replicas, and into groups that share a state."""
+    """Raise InputError unless ``workers`` divide into replicas, and into groups that share a state."""
     for name in ("replicas", "context"):
         parts = getattr(section, name)
         if workers % parts:
@@ -18,12 +18,12 @@ def divide_workers(section: ParallelSection, workers: int, where: str) -> None:
 
 
 def parts_per_rank(section: TrainSection, world: int) -> int:
-    """Parts of a batch that each of ``world`` workers computes, so that all make ``workers`` x ``accumulate``."""
+    """Return the parts of a batch that each of ``world`` workers computes; in total ``workers`` x ``accumulate``."""
     return section.workers * section.accumulate // world
 
 
 def worlds(section: TrainSection, where: str) -> range:
-    """Numbers of workers that the training may run on; InputError if it does not divide among each of them."""
+    """Return the numbers of workers that the training may run on; InputError if one does not divide the batch."""
     least = section.workers if section.min_workers is None else section.min_workers
     if least > section.workers:
         raise InputError(
@@ -44,7 +44,7 @@ def worlds(section: TrainSection, where: str) -> range:
 
 
 def samples_per_rank(batch: int, workers: int, accumulate: int, where: str) -> int:
-    """Samples per rank and accumulation step; InputError if ``batch`` does not divide."""
+    """Return the samples per rank and accumulation step; InputError if ``batch`` does not divide."""
     size, rest = divmod(batch, workers * accumulate)
     if rest or not size:
         raise InputError(

@@ -53,7 +53,7 @@ def load(folder: Path, values: dict[str, Any]) -> Any:
         (
             "train.lr_decay_from",
             10,
-            r"train\.lr_decay_from = 10, but train\.lr_decay has the rates fall already; set train\.lr_decay to false",
+            r"train\.lr_decay_from = 10 \(inverse square root\) both decay the learning rate; set train\.lr_decay to",
         ),
         ("train.lr_decay_from", 0, r"train\.lr_decay_from = 0: input should be greater than or equal to 1"),
         (
@@ -85,7 +85,7 @@ def load(folder: Path, values: dict[str, Any]) -> Any:
         (
             "train.health.probe_samples",
             4000,
-            r"probe_samples = 4000 is more than half of trajectories\.samples = \d+; lower it, make more, or",
+            r"probe_samples = 4000 is more than half of trajectories\.samples = \d+; lower it, raise traj",
         ),
         (
             "method.matching_time_min",
@@ -138,7 +138,7 @@ def test_only_networks_that_are_there_and_not_the_student_lie_in_the_machines_me
     values["train"]["parallel"]["offload"] = ["teacher", "fake"]
     assert load(tmp_path, values)
     scm = {"method": preset("scm")["method"], "sampler": preset("scm")["sampler"]}
-    with pytest.raises(InputError, match=r"offload names fake, which the method does not have; take it out"):
+    with pytest.raises(InputError, match=r"offload names fake, which the method does not have; remove it"):
         load(tmp_path, change(copy.deepcopy(values), scm))
     cdm = {"method": preset("cdm")["method"], "sampler": preset("cdm")["sampler"]}
     with pytest.raises(

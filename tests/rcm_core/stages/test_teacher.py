@@ -110,7 +110,9 @@ def test_a_hash_that_is_expected_is_held_to(bare: Path, given: Path) -> None:
     digest = sha256_folder(given)
     assert run(bare, given, hash=digest)["hash"] == digest
     (given / "README.md").write_text("changed meanwhile")
-    with pytest.raises(InputError, match=rf"has content hash .*, teacher\.hash expects {digest}; it has changed"):
+    with pytest.raises(
+        InputError, match=rf"has content hash .*, teacher\.hash expects {digest}; it has changed"
+    ):
         run(bare, given, hash=digest)
     # what was resolved before is not lost
     assert read_json(bare / "runs/teacher/teacher.json", "teacher")["hash"] == digest

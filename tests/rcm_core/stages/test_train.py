@@ -110,7 +110,9 @@ def test_state_that_says_it_is_another_s_is_refused(fresh: Path, monkeypatch: py
     (state,) = states(fresh)
     owner = state / "fingerprint.json"
     owner.write_text(owner.read_text().replace(state.name.removeprefix("train-"), "0" * 20))
-    with pytest.raises(InputError, match=rf"{state} was started with .*0000.*cannot resume it; remove {state}"):
+    with pytest.raises(
+        InputError, match=rf"{state} was started with .*0000.*cannot resume it; remove {state}"
+    ):
         run(fresh)
     owner.write_text("{")
     with pytest.raises(InputError, match=rf"{state} was started with {{, but this run is {state.name}"):

@@ -92,7 +92,7 @@ def test_without_torchao_it_is_refused(workspace: Path, monkeypatch: pytest.Monk
     monkeypatch.undo()
     monkeypatch.syspath_prepend(Path(sys.prefix) / "eightbit")
     with pytest.raises(
-        InputError, match=r"goes on with as many workers as it began with, but train\.min_workers = 1"
+        InputError, match=r"cannot change the number of workers during training, but train\.min_workers = 1"
     ):
         configure(workspace, {"train.workers": 2, "train.min_workers": 1})
     configure(workspace, {"train.workers": 1, "train.min_workers": None})

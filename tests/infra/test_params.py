@@ -123,7 +123,7 @@ def test_a_sampler_comes_with_the_method_and_its_lists_can_be_overridden(project
         ),
         (
             "method=tbcm method.trajectories=recorded method.pairs=200 trajectories.keep_trajectories=true",
-            r"needs 201 points of a recorded trajectory, but trajectories have teacher\.steps = 50; lower method\.pairs",
+            r"needs 201 points of a recorded trajectory, but trajectories have teacher\.steps = 50; lower method",
         ),
     ],
 )

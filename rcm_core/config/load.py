@@ -169,11 +169,11 @@ def _check_together(params: Params, where: str) -> None:
             f"{where}: train.lr_decay (cosine) and train.lr_decay_from = {train.lr_decay_from} (inverse square root)"
             " both decay the learning rate; set train.lr_decay to false or train.lr_decay_from to null"
         )
-    probes, section = train.health.probe_samples, params.trajectories
-    if train.health.probe_every is not None and section.source is None and 2 * probes > section.samples:
+    probes, data = train.health.probe_samples, params.trajectories
+    if train.health.probe_every is not None and data.source is None and 2 * probes > data.samples:
         raise InputError(
             f"{where}: train.health.probe_samples = {probes} is more than half of trajectories.samples ="
-            f" {section.samples}; lower it, raise trajectories.samples, or set train.health.probe_every to null"
+            f" {data.samples}; lower it, raise trajectories.samples, or set train.health.probe_every to null"
         )
     place = where
     try:

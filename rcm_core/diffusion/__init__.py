@@ -1,1 +1,1 @@
-"""The diffusion path: angles, parameterisations, guidance, distributions of timesteps. No networks."""
+"""The diffusion path: angles, parameterisations, guidance, timestep distributions. No networks."""

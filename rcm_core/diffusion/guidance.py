@@ -1,4 +1,4 @@
-"""Classifier-free guidance, written once: F_null + s (F_cond - F_null), so that s = 1 means none (E11)."""
+"""Classifier-free guidance: F_null + s (F_cond - F_null), so that s = 1 means no guidance (E11)."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from rcm_core.protocols import Condition, Velocity
 
 
 def calls_per_step(scale: float) -> int:
-    """Network calls for each step of a teacher at guidance ``scale``: the conditional one, and the null one unless the
-    scale is 1.
+    """Return the network calls per step of a teacher at guidance ``scale``: one at scale 1, else two (conditional and
+    null).
     """
     return 1 if scale == 1 else 2
 
 
 @dataclass(frozen=True)
 class Guided:
-    """A Velocity that calls ``velocity`` once on both conditions, a batch of 2B (Ho and Salimans, arXiv
+    """A guided Velocity that calls ``velocity`` once with both conditions, a batch of 2B (Ho and Salimans, arXiv
     2207.12598).
     """
 
     velocity: Velocity
     scale: float | Tensor
-    """One for all, or one for each sample [B]."""
+    """Guidance scale: one for all samples, or per-sample scales [B]."""
     negative: Condition
-    """The null condition, of the same names as the condition; a batch of 1 serves every sample."""
+    """The null condition, with the same names as the condition; a batch of 1 is used for every sample."""
 
     def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         scale = self.scale
@@ -43,7 +43,7 @@ class Guided:
 
 
 def replace_rows(condition: Condition, other: Condition, rows: Tensor) -> Condition:
-    """``condition`` with ``other`` (batch 1 or B) where ``rows`` [B] is true."""
+    """Return ``condition`` with ``other`` (batch 1 or B) in the samples where ``rows`` [B] is True."""
     return {
         name: torch.where(per_sample(rows, value).bool(), other[name], value)
         for name, value in condition.items()
@@ -53,7 +53,7 @@ def replace_rows(condition: Condition, other: Condition, rows: Tensor) -> Condit
 def _concatenate(condition: Condition, negative: Condition) -> Condition:
     if condition.keys() != negative.keys():
         raise InputError(
-            f"the condition holds {sorted(condition)} and the negative condition {sorted(negative)}; "
+            f"the condition has {sorted(condition)}, but the negative condition has {sorted(negative)}; "
             "encode both with the same codec"
         )
     return {name: torch.cat([value, negative[name].expand_as(value)]) for name, value in condition.items()}

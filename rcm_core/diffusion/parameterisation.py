@@ -1,7 +1,6 @@
-"""How a network of another noise schedule speaks TrigFlow: two formulas each, regular on the whole of their
-range.
+"""Conversion of networks with other noise schedules to TrigFlow: two formulas each, regular on their whole range.
 
-Nothing here divides by sin t: the quotient (cos t x - x0) / sin t of the usual wrappers cancels on paper and
+No formula divides by sin t: the quotient (cos t x - x0) / sin t of the usual wrappers cancels analytically, but
 loses every digit near t = 0. Equation numbers are those of docs/maths.md.
 """
 
@@ -18,7 +17,7 @@ from rcm_core.errors import InputError
 
 @dataclass(frozen=True)
 class TrigFlow:
-    """A network trained on TrigFlow itself: input x, time t, output F."""
+    """A TrigFlow network: input x, time t, output F."""
 
     def to_network(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         return x, t
@@ -37,17 +36,17 @@ class RectifiedFlow:
     time_scale: float = 1000.0
 
     def to_network(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(E7)"""
+        """Return state and time for the network (E7)."""
         c = 1 / (t.cos() + t.sin())
         return per_sample(c, x) * x, self.time_scale * c * t.sin()
 
     def velocity(self, x: Tensor, t: Tensor, output: Tensor) -> Tensor:
-        """(E8)"""
+        """Return the velocity F of the network's ``output`` (E8)."""
         c = 1 / (t.cos() + t.sin())
         return per_sample(c, x) * (per_sample(t.cos() - t.sin(), x) * x + output)
 
     def output(self, x: Tensor, t: Tensor, F: Tensor) -> Tensor:
-        """The network output u whose velocity is ``F``: the inverse of (E8)."""
+        """Return the network output u with the velocity ``F``: the inverse of (E8)."""
         return per_sample(t.cos() + t.sin(), x) * F - per_sample(t.cos() - t.sin(), x) * x
 
 
@@ -66,26 +65,26 @@ class EDM:
 
     @property
     def range(self) -> tuple[float, float]:
-        """Smallest and largest angle that the embedding can express."""
+        """Smallest and largest angle that the time embedding can represent."""
         return math.atan(self.sigma_min / self.sigma_data), math.atan(self.sigma_max / self.sigma_data)
 
     def to_network(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(E9) The preconditioned EDM input is the TrigFlow state itself."""
+        """Return state and time for the network (E9); the preconditioned EDM input is the TrigFlow state itself."""
         low, high = self.range
         least, most = float(t.detach().min()), float(t.detach().max())
         if not (low <= least and most <= high):
             worst = least if least < low else most
             raise InputError(
-                f"angle {worst:.6g} is outside [{low:.6g}, {high:.6g}], all that an EDM "
-                f"network can express (its time is ln tan t); start sampling at angle {high:.6g} or widen "
+                f"angle {worst:.6g} is outside [{low:.6g}, {high:.6g}], the range of this EDM "
+                f"network (its time is ln tan t); start sampling at angle {high:.6g} or widen "
                 "sigma_min and sigma_max"
             )
         return x, (self.sigma_data * t.tan()).log() / 4
 
     def velocity(self, x: Tensor, t: Tensor, output: Tensor) -> Tensor:  # noqa: ARG002
-        """(E10)"""
+        """Return the velocity F of the network's ``output`` (E10)."""
         return -output
 
     def output(self, x: Tensor, t: Tensor, F: Tensor) -> Tensor:  # noqa: ARG002
-        """The inverse of (E10)."""
+        """Return the network output with the velocity ``F``: the inverse of (E10)."""
         return -F

@@ -1,1 +1,1 @@
-"""Losses as pure functions of tensors, one value per sample. Knows torch and the angle alone."""
+"""Losses as pure functions of tensors, one value per sample. They depend only on torch and the angle."""

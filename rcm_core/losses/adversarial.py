@@ -12,7 +12,7 @@ def hinge_student(fake: Tensor) -> Tensor:
 
 
 def hinge_critic(real: Tensor, fake: Tensor) -> Tensor:
-    """``[B]``: half of relu(1 - D(real)) + relu(1 + D(fake)) (E38; half, as the released code has it)."""
+    """``[B]``: half of relu(1 - D(real)) + relu(1 + D(fake)) (E38; the factor is the released code's)."""
     return 0.5 * (_over(nnf.relu(1 - real)) + _over(nnf.relu(1 + fake)))
 
 

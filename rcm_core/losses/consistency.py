@@ -15,7 +15,7 @@ WarmupForm = Literal["rcm", "scm"]
 def consistency_tangent(
     F_student: Tensor, F_teacher: Tensor, J: Tensor, x: Tensor, t: Tensor, r: float, form: WarmupForm = "rcm"
 ) -> Tensor:
-    """The direction g in which the student's velocity should move, ``[B, ...]`` float64.
+    """Return the tangent g, the direction in which the student's velocity should move, ``[B, ...]`` float64.
 
     ``J`` = cos t sin t dF/dt along the teacher's ODE (E16). At warm-up ``r`` = 1 both forms are cos t df/dt
     (E17); before that "scm" scales the whole sin t bracket (E18), "rcm" follows the released code of rCM
@@ -32,19 +32,19 @@ def consistency_tangent(
 
 
 def normalise_tangent(g: Tensor, c: float = 0.1) -> Tensor:
-    """g / (||g|| + c), the norm over all elements of a sample, float64 (E20)."""
+    """Return g / (||g|| + c), with the norm over all elements of a sample, float64 (E20)."""
     g = g.double()
     return g / (per_sample(tangent_norm(g), g) + c)
 
 
 def normalise_rms(g: Tensor, c: float = 0.1) -> Tensor:
-    """g / (rms(g) + c), the root mean square over all elements of a sample, float64 (E54; NVlabs/FastGen's sCM)."""
+    """Return g / (rms(g) + c), with the RMS over all elements of a sample, float64 (E54; NVlabs/FastGen's sCM)."""
     g = g.double()
     return g / (per_sample(g.flatten(1).square().mean(1).sqrt(), g) + c)
 
 
 def tangent_norm(g: Tensor) -> Tensor:
-    """``[B]`` norms of ``g`` before normalisation: the progress metric of consistency training."""
+    """Return ``[B]`` norms of ``g`` before normalisation: the progress metric of consistency training."""
     return g.double().flatten(1).square().sum(1).sqrt()
 
 
@@ -55,15 +55,15 @@ def consistency_loss(F: Tensor, g: Tensor) -> Tensor:
 
 
 def clip_tangent(g: Tensor) -> Tensor:
-    """Every element of ``g`` in [-1, 1]: sCM's alternative to normalisation (arXiv 2410.11081, section 4.2)."""
+    """Clip every element of ``g`` to [-1, 1]: sCM's alternative to normalisation (arXiv 2410.11081, section 4.2)."""
     return g.double().clamp(-1.0, 1.0)
 
 
 def adaptive(loss: Tensor, log_variance: Tensor, weight: Tensor | None = None) -> Tensor:
-    """``[B]``: weight e^-lv loss + lv (E35); at the best lv every angle has the same expected loss, 1.
+    """``[B]``: weight e^-lv loss + lv (E35); at the optimal lv every angle has the same expected loss, 1.
 
-    ``loss`` is a sum over the elements of a sample. sCM has the mean, which moves lv by the logarithm of their
-    number and changes no gradient of the network.
+    ``loss`` is a sum over the elements of a sample. sCM uses the mean, which shifts lv by the logarithm of their
+    number and leaves the network's gradient unchanged.
     """
     weighted = loss if weight is None else weight * loss
     return (-log_variance).exp() * weighted + log_variance

@@ -15,14 +15,14 @@ ScoreError = Literal["velocity", "noise", "data", "flow"]
 def fake_score_loss(F: Tensor, xg: Tensor, z: Tensor, t: Tensor, error: ScoreError = "velocity") -> Tensor:
     """``[B]``: squared error of the ``error`` prediction at y = cos t xg + sin t z, summed over elements (E26, E55).
 
-    Every error is the velocity's times a function of ``t`` [B], and is computed so: nothing is divided by sin t.
+    Every error is computed as the velocity's times a function of ``t`` [B], without a division by sin t.
     """
     each = (F - conditional_velocity(xg, z, t)).square().flatten(1).sum(1)
     return each if error == "velocity" else time_weight(t, error).to(each.dtype) * each
 
 
 def time_weight(t: Tensor, error: ScoreError) -> Tensor:
-    """``[B]``: squared error of the ``error`` prediction over that of the velocity, at angles ``t`` [B] (E55)."""
+    """``[B]``: squared error of the ``error`` prediction divided by the velocity's, at angles ``t`` [B] (E55)."""
     match error:
         case "velocity":
             return t.new_ones(t.shape)

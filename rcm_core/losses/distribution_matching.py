@@ -12,7 +12,7 @@ SMALLEST_WEIGHT = 1e-5
 def distribution_gradient(
     xg: Tensor, D_real: Tensor, D_fake: Tensor, floor: float = SMALLEST_WEIGHT
 ) -> Tensor:
-    """The pseudo-gradient (D_fake - D_real) / w of the reverse divergence at ``xg``, ``[B, ...]`` float64
+    """Return the pseudo-gradient (D_fake - D_real) / w of the reverse divergence at ``xg``, ``[B, ...]`` float64
     (E24).
 
     ``D_real`` and ``D_fake`` are the clean predictions of teacher and fake score at the renoised ``xg``; w =
@@ -25,8 +25,8 @@ def distribution_gradient(
 def augmentation_gradient(
     xg: Tensor, D_condition: Tensor, D_null: Tensor, alpha: float, floor: float
 ) -> Tensor:
-    """The pseudo-gradient -alpha (D_condition - D_null) / w of guidance as a loss of its own, ``[B, ...]``
-    float64 (E44; CDM, arXiv 2605.06376); w as above with ``D_condition``.
+    """Return the pseudo-gradient -alpha (D_condition - D_null) / w of guidance as a separate loss, ``[B, ...]``
+    float64 (E44; CDM, arXiv 2605.06376); w as in ``distribution_gradient`` with ``D_condition``.
     """
     real = D_condition.double()
     return alpha * (D_null.double() - real) / _size(xg, real, floor)

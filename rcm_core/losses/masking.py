@@ -1,4 +1,4 @@
-"""Samples that are not finite are counted and left out, never patched."""
+"""Masking of non-finite samples: they are counted and excluded from the loss, never repaired."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ from torch import Tensor
 
 
 def finite_mask(*tensors: Tensor) -> Tensor:
-    """``[B]`` booleans: True where every element of the sample is finite in every one of ``tensors`` [B,
-    ...].
-    """
+    """Return ``[B]`` booleans: True if every element of the sample is finite in all ``tensors`` [B, ...]."""
     masks = [tensor.isfinite().flatten(1).all(1) for tensor in tensors]
     return torch.stack(masks).all(0)
 
 
 def keep_rows(mask: Tensor, x: Tensor) -> Tensor:
-    """``x`` [B, ...] with zeros in the rows that ``mask`` [B] leaves out.
+    """Return ``x`` [B, ...] with zeros in the rows where ``mask`` [B] is False.
 
-    The rows stay in the batch as an input of zeros, so that every rank makes the same network calls, and are
-    absent from the loss; a gradient of zero times nan, which is nan, cannot arise.
+    These rows stay in the batch as zeros, so that every rank makes the same network calls, but do not enter the loss.
+    A gradient of zero times nan, which is nan, cannot occur.
     """
     return torch.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, torch.zeros_like(x))
 
 
 def mean_over(mask: Tensor, loss: Tensor) -> Tensor:
-    """Mean of ``loss`` [B] over the rows of ``mask``; zero, with a gradient of zero, if there are none."""
+    """Return the mean of ``loss`` [B] over the rows of ``mask``; zero, with zero gradient, if all are masked."""
     return loss[mask].sum() / mask.sum().clamp(min=1)

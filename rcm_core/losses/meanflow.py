@@ -8,7 +8,7 @@ from rcm_core.diffusion.trigflow import per_sample
 
 
 def average_velocity_target(v: Tensor, derivative: Tensor, tau: Tensor, end: Tensor, r: float) -> Tensor:
-    """v - r (tau - end) du/dtau (E42): what the average velocity u between ``end`` and ``tau`` [B] should be.
+    """Return v - r (tau - end) du/dtau (E42): the target of the average velocity u between ``end`` and ``tau`` [B].
 
     ``derivative`` is du/dtau along (v, 0, 1); ``r`` in [0, 1] warms it up.
     """
@@ -16,7 +16,7 @@ def average_velocity_target(v: Tensor, derivative: Tensor, tau: Tensor, end: Ten
 
 
 def guided_velocity(v: Tensor, conditional: Tensor, null: Tensor, omega: float, kappa: float) -> Tensor:
-    """omega v + kappa u_cond + (1 - omega - kappa) u_null (E50): guidance of scale omega / (1 - kappa)."""
+    """Return omega v + kappa u_cond + (1 - omega - kappa) u_null (E50): guidance of scale omega / (1 - kappa)."""
     return omega * v + kappa * conditional + (1 - omega - kappa) * null
 
 

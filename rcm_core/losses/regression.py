@@ -1,4 +1,4 @@
-"""Losses that hold one prediction against another: discrete-time consistency, distillation by regression."""
+"""Losses between two predictions: discrete-time consistency, distillation by regression."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Losses evaluated with networks: what the methods schedule. No optimiser and no schedule."""
+"""Terms: losses evaluated with networks, which the methods schedule. No optimiser and no schedule."""

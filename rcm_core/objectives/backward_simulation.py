@@ -1,6 +1,4 @@
-"""Backward simulation: how many steps, at which angles (E27; DMD2 arXiv 2405.14867 section 4.4, rCM arXiv
-2510.08431).
-"""
+"""Backward simulation: number of steps and angles (E27; DMD2 arXiv 2405.14867 section 4.4, rCM arXiv 2510.08431)."""
 
 from __future__ import annotations
 
@@ -28,26 +26,26 @@ FlowTime = Annotated[float, Field(gt=0, lt=1)]
 
 
 class SimulationSection(Section):
-    """The parameters of every method that matches distributions."""
+    """Parameters of every method with distribution matching."""
 
     simulation_steps: Count
-    """Update i simulates i mod simulation_steps + 1 steps."""
+    """Maximum number of simulated steps: update i simulates i mod simulation_steps + 1 steps."""
     simulation: Kind = "renoise"
-    """How a simulated step reaches the next time; as ``sampler.kind``."""
+    """How a simulated step reaches the next angle; as ``sampler.kind``."""
     simulation_start: Positive = NOISE_ANGLE
-    """The first angle; 1.5708 means pi/2, pure noise."""
+    """First angle of the simulation; 1.5708 means pi/2, pure noise."""
     dmd_mean: float
-    """p_D: ln tan t ~ N(dmd_mean, dmd_std^2), for the simulation, the matching and the fake score."""
+    """Mean of p_D: ln tan t ~ N(dmd_mean, dmd_std^2), for the simulation, the matching and the fake score."""
     dmd_std: Positive
     dmd_shift: Positive | None = None
-    """p_D: flow times uniform and moved towards noise by this shift (E13), in place of the log-normal (video)."""
+    """Shift of p_D: uniform flow times shifted towards noise (E13) instead of the log-normal (video)."""
     matching_time_min: FlowTime | None = None
     matching_time_max: FlowTime | None = None
-    """Bounds of the flow times at which the student's sample is matched; null: none. The fake score learns all."""
+    """Bounds of the flow times of the matching; null: no bounds. The fake score is trained at all flow times."""
     fake_error: ScoreError = "velocity"
-    """The prediction whose squared error is the fake score's loss: sets its weight over time (E55)."""
+    """Prediction whose squared error is the fake score's loss; it determines the loss's weight over time (E55)."""
     fixed_times: tuple[float, ...] | None
-    """Angles of the simulation after its first, in place of random ones."""
+    """Angles of the simulation after the first; null: random angles."""
 
     @field_validator("simulation_start")
     @classmethod
@@ -74,7 +72,9 @@ class SimulationSection(Section):
     def _bounds(self) -> SimulationSection:
         low, high = self.matching_time_min, self.matching_time_max
         if (low is None) != (high is None):
-            raise ValueError("matching_time_min and matching_time_max come together; set both or neither")
+            raise ValueError(
+                "only one of matching_time_min and matching_time_max is set; set both or neither"
+            )
         if low is not None and high is not None and low >= high:
             raise ValueError(
                 f"matching_time_min = {low:g} is not below matching_time_max = {high:g}; change one of them"
@@ -83,7 +83,7 @@ class SimulationSection(Section):
 
 
 def simulation_times(config: SimulationSection, index: int, batch: int, rng: torch.Generator) -> Tensor:
-    """``[n, batch]`` angles of the ``index``-th update of its kind, n = index mod simulation_steps + 1."""
+    """Return ``[n, batch]`` angles of the ``index``-th update of its kind, n = index mod simulation_steps + 1."""
     n = index % config.simulation_steps + 1
     if config.fixed_times is not None:
         return fixed_angles((config.simulation_start, *config.fixed_times[: n - 1]), batch, rng.device)
@@ -92,7 +92,7 @@ def simulation_times(config: SimulationSection, index: int, batch: int, rng: tor
 
 
 def matching_times(config: SimulationSection, count: int, rng: torch.Generator) -> Tensor:
-    """``[count]`` angles from p_D for the matching: within the bounds, if there are any."""
+    """Sample ``[count]`` angles of the matching from p_D, within the bounds if they are set."""
     low, high = config.matching_time_min, config.matching_time_max
     if low is None or high is None:
         return fake_score_times(config, count, rng)
@@ -102,7 +102,7 @@ def matching_times(config: SimulationSection, count: int, rng: torch.Generator) 
 
 
 def fake_score_times(config: SimulationSection, count: int, rng: torch.Generator) -> Tensor:
-    """``[count]`` angles from p_D."""
+    """Sample ``[count]`` angles of the fake score from p_D."""
     if config.dmd_shift is not None:
         return shifted_angles(count, config.dmd_shift, rng)
     return log_normal_angles(count, config.dmd_mean, config.dmd_std, rng)

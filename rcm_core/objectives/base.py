@@ -1,7 +1,7 @@
-"""A term is a loss with its networks: what the methods schedule.
+"""Terms: losses evaluated with networks, which the methods schedule.
 
-Every term returns a scalar (the mean over the samples that are finite) and detached scalars for the log;
-"nonfinite" is the number of samples that were left out.
+Every term returns a scalar (the mean over the finite samples) and detached scalars for the log;
+"nonfinite" is the number of masked samples.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ class Term(NamedTuple):
 
 
 def unit_noise(rng: torch.Generator, like: Tensor, *steps: int) -> Tensor:
-    """Unit noise [*steps, *like.shape] in the dtype and on the device of ``like``, drawn on the device of
-    ``rng``.
-    """
+    """Sample unit noise [*steps, *like.shape] on the device of ``rng``; convert it to dtype and device of ``like``."""
     draws = torch.randn(*steps, *like.shape, generator=rng, device=rng.device, dtype=like.dtype)
     return draws.to(like.device)
 
 
 def left_out(finite: Tensor) -> Tensor:
-    """How many samples of ``finite`` [B] were left out."""
+    """Return the number of samples that are False in ``finite`` [B]."""
     return (~finite).sum().float()

@@ -1,4 +1,4 @@
-"""The continuous-time consistency term, wherever its states and directions come from."""
+"""The continuous-time consistency term for given states and directions."""
 
 from __future__ import annotations
 
@@ -29,43 +29,43 @@ Weighting = Literal["none", "adaptive", "adaptive_prior"]
 
 
 class Consistency(NamedTuple):
-    """How the term is formed."""
+    """Settings of the consistency term."""
 
     tangent: TangentKind
     r: float = 1.0
-    """Share of the unstable part of the tangent that is used, in [0, 1]."""
+    """Weight of the tangent's unstable part, in [0, 1]."""
     form: WarmupForm = "rcm"
     limit: Limit = "normalise"
     weighting: Weighting = "none"
     """"adaptive": E35; "adaptive_prior": also divided by tan t (E36). Both need the student's log_variance."""
     constant: float = 0.1
-    """c of the tangent's normalisation (E20, E54), in units in which the data have unit variance."""
+    """Constant c of the tangent's normalisation (E20, E54), for data of unit variance."""
 
 
 class States(NamedTuple):
-    """Where the consistency is asked for: states ``x`` [B, ...] at angles ``t`` [B], the direction dx/dt."""
+    """Points of the consistency loss: states ``x`` [B, ...] at angles ``t`` [B], and the direction dx/dt."""
 
     x: Tensor
     t: Tensor
     direction: Tensor
     keep: Tensor | None = None
-    """[B] booleans: rows that do not count at all (they are not counted as non-finite either)."""
+    """[B] booleans; False excludes a row from the loss and from the count of non-finite samples."""
 
 
 def head_of(weighting: Weighting) -> frozenset[str]:
-    """The student's extra (protocols.MethodRequirements) that ``weighting`` takes."""
+    """Return the student's extra (protocols.MethodRequirements) that ``weighting`` needs."""
     return frozenset() if weighting == "none" else frozenset({"log_variance"})
 
 
 def ramp(step: int, length: int) -> float:
-    """Warm-up: 0 at step 0, 1 from step ``length`` on."""
+    """Return the linear warm-up: 0 at step 0, 1 from step ``length`` on."""
     return min(1.0, step / length) if length else 1.0
 
 
 def along_teacher(
     networks: Networks, x0: Tensor, t: Tensor, condition: Condition, rng: torch.Generator
 ) -> States:
-    """``x0`` noised to angles ``t`` [B], and the guided teacher's velocity there."""
+    """Return ``x0`` with noise at angles ``t`` [B], and the guided teacher's velocity there."""
     t = t.to(x0.device)
     x = diffuse(x0, unit_noise(rng, x0), t)
     with torch.no_grad():
@@ -73,13 +73,13 @@ def along_teacher(
 
 
 def along_data(x0: Tensor, t: Tensor, rng: torch.Generator) -> States:
-    """``x0`` noised to angles ``t`` [B], and the velocity of the path through that noise (E2)."""
+    """Return ``x0`` with noise at angles ``t`` [B], and the velocity of the path through that noise (E2)."""
     t, z = t.to(x0.device), unit_noise(rng, x0)
     return States(diffuse(x0, z, t), t, conditional_velocity(x0, z, t))
 
 
 def limit_tangent(g: Tensor, limit: Limit, constant: float) -> Tensor:
-    """The tangent ``g`` [B, ...] of bounded size: by its norm (E20), root mean square (E54) or per element."""
+    """Bound the tangent ``g`` [B, ...] by its norm (E20), its RMS (E54) or per element."""
     match limit:
         case "normalise":
             return normalise_tangent(g, constant)
@@ -90,10 +90,9 @@ def limit_tangent(g: Tensor, limit: Limit, constant: float) -> Tensor:
 
 
 def consistency_term(networks: Networks, states: States, condition: Condition, how: Consistency) -> Term:
-    """The sCM term (E15 to E21).
+    """Return the sCM term (E15 to E21).
 
-    The tangent pass is without gradient and comes first, so a sample that is not finite never enters the
-    gradient pass.
+    The tangent pass has no gradient and runs first, so a non-finite sample never enters the gradient pass.
     """
     x, t, student = states.x, states.t, networks.student
     with torch.no_grad():

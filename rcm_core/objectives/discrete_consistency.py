@@ -1,4 +1,4 @@
-"""Discrete-time consistency: a prediction is drawn to one made nearer to the data, on a grid of flow times."""
+"""Discrete-time consistency: train a prediction to match one at a smaller time, on a grid of flow times."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ def pair_term(
     target: Network | None = None,
     weight: Tensor | None = None,
 ) -> Term:
-    """``loss`` (its kind and c, E41) of the student's f(x, t) to sg[f(near, s)] of ``target`` (None: the student), each
-    sample times ``weight`` [B].
+    """Return the ``loss`` (kind and c, E41) between the student's f(x, t) and sg[f(near, s)] of ``target`` (None: the
+    student), weighted per sample by ``weight`` [B].
     """
     target = target or networks.student
     with torch.no_grad():
         end = predict_x0(pair.near, pair.s, target(pair.near, pair.s, condition))
         finite = finite_mask(end)
-    found = predict_x0(pair.x, pair.t, networks.student(keep_rows(finite, pair.x), pair.t, condition))
-    each = pair_loss(keep_rows(finite, found), keep_rows(finite, end), *loss)
+    prediction = predict_x0(pair.x, pair.t, networks.student(keep_rows(finite, pair.x), pair.t, condition))
+    each = pair_loss(keep_rows(finite, prediction), keep_rows(finite, end), *loss)
     if weight is not None:
         each = each * weight.to(each.dtype)
     return Term(mean_over(finite, each), {"nonfinite": left_out(finite)})
 
 
 class GridSection(Section):
-    """``points`` equal steps of unshifted flow time."""
+    """A grid of ``points`` equal steps in unshifted flow time."""
 
     points: Count
-    """N: steps between noise and data."""
+    """Number N of steps between noise and data."""
     skip: Count
-    """k: how many of them lie between the two sides of a pair."""
+    """Number k of steps between the two sides of a pair."""
     shift: Positive
-    """Of the grid in flow time (E13)."""
+    """Shift of the grid in flow time (E13)."""
 
     @field_validator("skip")
     @classmethod
@@ -72,10 +72,10 @@ class DiscreteSection(GridSection):
     """The discrete-time consistency option of rCM's released code (arXiv 2510.08431)."""
 
     solver: Literal["euler", "rotate"]
-    """euler: x - dt F, as released; rotate: the step that is exact for constant data and noise (E5)."""
+    """Teacher step. euler: x - dt F, as released; rotate: the step that is exact for constant data and noise (E5)."""
 
     def angles(self, size: int, rng: torch.Generator) -> Tensor:
-        """``[k + 1, size]``: from a continuous start, j / N apart in unshifted flow time."""
+        """Return ``[k + 1, size]`` angles at j / N in unshifted flow time below a continuous start."""
         draws = torch.rand(size, generator=rng, device=rng.device, dtype=torch.float64)
         start = 1 - draws * (1 - self.skip / self.points)
         steps = torch.arange(self.skip + 1, device=rng.device, dtype=torch.float64) / self.points
@@ -83,7 +83,7 @@ class DiscreteSection(GridSection):
 
 
 def discrete_term(config: DiscreteSection, networks: Networks, batch: Batch, rng: torch.Generator) -> Term:
-    """f(x, t) is drawn to what it already is k teacher steps nearer to the data (E45)."""
+    """Return the term that trains f(x, t) to match f after k teacher steps towards the data (E45)."""
     angles = config.angles(len(batch.x0), rng).to(batch.x0.device)
     first, last = angles[0], angles[-1]
     x = diffuse(batch.x0, unit_noise(rng, batch.x0), first)

@@ -1,4 +1,4 @@
-"""The terms of distribution matching: a student's own sample, its comparison, the fake score's training."""
+"""The terms of distribution matching: the student's samples, the matching loss, the fake score's loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rcm_core.samplers.few_step import Kind, simulate_to_last_step
 
 
 class Generated(NamedTuple):
-    """Clean samples of the student [B, ...], zeros in the rows that are not ``finite`` [B]."""
+    """Clean samples of the student [B, ...], with zeros in the rows where ``finite`` [B] is False."""
 
     x: Tensor
     finite: Tensor
@@ -26,7 +26,7 @@ class Generated(NamedTuple):
 def generate(
     networks: Networks, batch: Batch, angles: Tensor, rng: torch.Generator, kind: Kind = "renoise"
 ) -> Generated:
-    """Backward simulation (E27) through ``angles`` [n, B]; only the last call carries a gradient."""
+    """Run the backward simulation (E27) through ``angles`` [n, B]; only the last call has a gradient."""
     condition, angles = batch.condition, angles.to(batch.x0.device)
     noise = unit_noise(rng, batch.x0, len(angles) if kind == "renoise" else 1)
     x = simulate_to_last_step(networks.student, noise, condition, angles, kind)
@@ -46,7 +46,7 @@ def matching_term(
     floor: float = SMALLEST_WEIGHT,
     real: Velocity | None = None,
 ) -> Term:
-    """The DMD term (E24, E25): scores of ``real`` (None: the guided teacher) and the fake score at angles ``t`` [B]."""
+    """Return the DMD term (E24, E25) of ``real`` (None: the guided teacher) and the fake score at angles ``t`` [B]."""
     xg, t = made.x, t.to(made.x.device)
     real = real or require(networks.guided_teacher)
     with torch.no_grad():
@@ -58,7 +58,7 @@ def matching_term(
 
 
 def loss_of_gradient(made: Generated, gradient: Tensor) -> Term:
-    """The loss whose gradient at ``made.x`` is twice ``gradient`` [B, ...] (E25)."""
+    """Return the loss whose gradient at ``made.x`` is twice ``gradient`` [B, ...] (E25)."""
     with torch.no_grad():
         finite = made.finite & finite_mask(gradient)
         gradient = keep_rows(finite, gradient)
@@ -75,7 +75,7 @@ def fake_score_term(
     rng: torch.Generator,
     error: ScoreError = "velocity",
 ) -> Term:
-    """The fake score's denoising loss (E26, E55) on samples ``made`` without gradient, at angles ``t`` [B]."""
+    """Return the fake score's denoising loss (E26, E55) on detached samples ``made`` at angles ``t`` [B]."""
     t = t.to(made.x.device)
     finite = made.finite & finite_mask(made.x)
     xg = keep_rows(finite, made.x)

@@ -1,5 +1,5 @@
-"""A guidance scale that the student takes as an input, drawn for every sample (sCM, arXiv 2410.11081, section 5.1;
-SANA-Sprint, arXiv 2503.09641, section 3.2).
+"""Guidance embedding: a random guidance scale per sample as an input of the student (sCM, arXiv 2410.11081, section
+5.1; SANA-Sprint, arXiv 2503.09641, section 3.2).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ Scale = Annotated[float, Field(ge=0)]
 
 
 class GuidanceSection(Section):
-    """The parameters of every method that can embed the guidance scale."""
+    """Parameters of every method that can embed the guidance scale."""
 
     guidance: Annotated[tuple[Scale, ...], Field(min_length=1)] | None
-    """Scales that are drawn and embedded into the student; null: the teacher's own scale, fixed."""
+    """Guidance scales to sample from and to embed into the student; null: only the teacher's own scale."""
     guidance_at: Scale | None
-    """The scale that is folded into the published student."""
+    """Guidance scale that is folded into the published student."""
 
     @model_validator(mode="after")
     def _both(self) -> GuidanceSection:
@@ -31,19 +31,19 @@ class GuidanceSection(Section):
             low, high = min(self.guidance), max(self.guidance)
             if not low <= self.guidance_at <= high:
                 raise ValueError(
-                    f"guidance_at = {self.guidance_at:g} lies outside the scales that are trained, {low:g} to {high:g};"
+                    f"guidance_at = {self.guidance_at:g} is outside the trained scales, {low:g} to {high:g};"
                     " change guidance or guidance_at"
                 )
         return self
 
     @property
     def embedded(self) -> frozenset[str]:
-        """What the student takes for it."""
+        """The student's extra for an embedded scale; empty if ``guidance`` is null."""
         return frozenset() if self.guidance is None else frozenset({"guidance"})
 
 
 def with_scale(config: GuidanceSection, condition: Condition, size: int, rng: torch.Generator) -> Condition:
-    """``condition`` of ``size`` samples with a drawn scale for each under "guidance", if the method embeds it."""
+    """Add a random scale per sample under "guidance" to ``condition`` of ``size`` samples, if the method embeds it."""
     if config.guidance is None:
         return condition
     choices = torch.tensor(config.guidance, device=rng.device)

@@ -1,4 +1,4 @@
-"""The average velocity of a rectified flow (MeanFlow), read from a network that speaks TrigFlow."""
+"""The average velocity of a rectified flow (MeanFlow), computed with a TrigFlow network."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rcm_core.protocols import Condition, Network
 
 FLOW = RectifiedFlow()
 STEP = 5e-3
-"""Of the difference that replaces forward-mode AD (FastGen's for Wan2.1)."""
+"""Step of the finite difference that replaces forward-mode AD (FastGen's value for Wan2.1)."""
 
 
 class FlowState(NamedTuple):
-    """A rectified-flow state ``x`` = (1 - tau) x0 + tau eps [B, ...], its time [B], the velocity ``v`` there."""
+    """A rectified-flow state ``x`` = (1 - tau) x0 + tau eps [B, ...], its time [B], and the velocity ``v`` there."""
 
     x: Tensor
     tau: Tensor
@@ -28,20 +28,20 @@ class FlowState(NamedTuple):
 
 
 def along(states: States) -> FlowState:
-    """TrigFlow ``states`` in rectified-flow variables (E7, E8)."""
+    """Convert TrigFlow ``states`` to rectified-flow variables (E7, E8)."""
     x, t = states.x, states.t
     return FlowState(FLOW.to_network(x, t)[0], flow_time_from_angle(t), FLOW.output(x, t, states.direction))
 
 
 class AverageVelocity(NamedTuple):
-    """u(x, tau) of ``network`` between flow time ``end`` [B] and tau; ``end`` is an embedded input."""
+    """Average velocity u(x, tau) of ``network`` between flow times ``end`` [B], an embedded input, and tau."""
 
     network: Network
     condition: Condition
     end: Tensor
 
     def __call__(self, x: Tensor, tau: Tensor) -> Tensor:
-        """``[B, ...]`` at rectified-flow state ``x`` and time ``tau`` [B]."""
+        """Return u ``[B, ...]`` at rectified-flow state ``x`` and time ``tau`` [B]."""
         t = angle_from_flow_time(tau)
         state = per_sample(t.cos() + t.sin(), x) * x
         F = self.network(state, t, {**self.condition, "end": self.end.to(x.dtype)})
@@ -49,9 +49,9 @@ class AverageVelocity(NamedTuple):
 
     @torch.no_grad()
     def derivative(self, state: FlowState, kind: TangentKind) -> Tensor:
-        """du/dtau along (v, 0, 1): by forward-mode AD, or by a difference where that is not wanted.
+        """Return du/dtau along (v, 0, 1) by forward-mode AD, or by a finite difference, as ``kind`` says.
 
-        The difference is central; it is one-sided where the other side lies outside [end, 1], and 0 where both do.
+        The difference is central; it is one-sided if the other side is outside [end, 1], and 0 if both are.
         """
         x, tau, v = state
         if kind == "exact":
@@ -72,9 +72,9 @@ def guide(
     mix: tuple[float, float],
     rows: Tensor,
 ) -> FlowState:
-    """``state`` with its velocity guided by ``network`` in ``rows`` [B] (E50).
+    """Return ``state`` with its velocity guided by ``network`` in ``rows`` [B] (E50).
 
-    ``conditions`` are its own and the null one, ``mix`` is omega and kappa.
+    ``conditions``: the state's own and the null condition; ``mix``: omega and kappa.
     """
     own, null = (AverageVelocity(network, c, state.tau)(state.x, state.tau) for c in conditions)
     mixed = guided_velocity(state.v, own, null, *mix)

@@ -119,7 +119,7 @@ def test_a_sampler_comes_with_the_method_and_its_lists_can_be_overridden(project
         ),
         (
             "method=scm method.guidance=[4,5] method.guidance_at=50",
-            "guidance_at = 50 lies outside the scales that",
+            "guidance_at = 50 is outside the trained scales",
         ),
         (
             "method=tbcm method.trajectories=recorded method.pairs=200 trajectories.keep_trajectories=true",

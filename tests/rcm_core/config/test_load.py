@@ -90,7 +90,7 @@ def load(folder: Path, values: dict[str, Any]) -> Any:
         (
             "method.matching_time_min",
             0.02,
-            r"matching_time_min and matching_time_max come together; set both or neither",
+            r"only one of matching_time_min and matching_time_max is set; set both or neither",
         ),
         ("method.simulation_start", 1.6, r"simulation_start = 1\.6: .*at most pi/2, written 1\.5708"),
         ("train.parallel.replicas", 3, r"2 workers do not divide by train\.parallel\.replicas = 3; change"),

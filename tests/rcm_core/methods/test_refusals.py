@@ -31,7 +31,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "dmd2",
         {"matching_time_min": 0.2},
-        "matching_time_min and matching_time_max come together; set both or neither",
+        "only one of matching_time_min and matching_time_max is set; set both or neither",
     ),
     (
         "rcm",

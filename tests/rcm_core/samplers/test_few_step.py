@@ -67,7 +67,7 @@ def test_walk_stops_before_the_last_call_and_carries_no_gradient():
 @pytest.mark.parametrize(
     ("angles", "message"),
     [
-        ((1.5, 1.0, 0.5), r"3 angles \(renoise\) but noise for 2"),
+        ((1.5, 1.0, 0.5), r"3 angles \(renoise\) but 2 noise tensors"),
         ((1.0, 1.5), "descend"),
         ((1.0, 1.0), "descend"),
     ],

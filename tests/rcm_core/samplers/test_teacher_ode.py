@@ -64,7 +64,7 @@ def test_e14_the_other_grids_converge_at_first_order(grid):
 
 
 def test_a_grid_is_euler_s_alone():
-    with pytest.raises(InputError, match="grid = 'linear' is for the solver 'euler'"):
+    with pytest.raises(InputError, match="grid = 'linear' needs the solver 'euler'"):
         error("unipc", 2, "linear")
     with pytest.raises(InputError, match="unknown grid 'cosine'; choose scheduler or linear or karras"):
         error("euler", 2, "cosine")

@@ -261,7 +261,7 @@ def test_a_damaged_checkpoint_is_named_in_one_sentence(
     place.unlink()
     if content is not None:
         place.write_bytes(content)
-    with pytest.raises(InputError, match=r"step_00000002.* remove .*step_00000002 to go on") as caught:
+    with pytest.raises(InputError, match=r"step_00000002.* remove .*step_00000002 to resume") as caught:
         trainer(folder, tmp_path, healthy)
     assert "Traceback" not in str(caught.value)
     assert [
@@ -272,7 +272,7 @@ def test_a_damaged_checkpoint_is_named_in_one_sentence(
 def test_a_checkpoint_of_other_ema_lengths_or_networks_is_not_loaded(folder: Path, tmp_path: Path) -> None:
     trainer(folder, tmp_path, healthy, iterations=2).run()
     with pytest.raises(
-        InputError, match=r"checkpoint .*step_00000002 cannot be read .*remove .* to go on"
+        InputError, match=r"checkpoint .*step_00000002 cannot be read .*remove .* to resume"
     ) as caught:
         trainer(folder, tmp_path, healthy, ema_lengths=(0.05,))
     assert "Traceback" not in str(caught.value)

@@ -118,6 +118,6 @@ def test_what_does_not_divide_is_refused(tmp_path: Path) -> None:
     alone(denoiser, 2)
     _, condition = denoiser.family.example(denoiser.network.config, 1, torch.Generator().manual_seed(0))
     with pytest.raises(
-        InputError, match=r"a state has 9 tokens, which do not divide over train\.parallel\.context = 2"
+        InputError, match=r"a sample has 9 tokens, which train\.parallel\.context = 2 does not divide"
     ):
         denoiser(torch.zeros(1, 4, 1, 6, 6), torch.tensor([1.0]), condition)

@@ -1,5 +1,5 @@
-"""Kernels, each beside its plain-torch reference. No configuration, no environment variables, no replacement
-on import.
+"""Kernels, each with a plain-torch reference. No configuration, no environment variables, no replacement of torch
+functions on import.
 """
 
 from rcm_kernels.attention_jvp import attention, attention_jvp

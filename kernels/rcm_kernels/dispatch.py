@@ -1,4 +1,4 @@
-"""Which implementation of a kernel runs: named by the caller, or chosen by stated rules."""
+"""Choice of a kernel's implementation: named by the caller, or by the rules of ``choose_backend``."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ from torch import Tensor
 BACKENDS = ("reference", "chunked", "triton")
 
 LONG_KEYS = 1024
-"""From this many keys on, "auto" streams over blocks of keys instead of forming the whole score matrix."""
+"""Minimum number of keys for "auto" to stream over blocks of keys instead of forming the whole score matrix."""
 LARGEST_WIDTH = 256
-"""Of a head, in the Triton kernels."""
+"""Maximum head dimension of the Triton kernels."""
 
 LARGEST_FLOAT32 = 64
-"""Of a head in float32 for "auto": real float32 products have no tensor cores, and wider ones spill registers."""
+"""Maximum float32 head dimension for "auto": real float32 products use no tensor cores, and wider heads spill."""
 
 log = logging.getLogger("rcm_kernels")
 
 
 def choose_backend(requested: str, q: Tensor, k: Tensor, v: Tensor) -> str:
-    """The backend for q [b, h, n, d], k [b, g, m, d], v [b, g, m, e]; ValueError says why a requested one cannot
-    be had.
+    """Return the backend for q [b, h, n, d], k [b, g, m, d], v [b, g, m, e].
 
-    "auto": triton on a GPU where it can be had and does not spill; else chunked for long keys and reference for
-    short ones.
+    "auto": triton on a GPU if it is available and does not spill; else chunked for long keys and reference for
+    short ones. ValueError says why a requested backend is not available.
     """
     if requested not in ("auto", *BACKENDS):
         raise ValueError(f"unknown backend {requested!r}; use {_list_names()}")
@@ -45,14 +44,12 @@ def choose_backend(requested: str, q: Tensor, k: Tensor, v: Tensor) -> str:
 
 
 def why_not_triton(device: str, dtype: torch.dtype, width: int) -> str | None:
-    """Why the Triton kernels cannot take this; None if they can."""
+    """Return why the Triton kernels do not support these inputs; None if they do."""
     interpreted = triton_interprets()
     if interpreted is None:
         return "Triton is not installed (pip install triton, on Linux)"
     if device != "cuda" and not interpreted:
-        return (
-            f"the tensors are on {device} and Triton does not interpret (TRITON_INTERPRET=1 before the start)"
-        )
+        return f"the tensors are on {device} and Triton's interpreter is off (set TRITON_INTERPRET=1 before the start)"
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"its kernels take float32, float16 and bfloat16, not {str(dtype).removeprefix('torch.')}"
     if width > LARGEST_WIDTH:

@@ -1,4 +1,4 @@
-"""Attention without a tangent, by the best that this machine has: chosen once per device, logged, shown by doctor."""
+"""Attention without a tangent by the fastest available backend: chosen once per device, logged, shown by doctor."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from torch.overrides import TorchFunctionMode
 log = logging.getLogger("rcm_kernels")
 
 FLASH_WIDTH = 256
-"""Largest head of flash-attn."""
+"""Maximum head dimension of flash-attn."""
 HOPPER = (9, 0)
-"""From here on cuDNN's attention is faster than PyTorch's own flash attention."""
+"""Compute capability from which cuDNN's attention is faster than PyTorch's flash attention."""
 
 
 @cache
 def plain_backend(device: torch.device) -> str:
-    """flash-attn where it is installed (extra ``gpu``), else cudnn or flash, PyTorch's own; torch on a CPU."""
+    """Return flash-attn if it is installed (extra ``gpu``), else PyTorch's cudnn or flash; torch on a CPU."""
     if device.type != "cuda":
         chosen = "torch"
     elif _has_flash_attn():
@@ -39,7 +39,7 @@ def plain_backend(device: torch.device) -> str:
 
 
 def _has_flash_attn() -> bool:
-    """Whether it is installed and made for this torch."""
+    """Return whether flash-attn is installed and works with this torch."""
     try:
         importlib.import_module("flash_attn")
     except ImportError:
@@ -48,10 +48,10 @@ def _has_flash_attn() -> bool:
 
 
 class plain_attention(TorchFunctionMode):  # noqa: N801
-    """``with plain_attention():`` every ``scaled_dot_product_attention`` without a tangent runs on that backend.
+    """Within ``with plain_attention():`` every ``scaled_dot_product_attention`` without a tangent uses that backend.
 
-    What it does not take (masks for flash-attn, dtypes, widths) goes to the next best; what has a tangent goes to
-    the mode that was entered before.
+    Calls that it does not support (masks for flash-attn, dtypes, widths) use the next best; calls with a tangent go to
+    the outer mode.
     """
 
     def __torch_function__(
@@ -71,7 +71,7 @@ class plain_attention(TorchFunctionMode):  # noqa: N801
 
 @contextmanager
 def fastest_attention() -> Iterator[None]:
-    """``plain_attention`` where there is a GPU; on a CPU everything stays as it is."""
+    """Use ``plain_attention`` on a machine with a GPU; without effect on a CPU."""
     with plain_attention() if torch.cuda.is_available() else nullcontext():
         yield
 
@@ -100,9 +100,9 @@ def _plain(
 
 
 def _flash_takes(query: Tensor, value: Tensor, options: Mapping[str, Any]) -> bool:
-    """Self-attention and cross-attention alike: half precision, one width for all."""
+    """Return whether flash-attn supports the call, self- or cross-attention: half precision, one width for all."""
     fits = query.dtype in (torch.float16, torch.bfloat16) and query.ndim == 4
     widths = query.shape[-1] == value.shape[-1] <= FLASH_WIDTH
-    # its causal mask ends at the last key, PyTorch's begins at the first: the same for equal lengths only
+    # its causal mask is aligned to the last key, PyTorch's to the first: they agree only for equal lengths
     corners = not options.get("is_causal") or query.shape[-2] == value.shape[-2]
     return fits and widths and corners and not options.get("dropout_p") and not options.get("enable_gqa")

@@ -52,7 +52,7 @@ def test_dtypes_that_do_not_fit(change, message):
     [
         ({"attn_mask": torch.ones(7, 12)}, r"shape \[7, 12\], which does not broadcast to \[1, 2, 7, 13\]"),
         ({"attn_mask": torch.ones(7, 13, dtype=torch.int32)}, "a boolean .* or a floating mask"),
-        ({"attn_mask": torch.ones(7, 13, requires_grad=True)}, "masks are constants here; detach it"),
+        ({"attn_mask": torch.ones(7, 13, requires_grad=True)}, "masks must be constant; detach it"),
         (
             {"key_lengths": torch.tensor([3, 4])},
             r"key_lengths is int64 \[2\] on cpu, expected 1 integers on cpu",

@@ -197,9 +197,9 @@ def test_what_does_not_fit_is_refused_in_a_sentence() -> None:
         pairs.modulated_norm(x, None, scale=torch.zeros(2, 3, 8))
     with pytest.raises(ValueError, match="unknown norm 'batch'; use layer or rms"):
         pairs.modulated_norm(x, None, kind="batch")
-    with pytest.raises(ValueError, match="a tangent of scale or shift came without the value itself"):
+    with pytest.raises(ValueError, match="scale or shift has a tangent but no value"):
         pairs.modulated_norm(x, None, tscale=x)
-    with pytest.raises(ValueError, match=r"h has shape \[2, 4, 8\], expected \[2, 5, 8\] as x"):
+    with pytest.raises(ValueError, match=r"h has shape \[2, 4, 8\], expected the shape \[2, 5, 8\] of x"):
         pairs.gated_residual(x, None, x[:, :4], None, x, None)
     with pytest.raises(ValueError, match="unknown activation 'relu'; use gelu, gelu_tanh, silu"):
         pairs.gated_activation(x, None, kind="relu")

@@ -39,7 +39,7 @@ def query_kernel(
     CAUSAL: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
     DESCRIBED: tl.constexpr,
 ):  # fmt: skip
-    """dQ of a block of queries of one head: a walk over its keys. lse, delta float32 [b, h, n]."""
+    """Compute dQ of a block of queries of one head in a loop over its keys. lse, delta float32 [b, h, n]."""
     row_of_heads, first = place_of(row_end, BLOCK_M)
     batch, head = row_of_heads // heads, row_of_heads % heads
     shared = head // group
@@ -75,7 +75,7 @@ def key_kernel(
     CAUSAL: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
     DESCRIBED: tl.constexpr,
 ):  # fmt: skip
-    """dK, dV of a block of keys: a walk over the queries of all heads that share them."""
+    """Compute dK, dV of a block of keys in a loop over the queries of all heads that share them."""
     shares = heads // group
     row_of_heads, first = place_of(key_end, BLOCK_N)
     batch, shared = row_of_heads // shares, row_of_heads % shares
@@ -113,11 +113,11 @@ def key_kernel(
 def backward(
     q: Tensor, k: Tensor, v: Tensor, result: Result, gradient: Tensor, options: Options
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v for ``gradient`` of the output, from the saved output and log-sum-exp."""
+    """Return gradients of q, k, v for ``gradient`` of the output, from the saved output and log-sum-exp."""
     batch, heads, rows, dim = q.shape
     shared, keys, width = k.shape[1], k.shape[2], v.shape[3]
     delta = (gradient.float() * result.out.float()).sum(-1)
-    # a row that attends to nothing has lse = -inf; from +inf its probabilities come out as zero
+    # a fully masked row has lse = -inf; with +inf instead its probabilities are zero
     lse = result.lse.masked_fill(result.lse == -torch.inf, torch.inf)
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     mask, mask_strides = mask_of(options, (batch, heads, rows, keys))

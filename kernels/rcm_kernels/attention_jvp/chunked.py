@@ -1,7 +1,7 @@
 """The streaming form (E32) in plain torch: memory grows linearly with the length.
 
-Running maximum m, normaliser l, output and one tangent accumulator that takes both P dV and H V, and the row
-sum rho of H; all are rescaled when the maximum moves. The same blocks serve the gradient of the primal.
+It keeps the running maximum m, the normaliser l, the output, one tangent accumulator for both P dV and H V, and the
+row sum rho of H; all are rescaled when the maximum changes. The gradient of the primal uses the same blocks.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from torch import Tensor
 from rcm_kernels.attention_jvp.problem import Options, Result, Tangents, score_tangent, scores
 
 BLOCK = 256
-"""Keys per block."""
+"""Number of keys per block."""
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Options) -> Result:
-    """Inputs [b, h, n, d], [b, h, m, d] in the accumulation dtype."""
+    """Compute the result for inputs [b, h, n, d], [b, h, m, d] in the accumulation dtype."""
     maximum = q.new_full((*q.shape[:-1], 1), -torch.inf)
     normaliser, rho = torch.zeros_like(maximum), torch.zeros_like(maximum)
     out = q.new_zeros(*q.shape[:-1], v.shape[-1])
@@ -26,7 +26,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Option
         kb, vb = k[..., block, :], v[..., block, :]
         S = scores(q, kb, options, first)
         previous, maximum = maximum, torch.maximum(maximum, S.amax(-1, keepdim=True))
-        # -inf - -inf is nan: a row that has met no key yet is measured from 0, where exp(-inf) = 0
+        # -inf - -inf is nan: a row without a key so far uses the origin 0, where exp(-inf) = 0
         origin = maximum.masked_fill(maximum == -torch.inf, 0)
         P, decay = (S - origin).exp(), (previous - origin).exp()
         normaliser = decay * normaliser + P.sum(-1, keepdim=True)
@@ -42,7 +42,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Option
             tangent, rho = tangent + H @ vb, rho + H.sum(-1, keepdim=True)
         if moved.v is not None:
             tangent = tangent + P @ moved.v
-    # l = 0 only for a row that may attend to nothing: all its accumulators are zero and stay so
+    # l = 0 only for a fully masked row: all its accumulators are and stay zero
     inverse = 1 / normaliser.masked_fill(normaliser == 0, 1)
     out = out * inverse
     if tangent is not None:
@@ -53,7 +53,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Option
 def backward(
     q: Tensor, k: Tensor, v: Tensor, result: Result, gradient: Tensor, options: Options
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v for ``gradient`` of the output, from the saved output and log-sum-exp."""
+    """Return gradients of q, k, v for ``gradient`` of the output, from the saved output and log-sum-exp."""
     dq, dk, dv = torch.zeros_like(q), torch.empty_like(k), torch.empty_like(v)
     lse = result.lse.masked_fill(result.lse == -torch.inf, torch.inf)
     delta = (gradient * result.out).sum(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""The Triton launches as operators that torch.compile takes as they are: it cannot trace the launches themselves."""
+"""The Triton launches as custom operators for torch.compile, which cannot trace the launches themselves."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def forward_op(
     scale: float,
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Output, tangent (empty without tangents) and log-sum-exp."""
-    found = triton_forward.forward(q, k, v, Tangents(tq, tk, tv), Options(mask, scale, causal, lengths))
-    return found.out, q.new_empty(0) if found.tangent is None else found.tangent, found.lse
+    """Return output, tangent (empty without tangents) and log-sum-exp."""
+    result = triton_forward.forward(q, k, v, Tangents(tq, tk, tv), Options(mask, scale, causal, lengths))
+    return result.out, q.new_empty(0) if result.tangent is None else result.tangent, result.lse
 
 
 @forward_op.register_fake
@@ -62,7 +62,7 @@ def backward_op(
     scale: float,
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v."""
+    """Return the gradients of q, k, v."""
     saved = Result(out, None, lse)
     return triton_backward.backward(q, k, v, saved, gradient, Options(mask, scale, causal, lengths))
 
@@ -73,7 +73,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, *others: object) -> tuple[Tensor, Tensor,
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Options) -> Result:
-    """As ``forward.forward``, in a graph."""
+    """Run ``forward.forward`` inside a compiled graph."""
     mask, scale, causal, lengths = options
     out, tangent, lse = forward_op(q, k, v, *tangents, mask, lengths, scale, causal)
     return Result(out, None if tangents.absent else tangent, lse)
@@ -82,9 +82,9 @@ def forward(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Option
 def backward(
     q: Tensor, k: Tensor, v: Tensor, result: Result, gradient: Tensor, options: Options
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As ``backward.backward``, in a graph."""
+    """Run ``backward.backward`` inside a compiled graph."""
     mask, scale, causal, lengths = options
-    found: tuple[Tensor, Tensor, Tensor] = backward_op(
+    gradients: tuple[Tensor, Tensor, Tensor] = backward_op(
         q, k, v, result.out, result.lse, gradient, mask, lengths, scale, causal
     )
-    return found
+    return gradients

@@ -1,6 +1,6 @@
-"""Tile sizes that ship: chosen by architecture, head dimension, dtype and what moves; no timing at run time.
+"""Default tile sizes by architecture, head dimension, dtype and tangents; no timing at run time.
 
-``tuned.json`` overrides a rule where a measurement on that architecture found better (experiments/kernels/tune.py).
+``tuned.json`` overrides a rule by a faster measured configuration (experiments/kernels/tune.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rcm_kernels.dispatch import triton_interprets
 
 
 class Config(NamedTuple):
-    """Rows and keys of a tile, and how Triton compiles it."""
+    """Rows and keys of a tile, and Triton's compile options."""
 
     block_m: int
     block_n: int
@@ -27,46 +27,46 @@ class Config(NamedTuple):
 
 
 class Case(NamedTuple):
-    """What a configuration depends on."""
+    """The properties that a configuration depends on."""
 
     arch: int
-    """Compute capability, as in 90; 0 in the interpreter."""
+    """Compute capability, for example 90; 0 in the interpreter."""
     dim: int
-    """Of queries and keys."""
+    """Head dimension of queries and keys."""
     width: int
-    """Of values."""
+    """Head dimension of values."""
     kind: str
-    """fp32, bf16 or fp16."""
+    """Dtype: fp32, bf16 or fp16."""
     moved: str
-    """Which of q, k, v have a tangent, as in "q" or "qkv"."""
+    """Those of q, k, v that have a tangent, for example "q" or "qkv"."""
     described: bool
-    """Whether tiles are read through tensor descriptors, else through pointers."""
+    """True if tiles are read through tensor descriptors, else through pointers."""
 
     @property
     def size(self) -> int:
-        """Columns of the widest tile."""
+        """Number of columns of the widest tile."""
         return max(pad_width(self.dim), pad_width(self.width))
 
     @property
     def aligned(self) -> bool:
-        """Rows of a width that is no multiple of 16 are read in smaller pieces, which takes registers."""
+        """True if all widths are multiples of 16; other rows are read in smaller pieces, which needs more registers."""
         return self.dim % 16 == 0 == self.width % 16
 
 
 KINDS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 INTERPRETER = Config(16, 16, 4, 1)
-"""In the interpreter a tile costs milliseconds whatever its size; small ones show ragged edges."""
+"""Configuration of the interpreter, where a tile of any size costs milliseconds; small tiles test ragged edges."""
 
 DESCRIPTORS = (90, 100, 103)
-"""Architectures where whole tiles are copied by hardware (TMA) and there is shared memory for them."""
+"""Architectures that copy whole tiles by hardware (TMA) and have enough shared memory for them."""
 
 SMALL = (86, 87, 89, 120, 121)
-"""Architectures with 99 KiB of shared memory for a block."""
+"""Architectures with 99 KiB of shared memory per block."""
 
 
 def case_of(q: Tensor, v: Tensor, tangents: Tangents, describable: bool) -> Case:
-    """The case of inputs [b, h, n, d] and [b, g, m, e]; the interpreter reads descriptors wherever it can."""
+    """Return the case of inputs [b, h, n, d] and [b, g, m, e]; the interpreter uses descriptors whenever possible."""
     moved = "".join(name for name, x in zip("qkv", tangents) if x is not None)
     arch, kind = _architecture(q.device), KINDS[q.dtype]
     described = describable and (arch == 0 or (arch in DESCRIPTORS and kind != "fp32"))
@@ -74,7 +74,7 @@ def case_of(q: Tensor, v: Tensor, tangents: Tangents, describable: bool) -> Case
 
 
 def pad_width(width: int) -> int:
-    """The power of two, 16 or more, that holds ``width`` columns."""
+    """Return the smallest power of two that is at least 16 and ``width``."""
     return max(16, 1 << (width - 1).bit_length())
 
 
@@ -87,37 +87,39 @@ def _architecture(device: torch.device) -> int:
 
 
 def forward_config(case: Case) -> Config:
-    """For ``forward_kernel``: tuned, else the largest tile that spills nothing on sm_90 (experiments.kernels.aot)."""
+    """Return the tuned configuration of ``forward_kernel``, else the largest tile without spills on sm_90
+    (experiments.kernels.aot).
+    """
     if case.arch == 0:
         return INTERPRETER
     return find_tuned("forward", case) or (_described_forward(case) if case.described else _forward(case))
 
 
 def backward_config(case: Case) -> Config:
-    """For both kernels of the gradient, by the same rule."""
+    """Return the configuration of both gradient kernels, by the same rule as ``forward_config``."""
     if case.arch == 0:
         return INTERPRETER
     return find_tuned("backward", case) or (_described_backward(case) if case.described else _backward(case))
 
 
 def find_tuned(kernel: str, case: Case) -> Config | None:
-    """What ``tuned.json`` has for this very case."""
-    found = _table().get(f"sm_{case.arch}", {}).get(key_of(kernel, case))
-    return Config(*found) if found else None
+    """Return the configuration of ``case`` in ``tuned.json``, None if it has none."""
+    values = _table().get(f"sm_{case.arch}", {}).get(key_of(kernel, case))
+    return Config(*values) if values else None
 
 
 def key_of(kernel: str, case: Case) -> str:
-    """A case as ``tuned.json`` names it."""
+    """Return the key of ``case`` in ``tuned.json``."""
     how = "descriptors" if case.described else "pointers"
     return f"{kernel} {case.dim}x{case.width} {case.kind} d({case.moved}) {how}"
 
 
 @cache
 def _table() -> dict[str, dict[str, list[int]]]:
-    found: dict[str, dict[str, list[int]]] = json.loads(
+    table: dict[str, dict[str, list[int]]] = json.loads(
         resources.files(__package__).joinpath("tuned.json").read_text(encoding="utf-8")
     )
-    return found
+    return table
 
 
 def _forward(case: Case) -> Config:
@@ -140,7 +142,7 @@ def _forward(case: Case) -> Config:
 
 
 def _described_forward(case: Case) -> Config:
-    """Tiles that hardware copies need no registers for addresses."""
+    """Return the tile with descriptors, which is larger because hardware copies need no registers for addresses."""
     moved = min(len(case.moved), 2)
     if case.size <= 64:
         return (Config(128, 128, 8, 3), Config(128, 128, 8, 2), Config(128, 128, 8, 2))[moved]

@@ -1,6 +1,6 @@
 """The streaming form (E32) as one Triton kernel: output, tangent and log-sum-exp in one pass over the keys.
 
-One accumulator takes both P dV and H V. What is absent (a tangent, a mask, key lengths) is compiled out.
+One accumulator takes both P dV and H V. Absent inputs (a tangent, a mask, key lengths) are compiled out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def finish(
     E: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_E: tl.constexpr, DESCRIBED: tl.constexpr,
 ):  # fmt: skip
     """Normalise the accumulators of a block of queries and store output, tangent and log-sum-exp."""
-    # the normaliser is 0 only for a row that may attend to nothing: all its accumulators are zero and stay so
+    # the normaliser is 0 only for a fully masked row: all its accumulators are and stay zero
     divisor = tl.where(normaliser == 0, 1.0, normaliser)
     inverse = 1.0 / divisor
     o = o * inverse[:, None]
@@ -60,7 +60,7 @@ def forward_kernel(
     CAUSAL: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr, WIDE: tl.constexpr,
     DESCRIBED: tl.constexpr,
 ):  # fmt: skip
-    """A block of queries of one head against all its keys.
+    """Compute a block of queries of one head with all its keys.
 
     q, tq [b, h, n, D]; k, tk [b, h / group, m, D]; v, tv [b, h / group, m, E]; lengths [b] or None; out and
     tangent [b, h, n, E]; lse float32 [b, h, n].
@@ -85,7 +85,7 @@ def forward_kernel(
         ks = tile(k, k_strides, batch, shared, start, end, BLOCK_N, BLOCK_D, D, WHOLE, WIDE, DESCRIBED)
         S = scores(qs, ks, mask, mask_strides, rows, columns, row_end, end, scale, CAUSAL, WHOLE, PRECISION)
         previous, maximum = maximum, tl.maximum(maximum, tl.max(S, 1))
-        # -inf - -inf is nan: a row that has met no key yet is measured from 0, where exp2(-inf) = 0
+        # -inf - -inf is nan: a row without a key so far uses the origin 0, where exp2(-inf) = 0
         origin = tl.where(maximum == float("-inf"), 0.0, maximum)
         P, decay = tl.exp2(S - origin[:, None]), tl.exp2(previous - origin)
         normaliser = decay * normaliser + tl.sum(P, 1)
@@ -118,7 +118,7 @@ def forward_kernel(
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Options) -> Result:
-    """Inputs [b, h, n, d], [b, g, m, d], [b, g, m, e] of any strides, h a multiple of g; one launch."""
+    """Launch the kernel for inputs [b, h, n, d], [b, g, m, d], [b, g, m, e] of any strides, h a multiple of g."""
     batch, heads, rows, dim = q.shape
     shared, keys, width = k.shape[1], k.shape[2], v.shape[3]
     out = torch.empty_like(q) if width == dim else q.new_empty(batch, heads, rows, width)

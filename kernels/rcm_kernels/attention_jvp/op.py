@@ -1,4 +1,4 @@
-"""The operator: one autograd.Function with a forward-mode rule and a gradient, and two ways to call it."""
+"""The operator: one autograd.Function with a forward-mode rule and a gradient, and two public functions."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ def attention_jvp(
     layout: str = "bhnd",
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Softmax attention and its tangent along (``tq``, ``tk``, ``tv``), both [b, h, n, e] in the dtype of
+    """Return softmax attention and its tangent along (``tq``, ``tk``, ``tv``), both [b, h, n, e] in the dtype of
     ``q``.
 
-    q [b, h, n, d], k [b, h, m, d], v [b, h, m, e], of any strides; with ``layout="bnhd"`` heads come third, here
-    and in the results. A tangent of None is zero and costs nothing. ``attn_mask``, ``is_causal``, ``scale`` and
-    ``enable_gqa`` (k and v have fewer heads, each for several of q) are those of
-    ``torch.nn.functional.scaled_dot_product_attention``; of sequence i the first ``key_lengths[i]`` keys count. The
-    output carries a gradient to q, k, v; the tangent carries none. A row that may attend to nothing gives zeros.
+    q [b, h, n, d], k [b, h, m, d], v [b, h, m, e], with any strides; with ``layout="bnhd"`` heads come third in
+    inputs and results. A tangent of None is zero and costs nothing. ``attn_mask``, ``is_causal``, ``scale`` and
+    ``enable_gqa`` (k and v have fewer heads, each shared by several of q) are those of
+    ``torch.nn.functional.scaled_dot_product_attention``. Sequence i attends to its first ``key_lengths[i]`` keys. The
+    output has a gradient to q, k, v; the tangent has none. A fully masked row returns zeros.
     Accumulates in float32 (float64 for float64 inputs). Source: rCM, arXiv 2510.08431, section 4 (E31, E32).
-    ValueError for what does not fit or a backend that cannot be had.
+    ValueError for inputs that do not fit or a backend that is not available.
     """
-    given = [_laid_out(x, layout) for x in (q, k, v, tq, tk, tv)]
-    options = _options(given, attn_mask, is_causal, scale, enable_gqa, key_lengths)
-    chosen = choose_backend(backend, *given[:3])
-    out, tangent, _ = _apply(*given, options, chosen)
-    found = out, torch.zeros_like(out) if tangent is None else tangent
-    return found if layout == "bhnd" else (found[0].transpose(1, 2), found[1].transpose(1, 2))
+    inputs = [_laid_out(x, layout) for x in (q, k, v, tq, tk, tv)]
+    options = _options(inputs, attn_mask, is_causal, scale, enable_gqa, key_lengths)
+    chosen = choose_backend(backend, *inputs[:3])
+    out, tangent, _ = _apply(*inputs, options, chosen)
+    results = out, torch.zeros_like(out) if tangent is None else tangent
+    return results if layout == "bhnd" else (results[0].transpose(1, 2), results[1].transpose(1, 2))
 
 
 def attention(
@@ -62,12 +62,12 @@ def attention(
     enable_gqa: bool = False,
     backend: str = "auto",
 ) -> Tensor:
-    """``scaled_dot_product_attention`` that forward-mode AD and reverse-mode AD go through."""
+    """Compute ``scaled_dot_product_attention`` with support for forward-mode and reverse-mode AD."""
     options = _options([q, k, v, None, None, None], attn_mask, is_causal, scale, enable_gqa, None)
     chosen = choose_backend(backend, q, k, v)
     if torch.is_grad_enabled():
         return _apply(q, k, v, None, None, None, options, chosen)[0]
-    # without gradient the value and the tangent come out of one pass over the keys
+    # without gradient one pass over the keys computes value and tangent
     (q, tq), (k, tk), (v, tv) = _unpack(q), _unpack(k), _unpack(v)
     result = _run(q, k, v, Tangents(tq, tk, tv), options, chosen)
     if result.tangent is None:
@@ -77,9 +77,9 @@ def attention(
 
 
 class _Attention(torch.autograd.Function):
-    """(out, tangent along the given tangents or None, log-sum-exp); only ``out`` is differentiable.
+    """Attention as (out, its tangent or None, log-sum-exp); only ``out`` is differentiable.
 
-    torch.compile traces this class as it is, and refuses one with rules of its own for jvp and vmap.
+    torch.compile can trace this class, but rejects a class with its own rules for jvp and vmap.
     """
 
     @staticmethod
@@ -113,12 +113,12 @@ class _Attention(torch.autograd.Function):
             return (None,) * 8
         q, k, v, out, lse = ctx.saved_tensors
         result = Result(out, None, lse)
-        found = _backward(ctx.backend, q, k, v, result, gradients[0], ctx.options)
-        return (*found, None, None, None, None, None)
+        input_gradients = _backward(ctx.backend, q, k, v, result, gradients[0], ctx.options)
+        return (*input_gradients, None, None, None, None, None)
 
 
 class _Transformed(_Attention):
-    """With the rules that forward-mode AD and vmap ask for."""
+    """Attention with the rules of forward-mode AD and vmap."""
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, None, None]:
@@ -129,7 +129,7 @@ class _Transformed(_Attention):
     def vmap(
         info: Any, in_dims: tuple[int | None, ...], *inputs: Any
     ) -> tuple[tuple[Tensor | None, ...], tuple[int | None, ...]]:
-        """The mapped dimension joins the batch."""
+        """Fold the mapped dimension into the batch."""
         size = info.batch_size
         *tensors, options, backend = inputs
 
@@ -140,19 +140,19 @@ class _Transformed(_Attention):
             return x.flatten(0, 1)
 
         joined = [join(x, dim) for x, dim in zip(tensors, in_dims)]
-        found = _apply(*joined, options.repeat(size), backend)
-        parted = tuple(None if x is None else x.reshape(size, -1, *x.shape[1:]) for x in found)
+        results = _apply(*joined, options.repeat(size), backend)
+        parted = tuple(None if x is None else x.reshape(size, -1, *x.shape[1:]) for x in results)
         return parted, tuple(None if x is None else 0 for x in parted)
 
 
 def _apply(*inputs: Any) -> tuple[Tensor, Tensor | None, Tensor]:
     function = _Attention if torch.compiler.is_compiling() else _Transformed
-    found: tuple[Tensor, Tensor | None, Tensor] = function.apply(*inputs)  # type: ignore[no-untyped-call]
-    return found
+    results: tuple[Tensor, Tensor | None, Tensor] = function.apply(*inputs)  # type: ignore[no-untyped-call]
+    return results
 
 
 def _run(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Options, backend: str) -> Result:
-    """Output and tangent in the dtype of ``q``."""
+    """Return the result with output and tangent in the dtype of ``q``."""
     if backend != "triton":
         return torch_route.forward(q, k, v, tangents, options, backend)
     if torch.compiler.is_compiling():
@@ -163,7 +163,7 @@ def _run(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Options, 
 
 
 def _backward(backend: str, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v."""
+    """Return the gradients of q, k, v."""
     if backend != "triton":
         return torch_route.backward(*given)
     if torch.compiler.is_compiling():
@@ -179,28 +179,30 @@ def _unpack(x: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 def _laid_out(x: Any, layout: str) -> Any:
-    """A view [b, h, n, d]."""
+    """Return a view [b, h, n, d]."""
     if layout not in LAYOUTS:
         raise ValueError(f"unknown layout {layout!r}; use {' or '.join(map(repr, LAYOUTS))}")
     return x if x is None or layout == "bhnd" or x.ndim != 4 else x.transpose(1, 2)
 
 
 def _options(
-    given: list[Any],
+    inputs: list[Any],
     mask: Tensor | None,
     causal: bool,
     scale: float | None,
     enable_gqa: bool,
     lengths: Tensor | None,
 ) -> Options:
-    """The checked options of q, k, v and their tangents in ``given``, all [b, h, n, d]."""
-    q, k, v = given[:3]
+    """Check q, k, v and their tangents in ``inputs``, all [b, h, n, d], and return the options."""
+    q, k, v = inputs[:3]
     _check_tensors(q, k, v, enable_gqa)
-    for name, x, tangent in zip("qkv", (q, k, v), given[3:]):
+    for name, x, tangent in zip("qkv", (q, k, v), inputs[3:]):
         if tangent is None:
             continue
         if (tangent.shape, tangent.dtype, tangent.device) != (x.shape, x.dtype, x.device):
-            raise ValueError(f"tangent of {name} is {_describe(tangent)}, expected {_describe(x)} as {name}")
+            raise ValueError(
+                f"tangent of {name} is {_describe(tangent)}, expected {_describe(x)} like {name}"
+            )
     shape = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
     if mask is not None:
         _check_mask(mask, shape, q)
@@ -238,7 +240,7 @@ def _check_mask(mask: Tensor, shape: tuple[int, ...], q: Tensor) -> None:
     if mask.ndim > 4 or any(a not in (1, b) for a, b in zip(reversed(mask.shape), reversed(shape))):
         raise ValueError(f"attn_mask has shape {list(mask.shape)}, which does not broadcast to {list(shape)}")
     if mask.requires_grad:
-        raise ValueError("attn_mask requires a gradient, and masks are constants here; detach it")
+        raise ValueError("attn_mask requires a gradient, but masks must be constant; detach it")
 
 
 def _all_said(q: Tensor, k: Tensor, v: Tensor) -> str:

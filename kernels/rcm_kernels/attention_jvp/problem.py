@@ -1,4 +1,4 @@
-"""What every backend is asked and what it answers."""
+"""Inputs, options and results of every backend."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Tangents(NamedTuple):
 
 
 class Options(NamedTuple):
-    """Mask, additive or boolean (True = attend), broadcastable to [b, h, n, m]; scale of the scores; how many
-    keys of each of the b sequences count, int [b].
+    """Mask, additive or boolean (True = attend), broadcastable to [b, h, n, m]; scale of the scores; key lengths of
+    the b sequences, int [b].
     """
 
     mask: Tensor | None
@@ -31,7 +31,7 @@ class Options(NamedTuple):
     lengths: Tensor | None = None
 
     def repeat(self, times: int) -> Options:
-        """For a batch of ``times`` such batches, one after another."""
+        """Return the options for ``times`` concatenated batches."""
         mask, lengths = self.mask, self.lengths
         if mask is not None and mask.ndim == 4 and mask.shape[0] > 1:
             mask = mask.repeat(times, 1, 1, 1)
@@ -47,14 +47,12 @@ class Result(NamedTuple):
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32, or float64 for float64 inputs."""
+    """Return float32, or float64 for float64 inputs."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def scores(q: Tensor, k: Tensor, options: Options, first: int = 0) -> Tensor:
-    """Masked, scaled scores of all queries against the keys ``first``, ``first + 1``, ... in ``k`` [b, h, j,
-    d].
-    """
+    """Return masked, scaled scores of all queries and the keys ``first``, ``first + 1``, ... in ``k`` [b, h, j, d]."""
     S = options.scale * (q @ k.mT)
     columns = slice(first, first + k.shape[-2])
     if options.mask is not None:
@@ -72,7 +70,7 @@ def scores(q: Tensor, k: Tensor, options: Options, first: int = 0) -> Tensor:
 
 
 def score_tangent(q: Tensor, k: Tensor, tangents: Tangents, scale: float) -> Tensor | None:
-    """scale (dQ K^T + Q dK^T), or None when neither moves; a mask is constant and does not appear."""
+    """Return scale (dQ K^T + Q dK^T), None without tangents of q and k; a mask is constant and does not appear."""
     parts = []
     if tangents.q is not None:
         parts.append(tangents.q @ k.mT)

@@ -1,4 +1,4 @@
-"""The definition: the whole score matrix, an explicit softmax, and E31 as it stands."""
+"""The definition: the whole score matrix, an explicit softmax, and a literal E31."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from rcm_kernels.attention_jvp.problem import Options, Result, Tangents, score_t
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Options) -> Result:
-    """Inputs [b, h, n, d], [b, h, m, d] in the accumulation dtype; memory grows with n m."""
+    """Compute the result for inputs [b, h, n, d], [b, h, m, d] in the accumulation dtype; memory grows with n m."""
     S = scores(q, k, options)
     lse = S.logsumexp(-1, keepdim=True)
-    # a row that may attend to nothing has lse = -inf; its probabilities are zero, not nan
+    # a fully masked row has lse = -inf; its probabilities are zero, not nan
     P = torch.where(lse == -torch.inf, torch.zeros_like(S), (S - lse).exp())
     out = P @ v
     if tangents.absent:

@@ -1,4 +1,4 @@
-"""What the Triton kernels share: reading tiles, masked scores, and how a launch is put together."""
+"""Shared parts of the Triton kernels: access to tiles, masked scores, arguments of a launch."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def place(base, strides, batch, head):
-    """Where matrix (batch, head) begins."""
+    """Return the pointer to matrix (batch, head)."""
     return base + batch.to(tl.int64) * strides[0] + head.to(tl.int64) * strides[1]
 
 
 @triton.jit
 def place_of(end, ROWS: tl.constexpr):
-    """Which matrix of a batch of heads this program is for, and its first row; neighbours share a matrix.
+    """Return the index of this program's matrix in the batch of heads, and its first row; neighbours share a matrix.
 
-    One dimension of programs: the others end at 65,535.
+    Programs have one dimension because the others are limited to 65,535.
     """
     tiles = tl.cdiv(end, ROWS)
     return tl.program_id(0) // tiles, tl.program_id(0) % tiles * ROWS
@@ -35,7 +35,7 @@ def place_of(end, ROWS: tl.constexpr):
 
 @triton.jit
 def cells(matrices, strides, batch, head, first, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Pointers to ROWS rows from ``first`` on of matrix (batch, head), and the numbers of their rows and columns."""
+    """Return pointers to ROWS rows of matrix (batch, head) from row ``first`` on, and their row and column indices."""
     rows, columns = first + tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
     base = place(matrices, strides, batch, head)
     return base + rows.to(tl.int64) * strides[2] + columns.to(tl.int64) * strides[3], rows, columns
@@ -47,25 +47,25 @@ def tile(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr,
     WHOLE: tl.constexpr, WIDE: tl.constexpr, DESCRIBED: tl.constexpr,
 ):  # fmt: skip
-    """Rows ``first`` to ``first`` + ROWS of matrix (batch, head), zero from row ``end`` and column WIDTH on.
+    """Load rows ``first`` to ``first`` + ROWS of matrix (batch, head), zero from row ``end`` and column WIDTH on.
 
-    ``matrices``: the first element of [b, h, n, WIDTH], or if DESCRIBED its tensor descriptor, of blocks [1, 1, ROWS,
-    COLUMNS] and with ``end`` its own. WHOLE: every row is known to be below ``end``. WIDE: in float32, for the
-    interpreter multiplies bfloat16 wrongly.
+    ``matrices``: the first element of [b, h, n, WIDTH]; if DESCRIBED its tensor descriptor, with blocks [1, 1, ROWS,
+    COLUMNS] and n = ``end``. WHOLE: every row is below ``end``. WIDE: convert to float32, because the interpreter
+    multiplies bfloat16 incorrectly.
     """
     if DESCRIBED:
-        found = tl.reshape(matrices.load([batch, head, first, 0]), [ROWS, COLUMNS])
+        values = tl.reshape(matrices.load([batch, head, first, 0]), [ROWS, COLUMNS])
     else:
         where, rows, columns = cells(matrices, strides, batch, head, first, ROWS, COLUMNS)
         if WHOLE and COLUMNS == WIDTH:
-            found = tl.load(where)
+            values = tl.load(where)
         elif WHOLE:
-            found = tl.load(where, mask=columns < WIDTH, other=0.0)
+            values = tl.load(where, mask=columns < WIDTH, other=0.0)
         elif COLUMNS == WIDTH:
-            found = tl.load(where, mask=rows < end, other=0.0)
+            values = tl.load(where, mask=rows < end, other=0.0)
         else:
-            found = tl.load(where, mask=(rows < end) & (columns < WIDTH), other=0.0)
-    return found.to(tl.float32) if WIDE else found
+            values = tl.load(where, mask=(rows < end) & (columns < WIDTH), other=0.0)
+    return values.to(tl.float32) if WIDE else values
 
 
 @triton.jit
@@ -73,7 +73,7 @@ def store(
     matrices, strides, batch, head, value, first, end,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, WIDTH: tl.constexpr, DESCRIBED: tl.constexpr,
 ):  # fmt: skip
-    """Writes ``value`` [ROWS, COLUMNS] where ``tile`` would read it, in the dtype of the matrices."""
+    """Store ``value`` [ROWS, COLUMNS] where ``tile`` would load it, in the dtype of the matrices."""
     if DESCRIBED:
         block = tl.reshape(value.to(matrices.dtype), [1, 1, ROWS, COLUMNS])
         matrices.store([batch, head, first, 0], block)
@@ -84,7 +84,7 @@ def store(
 
 @triton.jit
 def keys_of(lengths, batch, key_end):
-    """How many keys of sequence ``batch`` count; ``lengths`` is None or [b]."""
+    """Return the number of valid keys of sequence ``batch``; ``lengths`` is None or [b]."""
     end = key_end
     if lengths is not None:
         end = tl.minimum(end, tl.load(lengths + batch).to(tl.int32))
@@ -96,10 +96,10 @@ def scores(
     q, k, mask, mask_strides, rows, columns, row_end, column_end, scale,
     CAUSAL: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Scaled scores in units of log 2; -inf where a row may not attend.
+    """Return scaled scores in units of log 2; -inf where masked.
 
     ``mask``: None, or the first element of an additive or boolean (uint8) mask [n, m] of this batch and head.
-    WHOLE: every column is known to be below ``column_end``.
+    WHOLE: every column is below ``column_end``.
     """
     S = tl.dot(q, tl.trans(k), input_precision=PRECISION) * (scale * LOG2E)
     if not WHOLE:
@@ -113,16 +113,16 @@ def scores(
             + columns[None, :].to(tl.int64) * mask_strides[3]
         )
         inside = (rows[:, None] < row_end) & (columns[None, :] < column_end)
-        given = tl.load(where, mask=inside, other=0)
-        if given.dtype == tl.uint8:
-            S = tl.where(given != 0, S, float("-inf"))
+        bias = tl.load(where, mask=inside, other=0)
+        if bias.dtype == tl.uint8:
+            S = tl.where(bias != 0, S, float("-inf"))
         else:
-            S += given.to(tl.float32) * LOG2E
+            S += bias.to(tl.float32) * LOG2E
     return S
 
 
 def mask_of(options: Options, shape: Sequence[int]) -> tuple[Tensor | None, tuple[int, ...]]:
-    """The mask as a kernel reads it, and its strides over [b, h, n, m]; broadcast without a copy."""
+    """Return the mask for the kernels and its strides over [b, h, n, m]; it is broadcast without a copy."""
     if options.mask is None:
         return None, (0, 0, 0, 0)
     mask = options.mask.view(torch.uint8) if options.mask.dtype == torch.bool else options.mask
@@ -130,10 +130,10 @@ def mask_of(options: Options, shape: Sequence[int]) -> tuple[Tensor | None, tupl
 
 
 def describable(options: Options, tensors: Iterable[Tensor | None]) -> bool:
-    """Whether the hardware that copies whole tiles can read ``tensors``: 16-byte rows and strides, no broadcast.
+    """Return whether hardware copies of whole tiles support ``tensors``: 16-byte rows and strides, no broadcast.
 
-    Not for sequences of several lengths: what lies behind their ends may be anything, and a tile is copied whole. Not
-    with a mask: its tiles need the shared memory that the larger tiles of descriptors fill.
+    Key lengths exclude descriptors, because a tile is copied whole and data after a sequence's end may be anything. A
+    mask excludes them, because its tiles need the shared memory that the larger tiles of descriptors fill.
     """
     if options.lengths is not None or options.mask is not None:
         return False
@@ -147,29 +147,29 @@ def _describable(x: Tensor) -> bool:
 
 
 def source(x: Tensor | None, rows: int, described: bool) -> Tensor | TensorDescriptor | None:
-    """``x`` [b, h, n, d] in the form that ``tile`` reads, ``rows`` at a time."""
+    """Return ``x`` [b, h, n, d] as ``tile`` reads it, ``rows`` at a time."""
     if x is None or not described:
         return x
     return TensorDescriptor(x, list(x.shape), list(x.stride()), [1, 1, rows, pad_width(x.shape[-1])])
 
 
 def strides_of(x: Tensor | None) -> tuple[int, ...]:
-    """Strides over [b, h, n, d]; zeros for what is absent."""
+    """Return strides over [b, h, n, d]; zeros for None."""
     return (0, 0, 0, 0) if x is None else x.stride()
 
 
 def precision_of(x: Tensor) -> str:
-    """float32 products are real float32 products, unless torch was told that TF32 will do."""
+    """Return Triton's precision of products: float32 products are real float32 unless torch allows TF32."""
     if x.dtype != torch.float32 or not x.is_cuda:
         return "ieee"
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 def whole(options: Options, keys: int, config: Config) -> bool:
-    """Whether every tile of keys is full, so that none needs a mask for its end."""
+    """Return whether every tile of keys is full, so that none needs a mask for its end."""
     return options.lengths is None and keys % config.block_n == 0
 
 
 def wide(x: Tensor) -> bool:
-    """Whether tiles of ``x`` are widened to float32 before they are multiplied."""
+    """Return whether tiles of ``x`` are converted to float32 before they are multiplied."""
     return bool(triton_interprets()) and x.dtype == torch.bfloat16

@@ -1,4 +1,4 @@
-"""The plain-torch implementations behind one pair of calls: casts, shared heads, and back."""
+"""Forward and backward of the plain-torch implementations, with casts and the repetition of shared heads."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ FORWARD = {"reference": reference.forward, "chunked": chunked.forward}
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Options, backend: str) -> Result:
-    """Computed in the accumulation dtype, output and tangent in the dtype of ``q``."""
+    """Compute in the accumulation dtype; return output and tangent in the dtype of ``q``."""
     group = q.shape[1] // k.shape[1]
     moved = Tangents(*[None if x is None else _wide(x, n) for x, n in zip(tangents, (1, group, group))])
-    found = FORWARD[backend](_wide(q), _wide(k, group), _wide(v, group), moved, options)
-    tangent = None if found.tangent is None else found.tangent.to(q.dtype)
-    return Result(found.out.to(q.dtype), tangent, found.lse)
+    result = FORWARD[backend](_wide(q), _wide(k, group), _wide(v, group), moved, options)
+    tangent = None if result.tangent is None else result.tangent.to(q.dtype)
+    return Result(result.out.to(q.dtype), tangent, result.lse)
 
 
 def backward(
     q: Tensor, k: Tensor, v: Tensor, result: Result, gradient: Tensor, options: Options
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v; the streaming form, whatever made ``result``."""
+    """Return the gradients of q, k, v by the streaming form, for the ``result`` of any backend."""
     group = q.shape[1] // k.shape[1]
     saved = Result(_wide(result.out), None, result.lse)
     dq, dk, dv = chunked.backward(_wide(q), _wide(k, group), _wide(v, group), saved, _wide(gradient), options)
@@ -32,6 +32,6 @@ def backward(
 
 
 def _wide(x: Tensor, group: int = 1) -> Tensor:
-    """In the accumulation dtype, with every head ``group`` times."""
+    """Convert ``x`` to the accumulation dtype and repeat every head ``group`` times."""
     x = x.to(accumulation_dtype(x.dtype))
     return x if group == 1 else x.repeat_interleave(group, 1)

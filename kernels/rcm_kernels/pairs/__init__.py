@@ -1,4 +1,4 @@
-"""Values with their tangents, one pass each: what a transformer does besides attention and matrix products."""
+"""Fused value-and-tangent operators of transformers, apart from attention and matrix products."""
 
 from rcm_kernels.pairs.op import gated_activation, gated_residual, linear, modulated_norm, rotary
 

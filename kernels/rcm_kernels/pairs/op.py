@@ -1,4 +1,4 @@
-"""The public calls: checks, and the choice between plain torch and Triton. Results carry no gradient."""
+"""The public calls: checks, and the choice between plain torch and Triton. Results have no gradient."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rcm_kernels.pairs.reference import ACTIVATIONS, Modulation, Pair
 
 NORMS = ("layer", "rms")
 WIDEST = 16384
-"""Channels of a row that a norm kernel holds in registers."""
+"""Maximum number of channels in a row that a norm kernel can hold in registers."""
 
 
 @torch.no_grad()
@@ -29,15 +29,15 @@ def modulated_norm(
     eps: float = 1e-6,
     backend: str = "auto",
 ) -> Pair:
-    """Adaptive normalisation ``norm(x) (1 + scale) + shift`` over the last dimension, and its tangent.
+    """Return the adaptive normalisation ``norm(x) (1 + scale) + shift`` over the last dimension, and its tangent.
 
     x, tx [..., n, c]; weight, bias [c]; scale, shift and their tangents broadcast to x, as [b, 1, c] does. ``kind`` is
-    layer (LayerNorm) or rms (RMSNorm). Source: DiT, arXiv 2212.09748, section 3.2. ValueError for what does not fit.
+    layer (LayerNorm) or rms (RMSNorm). Source: DiT, arXiv 2212.09748, section 3.2. ValueError if shapes do not fit.
     """
     if kind not in NORMS:
         raise ValueError(f"unknown norm {kind!r}; use {' or '.join(NORMS)}")
     if (scale is None and tscale is not None) or (shift is None and tshift is not None):
-        raise ValueError("a tangent of scale or shift came without the value itself; give both or neither")
+        raise ValueError("scale or shift has a tangent but no value; pass both or neither")
     same(x, {"tx": tx})
     fits(x, {"scale": scale, "tscale": tscale, "shift": shift, "tshift": tshift})
     fits(x[..., 0, :], {"weight": weight, "bias": bias})
@@ -60,9 +60,12 @@ def gated_residual(
     *,
     backend: str = "auto",
 ) -> Pair:
-    """``x + gate h`` and its tangent; x, h [..., n, c], ``gate`` broadcasts to them. ValueError as above."""
+    """Return ``x + gate h`` and its tangent; x, h [..., n, c], ``gate`` broadcasts to them.
+
+    ValueError for shapes that do not fit.
+    """
     if h.shape != x.shape:
-        raise ValueError(f"h has shape {list(h.shape)}, expected {list(x.shape)} as x")
+        raise ValueError(f"h has shape {list(h.shape)}, expected the shape {list(x.shape)} of x")
     same(x, {"tx": tx})
     same(h, {"th": th})
     fits(x, {"gate": gate, "tgate": tgate})
@@ -83,11 +86,11 @@ def gated_activation(
     kind: str,
     backend: str = "auto",
 ) -> Pair:
-    """``act(a) b``, or ``act(a)`` without ``b``, and its tangent; ``kind`` is gelu, gelu_tanh or silu."""
+    """Return ``act(a) b``, or ``act(a)`` without ``b``, and its tangent; ``kind`` is gelu, gelu_tanh or silu."""
     if kind not in ACTIVATIONS:
         raise ValueError(f"unknown activation {kind!r}; use {', '.join(ACTIVATIONS)}")
     if b is None and tb is not None:
-        raise ValueError("a tangent of b came without b; give both or neither")
+        raise ValueError("b has a tangent but no value; pass both or neither")
     same(a, {"ta": ta, "b": b, "tb": tb})
     if uses_triton(backend, a):
         from rcm_kernels.pairs import triton_rules
@@ -98,7 +101,7 @@ def gated_activation(
 
 @torch.no_grad()
 def rotary(x: Tensor, tx: Tensor | None, cos: Tensor, sin: Tensor, *, backend: str = "auto") -> Pair:
-    """Neighbouring channels (2 i, 2 i + 1) of x [b, n, h, d] turned by the angle of (token, i), and its tangent.
+    """Rotate channels (2 i, 2 i + 1) of x [b, n, h, d], and of its tangent, by the angle of (token, i).
 
     cos, sin [n, d / 2]. Source: RoFormer, arXiv 2104.09864, equation 34.
     """
@@ -118,7 +121,7 @@ def rotary(x: Tensor, tx: Tensor | None, cos: Tensor, sin: Tensor, *, backend: s
 
 @torch.no_grad()
 def linear(x: Tensor, tx: Tensor | None, weight: Tensor, bias: Tensor | None = None) -> Pair:
-    """``x W^T + bias`` and ``tx W^T`` as one matrix product: the weights are read once."""
+    """Return ``x W^T + bias`` and ``tx W^T`` from one matrix product, which reads the weights once."""
     same(x, {"tx": tx})
     if tx is None:
         return torch.nn.functional.linear(x, weight, bias), None
@@ -127,7 +130,7 @@ def linear(x: Tensor, tx: Tensor | None, weight: Tensor, bias: Tensor | None = N
 
 
 def same(x: Tensor, others: dict[str, Tensor | None]) -> None:
-    """ValueError unless all are like ``x``."""
+    """Raise ValueError unless all have the shape, dtype and device of ``x``."""
     for name, other in others.items():
         if other is not None and (other.shape, other.dtype, other.device) != (x.shape, x.dtype, x.device):
             raise ValueError(
@@ -137,7 +140,7 @@ def same(x: Tensor, others: dict[str, Tensor | None]) -> None:
 
 
 def fits(x: Tensor, others: dict[str, Tensor | None]) -> None:
-    """ValueError unless all broadcast to ``x`` with every channel of it."""
+    """Raise ValueError unless all broadcast to ``x`` and have all its channels."""
     for name, other in others.items():
         if other is None:
             continue
@@ -149,7 +152,7 @@ def fits(x: Tensor, others: dict[str, Tensor | None]) -> None:
 
 
 def uses_triton(backend: str, x: Tensor, width: int = 0) -> bool:
-    """Whether Triton computes: on a GPU by default, in its interpreter only when asked for."""
+    """Return whether to use Triton: by default on a GPU; in its interpreter only on request."""
     if backend not in ("auto", "reference", "triton"):
         raise ValueError(f"unknown backend {backend!r}; use 'auto', 'reference' or 'triton'")
     if backend == "reference":

@@ -1,6 +1,6 @@
-"""The definitions in plain torch, any float dtype: each value beside its derivative, a tangent of None being zero.
+"""The definitions in plain torch, any float dtype: each value with its derivative; a tangent of None is zero.
 
-Computed in ``accumulation_dtype`` and rounded once, as the kernels do.
+They compute in ``accumulation_dtype`` and round once, as the kernels do.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Pair = tuple[Tensor, Tensor | None]
 
 
 class Modulation(NamedTuple):
-    """What follows a normalisation: ``(weight n + bias) (1 + scale) + shift``, the last two with tangents."""
+    """Modulation of a normalised n: ``(weight n + bias) (1 + scale) + shift``; scale and shift have tangents."""
 
     weight: Tensor | None
     bias: Tensor | None
@@ -29,7 +29,7 @@ class Modulation(NamedTuple):
 
 
 def modulated_norm(x: Tensor, tx: Tensor | None, kind: str, by: Modulation, eps: float) -> Pair:
-    """Adaptive normalisation and its tangent (E33)."""
+    """Return the adaptive normalisation and its tangent (E33)."""
     wide, moved, scale, tscale, shift, tshift = (_wide(v) for v in (x, tx, *by[2:]))
     assert wide is not None
     centred = wide - wide.mean(-1, keepdim=True) if kind == "layer" else wide
@@ -54,7 +54,7 @@ def modulated_norm(x: Tensor, tx: Tensor | None, kind: str, by: Modulation, eps:
 def gated_residual(
     x: Tensor, tx: Tensor | None, h: Tensor, th: Tensor | None, gate: Tensor, tgate: Tensor | None
 ) -> Pair:
-    """``x + gate h`` and ``dx + dgate h + gate dh`` (E34)."""
+    """Return ``x + gate h`` and ``dx + dgate h + gate dh`` (E34)."""
     wide = [_wide(v) for v in (x, tx, h, th, gate, tgate)]
     a, ta, b, tb, g, tg = wide
     assert a is not None
@@ -64,7 +64,7 @@ def gated_residual(
 
 
 def gated_activation(a: Tensor, ta: Tensor | None, b: Tensor | None, tb: Tensor | None, kind: str) -> Pair:
-    """``act(a) b`` and ``act'(a) da b + act(a) db`` (E34); without ``b`` the activation alone."""
+    """Return ``act(a) b`` and ``act'(a) da b + act(a) db`` (E34); without ``b`` only the activation."""
     wide, moved, other, tother = (_wide(v) for v in (a, ta, b, tb))
     assert wide is not None
     value, slope = ACTIVATIONS[kind](wide)
@@ -75,7 +75,7 @@ def gated_activation(a: Tensor, ta: Tensor | None, b: Tensor | None, tb: Tensor 
 
 
 def rotary(x: Tensor, tx: Tensor | None, cos: Tensor, sin: Tensor) -> Pair:
-    """Each pair of neighbouring channels turned by its angle, and the tangent by the same."""
+    """Rotate each pair of neighbouring channels, and its tangent, by its angle."""
 
     def rotate_pairs(v: Tensor) -> Tensor:
         even, odd = v[..., ::2], v[..., 1::2]

@@ -1,4 +1,4 @@
-"""The same as Triton kernels: value and tangent of a row in one pass over memory. What is absent is compiled out."""
+"""Triton kernels: value and tangent of a row in one pass over memory. Absent inputs are compiled out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from rcm_kernels.pairs.reference import Modulation, Pair
 
 BLOCK = 1024
-"""Elements of a block of a pointwise kernel."""
+"""Number of elements in a block of a pointwise kernel."""
 
 
 @triton.jit
@@ -18,7 +18,7 @@ def norm_kernel(
     x, tx, weight, bias, scale, tscale, shift, tshift, y, ty, per, width, eps,
     KIND: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """A row [width] of x; modulation row = row / per."""
+    """Normalise one row [width] of x; modulation row = row / per."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, WIDTH)
     inside = column < width
@@ -59,7 +59,7 @@ def norm_kernel(
 
 @triton.jit
 def residual_kernel(x, tx, h, th, gate, tgate, y, ty, per, width, WIDTH: tl.constexpr):
-    """A piece of a row [width] of x and h; gate row = row / per."""
+    """Compute a block of a row [width] of x and h; gate row = row / per."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = column < width
@@ -81,13 +81,13 @@ def residual_kernel(x, tx, h, th, gate, tgate, y, ty, per, width, WIDTH: tl.cons
 
 @triton.jit
 def sigmoid(x):
-    """Below -80 it is 2e-35, and exp would overflow."""
+    """Return the sigmoid; inputs below -80, where it is 2e-35, are clamped because exp would overflow."""
     return 1.0 / (1.0 + tl.exp(-tl.maximum(x, -80.0)))
 
 
 @triton.jit
 def activate(x, KIND: tl.constexpr):
-    """Value and slope."""
+    """Return value and derivative."""
     if KIND == "gelu":
         share = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
         slope = share + x * tl.exp(-0.5 * x * x) * 0.3989422804014327
@@ -103,7 +103,7 @@ def activate(x, KIND: tl.constexpr):
 
 @triton.jit
 def activation_kernel(a, ta, b, tb, y, ty, size, KIND: tl.constexpr, WIDTH: tl.constexpr):
-    """WIDTH elements, wherever they lie in a row."""
+    """Compute WIDTH consecutive elements, independent of rows."""
     at = tl.program_id(0).to(tl.int64) * WIDTH + tl.arange(0, WIDTH)
     inside = at < size
     value, slope = activate(tl.load(a + at, mask=inside, other=0.0).to(tl.float32), KIND)
@@ -124,7 +124,7 @@ def activation_kernel(a, ta, b, tb, y, ty, size, KIND: tl.constexpr, WIDTH: tl.c
 
 @triton.jit
 def turn_pairs(x, y, at, inside, c, s):
-    """Writes to y what stands in x at ``at`` and behind it, turned."""
+    """Write to y the rotated pairs of x at ``at`` and ``at`` + 1."""
     even = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     odd = tl.load(x + at + 1, mask=inside, other=0.0).to(tl.float32)
     tl.store(y + at, (even * c - odd * s).to(y.dtype.element_ty), mask=inside)
@@ -133,7 +133,7 @@ def turn_pairs(x, y, at, inside, c, s):
 
 @triton.jit
 def rotary_kernel(x, tx, cos, sin, y, ty, tokens, pairs, half, WIDTH: tl.constexpr):
-    """A piece of a token's ``pairs`` of channels, ``half`` of them per head; cos, sin [tokens, half]."""
+    """Rotate a block of a token's ``pairs`` of channels, ``half`` of them per head; cos, sin [tokens, half]."""
     row = tl.program_id(0).to(tl.int64)
     pair = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = pair < pairs
@@ -147,7 +147,7 @@ def rotary_kernel(x, tx, cos, sin, y, ty, tokens, pairs, half, WIDTH: tl.constex
 
 
 def modulated_norm(x: Tensor, tx: Tensor | None, kind: str, by: Modulation, eps: float) -> Pair:
-    """One program per row."""
+    """Launch one program per row."""
     per, (scale, tscale, shift, tshift) = _modulation(x, by[2:])
     moving = any(v is not None for v in (tx, tscale, tshift))
     x, tx = x.contiguous(), _dense(tx)
@@ -165,7 +165,7 @@ def modulated_norm(x: Tensor, tx: Tensor | None, kind: str, by: Modulation, eps:
 def gated_residual(
     x: Tensor, tx: Tensor | None, h: Tensor, th: Tensor | None, gate: Tensor, tgate: Tensor | None
 ) -> Pair:
-    """A program per row and BLOCK channels."""
+    """Launch one program per row and BLOCK channels."""
     moving = any(v is not None for v in (tx, th, tgate))
     per, (gate_rows, tgate) = _modulation(x, (gate, tgate))
     x = x.contiguous()
@@ -180,7 +180,7 @@ def gated_residual(
 
 
 def gated_activation(a: Tensor, ta: Tensor | None, b: Tensor | None, tb: Tensor | None, kind: str) -> Pair:
-    """A program per BLOCK elements."""
+    """Launch one program per BLOCK elements."""
     a = a.contiguous()
     y = torch.empty_like(a)
     ty = torch.empty_like(a) if ta is not None or tb is not None else None
@@ -192,7 +192,7 @@ def gated_activation(a: Tensor, ta: Tensor | None, b: Tensor | None, tb: Tensor 
 
 
 def rotary(x: Tensor, tx: Tensor | None, cos: Tensor, sin: Tensor) -> Pair:
-    """A program per token and BLOCK / 2 pairs."""
+    """Launch one program per token and BLOCK / 2 pairs."""
     batch, tokens, heads, dim = x.shape
     x = x.contiguous()
     y, ty = torch.empty_like(x), None if tx is None else torch.empty_like(x)
@@ -219,9 +219,9 @@ def _dense(x: Tensor | None) -> Tensor | None:
 
 
 def _modulation(x: Tensor, turns: tuple[Tensor | None, ...]) -> tuple[int, tuple[Tensor | None, ...]]:
-    """How many rows of x [..., n, c] share a row of the modulations, and these with that many rows each.
+    """Return how many rows of x [..., n, c] share a row of the modulations, and the modulations as such rows.
 
-    One row for all, one per sample and one per token need no copy.
+    One row for all, per sample or per token needs no copy.
     """
     rows = x.numel() // x.shape[-1]
     counts = {v.numel() // x.shape[-1] for v in turns if v is not None}

@@ -1,1 +1,1 @@
-"""REGISTRY: one file a method of distillation; implementations only."""
+"""REGISTRY of distillation methods: one file per method, and no other modules."""

@@ -1,4 +1,4 @@
-"""CDM: distribution matching at any time, on and off the student's own routes (arXiv 2605.06376)."""
+"""CDM: distribution matching at any time, on and off the student's own trajectories (arXiv 2605.06376)."""
 
 from __future__ import annotations
 
@@ -42,31 +42,31 @@ class Config(Section):
     """``method:`` of ``method=cdm``; times are flow times in [0, 1]."""
 
     student_every: Count
-    """R: one student update in this many fake score updates."""
+    """R: number of fake score updates per student update."""
     rollout_steps: Count
-    """N_max: the student's routes have 1 .. N_max steps."""
+    """N_max: the student's trajectories have 1 to N_max steps."""
     rollout_low: Share
     rollout_high: Share
-    """Between them the times of a route are drawn, before the shift."""
+    """Bounds of a trajectory's random times, before the shift."""
     rollout_shift: Positive
-    """The model's own time shift."""
+    """Time shift of the model."""
     matching_time_min: Annotated[float, Field(gt=0, lt=1)]
     matching_time_max: Annotated[float, Field(gt=0, lt=1)]
-    """Bounds of the times at which predictions are compared."""
+    """Bounds of the times of the matching."""
     augmentation_weight: Weight
     matching_weight: Weight
     off_trajectory_weight: Weight
     """Weights of L_CA, L_DM and L_CDM (E44, E25, E48)."""
     alpha: Positive
-    """Strength of the guidance that L_CA teaches; about a guidance scale of 1 + alpha."""
+    """Strength of the guidance in L_CA; approximately a guidance scale of 1 + alpha."""
     min_normaliser: Positive
-    """Smallest normaliser of a pseudo-gradient."""
+    """Lower bound of a pseudo-gradient's normaliser."""
     fake_error: ScoreError = "velocity"
-    """The prediction whose squared error is the fake score's loss: sets its weight over time (E55)."""
+    """Prediction whose squared error is the fake score's loss; it determines the loss's weight over time (E55)."""
     through_velocity: bool
-    """Whether the gradient of L_CDM also goes through the velocity that extrapolates; the released code says no."""
+    """If True, the gradient of L_CDM also flows through the extrapolating velocity; False in the released code."""
     fake_score_ema_rate: Share
-    """The fake score moves by this share towards the student after each of its updates."""
+    """Share by which the fake score moves towards the student after each fake score update."""
     simulation: ClassVar[Kind] = "euler"
     """How the student's rollouts reach the next time; not a setting."""
 
@@ -96,7 +96,7 @@ class CDM:
         return (step + 1) % self.config.student_every == 0
 
     def updates(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
-        """The fake score learns in every iteration; the student's losses share its route and anchors."""
+        """Yield the fake score's update in every iteration; the student's losses share its trajectory and anchors."""
         condition, size = batch.condition, len(batch.x0)
         walk = self._rollout(networks, batch, step, rng)
         anchor = torch.randint(len(walk.t), (size,), generator=rng, device=rng.device).to(walk.x.device)
@@ -115,7 +115,7 @@ class CDM:
                 yield self._off_route(networks, Generated(x, finite), F, t, condition, rng)
 
     def _rollout(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Trajectory:
-        """The student's deterministic sampler at random times; the length is the same on every rank."""
+        """Run the student's deterministic sampler at random times; the number of steps is equal on all ranks."""
         config = self.config
         length = torch.randint(1, config.rollout_steps + 1, (), generator=generator("cdm", step))
         angles = random_schedule(
@@ -127,7 +127,7 @@ class CDM:
     def _on_route(
         self, networks: Networks, state: Generated, t: Tensor, condition: Condition, rng: torch.Generator
     ) -> Update:
-        """L_CA + L_DM at the anchor: one student call serves both."""
+        """Return L_CA + L_DM at the anchor, from one student call."""
         config = self.config
         made = Generated(predict_x0(state.x, t, networks.student(state.x, t, condition)), state.finite)
         term = matching_term(
@@ -148,7 +148,7 @@ class CDM:
     def _augment(
         self, networks: Networks, made: Generated, t: Tensor, condition: Condition, rng: torch.Generator
     ) -> Term:
-        """Guidance alone as a direction, never noisier than the anchor."""
+        """Return L_CA, with guidance alone as direction, at times up to the anchor's."""
         with torch.no_grad():
             q = self._matching_times(len(t), rng, flow_time_from_angle(t))
             y = diffuse(made.x, unit_noise(rng, made.x), q)
@@ -168,7 +168,7 @@ class CDM:
         condition: Condition,
         rng: torch.Generator,
     ) -> Update:
-        """L_CDM: the state is carried along its velocity to any other time, and matched there (E48)."""
+        """Return L_CDM: extrapolate the state along its velocity to another time and match it there (E48)."""
         config = self.config
         away = self._matching_times(len(t), rng).to(t.device)
         along = networks.student(state.x, t, condition) if config.through_velocity else F
@@ -187,7 +187,7 @@ class CDM:
         return Update(("student",), loss, {"off_loss": loss.detach(), **term.scalars})
 
     def _matching_times(self, size: int, rng: torch.Generator, most: Tensor | None = None) -> Tensor:
-        """``[size]`` angles: uniform flow times, below ``most`` [size] if given, within the bounds."""
+        """Return ``[size]`` angles of uniform flow times within the bounds, and below ``most`` [size] if not None."""
         config = self.config
         q = torch.rand(size, generator=rng, device=rng.device, dtype=torch.float64)
         if most is not None:
@@ -196,5 +196,5 @@ class CDM:
 
 
 def build(config: Config, tangent: TangentKind) -> CDM:  # noqa: ARG001
-    """``tangent`` is accepted for the methods' common form; nothing here needs one."""
+    """Build the method; ``tangent`` is part of the methods' common signature and unused here."""
     return CDM(config)

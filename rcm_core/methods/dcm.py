@@ -34,5 +34,5 @@ class DCM:
 
 
 def build(config: Config, tangent: TangentKind) -> DCM:  # noqa: ARG001
-    """``tangent`` is accepted for the methods' common form; nothing here needs one."""
+    """Build the method; ``tangent`` is part of the methods' common signature and unused here."""
     return DCM(config)

@@ -33,19 +33,20 @@ class Config(SimulationSection):
     """``method:`` of ``method=dmd2``."""
 
     student_every: Annotated[int, Field(ge=2)]
-    """One student update in this many iterations; the others train the fake score: one more than the published K,
-    fake updates per student update."""
+    """Number of iterations per student update; the others train the fake score. This is the published K, fake score
+    updates per student update, plus 1."""
     dmd_weight: Positive
     gan_weight: Annotated[float, Field(ge=0)]
-    """Of the adversarial loss in the student's update; 0: no GAN, no real data."""
+    """Weight of the adversarial loss in the student's update; 0: no GAN, no real data."""
     gan_critic_weight: Annotated[float, Field(ge=0)]
-    """Of the discriminator's loss in the fake score's update."""
+    """Weight of the discriminator's loss in the fake score's update."""
     gan_blocks: tuple[Annotated[int, Field(ge=0)], ...]
-    """Blocks of the backbone whose features the discriminator sees."""
+    """Indices of the backbone's blocks whose features are the discriminator's input."""
     gan_backbone: Literal["fake_score", "teacher"] = "fake_score"
-    """The fake score, which the discriminator's loss trains too, or the frozen teacher."""
+    """Backbone of the discriminator: the fake score, which the discriminator's loss also trains, or the frozen teacher.
+    """
     gan_shared_noise: bool = False
-    """Whether the discriminator sees real and fake samples at the same angles and with the same noise."""
+    """If True, the discriminator gets real and fake samples with the same angles and noise."""
 
     @model_validator(mode="after")
     def _whole_gan(self) -> Config:
@@ -71,9 +72,7 @@ class DMD2:
         return step % self.config.student_every == 0
 
     def updates(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
-        """The GAN's losses come after the score's, in draws of their own, so that without it nothing else
-        changes.
-        """
+        """Yield the score's losses, then the GAN's with separate random draws, so a run without GAN is unchanged."""
         cycle = step // self.config.student_every
         if self.student_update(step):
             yield from self._student(networks, batch, cycle, rng)
@@ -91,7 +90,7 @@ class DMD2:
     def _student(
         self, networks: Networks, batch: Batch, index: int, rng: torch.Generator
     ) -> Iterator[Update]:
-        """The discriminator stays frozen until the backward pass is over, which may make its blocks' inside again."""
+        """Keep the discriminator frozen until backward has finished: checkpointing may recompute its blocks."""
         angles = simulation_times(self.config, index, len(batch.x0), rng)
         t = matching_times(self.config, len(batch.x0), rng)
         made = generate(networks, batch, angles, rng, self.config.simulation)
@@ -106,8 +105,8 @@ class DMD2:
             yield Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
 
     def _critic(self, networks: Networks, batch: Batch, made: Generated, rng: torch.Generator) -> Update:
-        """The discriminator's loss; of the samples that are not finite only the real ones are new."""
-        assert batch.real is not None  # demanded
+        """Return the discriminator's loss; it counts only real non-finite samples, the fake ones are counted before."""
+        assert batch.real is not None  # guaranteed by the requirements
         finite = finite_mask(batch.real.x0)
         real, condition = keep_rows(finite, batch.real.x0), batch.real.condition
         s, z = self._noise_times(batch, rng), unit_noise(rng, made.x)
@@ -133,12 +132,12 @@ class DMD2:
 
 
 def elements(batch: Batch) -> int:
-    """Per sample. Losses here are means over them, and half of it for matching, as the released code has them: so
-    the published weights of the GAN mean the same.
+    """Return the number of elements per sample. As in the released code, losses here are means over elements, and half
+    the mean for matching, so the published GAN weights apply unchanged.
     """
     return batch.x0[0].numel()
 
 
 def build(config: Config, tangent: TangentKind) -> DMD2:  # noqa: ARG001
-    """``tangent`` is accepted for the methods' common form; nothing here needs one."""
+    """Build the method; ``tangent`` is part of the methods' common signature and unused here."""
     return DMD2(config)

@@ -1,4 +1,4 @@
-"""ECT: discrete-time consistency whose pairs draw closer in stages (Geng et al. 2024, arXiv 2406.14548)."""
+"""ECT: discrete-time consistency with pairs that become closer in stages (Geng et al. 2024, arXiv 2406.14548)."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ class Config(Section):
     """``method:`` of ``method=ect``."""
 
     learn_from: Literal["teacher", "data"]
-    """teacher: the nearer state is one step of its guided ODE away; data: it has the same data and noise."""
+    """Source of pairs. teacher: one step of its guided ODE apart; data: the same data and noise."""
     base: Annotated[float, Field(gt=1)]
-    """q: in stage i the pair's noise levels have the ratio 1 - 1 / q^(i + 1), roughly."""
+    """q: in stage i the ratio of a pair's noise levels is about 1 - 1 / q^(i + 1)."""
     stage_every: Count
-    """Iterations of a stage."""
+    """Number of iterations per stage."""
     steepness: Annotated[float, Field(ge=0)]
-    """k: small noise levels are (1 + k/2) times further apart."""
+    """k: the gap between small noise levels is (1 + k/2) times larger."""
     p_mean: float
-    """ln tan t ~ N(p_mean, p_std^2)."""
+    """Mean of the angle distribution ln tan t ~ N(p_mean, p_std^2)."""
     p_std: Positive
     loss: Literal["l2", "huber"]
-    """l2: the norm of the difference, as released; huber: the pseudo-Huber loss of it (E41, E53)."""
+    """Loss of the difference. l2: its norm, as released; huber: pseudo-Huber (E41, E53)."""
     huber: Positive
-    """c of the pseudo-Huber loss (E41)."""
+    """Constant c of the pseudo-Huber loss (E41)."""
     slope: Positive = 0.5
-    """b of the mapping (E52); published 1 at data deviation 0.5 is 0.5 here."""
+    """Slope b of the mapping (E52); the published 1 for data of deviation 0.5 is 0.5 here."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class ECT:
         return True
 
     def updates(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
-        """f(x, t) is drawn to f at a smaller noise level, weighted by the inverse of their distance (E53)."""
+        """Yield the loss between f(x, t) and f at a smaller noise level, weighted by the inverse of their gap (E53)."""
         config = self.config
         t = log_normal_angles(len(batch.x0), config.p_mean, config.p_std, rng)
         if config.learn_from == "data":
-            assert batch.real is not None  # demanded
+            assert batch.real is not None  # guaranteed by the requirements
             states, condition = along_data(batch.real.x0, t, rng), batch.real.condition
         else:
             states, condition = along_teacher(networks, batch.x0, t, batch.condition, rng), batch.condition
@@ -74,7 +74,7 @@ class ECT:
         yield Update(("student",), term.loss, {"loss": term.loss.detach(), **term.scalars})
 
     def nearer(self, t: Tensor, step: int) -> Tensor:
-        """``[B]`` angles of the pairs' nearer sides (E52): level s - s (1 - ratio)(1 + k sigmoid(-b s)), at least 0."""
+        """Return the pairs' smaller angles ``[B]`` (E52): level s - s (1 - ratio)(1 + k sigmoid(-b s)), at least 0."""
         config = self.config
         ratio = min(LARGEST_RATIO, 1 - config.base ** -(step // config.stage_every + 1))
         level = t.tan()
@@ -83,5 +83,5 @@ class ECT:
 
 
 def build(config: Config, tangent: TangentKind) -> ECT:  # noqa: ARG001
-    """``tangent`` is accepted for the methods' common form; nothing here needs one."""
+    """Build the method; ``tangent`` is part of the methods' common signature and unused here."""
     return ECT(config)

@@ -1,5 +1,5 @@
-"""Knowledge distillation: regression on what the teacher's own routes end in (Luhman and Luhman 2021, arXiv
-2101.02388): the plain baseline, and an initialiser for other methods.
+"""Knowledge distillation: regression on the ends of the teacher's trajectories (Luhman and Luhman 2021, arXiv
+2101.02388); the plain baseline, and an initialiser for other methods.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Config(Section):
     """``method:`` of ``method=kd``."""
 
     start_share: Share
-    """Share of the samples that are asked for from pure noise; the others from a random point of the route."""
+    """Share of samples that start at pure noise; the others start at a random point of the trajectory."""
     loss: PairLoss
     huber: Positive
-    """c of the pseudo-Huber loss (E41)."""
+    """Constant c of the pseudo-Huber loss (E41)."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class KD:
         return True
 
     def updates(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:  # noqa: ARG002
-        assert batch.route is not None  # demanded
+        assert batch.route is not None  # guaranteed by the requirements
         route, size = batch.route, len(batch.x0)
         point = torch.randint(route.t.shape[1], (size,), generator=rng, device=rng.device)
         at_start = torch.rand(size, generator=rng, device=rng.device) < self.config.start_share
@@ -47,12 +47,12 @@ class KD:
         x, t = route.x[rows, point], route.t[rows, point].double()
         finite = finite_mask(x, batch.x0)
         x = keep_rows(finite, x)
-        found = predict_x0(x, t, networks.student(x, t, batch.condition))
-        each = pair_loss(found, keep_rows(finite, batch.x0), self.config.loss, self.config.huber)
+        prediction = predict_x0(x, t, networks.student(x, t, batch.condition))
+        each = pair_loss(prediction, keep_rows(finite, batch.x0), self.config.loss, self.config.huber)
         loss = mean_over(finite, each)
         yield Update(("student",), loss, {"loss": loss.detach(), "nonfinite": left_out(finite)})
 
 
 def build(config: Config, tangent: TangentKind) -> KD:  # noqa: ARG001
-    """``tangent`` is accepted for the methods' common form; nothing here needs one."""
+    """Build the method; ``tangent`` is part of the methods' common signature and unused here."""
     return KD(config)

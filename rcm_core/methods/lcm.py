@@ -27,9 +27,9 @@ class Config(GridSection, GuidanceSection):
 
     loss: PairLoss
     huber: Positive
-    """c of the pseudo-Huber loss (E41)."""
+    """Constant c of the pseudo-Huber loss (E41)."""
     target_rate: Annotated[float, Field(gt=0, le=1)]
-    """The target moves by this share towards the student after every update; 1: it is the student."""
+    """Share by which the target moves towards the student after every update; 1: the target is the student."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class LCM:
         return True
 
     def updates(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:  # noqa: ARG002
-        """f(x_n+k) is drawn to the target's f(x_n) one guided teacher step of k points away (E46)."""
+        """Yield the loss between f(x_n+k) and the target's f(x_n), one guided teacher step of k points away (E46)."""
         config = self.config
         condition = with_scale(config, batch.condition, len(batch.x0), rng)
         angles = self._angles(len(batch.x0), rng).to(batch.x0.device)
@@ -64,7 +64,7 @@ class LCM:
         yield Update(("student",), term.loss, {"loss": term.loss.detach(), **term.scalars})
 
     def _angles(self, size: int, rng: torch.Generator) -> Tensor:
-        """``[2, B]``: two points of the grid, k apart."""
+        """Return ``[2, B]`` angles of two grid points, k apart."""
         config = self.config
         index = torch.randint(config.skip, config.points + 1, (size,), generator=rng, device=rng.device)
         pair = torch.stack([index, index - config.skip]).double() / config.points
@@ -72,5 +72,5 @@ class LCM:
 
 
 def build(config: Config, tangent: TangentKind) -> LCM:  # noqa: ARG001
-    """``tangent`` is accepted for the methods' common form; nothing here needs one."""
+    """Build the method; ``tangent`` is part of the methods' common signature and unused here."""
     return LCM(config)

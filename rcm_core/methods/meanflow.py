@@ -24,12 +24,12 @@ from rcm_core.protocols import Batch, Condition, Examples, MethodRequirements, N
 
 
 class SelfGuidance(Section):
-    """The student guides the velocity that it learns, at scale omega / (1 - kappa) (E50)."""
+    """Guidance of the target velocity by the student itself, at scale omega / (1 - kappa) (E50)."""
 
     omega: Positive
     kappa: Annotated[float, Field(ge=0, lt=1)]
     interval: tuple[Share, Share]
-    """The times at which it does."""
+    """Flow times at which the guidance applies."""
 
     @field_validator("interval")
     @classmethod
@@ -43,21 +43,21 @@ class Config(Section):
     """``method:`` of ``method=meanflow``; times are flow times in [0, 1]."""
 
     learn_from: Literal["teacher", "data"]
-    """teacher: v is its guided velocity; data: the velocity of the path between real data and noise."""
+    """Source of v. teacher: its guided velocity; data: the velocity of the path between real data and noise."""
     condition_dropout: Annotated[float, Field(ge=0, lt=1)]
-    """Share of the samples that are learned under the null condition."""
+    """Share of samples with the null condition."""
     self_guidance: SelfGuidance | None
-    """null: from data v is not guided."""
+    """Guidance by the student for learn_from = data; null: none."""
     time_mean: float
-    """Both times are sigmoid(N(time_mean, time_std^2)); the later one is where the state lies."""
+    """Mean of both flow times, sigmoid(N(time_mean, time_std^2)); the larger one is the time of the state."""
     time_std: Positive
     average_share: Share
-    """Share of the samples whose times differ; the others are plain flow matching."""
+    """Share of samples with two different times; the others are plain flow matching."""
     warmup: Annotated[int, Field(ge=0)]
-    """Iterations over which the derivative's part of the target grows to its whole."""
+    """Warm-up iterations of the derivative's weight in the target."""
     limit: Literal["weight", "normalise"]
-    """weight: the loss e is weighted by 1 / (e + constant)^power (E43); normalise: (E51), by the residual's root mean
-    square in place of e."""
+    """Bound of the loss. weight: the loss e is weighted by 1 / (e + constant)^power (E43); normalise: by the residual's
+    RMS instead of e (E51)."""
     power: Annotated[float, Field(ge=0)]
     constant: Positive
 
@@ -66,10 +66,10 @@ class Config(Section):
     def _something_to_guide(cls, mix: SelfGuidance | None, info: ValidationInfo) -> SelfGuidance | None:
         if mix is not None and info.data.get("learn_from") == "teacher":
             raise ValueError(
-                "the teacher's velocity is guided already; set it to null, or learn_from to data"
+                "the teacher's velocity is guided already; set self_guidance to null, or learn_from to data"
             )
         if mix is not None and info.data.get("condition_dropout") == 0:
-            raise ValueError("no sample teaches the student its null condition; raise condition_dropout")
+            raise ValueError("condition_dropout = 0 never trains the null condition; raise condition_dropout")
         return mix
 
 
@@ -108,18 +108,21 @@ class MeanFlow:
     def _state(
         self, networks: Networks, batch: Batch, t: Tensor, rng: torch.Generator
     ) -> tuple[FlowState, Condition]:
-        """What is learned at angles ``t`` [B], and under which condition."""
+        """Return the state and velocity target at angles ``t`` [B], and their condition."""
         config, mix = self.config, self.config.self_guidance
-        found = batch.real if config.learn_from == "data" else Examples(batch.x0, batch.condition)
-        assert found is not None  # demanded
-        condition, dropped = found.condition, torch.zeros(len(t), dtype=torch.bool, device=found.x0.device)
+        examples = batch.real if config.learn_from == "data" else Examples(batch.x0, batch.condition)
+        assert examples is not None  # guaranteed by the requirements
+        condition, dropped = (
+            examples.condition,
+            torch.zeros(len(t), dtype=torch.bool, device=examples.x0.device),
+        )
         if config.condition_dropout:
             drawn = torch.rand(len(t), generator=rng, device=rng.device) < config.condition_dropout
-            dropped = drawn.to(found.x0.device)
+            dropped = drawn.to(examples.x0.device)
             condition = replace_rows(condition, batch.negative, dropped)
         if config.learn_from == "teacher":
-            return along(along_teacher(networks, found.x0, t, condition, rng)), condition
-        state = along(along_data(found.x0, t, rng))
+            return along(along_teacher(networks, examples.x0, t, condition, rng)), condition
+        state = along(along_data(examples.x0, t, rng))
         if mix is None:
             return state, condition
         null = replace_rows(condition, batch.negative, torch.ones_like(dropped))
@@ -127,7 +130,7 @@ class MeanFlow:
         return guide(networks.student, state, (condition, null), (mix.omega, mix.kappa), rows), condition
 
     def _times(self, size: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Flow times [B] of the state, and where the average ends: at most that."""
+        """Return the flow times [B] of the state and of the average's end, which is never larger."""
         config = self.config
         draws = torch.randn(2, size, generator=rng, device=rng.device, dtype=torch.float64)
         both = torch.sigmoid(config.time_mean + config.time_std * draws)
@@ -137,5 +140,5 @@ class MeanFlow:
 
 
 def build(config: Config, tangent: TangentKind) -> MeanFlow:
-    """Tangents: ``semi`` and ``discrete`` are one central difference here."""
+    """Build the method; the tangents ``semi`` and ``discrete`` both mean a central difference here."""
     return MeanFlow(config, "exact" if tangent == "exact" else "semi")

@@ -29,27 +29,28 @@ class Config(SimulationSection):
     """``method:`` of ``method=rcm``."""
 
     student_every: Count
-    """K: after the warm-up one iteration in K moves the student, the others the fake score."""
+    """K: after the warm-up one iteration in K updates the student, the others the fake score."""
     warmup: Annotated[int, Field(ge=0)]
-    """H: iterations of tangent warm-up, with the consistency term alone."""
+    """H: number of iterations of tangent warm-up, with only the consistency term."""
     warmup_form: WarmupForm
     dmd_weight: Annotated[float, Field(ge=0)]
-    """0: no matching and no fake score, which is sCM."""
+    """Weight of distribution matching; 0: no matching and no fake score, which is sCM."""
     consistency_weight: Positive
-    """The published lambda is dmd_weight / consistency_weight."""
+    """Weight of the consistency term; the published lambda is dmd_weight / consistency_weight."""
     p_mean: float
-    """p_G: ln tan t ~ N(p_mean, p_std^2), for the consistency term."""
+    """Mean of p_G: ln tan t ~ N(p_mean, p_std^2), for the consistency term."""
     p_std: Positive
     tangent_constant: Positive = 0.1
-    """c of the tangent's normalisation (E20)."""
+    """Constant c of the tangent's normalisation (E20)."""
     discrete: DiscreteSection | None = None
-    """In place of the tangent and p_G: consistency in discrete time along teacher steps, as dCM's."""
+    """Discrete-time consistency along teacher steps, as in dCM, instead of tangent and p_G; null: the tangent."""
 
     @model_validator(mode="after")
     def _fake_score_learns(self) -> Config:
         if self.dmd_weight and self.student_every == 1:
             raise ValueError(
-                "student_every = 1 leaves no iteration for the fake score; set it to 2 or more, or dmd_weight to 0"
+                "student_every = 1 leaves no iteration for the fake score; set student_every to 2 or more,"
+                " or dmd_weight to 0"
             )
         return self
 
@@ -69,9 +70,7 @@ class RCM:
         return not self.config.dmd_weight or after < 0 or after % self.config.student_every == 0
 
     def updates(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
-        """Two losses on a student step: the first graph is freed by its backward pass before the second is
-        built.
-        """
+        """Yield two losses on a student step; the backward of the first frees its graph before the second is built."""
         after = step - self.config.warmup
         cycle = after // self.config.student_every
         if not self.student_update(step):
@@ -111,5 +110,5 @@ class RCM:
 
 
 def build(config: Config, tangent: TangentKind) -> RCM:
-    """In discrete time there is no tangent, so there ``tangent`` makes no difference."""
+    """Build the method; ``tangent`` has no effect on the discrete-time option."""
     return RCM(config, tangent if config.discrete is None else "exact")

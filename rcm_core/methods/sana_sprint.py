@@ -1,4 +1,4 @@
-"""SANA-Sprint: sCM and a latent adversarial loss on real data, in turn with its discriminator (arXiv 2503.09641)."""
+"""SANA-Sprint: sCM and a latent adversarial loss on real data, with alternating updates (arXiv 2503.09641)."""
 
 from __future__ import annotations
 
@@ -35,27 +35,27 @@ class Config(GuidanceSection):
     """``method:`` of ``method=sana_sprint``."""
 
     warmup: Annotated[int, Field(ge=0)]
-    """Iterations of tangent warm-up; the student's and the discriminator's both count."""
+    """Number of iterations of tangent warm-up, including those of the discriminator."""
     warmup_form: WarmupForm
     weighting: Weighting
     tangent_constant: Positive = 0.1
-    """c of the tangent's normalisation (E20); published 0.1 at data deviation 0.5 is 0.2 here."""
+    """Constant c of the tangent's normalisation (E20); the published 0.1 for data of deviation 0.5 is 0.2 here."""
     consistency_weight: Annotated[float, Field(ge=0)]
-    """0: the adversarial loss alone."""
+    """Weight of the consistency term; 0: only the adversarial loss."""
     p_mean: float
-    """ln tan t ~ N(p_mean, p_std^2), for the consistency term and the student's time in the adversarial one."""
+    """Mean of ln tan t ~ N(p_mean, p_std^2), for the consistency term and the adversarial loss's student times."""
     p_std: Positive
     adversarial_weight: Annotated[float, Field(ge=0)]
-    """lambda; 0: sCM on real data, without a discriminator."""
+    """Weight lambda of the adversarial loss; 0: sCM on real data, without a discriminator."""
     noise_share: Share
-    """Max-time weighting: the share of adversarial samples that start from pure noise."""
+    """Max-time weighting: share of adversarial samples that start from pure noise."""
     critic_mean: float
-    """ln tan s ~ N(critic_mean, critic_std^2): the discriminator's noise."""
+    """Mean of ln tan s ~ N(critic_mean, critic_std^2), the discriminator's noise."""
     critic_std: Positive
     misaligned: bool
-    """Real data with another sample's prompt counts as fake too."""
+    """If True, real data with another sample's prompt are fakes too."""
     blocks: tuple[Annotated[int, Field(ge=0)], ...]
-    """Blocks of the frozen teacher whose features the discriminator sees."""
+    """Indices of the frozen teacher's blocks whose features are the discriminator's input."""
 
     @model_validator(mode="after")
     def _some_loss(self) -> Config:
@@ -90,11 +90,11 @@ class SanaSprint:
 
     @property
     def _every(self) -> int:
-        """The discriminator has every other step, if there is one."""
+        """Student updates once in this many steps: 2 with a discriminator, else 1."""
         return 2 if self.config.adversarial_weight else 1
 
     def updates(self, networks: Networks, batch: Batch, step: int, rng: torch.Generator) -> Iterator[Update]:
-        assert batch.real is not None  # demanded
+        assert batch.real is not None  # guaranteed by the requirements
         condition = with_scale(self.config, batch.real.condition, len(batch.real.x0), rng)
         real = Examples(batch.real.x0, condition)
         if not self.student_update(step):
@@ -128,7 +128,7 @@ class SanaSprint:
         return Update(("student",), loss, {"adversarial_loss": loss.detach(), "nonfinite": left_out(finite)})
 
     def _critic(self, networks: Networks, real: Examples, rng: torch.Generator) -> Update:
-        """Hinge loss (E38); with misaligned pairs the fake side is the mean of both kinds of fakes."""
+        """Return the hinge loss (E38); with misaligned pairs the fake side is the mean over both kinds of fakes."""
         with torch.no_grad():
             fake, finite = self._fake(networks, real, rng)
         x0 = keep_rows(finite, real.x0)
@@ -141,7 +141,7 @@ class SanaSprint:
         return Update(("heads",), loss, {"critic_loss": loss.detach(), "nonfinite": left_out(finite)})
 
     def _fake(self, networks: Networks, real: Examples, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One step from noised real data, often from pure noise; and which rows, of the data too, are finite."""
+        """Sample one step from noisy real data or pure noise; return also which rows, data included, are finite."""
         config, size = self.config, len(real.x0)
         t = log_normal_angles(size, config.p_mean, config.p_std, rng)
         pure = torch.rand(size, generator=rng, device=rng.device) < config.noise_share

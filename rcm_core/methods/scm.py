@@ -33,18 +33,18 @@ class Config(GuidanceSection):
     """``method:`` of ``method=scm``."""
 
     learn_from: Literal["teacher", "data"]
-    """teacher: sCD, along the teacher's ODE; data: sCT, along the paths between real data and noise."""
+    """Source of the direction. teacher: sCD, along its ODE; data: sCT, along paths between real data and noise."""
     warmup: Annotated[int, Field(ge=0)]
-    """Iterations over which the tangent is warmed up."""
+    """Number of iterations of tangent warm-up."""
     warmup_form: WarmupForm
     limit: Limit
-    """How the size of a sample's tangent is bounded: by its norm, its root mean square, or element by element."""
+    """Bound of a sample's tangent: by its norm, by its RMS, or per element."""
     tangent_constant: Positive = 0.1
-    """c of the tangent's normalisation (E20, E54); published 0.1 at data deviation 0.5 is 0.2 here."""
+    """Constant c of the tangent's normalisation (E20, E54); the published 0.1 for data of deviation 0.5 is 0.2 here."""
     weighting: Weighting
     consistency_weight: Positive
     p_mean: float
-    """ln tan t ~ N(p_mean, p_std^2)."""
+    """Mean of the angle distribution ln tan t ~ N(p_mean, p_std^2)."""
     p_std: Positive
 
     @model_validator(mode="after")
@@ -89,7 +89,7 @@ class SCM:
         self, networks: Networks, batch: Batch, t: Tensor, rng: torch.Generator
     ) -> tuple[States, Condition]:
         if self.config.learn_from == "data":
-            assert batch.real is not None  # demanded
+            assert batch.real is not None  # guaranteed by the requirements
             return along_data(batch.real.x0, t, rng), batch.real.condition
         condition = with_scale(self.config, batch.condition, len(t), rng)
         return along_teacher(networks, batch.x0, t, condition, rng), condition

@@ -1,4 +1,4 @@
-"""TBCM: continuous-time consistency on the teacher's own routes, without images (arXiv 2511.20410)."""
+"""TBCM: continuous-time consistency on the teacher's trajectories, without images (arXiv 2511.20410)."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from rcm_core.samplers.rollout import Scheme, record_trajectory, route_angles
 
 
 class Config(GuidanceSection):
-    """``method:`` of ``method=tbcm``; ``train.batch`` counts prompts, each of which gives ``pairs`` points."""
+    """``method:`` of ``method=tbcm``; ``train.batch`` counts prompts, each with ``pairs`` points."""
 
     trajectories: Literal["online", "recorded"]
-    """online: new routes in every iteration, from prompts alone; recorded: those of the trajectories stage."""
+    """Source of trajectories. online: simulated in every iteration from prompts; recorded: the trajectories stage's."""
     trajectory_steps: Annotated[int, Field(ge=2)]
-    """Teacher steps of an online route."""
+    """Number of teacher steps in an online trajectory."""
     scheme: Scheme
     shift: Positive
-    """Of the reference route, applied twice as released (E47); small problems need 1 or less."""
+    """Time shift of the reference grid, applied twice as released (E47); small problems need 1 or less."""
     pairs: Count
-    """Points of each route that are trained on, of all but the first (which carries no signal)."""
+    """Number of training points per trajectory; never its first point, which has no signal."""
     p_mean: float
-    """ln tan t ~ N(p_mean, p_std^2), for scheme = log_normal."""
+    """Mean of ln tan t ~ N(p_mean, p_std^2), for scheme = log_normal."""
     p_std: Positive
     degenerate_below: Positive | None
-    """Routes that end in a picture of less contrast (variance within channels) m than this are dropped with
-    probability 1 - m / degenerate_below; null keeps all."""
+    """Contrast (variance within channels) m below which a trajectory's final image counts as degenerate: it is dropped
+    with probability 1 - m / degenerate_below; null keeps all."""
     warmup: Annotated[int, Field(ge=0)]
     warmup_form: WarmupForm
     tangent_anneal_start: Annotated[int, Field(ge=0)] | None
-    """Iteration from which the tangent's unstable part is reduced; null: never."""
+    """Iteration at which the weight r of the tangent's unstable part starts to anneal; null: never."""
     tangent_anneal_steps: Count
     tangent_anneal_to: Share
-    """What it is reduced to over ``tangent_anneal_steps``."""
+    """Value of r after ``tangent_anneal_steps``."""
     weighting: Weighting
     tangent_constant: Positive = 0.1
-    """c of the tangent's normalisation (E20); published 0.1 at data deviation 0.5 is 0.2 here."""
+    """Constant c of the tangent's normalisation (E20); the published 0.1 for data of deviation 0.5 is 0.2 here."""
     consistency_weight: Positive
 
     @model_validator(mode="after")
@@ -57,12 +57,12 @@ class Config(GuidanceSection):
                 f"pairs = {self.pairs} exceeds the {self.trajectory_steps - 1} points of a route"
             )
         if self.trajectories == "recorded" and self.guidance is not None:
-            raise ValueError("recorded routes have the teacher's own guidance; set guidance to null")
+            raise ValueError("recorded trajectories have the teacher's own guidance; set guidance to null")
         return self
 
 
 class Points(NamedTuple):
-    """Some points of every route, point by point: [pairs, B, ...] states, velocities and angles [pairs, B]."""
+    """Training points of every trajectory: states and velocities [pairs, B, ...], angles [pairs, B]."""
 
     x: Tensor
     v: Tensor
@@ -126,7 +126,7 @@ class TBCM:
         return Points(walk.x[chosen], walk.F[chosen], t, walk.end)
 
     def _stored_points(self, batch: Batch, rng: torch.Generator) -> Points:
-        assert batch.route is not None  # demanded
+        assert batch.route is not None  # guaranteed by the requirements
         x, t, v = batch.route
         chosen = self._choose_points(x.shape[1], rng).to(x.device)
         return Points(
@@ -134,12 +134,12 @@ class TBCM:
         )
 
     def _choose_points(self, steps: int, rng: torch.Generator) -> Tensor:
-        """Indices of the points that are used, the first never."""
+        """Return the indices of the training points, never the first."""
         order = torch.randperm(steps - 1, generator=rng, device=rng.device) + 1
         return order[: self.config.pairs].sort().values
 
     def _worthy(self, end: Tensor, rng: torch.Generator) -> Tensor:
-        """``[B]``: which routes count: flat pictures are dropped, as the released code drops black ones."""
+        """Return ``[B]`` which trajectories to train on: drops flat images, as the released code drops black ones."""
         threshold = self.config.degenerate_below
         if threshold is None:
             return torch.ones(len(end), dtype=torch.bool, device=end.device)
@@ -148,7 +148,7 @@ class TBCM:
         return draws < contrast / threshold
 
     def _r(self, step: int) -> float:
-        """Warm-up, then the calm-down."""
+        """Return r at ``step``: linear warm-up, then annealing."""
         config, r = self.config, ramp(step, self.config.warmup)
         if config.tangent_anneal_start is None or step < config.tangent_anneal_start:
             return r

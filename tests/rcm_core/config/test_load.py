@@ -80,7 +80,7 @@ def load(folder: Path, values: dict[str, Any]) -> Any:
         (
             "method.student_every",
             1,
-            r"student_every = 1 leaves no iteration for the fake score; set it to 2 or",
+            r"student_every = 1 leaves no iteration for the fake score; set student_every to 2 or",
         ),
         (
             "train.health.probe_samples",

@@ -110,7 +110,7 @@ def test_the_teacher_is_asked_under_the_condition_that_the_student_learns():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learn_from": "teacher", "condition_dropout": 0.1}, "guided already; set it to null"),
+        ({"learn_from": "teacher", "condition_dropout": 0.1}, "guided already; set self_guidance to null"),
         ({"learn_from": "data", "condition_dropout": 0.0}, "raise condition_dropout"),
     ],
 )

@@ -63,7 +63,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "tbcm",
         {"trajectories": "recorded", "guidance": [1.0], "guidance_at": 1.0},
-        "recorded routes have the teacher's own guidance; set guidance to null",
+        "recorded trajectories have the teacher's own guidance; set guidance to null",
     ),
     (
         "dcm",

@@ -1,4 +1,4 @@
-"""Fixtures that many tests share."""
+"""Shared fixtures."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from tiny import prepare, run_all, tiny_values
 from infra.executors.local import LocalExecutor
 
 LONG = ("system", "flows", "golden", "infra", "experiments", "scripts")
-"""Folders of long files."""
+"""Folders with the slowest test files."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name each file when its first test starts, where several processes run the tests (`make test`)."""
+    """Print each file's name when its first test starts, if several processes run the tests (`make test`)."""
     if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
         config.pluginmanager.register(FileProgress())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that at the end no worker waits for another."""
+    """Run the slowest files first, so that no worker waits for another at the end."""
     items.sort(key=lambda item: not {*LONG} & {*item.path.parts})
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The user's cache, for this process and those that it starts: none of the user's own.
+    """Use an empty user cache for this process and its children.
 
-    And the place where ``families.build`` keeps what it has built.
+    ``families.build`` keeps its pipelines there, too.
     """
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
@@ -46,20 +46,20 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def every_output_is_written() -> Iterator[None]:
-    """Hold every run of a stage in a test to dvc.yaml's list of outputs."""
+    """Check every run of a stage in a test against dvc.yaml's list of outputs."""
     with outputs_checked():
         yield
 
 
 @pytest.fixture
 def values() -> dict[str, Any]:
-    """Small parameters, to be changed at will."""
+    """Return small parameters that a test may change."""
     return tiny_values()
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A workspace in which all eight stages have run, once for all of pytest's workers; to be read, not changed."""
+    """A read-only workspace in which all eight stages have run, once for all of pytest's workers."""
     if worker_id == "master":
         return _run_once(tmp_path_factory.mktemp("tiny"))
     shared = tmp_path_factory.getbasetemp().parent / "tiny"
@@ -70,7 +70,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 def _run_once(folder: Path) -> Path:
     whole = folder.with_suffix(".whole")
     if not whole.exists():
-        shutil.rmtree(folder, ignore_errors=True)  # of a process that failed half-way
+        shutil.rmtree(folder, ignore_errors=True)  # left by a process that failed half-way
         run_all(folder, prepare(folder, tiny_values()), LocalExecutor(folder))
         whole.touch()
     return folder
@@ -78,7 +78,7 @@ def _run_once(folder: Path) -> Path:
 
 @pytest.fixture
 def workspace(tiny_run: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny run that a test may spoil."""
+    """A copy of the tiny run that a test may damage."""
     folder = tmp_path / "workspace"
     shutil.copytree(tiny_run, folder, ignore=shutil.ignore_patterns(".rcm"))
     return folder

@@ -1,4 +1,4 @@
-"""dvc.yaml says what is: the stages, what they read, what they leave."""
+"""dvc.yaml is correct: the stages, their inputs and their outputs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def outs(stage: str) -> list[str]:
 
 
 def filled(text: str, params: dict[str, Any]) -> str:
-    """``${a.b}`` as DVC fills it in from params.yaml."""
+    """Replace ``${a.b}`` as DVC does from params.yaml."""
 
     def value(match: re.Match[str]) -> str:
         found: Any = params
@@ -75,7 +75,7 @@ def test_a_stage_is_a_file_a_section_an_entry_and_a_record() -> None:
 def test_outs_are_what_the_stage_leaves(stage: str, tiny_run: Path) -> None:
     known = outs(stage)
     for out in known:
-        assert out.startswith(f"runs/{stage}/")  # a stage writes its own folder alone
+        assert out.startswith(f"runs/{stage}/")  # a stage writes only its own folder
         assert (tiny_run / out).exists()
     left = [p.relative_to(tiny_run).as_posix() for p in (tiny_run / "runs" / stage).rglob("*") if p.is_file()]
     assert left
@@ -137,7 +137,7 @@ PUBLISHED = {
     "sana-0.6b": ("tbcm-sana-0.6b",),
     "sana-1.6b": ("scm",),
 }
-"""Recipes of teachers that a user brings."""
+"""Recipes of external teachers."""
 TEACHERS = {p.stem for p in (ROOT / "conf/teacher").glob("*.yaml")}
 
 

@@ -1,4 +1,4 @@
-"""What every file in rcm_core/models must keep: run this on a family of your own."""
+"""Contract of every file in rcm_core/models. Run this on your own family, too."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_every_family_is_held_to_the_contract() -> None:
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    """The family's module and a tiny pipeline of it; not to be changed."""
+    """The family's module and a tiny read-only pipeline of it."""
     name = request.param
     folder = tmp_path_factory.mktemp(name) / "pipeline"
     SHAPES[name] = build(name, folder)
@@ -37,7 +37,7 @@ def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def copied(original: tuple[Any, Path], tmp_path: Path) -> tuple[Any, Path]:
-    """The same, to be spoilt."""
+    """A copy of ``original`` that a test may damage."""
     family, folder = original
     shutil.copytree(folder, tmp_path / "pipeline")
     return family, tmp_path / "pipeline"
@@ -48,7 +48,7 @@ def shape_of(family: Any) -> tuple[int, ...]:
 
 
 def loud(denoiser: Denoiser) -> Denoiser:
-    """Weights large enough that every part of the network matters."""
+    """Set weights so large that every part of the network matters."""
     rng = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in denoiser.parameters():
@@ -57,7 +57,7 @@ def loud(denoiser: Denoiser) -> Denoiser:
 
 
 def inputs(family: Any, folder: Path) -> tuple[Tensor, Tensor, Condition]:
-    """States, angles from noise to data, conditions."""
+    """Return states, angles from noise to data, and conditions."""
     x = torch.randn(3, *shape_of(family), generator=torch.Generator().manual_seed(0))
     return x, torch.tensor([torch.pi / 2, 0.8, 0.0]), family.load_codec(folder).encode_text(PROMPTS)
 
@@ -70,7 +70,7 @@ def test_it_passes_every_check(original: tuple[Any, Path]) -> None:
 
 
 def test_angles_in_float64_are_accepted_and_mean_the_same(original: tuple[Any, Path]) -> None:
-    """Samplers and losses keep angles in float64; what comes out is float32 like the state."""
+    """Samplers and losses keep angles in float64; the output is float32 like the state."""
     family, folder = original
     denoiser = loud(load_denoiser(folder, family))
     x, t, condition = inputs(family, folder)

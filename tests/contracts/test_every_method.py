@@ -1,4 +1,4 @@
-"""What every file in rcm_core/methods must keep, with the parameters it ships with."""
+"""Contract of every file in rcm_core/methods, with the parameters of its preset."""
 
 import pytest
 import torch
@@ -17,16 +17,18 @@ TEACHER = six_modes()
 METHODS = available("methods")
 STEPS = (0, 1, 2, 149, 150, 151, 152, 154, 155)
 OF_RECIPES = (0, 150, 151)
-"""Of the published recipes, which are these methods with other numbers."""
+"""Steps for the published recipes, which are these methods with other numbers."""
 
 
 def build(name: str, tangent: str = "exact"):
     section = preset(name)["method"]
     module = find("methods", section.pop("name"))
-    for key in ("gan_blocks", "blocks"):  # the stand-in has three
+    for key in ("gan_blocks", "blocks"):  # the test network has three
         if section.get(key):
             section[key] = [0, 2]
-    section |= {k: None for k in ("degenerate_below",) if k in section}  # two numbers have no contrast
+    section |= {
+        k: None for k in ("degenerate_below",) if k in section
+    }  # two numbers are too few for a contrast
     return module.build(check(module.Config, section, name), tangent)
 
 
@@ -44,12 +46,12 @@ def networks(method) -> dict:
 
 
 def seen(nets: dict) -> Networks:
-    """The networks as a method sees them; ``nets`` has the trained ones by role."""
+    """Return the networks as a method gets them; ``nets`` has the trained ones by role."""
     return Networks(**{FIELDS.get(name, name): net for name, net in nets.items()})
 
 
 class Guarded(Perceptron):
-    """A teacher: calling it with gradients enabled would build a graph that nobody needs."""
+    """A teacher that must not be called with gradients enabled, because that would build an unused graph."""
 
     def forward(self, x, t, condition=None):
         assert not torch.is_grad_enabled(), "the teacher is called without gradient"
@@ -57,7 +59,7 @@ class Guarded(Perceptron):
 
 
 def batch(step: int) -> Batch:
-    """All that a source can provide."""
+    """Return a batch with everything that a source can provide."""
     rng = generator("batch", step)
     condition, other = ({"text": torch.randn(16, 3, generator=rng)} for _ in range(2))
     x0 = TEACHER.sample(16, rng)
@@ -68,7 +70,7 @@ def batch(step: int) -> Batch:
 
 
 def run(method, nets, step: int, seed: int = 0):
-    """Every update's role, loss and gradients by network."""
+    """Return every update's role, loss and gradients by network."""
     found = []
     trained = {
         name: [p for p in net.parameters() if p.requires_grad]
@@ -78,14 +80,14 @@ def run(method, nets, step: int, seed: int = 0):
     for update in method.updates(seen(nets), batch(step), step, generator(seed, step)):
         flat = [
             p for group in trained.values() for p in group if p.requires_grad
-        ]  # not what is frozen just now
+        ]  # except networks that are frozen in this update
         gradients = dict(zip(flat, torch.autograd.grad(update.loss, flat, allow_unused=True)))
         found.append((update, {name: [gradients.get(p) for p in group] for name, group in trained.items()}))
     return found
 
 
 def moved(updates) -> list[Tensor]:
-    """All gradients of the networks that move, one after the other, of each update."""
+    """Return, for each update, the concatenated gradients of the trained networks."""
     return [
         torch.cat([g.flatten() for role in u.roles for g in grads[role] if g is not None])
         for u, grads in updates
@@ -107,7 +109,7 @@ def steps_of(name: str, steps: tuple[int, ...], of_recipes: tuple[int, ...]) -> 
     ids="{0[0]}-{0[1]}".format,
 )
 def step_made(request):
-    """Method, step, its networks and what :func:`run` finds."""
+    """Method, step, its networks and the result of :func:`run`."""
     name, step = request.param
     method = build(name)
     nets = networks(method)
@@ -126,7 +128,7 @@ def test_only_the_declared_roles_of_an_update_get_gradients(step_made):
                 got[network] = [a or g is not None for a, g in zip(got[network], found)]
             else:
                 assert all(g is None for g in found), f"{network} moved by an update of {update.roles}"
-    # together the updates of a step reach every weight of whatever moves
+    # together the updates of a step reach every trained weight
     assert all(all(flags) for role, flags in got.items() if any(role in u.roles for u, _ in updates))
 
 
@@ -178,7 +180,7 @@ TOUCHED = {"x0": "x0", "real": "real", "route": "routes"}
 )
 @pytest.mark.parametrize("where", ["x0", "real", "route", "teacher"])
 def test_a_sample_that_is_not_finite_is_counted_and_changes_nothing_else(name, where, step):
-    """Its row may hold anything: the others' gradient is finite and what the method uses of it is left out."""
+    """The sample's row may contain anything: the gradient of the others is finite, and the method excludes the row."""
     method = build(name)
     nets, data = networks(method), batch(step)
     match where:

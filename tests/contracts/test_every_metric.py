@@ -1,4 +1,4 @@
-"""What every metric keeps: complete facts, values and intervals within bounds, the stated direction, no order."""
+"""Contract of every metric: complete record, values within bounds, stated direction, independence of order."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ TIME = np.arange(FRAMES, dtype=float)
 
 
 def inputs(good: bool) -> dict[str, Any]:
-    """All inputs of metrics: of perfect samples, or of samples that are wrong in every respect."""
+    """Return all inputs of metrics, from perfect samples or from samples that are wrong in every respect."""
     rng = np.random.default_rng(0)
     real = rng.normal(size=(N, WIDTH))
     groups = np.eye(4)[None].repeat(3, 0) + (0 if good else 100)
-    # objects that move to the right by 2 pixels a frame, or that shiver at one place
+    # objects that move to the right by 2 pixels per frame, or that jitter at one place
     path = 2 * TIME if good else 0.8 * (TIME % 2)
     tracks = np.zeros((N, 2, FRAMES, 2))
     tracks[..., 0] = path
@@ -70,7 +70,7 @@ def test_facts_are_complete(metric: Metric) -> None:
     assert metric.needs
     assert metric.needs <= INPUTS.keys()
     assert metric.shown <= set(get_args(Place))
-    # what compares groups cannot be measured on the samples of selection
+    # metrics that compare groups cannot be measured on the samples of selection
     assert not (metric.selects and metric.needs & {"groups", "group_pixels"})
     assert not metric.stands_in_for or metric.stands_in_for in {m.name for m in every_metric()}
 
@@ -109,5 +109,5 @@ def test_the_order_of_samples_does_not_matter(metric: Metric) -> None:
 
 
 def mixture(name: str) -> Any:
-    """Half of the good samples' ``name``, half of the bad ones'."""
+    """Return ``name`` for half of the good and half of the bad samples."""
     return np.concatenate([inputs(True)[name][: N // 2], inputs(False)[name][N // 2 :]])

@@ -1,4 +1,4 @@
-"""The core has heard of no orchestrator; commands import no more than they need to answer."""
+"""The core imports no orchestrator; commands import no more than they need."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ HEAVY = (
     "torch.distributed.tensor", "torch.distributed.checkpoint", "sympy", "triton", "matplotlib", "pandas", "sklearn",
     "scipy", "ray", "prefect", "dvc", "s3fs", "botocore",
 )  # fmt: skip
-"""Each takes from a tenth of a second to two seconds to import; torch alone takes one."""
+"""Modules that take 0.1 to 2 seconds to import each; torch takes one."""
 
 
 def brought(code: str, folder: Path, *names: str) -> set[str]:
-    """Those of ``names`` that a process has imported after it ran ``code`` in ``folder``."""
+    """Return those of ``names`` that a process has imported after it ran ``code`` in ``folder``."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
     env = os.environ | {"PYTHONPATH": path, "RCM_HOME": str(folder), "RCM_EXECUTOR": "local"}
     ended = subprocess.run(

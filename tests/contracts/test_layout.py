@@ -1,4 +1,4 @@
-"""The layout: few modules at the root of the core, folders that say what they hold, layers of folders, no circle."""
+"""The layout: few modules at the root of the core, folders named for their content, layers, no import cycle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILES = {
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Modules of ours that ``path`` imports, also inside functions; a package that it takes a name from counts too."""
+    """Yield project modules that ``path`` imports, also inside functions, and the packages it imports names from."""
     for node in ast.walk(ast.parse(path.read_text())):
         match node:
             case ast.Import(names=names):
@@ -31,7 +31,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def circle(graph: Mapping[str, set[str]]) -> list[str]:
-    """One circle of ``graph``; empty if there is none."""
+    """Return one cycle of ``graph``; empty if it has none."""
     path: list[str] = []
     done: set[str] = set()
 
@@ -60,7 +60,7 @@ def test_no_module_imports_itself_through_others() -> None:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_no_folder_imports_itself_through_others(place: str) -> None:
-    """By the first folder below ``place``; modules beside the folders count as themselves."""
+    """Imports are grouped by the first folder below ``place``; modules beside the folders count as themselves."""
 
     def owner(module: str) -> str:
         return ".".join(module.split(".")[:2])

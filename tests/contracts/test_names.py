@@ -1,4 +1,4 @@
-"""A function is named for what it does or returns: never by a bare participle ("drawn", "held")."""
+"""The name of a function is a verb or its result, never a bare participle ("drawn", "held")."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def is_participle(name: str) -> bool:
 
 
 def functions(text: str) -> Iterator[str]:
-    """Names of all functions; a property is read like an attribute, so it may be an adjective."""
+    """Yield the names of all functions, except properties, which may be adjectives like attributes."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             decorators = {ast.unparse(d).split(".")[-1] for d in node.decorator_list}

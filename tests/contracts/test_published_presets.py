@@ -39,7 +39,7 @@ def test_every_source_is_defined_at_the_head_and_used(name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_preset_states_its_optimiser(name: str) -> None:
-    """Nothing of it is left to what conf/config.yaml has at the time."""
+    """No setting of the optimiser is inherited from conf/config.yaml."""
     assert {"lr_warmup", "eps", "clip", "betas", "weight_decay", "ema_lengths", "lr"} <= set(
         preset(name)["train"]
     )

@@ -1,4 +1,4 @@
-"""``RunFolder`` owns the layout of runs/: no other module spells a path of it, and DVC's outputs are its places."""
+"""``RunFolder`` owns the layout of runs/: no other module contains such a path, and its paths are DVC's outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OWNER = ROOT / "rcm_core/storage/run_folder.py"
 
 
 def texts(path: Path) -> Iterator[str]:
-    """Strings in the code of ``path``, those within f-strings too, without docstrings."""
+    """Yield the strings in the code of ``path``, including those in f-strings, without docstrings."""
     tree = ast.parse(path.read_text())
     silent = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
@@ -35,7 +35,7 @@ def test_no_other_module_has_a_path_of_runs() -> None:
 
 
 def test_every_place_is_an_output_of_dvc_or_inside_one() -> None:
-    """Except the result of `rcm tune-times`, which is no stage, and the names of hashed modules."""
+    """Exceptions are the result of `rcm tune-times`, which is no stage, and the names of hashed modules."""
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     outs = {
         Path(*out) if isinstance(out, dict) else Path(out)

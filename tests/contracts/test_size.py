@@ -1,4 +1,4 @@
-"""Budgets of size: it is the tail that makes code hard to change."""
+"""Size limits of files, functions and classes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PLACES = ("rcm_core", "infra", "flows", "experiments", "scripts", "kernels", "tests")
 FILE, FUNCTION, CLASS, ARGUMENTS = 300, 60, 120, 7
-"""Most lines of a file, of a function without its docstring, and of a class; most arguments of a function."""
+"""Maximum lines of a file, of a function without its docstring, and of a class; maximum arguments of a function."""
 MEDIAN = 7
-"""Most lines of the median function, docstrings included."""
+"""Maximum lines of the median function, including docstrings."""
 ALLOWED: dict[str, str] = {"infra/cli.py::sample": "every option of a command is an argument"}
 """``path`` or ``path::name`` -> the reason why it may be larger."""
 
@@ -34,7 +34,7 @@ def lines_of(node: ast.AST) -> int:
 
 
 def body_lines(node: Definition) -> int:
-    """Lines without the docstring."""
+    """Return the number of lines without the docstring."""
     text = ast.get_docstring(node, clean=False)
     return lines_of(node) - (lines_of(node.body[0]) if text is not None else 0)
 
@@ -45,7 +45,7 @@ def arguments(node: Definition) -> list[ast.arg]:
 
 
 def excesses(path: Path) -> Iterator[str]:
-    """What in ``path`` is larger than its budget."""
+    """Yield everything in ``path`` that exceeds its limit."""
     text, name = path.read_text(), name_of(path)
     free = name.startswith(
         ("kernels/", "tests/")

@@ -1,4 +1,4 @@
-"""The kernels as a library: from a plain install of the wheel, nothing of the checkout on the path."""
+"""The kernels as a library: installed from the wheel, without the checkout on the path."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ print(rcm_kernels.__file__)
 
 def test_a_plain_install_of_the_wheel_has_the_kernels(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    source = tmp_path / "source"  # a build leaves folders where it runs
+    source = tmp_path / "source"  # a build leaves folders in its source folder
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(source)], check=True)
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(source)]
     subprocess.run(build, check=True, capture_output=True)

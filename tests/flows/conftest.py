@@ -1,4 +1,4 @@
-"""A small project with the real flows and infra, and eight stages that take no time."""
+"""A small project with the real flows and infra, and eight instant stages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from projects import Toy, free_port, make_toy
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toy]:
-    """A git repository of its own with its live state in ``.rcm``; its servers end with the module."""
+    """A separate git repository with its live state in ``.rcm``; its servers end with the module."""
     root = make_toy(tmp_path_factory.mktemp("toy") / "project")
     toy = Toy(root, free_port(), uuid.uuid4().hex)
     yield toy

@@ -1,4 +1,4 @@
-"""What a run shows on its Prefect page."""
+"""Artifacts on a run's Prefect page."""
 
 from __future__ import annotations
 

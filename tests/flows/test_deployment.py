@@ -19,7 +19,7 @@ WATCH = "watch-teacher/watch-teacher"
 
 @pytest.fixture(scope="module")
 def served(toy: Any) -> Iterator[Any]:
-    """The toy project with its server and worker up and everything deployed."""
+    """The toy project with running server and worker and all deployments."""
     answer = toy.rcm("up")
     assert answer.returncode == 0, answer.stderr
     assert f"http://127.0.0.1:{toy.port}" in answer.stdout
@@ -27,7 +27,7 @@ def served(toy: Any) -> Iterator[Any]:
 
 
 def finished(toy: Any, identity: str) -> dict[str, Any]:
-    """The run, once it has ended."""
+    """Wait for the end of the run and return it."""
 
     def ended() -> dict[str, Any] | None:
         run = toy.api.run(identity)
@@ -38,7 +38,7 @@ def finished(toy: Any, identity: str) -> dict[str, Any]:
 
 
 def runs(toy: Any) -> list[dict[str, Any]]:
-    """Runs of rcm-distill that were not made by its schedule, newest first."""
+    """Return the runs of rcm-distill except those of its schedule, newest first."""
     query = {
         "deployments": {"id": {"any_": [toy.api.deployment(DEPLOYMENT)["id"]]}},
         "sort": "START_TIME_DESC",
@@ -99,7 +99,7 @@ def test_a_second_identical_run_computes_nothing(served: Any) -> None:
 
 
 def watched(toy: Any, teacher: str) -> None:
-    """A look at ``teacher`` that was not cancelled because its schedule's look was not over."""
+    """Watch ``teacher``; retry if the run is cancelled because a scheduled watch is still running."""
     while (
         state := finished(toy, toy.api.start(WATCH, {"teacher": teacher})["id"])["state"]["type"]
     ) == "CANCELLED":
@@ -117,7 +117,7 @@ def test_a_new_teacher_starts_a_run_once(served: Any, tmp_path: Any) -> None:
     run = finished(served, new[0]["id"])
     assert run["state"]["type"] == "COMPLETED"
     assert run["parameters"]["teacher"] == str(tmp_path)
-    # the toy's teacher comes out the same, so nothing below it runs
+    # the toy's teacher has the same output, so no later stage runs
     assert served.ran() == [*before, "teacher"]
     assert states(served, run["id"]) == dict.fromkeys(ORDER, "Skipped") | {"teacher": "Completed"}
     watched(served, str(tmp_path))
@@ -140,7 +140,7 @@ def test_a_stage_s_bad_input_is_not_tried_again(served: Any) -> None:
     assert str(complaint(run["state"]["message"])) == "the name is refused; choose another"
     stages = {stage["name"]: stage for stage in served.api.stages(run["id"])}
     assert (stages["publish"]["state_name"], stages["publish"]["run_count"]) == ("Failed", 1)
-    # what was computed by earlier runs is not computed again
+    # results of earlier runs are not computed again
     assert {s["state_name"] for name, s in stages.items() if name != "publish"} == {"Skipped"}
     assert served.ran() == [*before, "publish"]
     assert (served.root / ".rcm/worktrees/refused").is_dir()

@@ -31,7 +31,7 @@ DISTILL = [sys.executable, "-u", "-m", "infra.cli", "distill"]
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Toy]:
-    """This project with small numbers; nothing of it is left running."""
+    """This project with small sizes; none of its processes outlives the test."""
     root = tmp_path / "project"
     copy_project(root)
     (root / "params.yaml").write_text(yaml.safe_dump(change(tiny_values(), SETTINGS)))
@@ -47,7 +47,7 @@ def start(project: Toy, log: Path) -> subprocess.Popen[bytes]:
 
 
 def last_checkpoint(project: Toy) -> int:
-    """The step of the last one that is whole; of older ones not all are kept."""
+    """Return the step of the newest complete checkpoint; not all older ones are kept."""
     whole = project.root.glob(".rcm/state/train-*/step_*/progress.json")
     return max((int(p.parent.name.removeprefix("step_")) for p in whole), default=0)
 
@@ -74,11 +74,11 @@ def test_interrupted_then_cut_off_it_ends_with_the_same_bits(
     assert log.with_suffix(".err").read_text() == ""
     said = log.read_text()
     assert re.search(r"^run \S+: its process is gone .*; it was RUNNING, now CRASHED$", said, re.MULTILINE)
-    # train continues from its last checkpoint; what was finished before is not done again
+    # train continues from its last checkpoint; finished stages do not run again
     assert "Stage 'trajectories' didn't change, skipping" in said
     resumed = re.search(r"resumed at step (\d+) of 60", said)
     assert resumed
-    # Ray may not have noted the very last one when all was killed
+    # Ray may not have recorded the last one before the kill
     assert before - SETTINGS["train.checkpoint_every"] <= int(resumed[1]) <= last
     assert "student_1" in said
     assert f"{project.root}/runs/report/report.html" in said
@@ -92,7 +92,7 @@ def test_interrupted_then_cut_off_it_ends_with_the_same_bits(
     made, expected = (p / "runs/train/candidates" for p in (project.root, reference))
     assert sha256_folder(made) == sha256_folder(expected)
 
-    # the page stays up for a look, until it is stopped
+    # the page stays available until it is stopped
     assert project.api.healthy()
     assert project.rcm("stop").stdout == "stopped: keeper, worker, server\n"
     assert project.processes() == []

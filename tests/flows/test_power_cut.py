@@ -1,4 +1,4 @@
-"""Everything killed at once in a run, which is continued; server, worker, keeper or flow killed; and cancelling then.
+"""Kills of all processes of a run, which continues; kills of server, worker, keeper or flow; and cancelling then.
 
 ``python -m experiments.power_cut`` cuts the power in each of the eight real stages.
 """
@@ -33,7 +33,7 @@ def up(toy: Toy) -> None:
 
 
 def begin(toy: Toy, stage: str, name: str, override: str) -> str:
-    """Start a run that waits in ``stage``; its id once it is there."""
+    """Start a run that waits in ``stage``; return its id when it has arrived there."""
     toy.gate(stage).touch()
     ran = toy.ran().count(stage) if (toy.root / ".rcm/ran").exists() else 0
     identity = str(toy.api.start(DEPLOYMENT, {"name": name, "overrides": [override]})["id"])
@@ -47,7 +47,7 @@ def arrive(toy: Toy, stage: str, times: int) -> None:
 
 
 def runs(toy: Toy, name: str) -> list[dict[str, Any]]:
-    """The runs that bore this name, oldest first."""
+    """Return the runs with this name, oldest first."""
     found = [run for run in toy.api.list_runs(DEPLOYMENT) if run["parameters"].get("name") == name]
     return sorted(found, key=lambda run: str(run["created"]))
 
@@ -61,13 +61,13 @@ def slots(toy: Toy) -> int:
 
 
 def last_checkpoint(toy: Toy) -> int:
-    """The step of the newest checkpoint of train that is whole."""
+    """Return the step of the newest complete checkpoint of train."""
     whole = toy.root.glob(".rcm/state/train/toy/step_*/step")
     return max((int(path.parent.name.removeprefix("step_")) for path in whole), default=0)
 
 
 def student(steps: int) -> str:
-    """What train makes in a run that nobody interrupts."""
+    """Return the output of train in an uninterrupted run."""
     digest = ""
     for step in range(steps):
         digest = hashlib.sha256(f"{digest} {step}".encode()).hexdigest()
@@ -76,7 +76,7 @@ def student(steps: int) -> str:
 
 def test_a_server_that_starts_under_load_never_finds_its_database_locked(toy: Toy) -> None:
     """A worker connects while eight clients write; each of their requests is answered."""
-    (toy.root / ".rcm/failed-once").mkdir()  # prompts does not fail here
+    (toy.root / ".rcm/failed-once").mkdir()  # disables the first failure of prompts
     stop = threading.Event()
 
     def write(number: int) -> int:
@@ -98,7 +98,7 @@ def test_a_server_that_starts_under_load_never_finds_its_database_locked(toy: To
 
 
 def test_a_killed_flow_and_a_power_cut_are_continued_to_the_same_student(toy: Toy) -> None:
-    """The flow alone is killed in the first stage: the keeper continues it. All is killed in a training on Ray."""
+    """In the first stage only the flow is killed; the keeper continues it. In a training on Ray all is killed."""
     begin(toy, "teacher", "cut", f"train.iterations={STEPS}")
     toy.kill("-m prefect.engine")
     arrive(toy, "teacher", 2)
@@ -125,7 +125,7 @@ def test_a_killed_flow_and_a_power_cut_are_continued_to_the_same_student(toy: To
 
 
 def test_a_run_outlives_its_server_and_is_cancelled_after_its_processes_are_gone(toy: Toy) -> None:
-    """Two events come in the run, too: one run waits for both."""
+    """Two events arrive during the run, too: one run waits for both."""
     run = begin(toy, "teacher", "dead", "teacher.steps=49")
     toy.kill("-m prefect server start")
     wait_for("server", toy.api.healthy, every=0.1)
@@ -146,7 +146,7 @@ def test_a_run_outlives_its_server_and_is_cancelled_after_its_processes_are_gone
 
 
 def updated() -> dict[str, Any]:
-    """An event as the watch emits it."""
+    """Return an event as the watch emits it."""
     return {
         "id": str(uuid4()),
         "event": "teacher.updated",
@@ -157,7 +157,7 @@ def updated() -> dict[str, Any]:
 
 
 def of_events(toy: Toy, states: list[str]) -> list[str]:
-    """The runs that events asked for, oldest first, once they have these states; else nothing."""
+    """Return the runs started by events, oldest first, if they have these states; else []."""
     found = [run for run in toy.api.list_runs(DEPLOYMENT) if run["parameters"].get("teacher") == "mini"]
     found.sort(key=lambda run: str(run["created"]))
     return [run["id"] for run in found] if [run["state"]["type"] for run in found] == states else []

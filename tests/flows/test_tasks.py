@@ -1,4 +1,4 @@
-"""A stage's command is streamed, and ends with whatever it started."""
+"""A stage's output is streamed, and the stage ends together with its child processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ child.wait()
 
 
 class StopError(Exception):
-    """Stands for a cancellation."""
+    """Exception in place of a cancellation."""
 
 
 def test_lines_and_status_arrive(tmp_path: Path) -> None:

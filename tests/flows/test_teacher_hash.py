@@ -1,4 +1,4 @@
-"""A teacher's hash changes with its content and with nothing else, in a folder and on S3."""
+"""A teacher's hash changes only with its content, in a folder and on S3."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The endpoint of a local S3 with an empty bucket ``teachers``."""
+    """Yield the endpoint of a local S3 with an empty bucket ``teachers``."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")

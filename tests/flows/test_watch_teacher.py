@@ -1,4 +1,4 @@
-"""Which contents of a teacher are announced, and under which ids."""
+"""Contents of a teacher that are announced, and the ids of the events."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_teacher_that_returns_to_an_earlier_content_is_announced_again() -> No
     for found in ("a", "b", "a", "b", "a"):
         news = next_event(remembered, "slug", found)
         assert news is not None
-        # a watch that died before it remembered announces the same event, which the server then drops
+        # a watch that died before remembering emits the same event again, and the server drops it
         assert next_event(remembered, "slug", found) == news
         identities.append(news[0])
         remembered = news[1]

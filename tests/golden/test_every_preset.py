@@ -35,7 +35,7 @@ ITERATIONS = 4
 
 @pytest.fixture(scope="module")
 def rich(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny run with trajectories that hold all that a method may need."""
+    """The tiny run with trajectories that contain everything a method may need."""
     folder = tmp_path_factory.mktemp("rich") / "workspace"
     shutil.copytree(tiny_run, folder, ignore=shutil.ignore_patterns(".rcm", "train", "trajectories"))
     params = configure(folder, {"trajectories.keep_trajectories": True, "trajectories.real": True})
@@ -44,7 +44,7 @@ def rich(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepared(rich: Path, folder: Path, name: str) -> Path:
-    """A workspace with the preset's own method and optimiser, and few small iterations."""
+    """Prepare a workspace with the preset's method and optimiser, and few small iterations."""
     shutil.copytree(rich, folder, ignore=shutil.ignore_patterns(".rcm"))
     section = PRESETS[name]
     method = section["method"] | {k: v for k, v in TINY.items() if k in section["method"]}
@@ -76,7 +76,7 @@ def workspaces(rich: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 @pytest.fixture(scope="module")
 def sharded(workspaces: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Where two ranks left the candidates of every preset, and those of one with all kinds of parts once more."""
+    """Candidates of every preset from two ranks, and those of one preset with all kinds of parts a second time."""
     root = tmp_path_factory.mktemp("sharded")
     runs = {**workspaces, "again": workspaces["sana_sprint"]}
     for name in runs:
@@ -93,9 +93,7 @@ def test_a_preset_trains_on_one_rank_and_on_two(
     workspace = workspaces[name]
     train.run(load_params(workspace / "params.yaml"), workspace, LocalExecutor(workspace))
     (folder,) = (workspace / "runs/train/candidates").glob("*ema_0.05")
-    check_tensors(
-        wan.LAYOUT, folder
-    )  # exactly the tensors of a plain network, whatever the student had besides
+    check_tensors(wan.LAYOUT, folder)  # exactly the tensors of a plain network, without the student's extras
     teacher, student = weights(workspace / "runs/teacher/pipeline"), weights(folder)
     assert any(not torch.equal(student[key], teacher[key]) for key in teacher)
     both = weights(sharded[name] / folder.name)

@@ -28,7 +28,7 @@ LR = 1e-3
 BATCH = 256
 ROUTES = 2048
 NARROW = {"p_mean": 0.0, "p_std": 1.6}
-"""The modes are narrow: times around tan t = 1 and far below it matter."""
+"""Time distribution for narrow modes: times around tan t = 1 and far below it matter."""
 
 CHANGED: dict[str, dict[str, Any]] = {
     "scm": NARROW,
@@ -59,7 +59,7 @@ ITERATIONS = 1200
 FEWER = {"dmd2-gan": 400, "sana_sprint": 700, "meanflow": 1000} | dict.fromkeys(
     ("scm", "rcm", "tbcm", "cdm"), 600
 )
-"""Discriminators and tangents take long, and teach fast."""
+"""Iterations of slow methods: discriminators and tangents are slow per iteration, but need few of them."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,7 +72,7 @@ def one_thread():
 
 @pytest.fixture(scope="module")
 def diffusion_model() -> Perceptron:
-    """A network that has learned the exact velocity: what a student starts from."""
+    """A network that has learned the exact velocity; students start from it."""
     net = Perceptron()
     optimiser = torch.optim.Adam(net.parameters(), lr=2 * LR)
     steps = 600
@@ -91,7 +91,7 @@ def diffusion_model() -> Perceptron:
 
 @pytest.fixture(scope="module")
 def routes() -> tuple[TeacherTrajectory, Tensor]:
-    """The exact teacher's routes in 32 steps, and where they end."""
+    """The exact teacher's routes in 32 steps, and their ends."""
     walk = record_trajectory(
         MIXTURE.velocity, torch.randn(ROUTES, 2, generator=generator("routes")), reference_route(32, 1.0), {}
     )
@@ -107,7 +107,7 @@ def build(name: str) -> Method:
 
 
 def networks(method: Method, start: Perceptron) -> dict[str, nn.Module]:
-    """Trained and following networks: copies of ``start``, the student with its extras."""
+    """Return trained and target networks: copies of ``start``, the student with its extras."""
     requirements = method.requirements
     nets: dict[str, nn.Module] = {}
     for role in (requirements.roles | {f.target for f in requirements.follows}) - {"heads"}:
@@ -172,7 +172,7 @@ def test_before(diffusion_model):
 
 
 FIRST = "rcm"
-"""The method that is also tried without the slow tests."""
+"""Method that also runs without the slow tests."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The pipeline end to end, small: what it leaves, that it repeats itself, that others can use it."""
+"""The tiny pipeline end to end: its outputs, its determinism, and the use of its student by other programs."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_split_that_chooses_is_not_the_one_that_reports(tiny_run: Path) -> N
     assert set(manifest["prompt"]) <= set(frame.loc[frame["split"] == "train", "prompt"])
 
 
-@pytest.mark.filterwarnings("ignore:.*")  # diffusers' own, on loading; what counts here is the picture
+@pytest.mark.filterwarnings("ignore:.*")  # warnings of diffusers on loading; only the picture matters here
 def test_diffusers_loads_the_published_student_and_draws_what_we_draw(tiny_run: Path) -> None:
     folder = tiny_run / "runs/publish/pipeline"
     pipe = DiffusionPipeline.from_pretrained(folder)

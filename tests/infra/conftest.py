@@ -1,4 +1,4 @@
-"""Loops and functions that Ray's workers can import, in a workspace of their own; a Prefect server."""
+"""Loops and functions that Ray's workers can import from a separate workspace; a Prefect server."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def hangs(context, spec):
 
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A workspace with the module ``toys``, importable here and in workers."""
+    """Create a workspace with the module ``toys``, importable here and in workers."""
     folder = tmp_path_factory.mktemp("workspace")
     (folder / "toys.py").write_text(TOYS)
     sys.path.insert(0, str(folder))
@@ -141,7 +141,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server that has nothing."""
+    """Yield the address of an empty server."""
     home, port = tmp_path_factory.mktemp("server"), free_port()
     url = f"http://127.0.0.1:{port}/api"
     env = Local(home).environment(url) | {"PREFECT_HOME": str(home)}

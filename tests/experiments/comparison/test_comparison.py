@@ -1,4 +1,4 @@
-"""The comparison in small: real networks for seconds, results, what is skipped, what is made again, the page."""
+"""A tiny comparison with real networks: results, skipped runs, repeated runs, the page."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RUNS = [(budget, variant.name) for budget in BUDGETS for variant in TINY.variant
 
 @dataclass
 class Place:
-    """Where a comparison of the tiny plan ran."""
+    """Folders of a comparison of the tiny plan."""
 
     docs: Path
     home: Home
@@ -50,7 +50,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 def started(place: Place, plan=TINY, variants=TINY.variants) -> list[str]:
-    """What a further invocation starts; nothing is really done."""
+    """Return the jobs that another invocation would start, without running them."""
     jobs: list[str] = []
 
     def note(job: Job, path: Path) -> None:
@@ -70,7 +70,7 @@ def test_every_run_leaves_its_result(place: Place) -> None:
         assert found["points_per_update"] == 8
         assert found["machine"]["torch"]
         text = json.dumps(found)
-        assert str(place.docs.parent) not in text  # where it was made is nobody's business
+        assert str(place.docs.parent) not in text  # no path of this machine
     assert len({place.result(*run)["protocol"] for run in RUNS}) == 1
     assert len({place.result(*run)["teacher_hash"] for run in RUNS}) == 1
 
@@ -157,7 +157,7 @@ def test_a_run_that_cannot_be_trained_does_not_stop_the_others(place: Place, tmp
     write(docs)
     said = "`kd` of seed 0 has no result: the gradient of the student is not finite."
     assert said in (docs / "results.md").read_text()
-    # once it can be trained it is a result like any other
+    # after a successful training it is a normal result
     runner = Runner(TINY, Home(place.home.work, tmp_path), in_process)
     runner.run([TINY.variant("kd")], (0,), (UPDATES,))
     assert not list(tmp_path.glob("mini/updates/failed/kd*"))
@@ -244,7 +244,7 @@ def test_what_matching_matches_is_measured_together_and_apart(place: Place) -> N
     assert parts["rcm"][0] == parts["cdm"][0] == "all together"
     assert {"from pure noise", "below 0.8"} < set(parts["rcm"])
     assert len(parts["cdm"]) > 2
-    # of one step there is nothing but pure noise: the first 40 of all are the same 40
+    # with one step all states are pure noise, so the first 40 are the same 40
     together, noise = found["single"]["parts"]
     assert noise["frechet_teacher"] == together["frechet_teacher"]
     for run in found.values():
@@ -283,7 +283,7 @@ def test_processes_at_once_come_to_the_same_and_end_with_the_command(place: Plac
     with pytest.raises(KeyboardInterrupt):
         runner.run(runs, (0,), (UPDATES,))
     assert sorted(began) == ["kd-0-6", "tbcm-0-6"]
-    assert not RUNNING  # each has been waited for
+    assert not RUNNING  # all have ended
     assert not list(tmp_path.rglob("*.json"))
     runner = Runner(TINY, home, in_subprocess, jobs=2)
     runner.run(runs, (0,), (UPDATES,))

@@ -1,4 +1,4 @@
-"""What a training costs is counted as it says: time over interruptions, passes, memory."""
+"""The cost of a training: time across interruptions, passes, memory."""
 
 from __future__ import annotations
 

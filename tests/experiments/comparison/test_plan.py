@@ -1,4 +1,4 @@
-"""What is planned: parameters that compose, equal budgets, and a command that refuses what is not planned."""
+"""The plan: valid parameters, equal budgets, and a command that refuses unplanned runs."""
 
 from __future__ import annotations
 

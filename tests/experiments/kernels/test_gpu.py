@@ -1,4 +1,4 @@
-"""The benchmark runs whole where there is no GPU, on tiny shapes, and says so where it is asked for figures."""
+"""Without a GPU the benchmark runs completely on tiny shapes, and refuses to measure."""
 
 from __future__ import annotations
 

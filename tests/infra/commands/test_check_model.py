@@ -1,4 +1,4 @@
-"""``rcm check-model``: what the user sees, and that every check can fail."""
+"""``rcm check-model``: its output, and a failure of every check."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rcm_core.models import wan
 from rcm_core.models.wan import *
 from rcm_core.diffusion.parameterisation import RectifiedFlow
 """
-# what a user may get wrong -> the check that says so, and what it says
+# mistake of a user -> the check that reports it, and its message
 WRONG = {
     "sharding units": ('blocks = ("Block",)', "no Block in the network"),
     "parameterisation": (
@@ -78,7 +78,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object
 ) -> tuple[int, str, str]:
-    """Exit status, output and errors."""
+    """Return exit status, stdout and stderr."""
     monkeypatch.setattr("sys.argv", ["rcm", "check-model", *map(str, words)])
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as ended:

@@ -30,7 +30,7 @@ from rcm_core.preflight.teacher_spec import Model, model_of
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where rehearsals are kept."""
+    """Folder of the cached dry runs."""
     monkeypatch.setenv("RCM_HOME", str(tmp_path / "home"))
     return tmp_path / "home/plan"
 
@@ -73,7 +73,9 @@ def test_what_fits_without_further_ado_is_left_as_it_is(asked: tuple[Model, Para
     best = choose(params, GPUS["h200"], attempts(model, Rehearsals(tried.append))).best
     assert best is not None
     assert best.params == params
-    assert len(tried) == len(set(tried)) == 2  # the lightest way, which decides about others, and this one
+    assert (
+        len(tried) == len(set(tried)) == 2
+    )  # the layout with the least memory, which decides about others, and this one
 
 
 def test_too_small_a_gpu_is_refused_with_how_many_would_do(

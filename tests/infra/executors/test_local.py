@@ -1,4 +1,4 @@
-"""LocalExecutor keeps the executor's promises in one process."""
+"""LocalExecutor fulfils the executor's contract in one process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's lines turn into bars on a terminal; elsewhere they stay lines, and others say where the run is."""
+"""On a terminal a run's log lines update bars; elsewhere they stay lines, with progress lines between them."""
 
 from __future__ import annotations
 

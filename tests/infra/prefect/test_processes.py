@@ -1,4 +1,4 @@
-"""Processes that we start are remembered, ended with all they started, and never taken for others."""
+"""Daemons are recorded, end with all their descendants, and are never confused with other processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def daemon(tmp_path: Path) -> Daemon:
 
 
 def started(daemon: Daemon) -> tuple[subprocess.Popen[bytes], int]:
-    """Starts a parent with a child in another session; the parent, the child's process number."""
+    """Start a parent with a child in another session; return the parent and the child's process id."""
     process = daemon.start([sys.executable, "-u", "-c", PARENT], daemon.folder, os.environ, {"url": "x"})
     wait_for("number of the child", lambda: daemon.log.read_text().endswith("\n"), daemon.log, process)
     return process, int(daemon.log.read_text())
@@ -93,7 +93,7 @@ def test_a_taken_port_is_named_with_the_setting_that_moves_it(
 
 
 class Healthy(BaseHTTPRequestHandler):
-    """Answers as a Prefect server does that somebody else has started."""
+    """Handler that answers like another user's Prefect server."""
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -101,7 +101,7 @@ class Healthy(BaseHTTPRequestHandler):
         self.wfile.write(b"true")
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
 def test_another_s_server_is_not_used_unasked(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

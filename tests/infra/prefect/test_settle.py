@@ -1,4 +1,4 @@
-"""Which runs the keeper takes for dead and what becomes of them, on a real Prefect server; the keeper itself."""
+"""Dead runs and how the keeper settles them, on a real Prefect server; the keeper itself."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ELSEWHERE = "worker-of-another-machine"
 
 @dataclass
 class Machine:
-    """A project with a server and a deployment; no worker runs, so the test says what happens to a run."""
+    """A project with a server and a deployment, but no worker, so that the test controls each run."""
 
     root: Path
     api: Api
@@ -44,12 +44,12 @@ class Machine:
         self.settler = Settler(self.root, self.api, lambda: self.now)
 
     def look(self, after: float = 0.0) -> list[str]:
-        """What the settler says ``after`` seconds."""
+        """Return the lines of the settler ``after`` seconds."""
         self.now += after
         return self.settler.look()
 
     def taken(self, worker: str, **parameters: Any) -> str:
-        """A run that ``worker`` has taken: PENDING, with the deployment's slot."""
+        """Create a run that ``worker`` has taken: PENDING, with the deployment's slot."""
         body = {"parameters": parameters, "labels": {"prefect.worker.name": worker}}
         run = str(self.api.post(f"/deployments/{self.deployment}/create_flow_run", body)["id"])
         self.api.set_state(run, "PENDING", "")
@@ -61,7 +61,7 @@ class Machine:
         return run
 
     def beat(self, run: str) -> None:
-        """A heartbeat of ``run``, as its process sends it; returns when the server has stored it."""
+        """Send a heartbeat of ``run`` as its process does; return when the server has stored it."""
         identity = str(uuid4())
         event = {
             "id": identity,
@@ -82,7 +82,7 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def deployed(server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Api, str]:
-    """Project, server and the deployment's id: one run at a time, the next one waits."""
+    """Project, server and the id of the deployment, which allows one run at a time."""
     root, api = tmp_path_factory.mktemp("project"), Api(server)
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     flow, name = DEPLOYMENT.split("/")
@@ -99,7 +99,7 @@ def deployed(server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 @pytest.fixture
 def machine(deployed: tuple[Path, Api, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    """The slot is free before and after."""
+    """A machine whose slot is free before and after the test."""
     monkeypatch.delenv("RCM_HOME", raising=False)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     made = Machine(*deployed)
@@ -139,7 +139,7 @@ def test_a_run_that_sends_no_heartbeats_is_not_judged_by_them(machine: Machine) 
 
 
 def test_a_silence_of_the_server_is_no_silence_of_the_run(machine: Machine) -> None:
-    """Heartbeats cannot arrive while it is away: the time is counted again from zero."""
+    """Heartbeats cannot arrive while the server is down, so the time restarts at zero."""
     run = machine.list_runs(ELSEWHERE)
     machine.beat(run)
     assert machine.look() == []
@@ -152,7 +152,7 @@ def test_a_silence_of_the_server_is_no_silence_of_the_run(machine: Machine) -> N
 
 
 def test_a_run_that_its_worker_took_and_never_began_is_scheduled_again(machine: Machine) -> None:
-    """At once if the worker was ours and is gone; that of another machine when it is offline, too."""
+    """It is immediate if our own worker is dead, and also follows if the worker of another machine is offline."""
     for worker, silence in ((Local(machine.root).worker_name, 0.0), (ELSEWHERE, SILENT_SECONDS + 1)):
         run = machine.taken(worker)
         assert machine.slots() == 1
@@ -198,7 +198,7 @@ def test_a_run_is_continued_ten_times_and_then_stays_crashed(machine: Machine) -
     machine.api.set_state(run, "CRASHED", "")
     assert machine.look() + machine.look() == []
     assert worktree.is_dir()
-    # a person starts it again, and then cancels it: nothing is left
+    # a person restarts it and then cancels it: nothing remains
     run = machine.list_runs("none", **parameters)
     machine.api.set_state(run, "CANCELLED", "")
     assert machine.look() == ["run nightly was cancelled: its worktree is removed"]
@@ -213,7 +213,7 @@ def test_a_failed_run_and_one_at_a_terminal_are_not_continued(machine: Machine) 
 
 
 def ensure_keeper(root: Path) -> str:
-    """What `rcm up` does for the keeper, in a process of its own; whether it started one."""
+    """Ensure the keeper as `rcm up` does, in a separate process; return whether it started one."""
     code = "from infra.prefect.server import ensure_keeper; from pathlib import Path; print(ensure_keeper(Path.cwd()))"
     paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
     answer = subprocess.run(
@@ -229,7 +229,7 @@ def test_a_killed_keeper_is_started_again_and_doctor_says_since_when(machine: Ma
 
     keeper = Local(machine.root).keeper
     assert row() == ("not running", "rcm up")
-    with Local(machine.root).starting(0):  # the keeper leaves all as it is while somebody starts daemons
+    with Local(machine.root).starting(0):  # the keeper does nothing while another process starts daemons
         assert (ensure_keeper(machine.root), ensure_keeper(machine.root)) == ("True", "False")
         first = keeper.running()
         assert first is not None

@@ -1,4 +1,4 @@
-"""The work pools on a real Prefect server, made and deployed to by the page's commands."""
+"""Work pools on a real Prefect server, created and used by the commands of the documentation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.system
 
 
 def prefect(server: str, home: Path, *arguments: str) -> str:
-    """What ``prefect`` says; AssertionError if it fails."""
+    """Run ``prefect`` and return its output; AssertionError if it fails."""
     command = [sys.executable, "-m", "prefect", *arguments]
     env = Local(home).environment(server)
     answer = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)

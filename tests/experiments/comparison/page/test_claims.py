@@ -37,7 +37,7 @@ def about(value: float, width: float = 0.1) -> Estimate:
 
 
 def group(**methods: Mapping[str, float]) -> Group:
-    """Three seeds of each method, close to the given numbers."""
+    """Return a group with three seeds of each method, close to the given values."""
     runs = {
         name: [
             {
@@ -159,7 +159,7 @@ def test_advice_names_the_best_and_what_cannot_be_told_from_it() -> None:
     assert re.search(r"to the teacher's samples `good` .*; not told apart from it: `near`\n", text)
     assert re.search(r"to real images `bad` .*; it beats all others\n", text)
     assert "make compare" in advice(Results())
-    # what was not run everywhere is not recommended everywhere, and ablations are for no use
+    # only methods that were run everywhere are recommended everywhere, and ablations never
     other = group(near=numbers(2.0), odd=numbers(1.0))
     for run in other.runs["odd"]:
         run["words"] = "ten times the weight"
@@ -173,7 +173,7 @@ def test_equal_time_has_no_quickest() -> None:
         run["training"] = TRAINING | {"seconds": 0.5}
     assert "quickest to train `fast`" in advice(Results([made]))
     assert "quickest" not in advice(Results([dataclasses.replace(made, budget="time")]))
-    # measured in turn it is the other way round
+    # the calibration reverses the order
     costs = {"slow": Cost(0, 0.1, 0.1), "fast": Cost(0, 0.2, 0.2)}
     for runs in made.runs.values():
         for run in runs:

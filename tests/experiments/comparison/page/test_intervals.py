@@ -1,4 +1,4 @@
-"""Intervals over seeds and samples cover what they should, on data whose truth is known."""
+"""Intervals over seeds and samples have their nominal coverage on synthetic data."""
 
 from __future__ import annotations
 

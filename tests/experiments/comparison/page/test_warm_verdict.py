@@ -1,4 +1,4 @@
-"""When a warm start is as good as the cold start."""
+"""Verdict whether a warm start is as good as the cold start."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_warm_start_is_judged_by_what_trainings_end_with_over_all_seeds() -> N
     assert near[1].verdict == NOT_TOLD_APART
     assert judge_promise(near) == NOT_REACHED
     assert lengths(study("frechet_teacher", 2.2, 2.2))[1].verdict == NOT_REACHED
-    assert lengths(study("frechet_teacher", 2.2))[1].verdict == NOT_REACHED  # one seed cannot say more
+    assert lengths(study("frechet_teacher", 2.2))[1].verdict == NOT_REACHED  # one seed has no interval
     assert judge_promise([dataclasses.replace(long, share=0.5)]) == NOT_REACHED
-    # of accuracy more is better, of the two EMA lengths too
+    # higher accuracy is better, also between the two EMA lengths
     assert [each.verdict for each in lengths(study("accuracy", 1.9))] == [REACHED, REACHED]

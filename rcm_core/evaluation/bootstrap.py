@@ -101,8 +101,8 @@ def mean(
     bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> Estimate:
     """Return the mean of ``values`` [N] with its interval."""
-    drawn = counts(len(values), bootstrap, *where)
-    return estimate(float(values.mean()), drawn @ values / len(values), len(values), bounds)
+    resamples = counts(len(values), bootstrap, *where)
+    return estimate(float(values.mean()), resamples @ values / len(values), len(values), bounds)
 
 
 def _rng(bootstrap: Bootstrap, where: tuple[int | str, ...]) -> np.random.Generator:

@@ -145,8 +145,8 @@ class _Replayed(torch.autograd.Function):
         known = [(out, g) for out, g in zip(outputs, gradients) if g is not None and out.requires_grad]
         if known:
             torch.autograd.backward([out for out, _ in known], [g for _, g in known])
-        found = [x.grad if isinstance(x, Tensor) else None for x in inputs]
-        return (None, None, None, None, *[None] * ctx.count, *found)
+        input_gradients = [x.grad if isinstance(x, Tensor) else None for x in inputs]
+        return (None, None, None, None, *[None] * ctx.count, *input_gradients)
 
 
 def _wrap_duals(tree: Any) -> Any:
@@ -178,5 +178,5 @@ def _pair(x: Tensor) -> Dual:
 
 
 def _dual(pair: Dual) -> Tensor:
-    made: Tensor = forward_ad.make_dual(pair.primal, pair.tangent)  # type: ignore[no-untyped-call]
-    return made
+    dual: Tensor = forward_ad.make_dual(pair.primal, pair.tangent)  # type: ignore[no-untyped-call]
+    return dual

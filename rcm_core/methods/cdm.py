@@ -68,7 +68,7 @@ class Config(Section):
     fake_score_ema_rate: Share
     """Share by which the fake score moves towards the student after each fake score update."""
     simulation: ClassVar[Kind] = "euler"
-    """How the student's rollouts reach the next time; not a setting."""
+    """Sampler kind of the student's rollouts; not a setting."""
 
     @model_validator(mode="after")
     def _check_order(self) -> Config:
@@ -104,9 +104,9 @@ class CDM:
         x, F, t = walk.x[anchor, rows], walk.F[anchor, rows], walk.t[anchor]
         finite = finite_mask(x, F)
         x, F = keep_rows(finite, x), keep_rows(finite, F)
-        made = Generated(predict_x0(x, t, F), finite)
+        generated = Generated(predict_x0(x, t, F), finite)
         q = self._matching_times(size, rng)
-        term = fake_score_term(networks, made, condition, q, rng, self.config.fake_error)
+        term = fake_score_term(networks, generated, condition, q, rng, self.config.fake_error)
         loss = term.loss / batch.x0[0].numel()
         yield Update(("fake",), loss, {"fake_loss": loss.detach(), **term.scalars})
         if self.student_update(step):
@@ -129,10 +129,10 @@ class CDM:
     ) -> Update:
         """Return L_CA + L_DM at the anchor, from one student call."""
         config = self.config
-        made = Generated(predict_x0(state.x, t, networks.student(state.x, t, condition)), state.finite)
+        generated = Generated(predict_x0(state.x, t, networks.student(state.x, t, condition)), state.finite)
         term = matching_term(
             networks,
-            made,
+            generated,
             condition,
             self._matching_times(len(t), rng),
             rng,
@@ -141,23 +141,25 @@ class CDM:
         )
         loss = config.matching_weight * term.loss
         if config.augmentation_weight:
-            loss = loss + config.augmentation_weight * self._augment(networks, made, t, condition, rng).loss
+            loss = (
+                loss + config.augmentation_weight * self._augment(networks, generated, t, condition, rng).loss
+            )
         loss = loss / state.x[0].numel()
         return Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
 
     def _augment(
-        self, networks: Networks, made: Generated, t: Tensor, condition: Condition, rng: torch.Generator
+        self, networks: Networks, generated: Generated, t: Tensor, condition: Condition, rng: torch.Generator
     ) -> Term:
         """Return L_CA, with guidance alone as direction, at times up to the anchor's."""
         with torch.no_grad():
             q = self._matching_times(len(t), rng, flow_time_from_angle(t))
-            y = diffuse(made.x, unit_noise(rng, made.x), q)
+            y = diffuse(generated.x, unit_noise(rng, generated.x), q)
             null = predict_x0(y, q, require(networks.unconditional_teacher)(y, q, condition))
             conditional = predict_x0(y, q, require(networks.teacher)(y, q, condition))
             gradient = augmentation_gradient(
-                made.x, conditional, null, self.config.alpha, self.config.min_normaliser
+                generated.x, conditional, null, self.config.alpha, self.config.min_normaliser
             )
-        return loss_of_gradient(made, gradient)
+        return loss_of_gradient(generated, gradient)
 
     def _off_route(
         self,
@@ -173,10 +175,10 @@ class CDM:
         away = self._matching_times(len(t), rng).to(t.device)
         along = networks.student(state.x, t, condition) if config.through_velocity else F
         x = rotate(state.x, t, away, along)
-        made = Generated(predict_x0(x, away, networks.student(x, away, condition)), state.finite)
+        generated = Generated(predict_x0(x, away, networks.student(x, away, condition)), state.finite)
         term = matching_term(
             networks,
-            made,
+            generated,
             condition,
             self._matching_times(len(t), rng),
             rng,

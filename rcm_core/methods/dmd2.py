@@ -80,12 +80,12 @@ class DMD2:
         angles = simulation_times(self.config, step - cycle - 1, len(batch.x0), rng)
         t = fake_score_times(self.config, len(batch.x0), rng)
         with torch.no_grad():
-            made = generate(networks, batch, angles, rng, self.config.simulation)
-        term = fake_score_term(networks, made, batch.condition, t, rng, self.config.fake_error)
+            generated = generate(networks, batch, angles, rng, self.config.simulation)
+        term = fake_score_term(networks, generated, batch.condition, t, rng, self.config.fake_error)
         loss = term.loss / elements(batch)
         yield Update(("fake",), loss, {"fake_loss": loss.detach(), **term.scalars})
         if self.config.gan_weight:
-            yield self._critic(networks, batch, made, rng)
+            yield self._critic(networks, batch, generated, rng)
 
     def _student(
         self, networks: Networks, batch: Batch, index: int, rng: torch.Generator
@@ -93,30 +93,30 @@ class DMD2:
         """Keep the discriminator frozen until backward has finished: checkpointing may recompute its blocks."""
         angles = simulation_times(self.config, index, len(batch.x0), rng)
         t = matching_times(self.config, len(batch.x0), rng)
-        made = generate(networks, batch, angles, rng, self.config.simulation)
-        term = matching_term(networks, made, batch.condition, t, rng)
+        generated = generate(networks, batch, angles, rng, self.config.simulation)
+        term = matching_term(networks, generated, batch.condition, t, rng)
         loss = self.config.dmd_weight * term.loss / (2 * elements(batch))
         judges = (self._backbone(networks), require(networks.discriminator)) if self.config.gan_weight else ()
         with freeze(*judges):
             if judges:
                 s = self._noise_times(batch, rng)
-                logits = self._discriminator(networks).logits(networks, made.x, batch.condition, s, rng)
-                loss = loss + self.config.gan_weight * mean_over(made.finite, logistic_student(logits))
+                logits = self._discriminator(networks).logits(networks, generated.x, batch.condition, s, rng)
+                loss = loss + self.config.gan_weight * mean_over(generated.finite, logistic_student(logits))
             yield Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
 
-    def _critic(self, networks: Networks, batch: Batch, made: Generated, rng: torch.Generator) -> Update:
+    def _critic(self, networks: Networks, batch: Batch, generated: Generated, rng: torch.Generator) -> Update:
         """Return the discriminator's loss; it counts only real non-finite samples, the fake ones are counted before."""
         assert batch.real is not None  # guaranteed by the requirements
         finite = finite_mask(batch.real.x0)
         real, condition = keep_rows(finite, batch.real.x0), batch.real.condition
-        s, z = self._noise_times(batch, rng), unit_noise(rng, made.x)
-        fakes = self._discriminator(networks).logits_with_noise(networks, made.x, batch.condition, s, z)
+        s, z = self._noise_times(batch, rng), unit_noise(rng, generated.x)
+        fakes = self._discriminator(networks).logits_with_noise(networks, generated.x, batch.condition, s, z)
         if not self.config.gan_shared_noise:
             s, z = self._noise_times(batch, rng), unit_noise(rng, real)
         each = logistic_critic(
             self._discriminator(networks).logits_with_noise(networks, real, condition, s, z), fakes
         )
-        loss = self.config.gan_critic_weight * mean_over(made.finite & finite, each)
+        loss = self.config.gan_critic_weight * mean_over(generated.finite & finite, each)
         roles = ("fake", "heads") if self.config.gan_backbone == "fake_score" else ("heads",)
         return Update(roles, loss, {"critic_loss": loss.detach(), "nonfinite": left_out(finite)})
 

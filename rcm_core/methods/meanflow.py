@@ -117,8 +117,8 @@ class MeanFlow:
             torch.zeros(len(t), dtype=torch.bool, device=examples.x0.device),
         )
         if config.condition_dropout:
-            drawn = torch.rand(len(t), generator=rng, device=rng.device) < config.condition_dropout
-            dropped = drawn.to(examples.x0.device)
+            drop = torch.rand(len(t), generator=rng, device=rng.device) < config.condition_dropout
+            dropped = drop.to(examples.x0.device)
             condition = replace_rows(condition, batch.negative, dropped)
         if config.learn_from == "teacher":
             return along(along_teacher(networks, examples.x0, t, condition, rng)), condition

@@ -96,16 +96,16 @@ class RCM:
     def _distribution(self, networks: Networks, batch: Batch, index: int, rng: torch.Generator) -> Update:
         angles = simulation_times(self.config, index, len(batch.x0), rng)
         t = matching_times(self.config, len(batch.x0), rng)
-        made = generate(networks, batch, angles, rng, self.config.simulation)
-        term = matching_term(networks, made, batch.condition, t, rng)
+        generated = generate(networks, batch, angles, rng, self.config.simulation)
+        term = matching_term(networks, generated, batch.condition, t, rng)
         return Update(("student",), self.config.dmd_weight * term.loss, term.scalars)
 
     def _fake(self, networks: Networks, batch: Batch, index: int, rng: torch.Generator) -> Update:
         angles = simulation_times(self.config, index, len(batch.x0), rng)
         t = fake_score_times(self.config, len(batch.x0), rng)
         with torch.no_grad():
-            made = generate(networks, batch, angles, rng, self.config.simulation)
-        term = fake_score_term(networks, made, batch.condition, t, rng, self.config.fake_error)
+            generated = generate(networks, batch, angles, rng, self.config.simulation)
+        term = fake_score_term(networks, generated, batch.condition, t, rng, self.config.fake_error)
         return Update(("fake",), term.loss, {"fake_loss": term.loss.detach(), **term.scalars})
 
 

@@ -61,12 +61,12 @@ class Denoiser(nn.Module):
 
     def features(self, x: Tensor, t: Tensor, condition: Condition, blocks: Sequence[int]) -> list[Tensor]:
         """Return the output tokens ``[B, tokens, width]`` of the blocks with these indices, in their order."""
-        found: dict[int, Tensor] = {}
+        outputs: dict[int, Tensor] = {}
 
         def keep(index: int) -> Any:
             def hook(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ARG001
                 # dual-stream blocks return (text, image)
-                found[index] = output if isinstance(output, Tensor) else output[-1]
+                outputs[index] = output if isinstance(output, Tensor) else output[-1]
 
             return hook
 
@@ -75,7 +75,7 @@ class Denoiser(nn.Module):
             for index in blocks:
                 stack.callback(every[index].register_forward_hook(keep(index)).remove)
             self(x, t, condition)
-        return [found[index].to(x.dtype) for index in blocks]
+        return [outputs[index].to(x.dtype) for index in blocks]
 
     def wrap_forward(self, forward: Callable[..., Any]) -> Callable[..., Any]:
         """Return the forward that backward recomputes under activation checkpointing (LoRA overrides this)."""
@@ -124,13 +124,13 @@ class Denoiser(nn.Module):
     @contextmanager
     def _embedding(self, condition: Condition) -> Iterator[None]:
         """Add the embedded inputs to the time embedding within the block."""
-        given = [(name, condition[name]) for name in EMBEDDED if name in self.extras and name in condition]
-        if not given:
+        embedded = [(name, condition[name]) for name in EMBEDDED if name in self.extras and name in condition]
+        if not embedded:
             yield
             return
 
         def add(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:  # noqa: ARG001
-            for name, value in given:
+            for name, value in embedded:
                 scaled = GUIDANCE_SCALE * value if name == "guidance" else value
                 output = output + self.extras[name](scaled).to(output.dtype)
             return output

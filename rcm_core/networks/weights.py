@@ -96,12 +96,12 @@ def is_lora(folder: Path) -> bool:
 
 def read_lora(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Read the low-rank matrices (down, up) of a diffusers LoRA file by layer name, float32."""
-    found = load_file(path)
-    layers = {name.removesuffix(".lora_A.weight") for name in found if name.endswith(".lora_A.weight")}
+    tensors = load_file(path)
+    layers = {name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")}
     return {
         layer.removeprefix("transformer."): (
-            found[f"{layer}.lora_A.weight"].float(),
-            found[f"{layer}.lora_B.weight"].float(),
+            tensors[f"{layer}.lora_A.weight"].float(),
+            tensors[f"{layer}.lora_B.weight"].float(),
         )
         for layer in sorted(layers)
     }

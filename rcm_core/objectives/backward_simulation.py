@@ -31,7 +31,7 @@ class SimulationSection(Section):
     simulation_steps: Count
     """Maximum number of simulated steps: update i simulates i mod simulation_steps + 1 steps."""
     simulation: Kind = "renoise"
-    """How a simulated step reaches the next angle; as ``sampler.kind``."""
+    """Way from a simulated step to the next angle, as ``sampler.kind``."""
     simulation_start: Positive = NOISE_ANGLE
     """First angle of the simulation; 1.5708 means pi/2, pure noise."""
     dmd_mean: float

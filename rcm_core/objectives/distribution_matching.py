@@ -39,7 +39,7 @@ def generate(
 
 def matching_term(
     networks: Networks,
-    made: Generated,
+    generated: Generated,
     condition: Condition,
     t: Tensor,
     rng: torch.Generator,
@@ -47,38 +47,38 @@ def matching_term(
     real: Velocity | None = None,
 ) -> Term:
     """Return the DMD term (E24, E25) of ``real`` (None: the guided teacher) and the fake score at angles ``t`` [B]."""
-    xg, t = made.x, t.to(made.x.device)
+    xg, t = generated.x, t.to(generated.x.device)
     real = real or require(networks.guided_teacher)
     with torch.no_grad():
         y = diffuse(xg, unit_noise(rng, xg), t)
         fake = predict_x0(y, t, require(networks.fake_score)(y, t, condition))
         teacher = predict_x0(y, t, real(y, t, condition))
         gradient = distribution_gradient(xg, teacher, fake, floor)
-    return loss_of_gradient(made, gradient)
+    return loss_of_gradient(generated, gradient)
 
 
-def loss_of_gradient(made: Generated, gradient: Tensor) -> Term:
-    """Return the loss whose gradient at ``made.x`` is twice ``gradient`` [B, ...] (E25)."""
+def loss_of_gradient(generated: Generated, gradient: Tensor) -> Term:
+    """Return the loss whose gradient at ``generated.x`` is twice ``gradient`` [B, ...] (E25)."""
     with torch.no_grad():
-        finite = made.finite & finite_mask(gradient)
+        finite = generated.finite & finite_mask(gradient)
         gradient = keep_rows(finite, gradient)
         size = mean_over(finite, gradient.flatten(1).norm(dim=1))
-    loss = mean_over(finite, distribution_loss(made.x, gradient))
+    loss = mean_over(finite, distribution_loss(generated.x, gradient))
     return Term(loss, {"dmd_gradient": size, "nonfinite": left_out(finite)})
 
 
 def fake_score_term(
     networks: Networks,
-    made: Generated,
+    generated: Generated,
     condition: Condition,
     t: Tensor,
     rng: torch.Generator,
     error: ScoreError = "velocity",
 ) -> Term:
-    """Return the fake score's denoising loss (E26, E55) on detached samples ``made`` at angles ``t`` [B]."""
-    t = t.to(made.x.device)
-    finite = made.finite & finite_mask(made.x)
-    xg = keep_rows(finite, made.x)
+    """Return the fake score's denoising loss (E26, E55) on detached samples ``generated`` at angles ``t`` [B]."""
+    t = t.to(generated.x.device)
+    finite = generated.finite & finite_mask(generated.x)
+    xg = keep_rows(finite, generated.x)
     z = unit_noise(rng, xg)
     F = require(networks.fake_score)(diffuse(xg, z, t), t, condition)
     return Term(mean_over(finite, fake_score_loss(F, xg, z, t, error)), {"nonfinite": left_out(finite)})

@@ -47,6 +47,6 @@ def with_scale(config: GuidanceSection, condition: Condition, size: int, rng: to
     if config.guidance is None:
         return condition
     choices = torch.tensor(config.guidance, device=rng.device)
-    drawn = choices[torch.randint(len(choices), (size,), generator=rng, device=rng.device)]
-    device = next(iter(condition.values())).device if condition else drawn.device
-    return {**condition, "guidance": drawn.to(device)}
+    scales = choices[torch.randint(len(choices), (size,), generator=rng, device=rng.device)]
+    device = next(iter(condition.values())).device if condition else scales.device
+    return {**condition, "guidance": scales.to(device)}

@@ -161,11 +161,11 @@ def conditions(teacher: Teacher, prompts: tuple[str, ...], device: torch.device)
     numbers = {prompt: number for number, prompt in enumerate(sorted(set(prompts)))}
     distinct = list(numbers)
     encode = codec_of(teacher.folder, teacher.family, device.type).encode_prompts
-    found = (
+    encoded = (
         encode(distinct) if teacher.texts is None else encode_cached(Path(teacher.texts), distinct, encode)
     )
     rows = torch.tensor([numbers[prompt] for prompt in prompts])
-    return {name: value[rows].to(device) for name, value in found.items()}
+    return {name: value[rows].to(device) for name, value in encoded.items()}
 
 
 def negative_condition(teacher: Teacher, device: torch.device) -> Condition:
@@ -173,10 +173,10 @@ def negative_condition(teacher: Teacher, device: torch.device) -> Condition:
     texts = [teacher.negative_prompt]
     encode = codec_of(teacher.folder, teacher.family, device.type).encode_text
     if teacher.texts is None:
-        found: Condition = encode(texts)
+        encoded: Condition = encode(texts)
     else:
-        found = encode_cached(Path(teacher.texts) / NEGATIVE, texts, encode)
-    return {name: value.to(device) for name, value in found.items()}
+        encoded = encode_cached(Path(teacher.texts) / NEGATIVE, texts, encode)
+    return {name: value.to(device) for name, value in encoded.items()}
 
 
 def load_guided(teacher: Teacher, device: str) -> Guided:

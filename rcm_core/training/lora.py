@@ -106,14 +106,14 @@ class Adapted(Denoiser):
     folder: Path
 
     def __init__(self, shared: Shared, role: str | None, folder: Path, extras: Sequence[str] = ()) -> None:
-        """``folder`` is the teacher's pipeline."""
+        """Wrap ``shared`` for ``role``; ``folder`` is the teacher's pipeline."""
         super().__init__(nn.Identity(), shared.family, shared.parameterisation, extras)
         del self.network  # a registered network would be trained, saved and averaged with the role
         vars(self).update(network=shared.network, shared=shared, role=role, folder=folder)
         self.lora = nn.ParameterDict(self._matrices())
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """``F`` of this role (E7, E8)."""
+        """Return ``F`` of this role (E7, E8)."""
         with self.shared.acting(self.role):
             velocity: Tensor = self.shared(x, t, condition)
         return velocity

@@ -50,12 +50,12 @@ class Probe:
         training = student.training
         student.eval()
         with ema.instead(student, min(ema.exponents)):
-            made = self.samples(student)
+            samples = self.samples(student)
             reshard(student)
         student.train(training)
         values = [math.nan] * 4
-        if bool(made.isfinite().all()):
-            values = [score(made, self.held.x0), *drift(made, self.held.x0)]
+        if bool(samples.isfinite().all()):
+            values = [score(samples, self.held.x0), *drift(samples, self.held.x0)]
         return ProbeResult.of(step, of_first_rank(values, self.world, self.device))
 
     def samples(self, student: Denoiser) -> Tensor:
@@ -65,8 +65,8 @@ class Probe:
             [torch.randn(x0.shape[1:], generator=generator(self.seed, "probe", i)) for i in range(len(x0))]
         )
         size = max(1, CELLS // x0[0].numel())
-        made = [self._part(student, noise, slice(i, i + size)) for i in range(0, len(x0), size)]
-        return torch.cat(made)
+        parts = [self._part(student, noise, slice(i, i + size)) for i in range(0, len(x0), size)]
+        return torch.cat(parts)
 
     def _part(self, student: Denoiser, noise: Tensor, rows: slice) -> Tensor:
         z = noise[rows].to(self.device)
@@ -76,21 +76,23 @@ class Probe:
         return sample_student(student, z[None], condition, (NOISE_ANGLE,)).float().cpu()
 
 
-def score(made: Tensor, held: Tensor) -> float:
-    """Return the energy distance (E70) of ``made`` to ``held``, both [n, ...], over the mean distance within ``held``.
+def score(samples: Tensor, held: Tensor) -> float:
+    """Return the energy distance (E70) of ``samples`` to ``held``, [n, ...], over the mean distance within ``held``.
 
     Row i of both has the same condition. Only pairs of different rows enter, so the estimate is unbiased: of either
     sign if both have the same distribution, and exactly 0 if they are equal.
     """
-    across, within, reference = (_distances(a, b) for a, b in ((made, held), (made, made), (held, held)))
-    different = ~torch.eye(len(made), dtype=torch.bool)
+    across, within, reference = (
+        _distances(a, b) for a, b in ((samples, held), (samples, samples), (held, held))
+    )
+    different = ~torch.eye(len(samples), dtype=torch.bool)
     distance = (2 * across - within - reference)[different].mean()
     return float(distance / reference[different].mean())
 
 
-def drift(made: Tensor, held: Tensor) -> tuple[float, float, float]:
-    """Return brightness, contrast and the larger magnitude of both (E71); ``made`` and ``held`` are [n, C, ...]."""
-    (mean, deviation), (teacher, contrast) = (_moments(x) for x in (made, held))
+def drift(samples: Tensor, held: Tensor) -> tuple[float, float, float]:
+    """Return brightness, contrast and the larger magnitude of both (E71); ``samples`` and ``held`` are [n, C, ...]."""
+    (mean, deviation), (teacher, contrast) = (_moments(x) for x in (samples, held))
     unit = contrast.square().mean().sqrt()
     brighter, stronger = (mean - teacher) / unit, (deviation - contrast) / unit
     size = max(float(brighter.abs().mean()), float(stronger.abs().mean()))

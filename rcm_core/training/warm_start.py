@@ -105,12 +105,12 @@ def initial_weights(family: Family, student: Path, old: Path, new: Path) -> Mapp
 
 
 def _refuse_other_config(network_class: str, folder: Path, new: Path) -> None:
-    here, there = _config(network_class, folder), _config(network_class, new)
-    wrong = sorted(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
+    settings, expected = _config(network_class, folder), _config(network_class, new)
+    wrong = sorted(k for k in settings.keys() | expected.keys() if settings.get(k) != expected.get(k))
     if wrong:
         raise InputError(
-            f"{KEY}: {wrong[0]} is {here.get(wrong[0])} in {folder} and {there.get(wrong[0])} in the new teacher;"
-            " a warm start needs one architecture: set train.warm_start to null"
+            f"{KEY}: {wrong[0]} is {settings.get(wrong[0])} in {folder} and {expected.get(wrong[0])} in the new"
+            " teacher; a warm start needs one architecture: set train.warm_start to null"
         )
 
 
@@ -124,16 +124,18 @@ def _config(network_class: str, folder: Path) -> dict[str, Any]:
     return {k: v for k, v in values.items() if not k.startswith("_")}
 
 
-def _facts(student: Path, given: str) -> dict[str, Any]:
+def _facts(student: Path, source: str) -> dict[str, Any]:
     path = student / "student.json"
     if not path.is_file():
-        raise InputError(f"{KEY}.student {given} has no student.json; give the folder of a published student")
+        raise InputError(
+            f"{KEY}.student {source} has no student.json; give the folder of a published student"
+        )
     remedy = f"give {KEY}.student the folder of a published student"
     facts: dict[str, Any] = fit(StudentFacts, read_text(path, remedy), str(path), remedy)
     return facts
 
 
-def _here(given: str, endpoint: str | None, workspace: Path, cache: Path) -> Path:
-    """Return the local folder of ``given``."""
-    otherwise = f"{KEY} names {given}, which is not an existing folder; give a folder or s3://bucket/prefix"
-    return folder_of(given, endpoint, workspace, cache / "warm_start", otherwise)
+def _here(source: str, endpoint: str | None, workspace: Path, cache: Path) -> Path:
+    """Return the local folder of ``source``."""
+    otherwise = f"{KEY} names {source}, which is not an existing folder; give a folder or s3://bucket/prefix"
+    return folder_of(source, endpoint, workspace, cache / "warm_start", otherwise)

@@ -162,15 +162,15 @@ def _run(q: Tensor, k: Tensor, v: Tensor, tangents: Tangents, options: Options, 
     return forward(q, k, v, tangents, options)
 
 
-def _backward(backend: str, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _backward(backend: str, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k, v."""
     if backend != "triton":
-        return torch_route.backward(*given)
+        return torch_route.backward(*inputs)
     if torch.compiler.is_compiling():
         from rcm_kernels.attention_jvp.compiled import backward
     else:
         from rcm_kernels.attention_jvp.backward import backward
-    return backward(*given)
+    return backward(*inputs)
 
 
 def _unpack(x: Tensor) -> tuple[Tensor, Tensor | None]:

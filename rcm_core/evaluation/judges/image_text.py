@@ -164,13 +164,13 @@ def read(folder: str, texts: tuple[str, ...]) -> Tensor:
             max_length=room,
             return_tensors="pt",
         )
-        given = {name: tokens[name] for name in ("input_ids", "attention_mask") if name in tokens}
-        parts.append(_embedding(model.get_text_features(**given)))
+        arguments = {name: tokens[name] for name in ("input_ids", "attention_mask") if name in tokens}
+        parts.append(_embedding(model.get_text_features(**arguments)))
     return torch.cat(parts)
 
 
-def _embedding(found: Any) -> Tensor:
-    embedded: Tensor = found if isinstance(found, Tensor) else found.pooler_output
+def _embedding(output: Any) -> Tensor:
+    embedded: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return embedded
 
 

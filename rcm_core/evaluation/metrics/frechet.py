@@ -70,8 +70,8 @@ def frechet_estimate(features: np.ndarray, reference: np.ndarray, bootstrap: Boo
             f"a Frechet distance of {len(features)} samples to {len(reference)} has no variance; set select.samples,"
             " evaluate.samples and trajectories.samples to at least 2"
         )
-    drawn = counts(len(features), bootstrap, "frechet")
-    replicates = frechet_replicates(features, reference, drawn)
+    resamples = counts(len(features), bootstrap, "frechet")
+    replicates = frechet_replicates(features, reference, resamples)
     return estimate(frechet(features, reference), replicates, len(features), NO_BOUND)
 
 

@@ -87,8 +87,8 @@ def _training(run: Run) -> str:
         "Averages over the iterations between two points; the tangent norm is that before normalisation. Dots are"
         " probes: one-step samples for held-out trajectories, compared with the teacher's."
     )
-    drawn = _figure(figures.training(run.curves), "What training logged, over iterations.")
-    return _panel("Training", note, health.course(run), drawn)
+    chart = _figure(figures.training(run.curves), "What training logged, over iterations.")
+    return _panel("Training", note, health.course(run), chart)
 
 
 def _selection(run: Run) -> str:

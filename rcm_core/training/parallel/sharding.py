@@ -32,7 +32,7 @@ PLAIN = ParallelSection(replicas=1, context=1, precision="float32", checkpointin
 
 @dataclass(frozen=True)
 class ShardingPlan:
-    """How all networks of a training are distributed over its ranks."""
+    """Distribution of a training's networks over its ranks."""
 
     section: ParallelSection
     world: int

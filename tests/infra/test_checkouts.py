@@ -1,4 +1,4 @@
-"""A run in the checkouts that users have: odd paths, shallow clones, detached heads, submodules, no git user."""
+"""Runs in unusual checkouts: odd paths, shallow clones, detached heads, submodules, no git user."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project of one stage and two commits, made by somebody else: git here knows no user."""
+    """A project with one stage and two commits of another author; git has no user here."""
     for name in list(os.environ):
         if name.startswith(("GIT_", "EMAIL", "RCM_")):
             monkeypatch.delenv(name)
@@ -48,7 +48,7 @@ def origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_run_in_a_worktree_ends_as_an_experiment(origin: Path, tmp_path: Path) -> None:
-    """Of a shallow clone with a detached head, at a path with spaces and letters outside ASCII."""
+    """The checkout is a shallow clone with a detached head, at a path with spaces and non-ASCII letters."""
     project = tmp_path / "a place" / "ünï cödé"
     project.parent.mkdir()
     git(project.parent, "clone", "-q", "--depth", "1", f"file://{origin}", project.name)

@@ -1,4 +1,4 @@
-"""The command ``rcm``: quick help, one sentence for bad input, pictures that can be opened."""
+"""The command ``rcm``: fast help, one sentence for bad input, readable pictures."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_bad_input_is_one_sentence_and_status_2(tmp_path: Path, arguments: list[
 
 
 def test_prompts_of_rcm_sample_are_cleaned_as_those_of_the_stages(tmp_path: Path) -> None:
-    """The same text has the same embedding wherever it was typed."""
+    """The same text has the same embedding, whether it comes from the command line or from a file."""
     odd = "\ufeff a\u2028red\x0cseven\x85 "
     (tmp_path / "a.txt").write_text(f"{odd}\n\n a  blue\tsix\n", encoding="utf-8")
     assert collect_prompts([odd], tmp_path / "a.txt") == ["a red seven", "a red seven", "a blue six"]

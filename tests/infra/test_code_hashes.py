@@ -1,4 +1,4 @@
-"""The stage ``code`` in real DVC: the pipeline of dvc.yaml with commands that only hash what they depend on."""
+"""The stage ``code`` in real DVC: the pipeline of dvc.yaml with commands that only hash their dependencies."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Dvc = Callable[..., str]
 
 
 def imitation() -> dict[str, object]:
-    """dvc.yaml with the same stages, dependencies and outputs; every output depends on all inputs of its stage."""
+    """Return dvc.yaml with the same stages, deps and outs; each output depends on all inputs of its stage."""
     pipeline = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())
     for name, stage in pipeline["stages"].items():
         if name != "code":
@@ -70,7 +70,7 @@ def in_project(root: Path, *arguments: str) -> str:
 
 
 def ran(root: Path, *arguments: str) -> list[str]:
-    """The stages but ``code`` that a DVC command in ``root`` ran."""
+    """Return the stages, except ``code``, that a DVC command in ``root`` ran."""
     in_project(root, *arguments)
     return (root / ".rcm/ran").read_text().split()
 
@@ -87,7 +87,7 @@ def edit(root: Path, file: str, old: str, new: str) -> None:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project in which everything has run and is committed, with a remote."""
+    """A project with a remote in which all stages have run and everything is committed."""
     root = tmp_path_factory.mktemp("code") / "project"
     copy_project(root)
     compose(root, [])
@@ -103,14 +103,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(finished: Path) -> Path:
-    """The same with nothing changed in it."""
+    """An unchanged copy of ``finished``."""
     git(finished, "checkout", "-q", ".")
     git(finished, "clean", "-qfd")
     return finished
 
 
 def test_what_is_no_code_of_the_run_reruns_nothing(project: Path) -> None:
-    """A docstring and a comment in what train imports, another method, another module's place, nothing at all."""
+    """Changes: a docstring and a comment in an import of train, another method, a moved module, none."""
     lock = (project / "dvc.lock").read_bytes()
     edit(project, "rcm_core/methods/rcm.py", '"""', '"""Another sentence. ')
     edit(project, "rcm_core/diffusion/trigflow.py", "\nimport ", "\n# why\nimport ")
@@ -137,7 +137,7 @@ def test_an_edit_of_the_method_reruns_training_and_what_follows(project: Path) -
 
 
 def test_another_method_reruns_training_and_what_follows(project: Path) -> None:
-    """Also of an experiment in a folder of its own, as the queue runs it, and applied afterwards."""
+    """This also holds for an experiment in a separate folder, as the queue runs it, that is applied afterwards."""
     assert ran(project, "exp", "run", "--temp", "--name", "other", "-S", "method=scm") == BELOW_TRAIN
     assert git(project, "status", "--porcelain") == ""
     in_project(project, "exp", "apply", "other")

@@ -1,4 +1,4 @@
-"""The image's definition: its stages resolve, what it copies is in the build context, nothing in it is secret."""
+"""The image's definition: its stages resolve, its copied files are in the build context, it has no secrets."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD")
 
 @pytest.fixture(scope="module")
 def context() -> set[str]:
-    """What ``docker build .`` would send."""
+    """Return the files that ``docker build .`` would send."""
     ignored = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line]
     return exclude_paths(str(ROOT), ignored, dockerfile=str(PLACE.relative_to(ROOT)))
 
 
 def problems(text: str, folder: Path, context: set[str]) -> Iterator[str]:
-    """What would stop the build before anything is run."""
+    """Yield the errors that would stop the build before it runs a command."""
     parser = DockerfileParser(path=str(folder / "Dockerfile"), cache_content=True)
     parser.content = text
     arguments: dict[str, str] = {}
@@ -92,7 +92,7 @@ def test_the_context_has_the_packages_and_nothing_of_this_machine(context: set[s
         "params.yaml",
         "conf/config.yaml",
         ".dvc/config",
-    } <= context  # what `rcm doctor` looks at
+    } <= context  # files that `rcm doctor` reads
     assert [p for p in context if re.match(r"\.(git|venv|rcm|env)(/|$)|runs|.*__pycache__", p)] == []
 
 

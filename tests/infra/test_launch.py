@@ -54,7 +54,7 @@ def test_an_unknown_executor_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_storage_that_does_not_answer_is_one_sentence_and_status_75(tmp_path: Path) -> None:
-    """75 (EX_TEMPFAIL) tells the flow, and any other scheduler, that the same command may succeed later."""
+    """Status 75 (EX_TEMPFAIL) means to the flow and any other scheduler that the command may succeed later."""
     values = tiny_values()
     values["teacher"] |= {"source": "s3://bucket/teacher", "endpoint": f"http://127.0.0.1:{free_port()}"}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))

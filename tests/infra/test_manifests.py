@@ -1,4 +1,4 @@
-"""What a platform team applies: every file fits its schema and the code, and each check is shown to fail."""
+"""Manifests for a platform team: every file fits its schema and the code, and each check can fail."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD")
 
 
 def pods() -> dict[str, dict[str, Any]]:
-    """The specification of every pod, by where it comes from."""
+    """Return the specification of every pod, by its source."""
     found = {
         "kubernetes pool": POOLS["kubernetes"]["job_configuration"]["job_manifest"]["spec"]["template"][
             "spec"

@@ -1,4 +1,4 @@
-"""params.yaml is composed as DVC composes it, and bad overrides leave it alone."""
+"""params.yaml is composed as by DVC, and bad overrides do not change it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_overrides_change_what_they_name(project: Path) -> None:
 
 
 def test_a_source_of_samples_is_given_on_the_line(project: Path) -> None:
-    """As docs/data.md has it."""
+    """The commands are those of docs/data.md."""
     assert load(project).trajectories.source is None
     source = "trajectories.source={folder: s3://bucket/clips, endpoint: https://s3.example.org, fps: 16}"
     method = ["method=scm", "method.learn_from=data", "trajectories.real=true"]

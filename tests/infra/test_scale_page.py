@@ -1,4 +1,4 @@
-"""The commands of docs/scale.md and of the manifests exist, with these options; the files they name are there."""
+"""The commands of docs/scale.md and of the manifests exist with their options, and so do the files they name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OURS = ("rcm", "dvc", "prefect", "ray")
 
 
 def commands() -> Iterator[list[str]]:
-    """Every command in a shell block of the page, its words; ``head X`` is X."""
+    """Yield the words of every command in the page's shell blocks; ``head X`` is X."""
     for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL):
         lexer = shlex.shlex(block, posix=True, punctuation_chars=";&")
         lexer.whitespace = " \t\r"
@@ -41,7 +41,7 @@ WORDS = [words[1:] if words[0] == "head" else words for words in commands() if w
 
 
 def resolve(words: list[str]) -> None:
-    """Raises unless the command line parses: rcm's and Ray's by click, DVC's and Prefect's by their own parsers."""
+    """Raise unless the command line parses: rcm's and Ray's by click, DVC's and Prefect's by their own parsers."""
     import ray.scripts.scripts
     import typer.main
     from dvc.cli.parser import get_main_parser
@@ -61,7 +61,7 @@ def resolve(words: list[str]) -> None:
 
 
 def in_manifests() -> list[list[str]]:
-    """The commands that pods and machines run."""
+    """Return the commands of pods and machines."""
     head = CLUSTER["spec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["args"][0]
     lines = [JOB["spec"]["entrypoint"], *AUTOSCALER["head_start_ray_commands"], *head.splitlines()]
     lines += AUTOSCALER["worker_start_ray_commands"]

@@ -1,4 +1,4 @@
-"""A worktree that a killed run left is taken up, whatever the run was doing."""
+"""The worktree of a killed run is reused, at whatever point the run was killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernel contract: every backend against the definition, autograd and PyTorch's own attention."""
+"""Contract of the kernels: every backend agrees with the definition, autograd and PyTorch's attention."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """Several blocks, the last one ragged, at test sizes."""
+    """Use block sizes that give several blocks, the last one partial, at test sizes."""
     monkeypatch.setattr(chunked, "BLOCK", 5)
 
 
@@ -133,7 +133,7 @@ def test_operator_gradient_agrees_with_differences():
 
 
 def test_chunked_memory_is_linear_in_the_length(monkeypatch):
-    """The widest tensor it makes has one block of keys, whatever their number."""
+    """The widest tensor it creates has one block of keys, for any number of keys."""
     monkeypatch.setattr(chunked, "BLOCK", 16)
     widest = []
     original = chunked.scores
@@ -169,7 +169,7 @@ def test_key_lengths_are_a_mask(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_vmap_is_a_loop(backend):
-    """Over queries with a mask of its own for each of the two sequences of the inner batch, keys shared."""
+    """vmap over queries, with a separate mask for each of the two sequences of the inner batch and shared keys."""
     q, k, v = draw("square")
     many = torch.stack((q, 2 * q, -q))
     mask = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)) > 0.3

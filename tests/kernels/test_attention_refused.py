@@ -1,4 +1,4 @@
-"""What the attention kernels refuse, and the sentence that says why."""
+"""Inputs that the attention kernels refuse, and the message."""
 
 import pytest
 import torch

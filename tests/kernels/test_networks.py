@@ -1,4 +1,4 @@
-"""Whole diffusers transformers, small and unmodified: every route gives the tangent of central differences.
+"""Whole small unmodified diffusers transformers: every backend gives the tangent of central differences.
 
 The networks of the families that are planned, built from their own classes; linear attention (SANA) has softmax
 attention only across.
@@ -87,7 +87,7 @@ NETWORKS = {"wan": wan, "cosmos": cosmos, "sd3": sd3, "longcat": longcat, "sana"
 
 @pytest.fixture(params=NETWORKS)
 def built(request: pytest.FixtureRequest) -> Built:
-    """Weights large enough that every part matters."""
+    """A network with weights so large that every part matters."""
     network, shape, call = NETWORKS[request.param]()
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -97,7 +97,7 @@ def built(request: pytest.FixtureRequest) -> Built:
 
 
 def tangent_by(built: Built, backend: str, dtype: torch.dtype) -> tuple[Tensor, Callable[[float], Tensor]]:
-    """The tangent along state and time, and the network as a function of how far it goes along."""
+    """Return the tangent along state and time, and the network as a function of the step along it."""
     network, shape, call = built
     network.to(dtype)
     rng = torch.Generator().manual_seed(1)

@@ -1,4 +1,4 @@
-"""Plain passes: what has no tangent is PyTorch's own attention, what has one goes to the rerouted one."""
+"""Passes without a tangent use PyTorch's attention, passes with a tangent the rerouted one."""
 
 from __future__ import annotations
 

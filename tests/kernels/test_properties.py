@@ -1,4 +1,4 @@
-"""What holds of softmax attention and its tangent whatever the numbers are, for every backend."""
+"""Properties of softmax attention and its tangent for arbitrary numbers and every backend."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def draw(dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """q, k, v and their tangents."""
+    """Draw q, k, v and their tangents."""
     rng = torch.Generator().manual_seed(0)
     drawn = [torch.randn(s, generator=rng, dtype=torch.float64) for s in (*SIZES, *SIZES)]
     return [x.to(DEVICE, dtype) for x in drawn]

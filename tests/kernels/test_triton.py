@@ -1,4 +1,4 @@
-"""The Triton kernels against float64: on a GPU where there is one, else in Triton's interpreter, on small shapes."""
+"""The Triton kernels compared with float64 on small shapes: on a GPU, or else in Triton's interpreter."""
 
 from __future__ import annotations
 

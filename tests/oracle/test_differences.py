@@ -1,4 +1,4 @@
-"""Where we differ from a release on purpose: what ours is, what the release's is, and that they are not the same."""
+"""Deliberate differences from a release: our result, the release's result, and that they differ."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def test_the_first_state_is_that_of_a_rectified_flow_s_pipeline(steps):
     case = CASES[f"rcm-sampler-{steps}-first-state"]
     ours, theirs, angles = sampler(case)["x0"], case.outputs["x0"], case.settings["angles"]
     assert 1e-3 < error(ours, theirs) < 1e-2
-    # to begin with z is to sample a variance-preserving network
+    # beginning with z samples a variance-preserving network
     same = case.net("student", parameterisation=TrigFlow())
     assert error(sample_student(same, case["noises"], text(case), angles), theirs) <= case.tolerance
-    # so is to divide the first noise, which is 1.2 % smaller then
+    # so does dividing the first noise, which is then 1.2 % smaller
     factor = math.cos(angles[0]) + math.sin(angles[0])
     assert factor == pytest.approx(1.0124, abs=1e-4)
     scaled = torch.cat([case["noises"][:1] / factor, case["noises"][1:]])
@@ -69,7 +69,7 @@ def test_lcm_s_pseudo_huber_loss_is_that_of_the_whole_sample():
 
 
 def steps_of(case: Case) -> torch.Tensor:
-    """Steps of Stable Diffusion's schedule that the angles ``t`` are of."""
+    """Return the steps of Stable Diffusion's schedule for the angles ``t``."""
     return (angles_of_schedule()[:, None] - case["t"]).abs().argmin(0)
 
 

@@ -1,4 +1,4 @@
-"""What the authors' published code returns for given inputs, and what ours does (README.md describes the cases)."""
+"""Our code gives the outputs of the authors' published code for the same inputs (README.md describes the cases)."""
 
 from __future__ import annotations
 

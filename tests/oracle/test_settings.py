@@ -1,4 +1,4 @@
-"""Presets beside the published configurations: every number is the release's, or docs/methods.md says why not."""
+"""Presets and published configurations: every number is the release's, or docs/methods.md explains why not."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ ROWS: list[dict[str, Any]] = json.loads((HERE / "settings.json").read_text())
 DOCS = HERE.parents[1] / "docs" / "methods.md"
 HEADING = "## Where a preset differs from its release"
 DIGITS = 1e-3
-"""Presets give four digits."""
+"""Relative precision of the presets, which have four digits."""
 
 
 def value_of(name: str, key: str) -> Any:
-    """The preset's value; conf/config.yaml's where the preset gives none; of several roles the student's."""
+    """Return the preset's value, or that of conf/config.yaml; for several roles, the student's."""
     for content in (preset(name), yaml.safe_load((CONF.parent / "config.yaml").read_text())):
         found: Any = content
         for part in key.split("."):
@@ -33,7 +33,7 @@ def value_of(name: str, key: str) -> Any:
 
 
 def official(row: dict[str, Any]) -> Any:
-    """What the release has; losses over heads are means there and here."""
+    """Return the release's value; losses over heads are means in both codes."""
     return row.get("official_with_mean_over_heads", row["official"])
 
 
@@ -58,14 +58,14 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 def mentioned(value: Any, text: str) -> bool:
-    """Whether ``text`` gives ``value``, a number or a word."""
+    """Return whether ``text`` contains ``value``, a number or a word."""
     if isinstance(value, str):
         return value in text
     return any(same(number, value) for number in numbers(text))
 
 
 def documented() -> dict[tuple[str, str], list[str]]:
-    """(preset, key) -> cells "ours", "release" and "why" of the page's table."""
+    """Return (preset, key) -> cells "ours", "release" and "why" of the page's table."""
     table = DOCS.read_text().split(HEADING)[1].split("\n## ")[0]
     cells = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if "|" in line

@@ -1,4 +1,4 @@
-"""A Ray that others started and that grows: Ray's own autoscaler with its provider of nodes on this machine."""
+"""An external Ray that grows: Ray's own autoscaler with its provider of local nodes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def gpu(number):
 
 
 def configuration(address: str) -> dict[str, object]:
-    """A head without GPUs and up to one node with one, which goes after three idle seconds."""
+    """Return a head without GPUs and at most one node with a GPU, which stops after three idle seconds."""
     empty = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
     return {
         "cluster_name": "grows",
@@ -68,10 +68,10 @@ def configuration(address: str) -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Its address; its machines have another project's modules on their path."""
+    """Yield the cluster's address; its machines have another project's modules on their path."""
     from ray.util import get_node_ip_address
 
-    folder = Path(tempfile.mkdtemp(prefix="rcm"))  # sockets want a short path
+    folder = Path(tempfile.mkdtemp(prefix="rcm"))  # sockets need a short path
     address = f"{get_node_ip_address()}:{free_port()}"
     (folder / "cluster.json").write_text(json.dumps(configuration(address)))
     (folder / "kernels").mkdir()
@@ -117,7 +117,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def executor(cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RayExecutor]:
-    """Of a workspace with modules of its own."""
+    """Yield the executor of a workspace with its own modules."""
     (tmp_path / "kernels").mkdir()
     (tmp_path / "kernels/place.py").write_text("NAME = 'the workspace'\n")
     (tmp_path / "grown.py").write_text(WORK)

@@ -1,4 +1,4 @@
-"""Ray Train on machines that come and go: fewer workers continue, more join again, the training stays the same."""
+"""Ray Train on a changing set of machines: fewer workers continue, more join later, the training is the same."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SETTINGS = {
 
 @pytest.fixture
 def machines(toys: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """One machine of one CPU; others are added."""
+    """A cluster of one machine with one CPU; tests add others."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(toys), str(ROOT), str(ROOT / "kernels")]))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(ray_executor, "RESIZE_SECONDS", 1)
@@ -97,7 +97,7 @@ def test_fewer_workers_go_on_and_more_join_again(
 
     monkeypatch.setattr(distill, "loop", patient)
     executor = RayExecutor(fresh, machines.address)
-    with ThreadPoolExecutor(1) as pool:  # machines are added in the main thread alone
+    with ThreadPoolExecutor(1) as pool:  # machines can only be added in the main thread
         training = pool.submit(train.run, configure(fresh, {}), fresh, executor)
         wait_for("checkpoint", lambda: training.done() or len(checkpoints()) >= 2, fresh / "params.yaml")
         machines.remove_node(second, allow_graceful=False)

@@ -1,4 +1,4 @@
-"""RayExecutor on a real local Ray: lost workers, bad input, too little of a machine, a killed driver."""
+"""RayExecutor on a real local Ray: lost workers, bad input, too few resources, a killed driver."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="module")
 def cluster(toys: Path) -> Iterator[str]:
-    """One Ray for all tests here, as a flow run shares one; no GPU is visible to it."""
+    """One Ray for all tests of this file, as a flow run shares one; it sees no GPU."""
     paths = os.pathsep.join([str(toys), str(ROOT), str(ROOT / "kernels")])
     env = os.environ | CREDENTIALS | {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
     env.pop("RAY_ADDRESS", None)
@@ -159,7 +159,7 @@ def test_checkpoints_may_lie_in_s3_until_the_state_is_gone(
         assert (tmp_path / "sum").read_text() == str(2 * sum(range(1, 18)))
         executor.checkpoints.drop()
         assert system.exists(f"{root}/state")
-        shutil.rmtree(state)  # as a stage does when its outs are complete
+        shutil.rmtree(state)  # a stage does this when its outs are complete
         executor.checkpoints.drop()
         system.invalidate_cache()
         assert not system.exists(f"{root}/state")

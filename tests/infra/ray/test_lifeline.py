@@ -1,4 +1,4 @@
-"""Whatever ends a flow run, its keeper and its stages end too."""
+"""The keeper and the stages of a flow run end with it, for every cause of its end."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def test_stage_and_keeper_end_with_the_run(tmp_path: Path, number: signal.Signal
 
 
 def test_a_ray_that_did_not_start_is_said_and_the_next_stage_starts_another(tmp_path: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="rcm") as short:  # sockets want a short path
+    with tempfile.TemporaryDirectory(prefix="rcm") as short:  # sockets need a short path
         place = Path(short) / "ray"
-        place.touch()  # a file where Ray wants a folder
+        place.touch()  # a file where Ray needs a folder
         env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
         env |= {"RAY_TMPDIR": str(place), "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
         with shared_cluster(tmp_path, env) as given:

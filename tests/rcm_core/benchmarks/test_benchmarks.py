@@ -1,4 +1,4 @@
-"""Contracts of every data module and of the prompt lists that go with it."""
+"""Contract of every benchmark module and its prompt lists."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LISTS = {
     "scenes_video": "scenes-video",
 }
 CLASSED = ("digits", "moving_digits")
-"""One class per prompt, equally often."""
+"""Benchmarks with one class per prompt, all equally frequent."""
 SPLITS = tuple(SPLIT_SIZES)
 
 
@@ -29,7 +29,7 @@ def prompts(name: str, split: str) -> list[str]:
 
 
 def test_lists_stand_beside_every_data_module() -> None:
-    assert available("benchmarks") == sorted([*LISTS, "open"])  # which has prompts and nothing else
+    assert available("benchmarks") == sorted([*LISTS, "open"])  # it has only prompts
 
 
 @pytest.mark.parametrize("name", available("benchmarks"))

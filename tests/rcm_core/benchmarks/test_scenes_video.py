@@ -1,4 +1,4 @@
-"""The prompt lists of scenes-video share no composition; clips are a function of where they are asked for."""
+"""The prompt lists of scenes-video share no composition; clips are a function of their index."""
 
 from __future__ import annotations
 

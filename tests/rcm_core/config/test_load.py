@@ -1,4 +1,4 @@
-"""params.yaml as a user spoils it."""
+"""Errors of users in params.yaml."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rcm_core.training.distill import settings_of
 
 
 def preset_method(name: str) -> dict[str, Any]:
-    """Changes that make the tiny values those of a preset's method."""
+    """Return the changes that select a preset's method in the tiny values."""
     own = preset(name)
     rates = own["train"]["lr"]
     return {"method": own["method"], "sampler": own["sampler"], "train.lr": rates}
@@ -229,7 +229,7 @@ def test_a_loss_that_mixes_samples_sees_two_at_once(tmp_path: Path, values: dict
 
 
 def test_routes_and_real_data_of_a_source(tmp_path: Path, values: dict[str, Any]) -> None:
-    """The teacher alone makes routes; whether a source is real data is for its owner to say, and how many it has."""
+    """Only the teacher generates routes. The params state whether a source is real data, and its size is unknown."""
     values["trajectories"] |= {"source": {"folder": "mine"}, "samples": 1}
     assert load(tmp_path, values)
     with pytest.raises(

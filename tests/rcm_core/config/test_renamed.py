@@ -1,4 +1,4 @@
-"""An old key of params.yaml is answered with its new name."""
+"""The error for an old key of params.yaml gives its new name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sections are checked at the door: the first wrong key is named, with what it holds and what is expected."""
+"""Sections are checked when read: the error names the first wrong key, its value and the expected value."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_an_unknown_key_is_named_with_the_nearest(
     where = values
     for name in section:
         where = where[name]
-    where[key] = where.pop(meant)  # misspelt: the right one is missing too, but this is what to correct
+    where[key] = where.pop(meant)  # misspelt: the right key is missing too, but this is the one to correct
     full = ".".join([*section, key])
     with pytest.raises(InputError, match=rf"unknown key '{full}' \(did you mean '{meant}'\?\); known here: "):
         check(Params, values, "params.yaml")

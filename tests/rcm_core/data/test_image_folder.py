@@ -1,4 +1,4 @@
-"""Folders of images and videos as people have them."""
+"""Folders of images and videos of users."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read(folder: Path, wanted: Wanted = PICTURE) -> dict[str, str]:
 
 
 def shown(path: Path, wanted: Wanted = PICTURE) -> torch.Tensor:
-    """Levels of 255, [C, T, H, W]."""
+    """Return levels of 255, [C, T, H, W]."""
     found = pixels(Place(str(path.parent)), path.name, wanted)
     assert found.shape == (1, *wanted[:4])
     return ((found[0] + 1) * 127.5).round()
@@ -153,7 +153,7 @@ def test_a_picture_is_scaled_until_it_covers_and_cut_in_the_middle(tmp_path: Pat
 
 
 def test_a_picture_is_seen_as_its_owner_sees_it(tmp_path: Path) -> None:
-    """Turned as EXIF says, white where it is transparent."""
+    """It is rotated by its EXIF orientation, and white where it is transparent."""
     upright = others.levels(16, 12, 0)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise

@@ -1,4 +1,4 @@
-"""Batches are functions of where we are, whoever asks and in whatever order."""
+"""Batches are functions of the step, independent of rank and order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompt files as people write them."""
+"""Prompt files of users."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_marks_and_separators_of_other_programs_are_no_part_of_a_prompt(tmp_path
 
 
 def test_repeated_prompts_are_found_in_linear_time(tmp_path: Path) -> None:
-    """A minute and more if every prompt were compared with all before it."""
+    """It would take more than a minute if every prompt were compared with all earlier ones."""
     path = tmp_path / "train.txt"
     lines = [f"prompt number {i}" for i in range(100_000)]
     path.write_text("\n".join([*lines, lines[-1]]))
@@ -55,7 +55,7 @@ def test_one_prompt_is_too_few_to_train_on(tmp_path: Path) -> None:
 
 
 def test_what_the_pipelines_clean_is_in_none_of_our_own_prompts() -> None:
-    """So that cleaning changes no number of the embedded teachers."""
+    """Cleaning therefore changes no result of the embedded teachers."""
     files = sorted((Path(__file__).parents[3] / "data/prompts").rglob("*.txt"))
     assert len(files) >= 12
     for path in files:
@@ -67,7 +67,7 @@ def test_what_the_pipelines_clean_is_in_none_of_our_own_prompts() -> None:
 @pytest.mark.parametrize("column", ["prompt", "text", "caption"])
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_a_column_of_a_table_is_a_list_of_prompts(tmp_path: Path, kind: str, column: str) -> None:
-    """Commas, quotes, numbers and what looks like a missing value are texts; empty ones are left out, as lines are."""
+    """Commas, quotes, numbers and apparent missing values are text; empty texts are skipped, as empty lines are."""
     path = tmp_path / f"train.{kind}"
     frame = pd.DataFrame({"id": [1, 2, 3, 4], column: [' a "red", big\n seven', "7", "NA", ""]})
     if kind == "csv":
@@ -112,7 +112,7 @@ def test_a_table_that_will_not_do_is_named(tmp_path: Path, name: str, content: b
 
 
 def parquet_texts(*texts: bytes) -> pa.Array:
-    """A column of texts, whose bytes need not be UTF-8."""
+    """Return a column of texts whose bytes may be invalid UTF-8."""
     return pa.Array.from_buffers(pa.string(), len(texts), pa.array(texts, pa.binary()).buffers())
 
 
@@ -132,7 +132,7 @@ def test_texts_of_a_parquet_table_are_texts(tmp_path: Path, columns: dict[str, A
 
 
 def test_halves_of_surrogate_pairs_are_no_text() -> None:
-    """What a shell hands over for bytes that are not UTF-8, too; a whole pair in JSON is one character."""
+    """A shell passes them for bytes that are not UTF-8, too; a whole pair in JSON is one character."""
     with pytest.raises(
         InputError, match=r"--prompt has half of a surrogate pair, U\+D800; write it as UTF-8"
     ):

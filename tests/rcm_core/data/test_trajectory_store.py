@@ -1,4 +1,4 @@
-"""Shards, their manifest, and what happens to those that are damaged."""
+"""Shards, their manifest, and the repair of damaged ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tensors(first: int, count: int) -> dict[str, Tensor]:
 
 
 def fill(folder: Path, place: Place, location: str) -> None:
-    """Nine samples in three shards, as the stage leaves them; the shards are written in another order."""
+    """Write nine samples in three shards as the stage does, but in another order of shards."""
     shards = []
     for index in (2, 0, 1):
         first, count = sum(SIZES[:index]), SIZES[index]
@@ -65,7 +65,7 @@ def test_samples_come_back_in_the_order_of_their_ids(folder: Path, tmp_path: Pat
         sample = store.sample(i)
         assert torch.equal(sample["x0"], torch.full((5,), float(i)))
         assert torch.equal(sample["condition.text"], torch.tensor([-float(i)]))
-    assert not (tmp_path / "cache").exists()  # local shards are read where they lie
+    assert not (tmp_path / "cache").exists()  # local shards are read in place
 
 
 def test_the_same_samples_are_the_same_bytes(folder: Path, tmp_path: Path) -> None:
@@ -141,4 +141,4 @@ def test_shards_on_s3_are_fetched_once_verified_and_kept(
     for path in (cache / "shards").iterdir():
         path.write_bytes(b"damaged")
     with pytest.raises(InputError, match="cannot be reached"):
-        Store(folder, cache)  # what is damaged is fetched again
+        Store(folder, cache)  # damaged shards are fetched again

@@ -25,7 +25,7 @@ def only(folder: Path, content: dict[str, bytes]) -> Member:
 
 
 def test_samples_are_found_where_they_lie(tmp_path: Path) -> None:
-    """Members in any order, in a folder, beside others; a member that is written again counts."""
+    """Members may have any order, lie in a folder and beside others; the last of repeated members counts."""
     first, second = others.sample(7, SHAPE, TEXT), others.sample(3, SHAPE, TEXT)
     again = {f"x/{name}": content for name, content in (others.sample(9, SHAPE, TEXT) | first).items()}
     others.tar(tmp_path / "a.tar", again | second | {"readme.txt": b"about", "000000003.json": b"{}"})
@@ -159,7 +159,7 @@ def test_what_is_no_tar_of_samples(tmp_path: Path) -> None:
 
 
 class Harm:
-    """Whoever unpickles this runs code."""
+    """Object whose unpickling runs code."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (exec, ("raise AssertionError('it was run')",))

@@ -6,7 +6,7 @@ from rcm_core.errors import InputError
 
 
 class Recorder:
-    """A velocity that depends on all its inputs and remembers the batch sizes it was called with."""
+    """A velocity that depends on all its inputs and records the batch sizes of its calls."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []

@@ -17,13 +17,13 @@ def states(low: float, high: float) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def rectified_flow_network(x: torch.Tensor, time: torch.Tensor, scale: float) -> torch.Tensor:
-    """The perfect rectified flow, written in its own variables: E[eps - x0 | (1 - tau) x0 + tau eps]."""
+    """Return the exact rectified-flow velocity in its own variables: E[eps - x0 | (1 - tau) x0 + tau eps]."""
     tau = time / scale
     return MIXTURE.noise(x, 1 - tau, tau) - MIXTURE.denoise(x, 1 - tau, tau)
 
 
 def edm_network(x: torch.Tensor, time: torch.Tensor, sigma_data: float) -> torch.Tensor:
-    """The perfect EDM network, from its denoiser and the preconditioning of arXiv 2206.00364, table 1."""
+    """Return the exact EDM network, from its denoiser and the preconditioning of arXiv 2206.00364, table 1."""
     sigma = (4 * time).exp()[:, None]
     root = (sigma**2 + sigma_data**2).sqrt()
     noisy = x * root  # c_in = 1 / root
@@ -63,7 +63,7 @@ def test_output_inverts_velocity():
 
 
 def test_float32_keeps_its_digits_next_to_data():
-    """The usual quotient (cos t x - x0) / sin t has none left at t = 1e-6."""
+    """The usual quotient (cos t x - x0) / sin t has no correct digit at t = 1e-6."""
     x, _ = states(0.0, 1.0)
     t = torch.full((64,), 1e-6, dtype=torch.float64)
     flow = RectifiedFlow()

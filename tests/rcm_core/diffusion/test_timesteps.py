@@ -79,7 +79,7 @@ BOUNDED = [
 
 @pytest.mark.parametrize(("bounded", "free"), BOUNDED)
 def test_bounds_are_those_of_the_flow_time_and_keep_the_shape(bounded, free):
-    """As drawn again and again until it is inside."""
+    """The distribution is that of rejection sampling until the time is inside the bounds."""
     found = flow_time_from_angle(bounded(generator(5)))
     assert found.min() >= 0.3 - 1e-12
     assert found.max() <= 0.9 + 1e-12

@@ -1,4 +1,4 @@
-"""Intervals hold what they promise."""
+"""Intervals have their nominal coverage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics against closed forms."""
+"""Metrics compared with closed forms."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def precision_recall(samples: np.ndarray, real: np.ndarray) -> tuple[float, floa
 
 
 def with_moments(mean: np.ndarray, covariance: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """A set whose sample mean and covariance are exactly these."""
+    """Return a set with exactly this sample mean and covariance."""
     x = np.random.default_rng(seed).normal(size=(n, len(mean)))
     x -= x.mean(0)
     white = x @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T))).T

@@ -1,4 +1,4 @@
-"""A metric is one file: put into the registry, it is measured, selects, and is shown everywhere."""
+"""A metric is one file: a new file in the registry is measured, can select, and is shown everywhere."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ METRICS = (
 
 @pytest.fixture
 def _blur(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The file ``blur.py`` in the registry folder."""
+    """Put the file ``blur.py`` into the registry folder."""
     (tmp_path / "blur.py").write_text(FILE)
     monkeypatch.setattr(folder, "__path__", [*folder.__path__, str(tmp_path)])
     every_metric.cache_clear()

@@ -1,4 +1,4 @@
-"""The report of a small made-up run: complete, self-contained, escaped, deterministic."""
+"""The report of a small synthetic run: complete, self-contained, escaped, deterministic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of the report: no text lies on another."""
+"""The figures of the report: no text overlaps another."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_no_text_of_a_figure_overlaps_another(runs: Path, monkeypatch: pytest.Mo
 
 
 def not_drawn(figure: Figure) -> set[Text]:
-    """Texts of hidden axes, and tick labels beyond the limits of their axes."""
+    """Return texts of hidden axes, and tick labels beyond the limits of their axes."""
     found: set[Text] = set()
     for axes in figure.axes:
         frame = axes.get_window_extent()

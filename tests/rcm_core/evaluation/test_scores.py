@@ -1,4 +1,4 @@
-"""A row of results orders generators as it should: real images before averages of them."""
+"""A row of results ranks generators correctly: real images before averages of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEYS = {"frechet", "frechet_teacher", "accuracy", "precision", "recall", "divers
 
 
 def real() -> tuple[Tensor, Tensor, Tensor]:
-    """Samples [N, ...], labels [N] and groups [10, 10, ...] of the train scans."""
+    """Return samples [N, ...], labels [N] and groups [10, 10, ...] of the train scans."""
     pixels, labels = find("benchmarks", "digits").images("train")
     pixels = unit_range(pixels)
     groups = torch.stack([pixels[labels == digit][:10] for digit in range(10)])

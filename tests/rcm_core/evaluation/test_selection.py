@@ -1,4 +1,4 @@
-"""The choice among candidates."""
+"""Selection of a candidate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search of times: one after the other, on the same noise, never worse by its own measure than what is there."""
+"""The search of times: one after another, on the same noise, never worse by its own metric than the current ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_first_time_is_searched_near_noise() -> None:
 
 
 def test_there_is_always_room_for_the_next_time() -> None:
-    """Even when the lowest is taken eight times."""
+    """This holds even if the lowest is chosen eight times."""
     frozen: tuple[float, ...] = ()
     for count in range(1, 9):
         found = candidates(frozen)
@@ -71,7 +71,7 @@ def test_times_are_frozen_one_after_the_other(workspace: Path) -> None:
         assert outcome.scores[outcome.advised]["value"] == best
         assert found.sampler.angles(outcome.steps) == outcome.advised
     assert found.sampler.steps == (1, 2, 3, 4)
-    assert found.sampler.angles(4) == (math.pi / 2, 1.3, 1.0, 0.6)  # not searched, so as it was
+    assert found.sampler.angles(4) == (math.pi / 2, 1.3, 1.0, 0.6)  # not searched, so unchanged
     # the prompts, ids, seed and metric are those of select: it gave the same list the same score
     selection = json.loads((workspace / "runs/select/selection.json").read_text())
     scores = next(c["scores"] for c in selection["candidates"] if c["name"] == found.student)

@@ -19,7 +19,7 @@ from rcm_core.training.parallel.sharding import shard
 
 
 def denoiser() -> Denoiser:
-    """A diffusers Wan of three blocks, the same at every call."""
+    """Return a diffusers Wan of three blocks, the same at every call."""
     network = build_network(channels=1, heads=2, head_dim=12, layers=3, ffn_dim=32, text_dim=8).train()
     rng = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -29,7 +29,7 @@ def denoiser() -> Denoiser:
 
 
 def draw(rank: int = 0) -> tuple[Tensor, ...]:
-    """State and angle, their tangents, the text, and weights of a loss."""
+    """Draw state and angle, their tangents, the text, and weights of a loss."""
     rng = torch.Generator().manual_seed(rank)
     x, a, weights = (torch.randn(2, 1, 1, 4, 4, generator=rng) for _ in range(3))
     t, s = (torch.rand(2, generator=rng, dtype=torch.float64) for _ in range(2))
@@ -66,7 +66,7 @@ def one_pass(student: Denoiser, rank: int = 0) -> tuple[Tensor, Tensor, dict[str
 def same(
     found: tuple[Tensor, Tensor, dict[str, Tensor]], expected: tuple[Tensor, Tensor, dict[str, Tensor]]
 ) -> None:
-    """float32, three blocks, attention by two algorithms: roundings of the largest element (1.4e-5 was seen)."""
+    """Assert equality up to float32 rounding of the largest element: three blocks, two algorithms (1.4e-5 was seen)."""
     assert found[2].keys() == expected[2].keys()
     pairs = [(found[0], expected[0]), (found[1], expected[1])]
     pairs += [(found[2][name], expected[2][name]) for name in found[2]]
@@ -100,7 +100,7 @@ def test_parameters_have_gradients_where_no_input_of_a_block_has_one() -> None:
 
 
 def test_no_graph_is_kept_inside_the_blocks() -> None:
-    """What a plain forward keeps for its backward, and what this one keeps."""
+    """The test compares the tensors saved for backward by a plain forward and by this one."""
     student = denoiser()
     x, t, a, s, text, _ = draw()
 

@@ -41,7 +41,7 @@ def test_all_kinds_return_the_same_value_without_gradient(kind):
 
 @pytest.mark.parametrize("kind", ["semi", "discrete"])
 def test_float32_differences_stay_usable_and_finite_at_both_ends(kind):
-    """Next to data the step shrinks with the angle, so no network is asked about a negative one."""
+    """Close to data the step shrinks with the angle, so no network is called at a negative angle."""
     asked = []
     student = Perceptron(seed=5)
 

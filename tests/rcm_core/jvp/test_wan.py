@@ -17,7 +17,7 @@ TEXT = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(2), dtype=to
 
 @pytest.fixture
 def network(monkeypatch) -> torch.nn.Module:
-    """Two blocks with weights large enough that every part matters, in float64 all through.
+    """Two blocks with weights so large that every part matters, entirely in float64.
 
     The module casts to float32 inside; making that cast the identity changes no formula and lets central
     differences be an oracle to eight digits instead of three.

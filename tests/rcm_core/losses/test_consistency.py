@@ -24,14 +24,14 @@ COS, SIN = per_sample(T.cos(), X), per_sample(T.sin(), X)
 
 @pytest.fixture(scope="module")
 def parts() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Student's and teacher's velocity and J."""
+    """Return the student's and the teacher's velocity and J."""
     F_teacher = TEACHER.velocity(X, T)
     F, J = consistency_jvp(STUDENT, X, T, {}, F_teacher, "exact")
     return F, F_teacher, J
 
 
 def along_the_ode(function, h: float = 1e-5) -> torch.Tensor:
-    """d/dt of ``function(x, t)`` along the teacher's ODE, by central differences of the linearised path."""
+    """Return d/dt of ``function(x, t)`` along the teacher's ODE by central differences of the linearised path."""
     a = TEACHER.velocity(X, T)
     with torch.no_grad():
         return (function(X + h * a, T + h) - function(X - h * a, T - h)) / (2 * h)

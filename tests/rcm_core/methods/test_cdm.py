@@ -32,7 +32,7 @@ ONLY = {
     "all": {"augmentation_weight": 0.5, "matching_weight": 2.0, "off_trajectory_weight": 3.0},
 }
 LONG = 5
-"""A step that moves the student and whose rollout has four steps."""
+"""Step that updates the student and has a rollout of four steps."""
 SHARED = {"rollout_steps": 4, "rollout_shift": 3.0, "min_normaliser": 0.1, "student_every": 2}
 
 
@@ -46,19 +46,19 @@ def networks() -> dict[str, Spy]:
 
 
 def updates(step: int = LONG, seed: int = 0, **changes):
-    """Every update of a step with the networks and their calls."""
+    """Return every update of a step, with the networks and their calls."""
     nets = networks()
     method = preset("cdm", **{**SHARED, **changes})
     return list(method.updates(Networks(**nets), BATCH, step, generator(seed, step))), nets
 
 
 def clean(spy: Spy, call) -> torch.Tensor:
-    """What ``spy`` predicts where it was asked."""
+    """Return the clean prediction of ``spy`` at ``call``."""
     return predict_x0(call.x, call.t, spy.velocity(call.x, call.t, {}))
 
 
 def matching(nets, xg, seen) -> torch.Tensor:
-    """L_DM of ``xg`` compared at the call ``seen``: the elements' mean without a half."""
+    """Return L_DM of ``xg`` at the state of the call ``seen``: the mean over elements, without the factor 1/2."""
     with torch.no_grad():
         real, fake = clean(nets["teacher"], seen), clean(nets["fake_score"], seen)
         step = distribution_gradient(xg, real, fake, 0.1)

@@ -20,7 +20,7 @@ BATCH = Batch({}, {}, MIXTURE.sample(64, generator("data")))
 
 
 def asked(**changes) -> tuple[torch.Tensor, Spy]:
-    """The loss of one update, and the student with its calls: the target's, then its own."""
+    """Return the loss of one update, and the student with its calls: the target's, then its own."""
     student = Spy(Perceptron(seed=1).double())
     method = preset("dcm", **changes)
     (update,) = method.updates(Networks(student, guided_teacher=MIXTURE.velocity), BATCH, 0, generator(0))

@@ -100,7 +100,7 @@ def test_a_real_sample_that_is_not_finite_is_left_out_of_the_critic_s_loss_and_c
 
 @pytest.mark.parametrize("kind", ["blocks", "matmuls"])
 def test_with_checkpointing_the_gan_s_gradients_are_the_same(kind):
-    """Backward makes the fake score's blocks again, frozen as they were in the student's step."""
+    """Backward recomputes the fake score's blocks, still frozen as in the student's step."""
 
     def moved(how: str, step: int) -> dict[str, list[torch.Tensor | None]]:
         nets = networks()

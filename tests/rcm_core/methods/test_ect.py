@@ -1,4 +1,4 @@
-"""ECT (E52, E53): pairs whose noise levels draw closer in stages, weighted by the inverse of their distance."""
+"""ECT (E52, E53): pairs whose noise levels approach in stages, weighted by the inverse of their distance."""
 
 import math
 
@@ -19,7 +19,7 @@ SMALL = {"base": 2.0, "stage_every": 10, "steepness": 8.0}
 
 
 def asked(step: int = 0, student=None, teacher=MIXTURE.velocity, **changes) -> tuple[torch.Tensor, Spy]:
-    """The loss and the student: first its call without gradient, at the nearer side, then that at the farther one."""
+    """Return loss and student: first its call without gradient at the cleaner side, then that at the noisier side."""
     student = Spy(student or Perceptron(seed=1).double())
     nets = {"student": student, "guided_teacher": Spy(teacher)}
     (update,) = preset("ect", **{**SMALL, **changes}).updates(Networks(**nets), BATCH, step, generator(0))

@@ -16,7 +16,7 @@ ANGLES = torch.linspace(math.pi / 2, 0.1, 8, dtype=torch.float64)
 
 
 def routes(count: int = 64) -> Batch:
-    """Exact routes of a Gaussian."""
+    """Return exact routes of a Gaussian."""
     z = torch.randn(count, 2, generator=generator("z"), dtype=torch.float64)
     start, rest = torch.full((count,), math.pi / 2, dtype=torch.float64), ANGLES.expand(count, -1)
     x = torch.stack([GAUSSIAN.flow(z, start, t.expand(count)) for t in ANGLES], 1)

@@ -1,4 +1,4 @@
-"""Which methods the ladder of tangents changes: for the others there is nothing to step down from."""
+"""Methods that the ladder of tangents changes; the others have no tangent to step down from."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ BATCH = Batch({}, {}, MIXTURE.sample(64, generator("data")))
 
 
 def asked(target=None, **changes) -> tuple[torch.Tensor, Spy, Spy]:
-    """The loss, the student and the target (the student itself, if none is given), each with its call."""
+    """Return the loss, the student and the target (by default the student itself), each with its call."""
     student = Spy(Perceptron(seed=1).double())
     target = Spy(target or student.velocity)
     nets = {"student": student, "target": target, "guided_teacher": MIXTURE.velocity}

@@ -18,7 +18,7 @@ MIX = {"omega": 0.4, "kappa": 0.6, "interval": [0.0, 1.0]}
 
 
 def points(real: torch.Tensor, count: int = 256) -> Batch:
-    """Every condition has one picture, at ``real`` [2] of condition 1; condition 0 has it at the origin."""
+    """Return a batch with one picture per condition: at ``real`` [2] for condition 1, at the origin for condition 0."""
     place = torch.randn(count, 1, generator=generator("place"), dtype=torch.float64)
     null = {"place": torch.zeros(1, 1, dtype=torch.float64)}
     return Batch({}, null, torch.zeros(count, 2), Examples(place * real, {"place": place}))
@@ -38,7 +38,7 @@ class Straight:
 
 
 def guided_loss(student, **changes) -> torch.Tensor:
-    """From data, with the condition kept (dropped with a probability of 1e-9)."""
+    """Return the loss from data with the condition kept (its drop probability is 1e-9)."""
     settings = {**PLAIN, "learn_from": "data", "condition_dropout": 1e-9, "self_guidance": MIX, **changes}
     return next(preset("meanflow", **settings).updates(Networks(student), points(REAL), 0, generator(0))).loss
 

@@ -80,7 +80,7 @@ def test_the_fake_score_does_not_learn_from_the_teacher():
 
 
 def test_bounds_are_the_matching_term_s_alone():
-    """p_D far towards noise: what is matched comes back inside, what the fake score learns does not."""
+    """With p_D far towards noise, the times of matching are moved inside, those of the fake score are not."""
     narrow = {"dmd_mean": 3.0, "matching_time_min": 0.2, "matching_time_max": 0.6}
     _, nets = updates(2, **narrow)
     times = flow_time_from_angle(nets["guided_teacher"].calls[1].t)

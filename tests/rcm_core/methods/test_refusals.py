@@ -1,4 +1,4 @@
-"""Switches that do not go together are refused in one sentence that names them, and not the whole section."""
+"""Incompatible switches are refused in one sentence that names them, and not the whole section."""
 
 from __future__ import annotations
 

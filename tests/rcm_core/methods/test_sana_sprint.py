@@ -1,4 +1,4 @@
-"""SANA-Sprint: who moves when, where the adversarial samples start, what the critic counts as fake."""
+"""SANA-Sprint: order of updates, start of the adversarial samples, the discriminator's fake samples."""
 
 import math
 from itertools import pairwise
@@ -22,7 +22,7 @@ CHANGES = {"blocks": [0], "weighting": "none", "warmup": 0, "p_mean": 0.0, "p_st
 
 
 class Backbone(nn.Module):
-    """Its only feature is the noised sample itself, one token."""
+    """A backbone whose only feature is the noised sample itself, as one token."""
 
     def forward(self, x, t, condition):
         return MIXTURE.velocity(x, t)
@@ -32,7 +32,7 @@ class Backbone(nn.Module):
 
 
 class Sum(nn.Module):
-    """The logit is the sum of the features, times a weight."""
+    """A head whose logit is the sum of the features, times a weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def test_student_and_heads_move_in_turn():
 
 
 def test_the_warmup_counts_the_iterations_of_both_phases():
-    """As released: at step 10 five updates of the student and five of the discriminator have been."""
+    """As in the release, step 10 comes after five updates of the student and five of the discriminator."""
     losses = []
     for step, warmup in ((10, 10), (10, 0), (8, 10)):
         nets = networks()

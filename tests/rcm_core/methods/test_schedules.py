@@ -1,4 +1,4 @@
-"""Who moves when, and how many steps are simulated (E27; rcm.md section 6 restated in docs/maths.md)."""
+"""Order of updates, and the number of simulated steps (E27; rcm.md section 6 restated in docs/maths.md)."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ DMD2 = {
 
 
 class Counting(Perceptron):
-    """Counts its calls with and without gradient."""
+    """A network that counts its calls with and without gradient."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed=seed)

@@ -24,7 +24,7 @@ PLAIN = {
 
 
 def asked(name: str, step: int, student=None, batch: Batch = BATCH, teacher=MIXTURE.velocity, **changes):
-    """The updates of one step, and the student with its calls."""
+    """Return the updates of one step, and the student with its calls."""
     spy = Spy(student or Perceptron(seed=1).double())
     nets = {"student": spy, "guided_teacher": teacher, "fake_score": None}
     return list(preset(name, **changes).updates(Networks(**nets), batch, step, generator(7, step))), spy

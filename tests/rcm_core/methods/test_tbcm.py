@@ -28,7 +28,7 @@ ONLINE = {
 
 
 def asked(batch: Batch = BATCH, step: int = 0, seed: int = 0, **changes):
-    """The update, the student and the teacher with their calls."""
+    """Return the update, and the student and the teacher with their calls."""
     student, teacher = Spy(Perceptron(seed=1).double()), Spy(MIXTURE.velocity)
     method = preset("tbcm", **changes)
     (update,) = method.updates(Networks(student, guided_teacher=teacher), batch, step, generator(seed))

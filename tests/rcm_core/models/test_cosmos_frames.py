@@ -1,4 +1,4 @@
-"""Cosmos-Predict2's video to world: the contract, frames that are given, and that a teacher of prompts is no such."""
+"""Cosmos-Predict2's video to world: the contract, the conditioning frames, and the refusal of other teachers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What diffusers' own pipelines ask of their networks is what ours ask at the same state, time and prompt.
+"""diffusers' own pipelines and our denoisers call the network equally at the same state, time and prompt.
 
 The pipelines run a few guided steps; every call of the network is recorded with its output. Our denoiser, asked at the
 TrigFlow state and angle of that call, must imply the same output.
@@ -26,7 +26,7 @@ PROMPT, NEGATIVE = " &amp;#116;he \uff44igit 7 \u201cthree\u201d ", "THE &#100;i
 
 
 class Harmless(nn.Module):
-    """Stands for Cosmos' safety checker, which is a package of its own."""
+    """Substitute for Cosmos' safety checker, which is a separate package."""
 
     device, dtype = torch.device("cpu"), torch.float32
 
@@ -118,7 +118,7 @@ RUNS: dict[str, Callable[[Path, Any, Tensor], None]] = {
 
 
 def calls_of(name: str, folder: Path, z: Tensor) -> list[tuple[dict[str, Any], Tensor]]:
-    """Arguments and outputs of the network in the pipeline's run."""
+    """Return arguments and outputs of the network in the pipeline's run."""
     network = find("models", name).load_network(folder)
     found: list[tuple[dict[str, Any], Tensor]] = []
 
@@ -131,13 +131,13 @@ def calls_of(name: str, folder: Path, z: Tensor) -> list[tuple[dict[str, Any], T
 
 
 def encoded(codec: Any) -> dict[str, Tensor]:
-    """Conditions of the prompt and of the negative one, in this order."""
+    """Return the conditions of the prompt and of the negative prompt, in this order."""
     prompt, negative = codec.encode_prompts([PROMPT]), codec.encode_text([NEGATIVE])
     return {name: torch.cat([value, negative[name]]) for name, value in prompt.items()}
 
 
 def implied(denoiser: Denoiser, state: Tensor, tau: Tensor, condition: Any) -> Tensor:
-    """The network output that our velocity at flow state ``state`` [B, C, T, H, W] and flow time ``tau`` implies."""
+    """Return the network output implied by our velocity at flow state ``state`` [B, C, T, H, W] and time ``tau``."""
     t = torch.atan2(tau, 1 - tau)
     x = per_sample(t.cos() + t.sin(), state) * state
     return RectifiedFlow().output(x, t, denoiser(x, t, condition))

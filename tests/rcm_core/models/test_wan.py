@@ -1,4 +1,4 @@
-"""Folders of Wan pipelines: what is right goes round, what is not is named before any weight is read."""
+"""Folders of Wan pipelines: valid ones survive a round trip, errors are reported before any weight is read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
 @pytest.fixture
 def folder(tiny_run: Path, tmp_path: Path) -> Path:
-    """A pipeline that a test may spoil."""
+    """A pipeline that a test may damage."""
     shutil.copytree(tiny_run / "runs/teacher/pipeline", tmp_path / "pipeline")
     return tmp_path / "pipeline"
 
@@ -43,7 +43,7 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
 
 
 def refused(folder: Path, said: str) -> None:
-    """``check_folder`` says it in one sentence, and ``load_network`` does not load it."""
+    """Assert that ``check_folder`` says it in one sentence, and that ``load_network`` does not load it."""
     with pytest.raises(InputError, match=said) as caught:
         wan.check_folder(folder)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What a series of probes means: continue, enough, or lost."""
+"""Decision from a series of probes: continue, finished, or diverged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rcm_core.monitoring.early_stopping import GAIN, ProbeResult, StopDecision, 
 
 
 def limits(**rules: float) -> HealthSection:
-    """64 samples, so that the noise of a score is taken for 1/64."""
+    """Return limits with 64 samples, so that the assumed noise of a score is 1/64."""
     return QUIET.model_copy(update={"probe_samples": 64, **rules})
 
 
@@ -26,7 +26,7 @@ def drifts(*values: float) -> list[ProbeResult]:
 
 
 def first(readings: Sequence[ProbeResult], rules: HealthSection) -> StopDecision | None:
-    """As training asks: after every probe, until there is a verdict."""
+    """Decide after every probe, as training does, until there is a verdict."""
     found = (decide_stop(readings[: i + 1], rules, last=False) for i in range(len(readings)))
     return next((verdict for verdict in found if verdict), None)
 
@@ -44,8 +44,8 @@ def test_two_bad_scores_in_a_row_are_a_collapse() -> None:
     [
         (0.5, 0.2, 0.1, 0.9, 0.1, 0.9, 0.1),  # never two in a row
         (0.5, 0.2, 0.1, 0.39, 0.39, 0.39),  # not bad enough
-        (0.9, 0.8),  # the untrained student is no fault of the training
-        (0.5, 0.001, 0.06, 0.06, -0.002, 0.06, 0.06),  # what is below the noise is as good as the noise
+        (0.9, 0.8),  # the training is not responsible for the untrained student
+        (0.5, 0.001, 0.06, 0.06, -0.002, 0.06, 0.06),  # values below the noise count as the noise
     ],
 )
 def test_less_is_none(values: tuple[float, ...]) -> None:

@@ -81,7 +81,7 @@ def test_a_spike_is_measured_by_the_running_median() -> None:
 
 
 def test_the_first_values_are_compared_with_nothing() -> None:
-    """A median of a few is none, and training begins with a warm-up."""
+    """A median of few values is meaningless, and training begins with a warm-up."""
     assert spiked(Spikes(10.0), [1.0] * (FEWEST - 1) + [100.0]) == []
     assert spiked(Spikes(10.0), [1.0] * FEWEST + [100.0]) == [FEWEST]
 

@@ -24,7 +24,7 @@ SCALES = torch.tensor([1.0, 4.5, 7.0])
 
 
 def build(*extras: str, family=wan) -> Denoiser:
-    """A tiny network whose every part matters; the extras as they begin."""
+    """Return a tiny network in which every part matters, with untrained extras."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = build_network(channels=2, heads=2, head_dim=16, layers=LAYERS, ffn_dim=64, text_dim=16)
@@ -42,7 +42,7 @@ def randomise(denoiser: Denoiser, prefix: str) -> Denoiser:
 
 
 def learned(*extras: str) -> Denoiser:
-    """The extras as after training."""
+    """Return the network with extras as after training."""
     return randomise(build(*extras), "extras")
 
 
@@ -100,7 +100,7 @@ def test_e49_folding_nothing_leaves_every_weight_and_folding_a_scale_one_bias():
 
 
 def test_the_published_weights_are_those_given_not_the_module_s_own():
-    """An EMA of the weights, say: here twice all of them."""
+    """They may be an EMA of the weights; here all weights are doubled."""
     student = learned("guidance")
     twice = {name: 2 * value for name, value in student.state_dict().items()}
     other = build("guidance")
@@ -118,7 +118,7 @@ def test_the_published_student_of_two_times_is_the_one_that_jumps_to_data():
 
 
 class Kept(nn.Module):
-    """A block that keeps what leaves it."""
+    """A block that keeps its output."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()

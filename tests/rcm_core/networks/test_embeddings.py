@@ -1,4 +1,4 @@
-"""What a student or a discriminator has besides the teacher's network."""
+"""Modules of a student or a discriminator in addition to the teacher's network."""
 
 import copy
 import math
@@ -13,7 +13,7 @@ from rcm_core.rng import generator
 
 
 def learned(module: torch.nn.Module) -> torch.nn.Module:
-    """Weights as after training."""
+    """Set weights as after training."""
     rng = generator("learned")
     with torch.no_grad():
         for p in module.parameters():
@@ -95,7 +95,7 @@ def test_every_convolution_of_a_head_has_a_spectral_norm_of_one():
 
 
 def test_tokens_of_a_head_are_in_a_circle():
-    """Turned tokens have turned logits."""
+    """Rotated tokens have rotated logits."""
     torch.manual_seed(0)
     head, tokens = Head(8).double().eval(), torch.randn(3, 20, 8, dtype=torch.float64)
     torch.testing.assert_close(head(tokens.roll(7, 1)), head(tokens).roll(7, 1), atol=1e-12, rtol=0)
@@ -139,7 +139,7 @@ def test_batches_that_no_eight_divide_are_split_evenly():
 
 
 def test_heads_go_on_from_a_checkpoint_to_the_bit():
-    """The power iteration's vectors are in it."""
+    """The checkpoint contains the vectors of the power iteration."""
     features = [torch.randn(9, 5, 8, generator=generator("features"))]
 
     def step(heads, optimiser):

@@ -1,4 +1,4 @@
-"""Networks in bfloat16, for sampling: near float32, and the time is not rounded."""
+"""Networks in bfloat16 for sampling: close to float32, and the time is not rounded."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_second_time_and_an_embedded_guidance_are_not_rounded(name: str, tmp_p
         low(x, torch.tensor([1.3, 1.3]), {**condition, name: value})
     scale = GUIDANCE_SCALE if name == "guidance" else 1.0
     assert torch.equal(seen[0], scale * value)
-    low.extras.bfloat16()  # whatever the weights are in, the phases are exact
+    low.extras.bfloat16()  # the phases are exact for any dtype of the weights
     exact, phases = waves(value), []
     low.extras[name].layers[0].register_forward_pre_hook(lambda _, inputs: phases.append(inputs[0]))
     low.extras[name](value)

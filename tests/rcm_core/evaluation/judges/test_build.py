@@ -1,4 +1,4 @@
-"""The judge is accurate on scans that it never saw, deterministic, and refuses what it cannot read."""
+"""The judge is accurate on held-out scans, deterministic, and refuses unreadable input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shipped detector finds held-out digits with their colours and places, and says nothing where nothing is."""
+"""The shipped detector finds held-out digits with colours and places, and reports nothing on empty images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_centres_digits_and_colours_are_those_that_were_drawn() -> None:
             near = min(seen, key=lambda s: abs(s.x - one.x) + abs(s.y - one.y))
             right.append((near.digit, near.colour) == (one.digit, one.colour))
             off.append(max(abs(near.x - one.x), abs(near.y - one.y)))
-    assert sum(right) / len(right) >= 0.98  # single digits; 97 % of whole scenes is asked elsewhere
+    assert sum(right) / len(right) >= 0.98  # single digits; another test requires 97 % of whole scenes
     assert max(off) < 2.5  # pixels; quadrants and relations are decided by 6 and more
     assert sum(map(len, found)) == len(right)
 
@@ -61,7 +61,7 @@ def test_blur_and_noise_do_not_confuse_it() -> None:
 
 
 def test_frames_are_judged_alone() -> None:
-    """The same answer whatever else is in the batch; convolutions of another batch size may round differently."""
+    """The rest of the batch does not matter, except that convolutions of another batch size may round differently."""
     frames = scenes.images("test")[0][:20, :, 0]
     whole, _ = run(load_detector(), frames)
     parts = torch.cat([run(load_detector(), frame[None])[0] for frame in frames])

@@ -1,4 +1,4 @@
-"""The judge of any prompts, with a small CLIP that was taught four colours."""
+"""The judge for arbitrary prompts, with a small CLIP trained on four colours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The judge of moving scenes accepts real clips and refuses those that stand, run the other way or change."""
+"""The judge of moving scenes accepts real clips and rejects still, reversed and changing ones."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_wrong_clips_are_refused() -> None:
 
 
 def measures(judge: Judge, clips: torch.Tensor, asked: list[str]) -> dict[str, float]:
-    """The values of the metrics of clips."""
+    """Return the values of the clips' metrics."""
     seen = judge.observe(clips, asked)
     return {name: metric_of(name).estimate(seen, Bootstrap(2, 0))["value"] for name in MEASURES}
 
@@ -70,7 +70,7 @@ def test_measures_of_real_still_and_changing_clips() -> None:
 
 
 def test_features_see_the_direction() -> None:
-    """Backwards clips have the same frames; only the way of their motion is another."""
+    """Reversed clips have the same frames and differ only in the direction of motion."""
     judge = judge_for("scenes_video")
     left = [i for i, m in enumerate(scenes_video.compose_split("test")[1]) if set(m.directions) == {"left"}]
     clips = unit_range(scenes_video.compose_split("test")[0][left])

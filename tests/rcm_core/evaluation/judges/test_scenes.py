@@ -1,4 +1,4 @@
-"""The judge of scenes accepts what was composed and refuses every wrong prompt, category by category."""
+"""The judge of scenes accepts composed scenes and rejects every wrong prompt, category by category."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_what_is_seen_is_compared_with_what_is_asked_for(prompt: str, seen: list
 
 
 def spoilt(request: Request) -> Request:
-    """A request of the same category that no image of ``request`` fulfils."""
+    """Return a request of the same category that no image of ``request`` fulfils."""
     first, *rest = request.things
     match request.category:
         case "counting":

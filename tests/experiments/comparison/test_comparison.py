@@ -211,7 +211,7 @@ def test_a_result_of_another_teacher_is_left_out(place: Place, tmp_path: Path) -
         (docs / "results.md").read_text().split("## `mini`, equal student updates")[1].split("## `mini`")[0]
     )
     assert "| `kd` |" not in updates
-    (left_out,) = (line for line in updates.splitlines() if line.startswith("Not run yet"))
+    (left_out,) = (block for block in updates.split("\n\n") if block.startswith("Not run yet"))
     assert "`kd`" in left_out
     assert "`tbcm`" not in left_out
 

@@ -1,4 +1,4 @@
-"""A folder of images or videos with captions: what belongs together, what can be read, the pixels."""
+"""A folder of images or videos with captions: matching files to captions, checking headers, reading pixels."""
 
 from __future__ import annotations
 
@@ -32,48 +32,48 @@ from rcm_core.errors import InputError, one_line
 IMAGES = (".jpeg", ".jpg", ".png", ".webp")
 VIDEOS = (".mkv", ".mov", ".mp4", ".webm")
 TABLE = "metadata"
-"""With the suffix of a table: ``file_name`` and a column of captions, as Hugging Face's imagefolder has it."""
+"""Stem of the table of captions, with the columns of Hugging Face's imagefolder: ``file_name`` and a caption."""
 TRANSPARENT = "white"
-"""What is behind transparent pixels."""
+"""Colour behind transparent pixels."""
 UNREADABLE = (OSError, ValueError, SyntaxError, KeyError, Image.DecompressionBombError)
-"""What Pillow raises over files that are damaged or something else, and what follows if ffmpeg says little."""
+"""Exceptions of Pillow for files that are damaged or no images, and of parsing ffmpeg's output."""
 
 
 class Wanted(NamedTuple):
-    """The pixels that the VAE makes one sample of."""
+    """Required pixels of one sample: the VAE's input."""
 
     channels: int
     frames: int
     height: int
     width: int
     fps: float | None
-    """None: every frame of the file."""
+    """Frames per second; None: every frame of the file."""
 
 
 class Header(NamedTuple):
-    """What a file says of itself."""
+    """Result of checking a file's header."""
 
     flaw: str | None
-    """Why it will not do, as the end of a sentence."""
+    """Reason why the file cannot be used, as the end of a sentence; None: it can."""
     enlarged: bool = False
-    """It is smaller than what is wanted."""
+    """True if the file is smaller than required."""
 
 
 def suffix(name: str) -> str:
-    """In small letters, with its dot."""
+    """Return the suffix of ``name`` in lower case, with its dot."""
     return PurePosixPath(name).suffix.lower()
 
 
 def captions(place: Place, names: Sequence[str], wanted: Wanted) -> dict[str, str]:
-    """The caption of every image or video among ``names`` (relative to ``place``).
+    """Return the caption of every image or video among ``names`` (relative to ``place``).
 
-    InputError unless each has one, every caption has a file, and all are of the kind that is ``wanted``.
+    Raises InputError unless each has one, every caption has a file, and all files are of the ``wanted`` kind.
     """
     kind, suffixes, other = ("video", VIDEOS, IMAGES) if wanted.frames > 1 else ("image", IMAGES, VIDEOS)
     if strangers := [name for name in names if suffix(name) in other]:
         raise InputError(
             f"{place.url}: {strangers[0]} is no {kind}, but the teacher makes {wanted.frames} frame(s) of"
-            f" {wanted.width} x {wanted.height} pixels; give {kind}s alone ({', '.join(suffixes)})"
+            f" {wanted.width} x {wanted.height} pixels; import {kind}s alone ({', '.join(suffixes)})"
         )
     if wanted.channels not in (1, 3):
         raise InputError(
@@ -81,14 +81,14 @@ def captions(place: Place, names: Sequence[str], wanted: Wanted) -> dict[str, st
         )
     media = [name for name in names if suffix(name) in suffixes]
     tables = [name for name in names if PurePosixPath(name).parent.name == "" and name in _tables()]
-    found = _from_table(place, tables, names) if tables else _from_texts(place, names)
-    found = {name: clean_text(text, f"{place.url}: the caption of {name}") for name, text in found.items()}
-    if bare := [name for name in media if not found.get(name)]:
+    raw = _from_table(place, tables, names) if tables else _from_texts(place, names)
+    texts = {name: clean_text(text, f"{place.url}: the caption of {name}") for name, text in raw.items()}
+    if bare := [name for name in media if not texts.get(name)]:
         raise InputError(
             f"{place.url}: {len(bare)} of {len(media)} {kind}s have no caption, first: {bare[0]}; write it into a .txt"
             f" file of the same name, or into {TABLE}.csv"
         )
-    return {name: found[name] for name in media}
+    return {name: texts[name] for name in media}
 
 
 def _tables() -> tuple[str, ...]:
@@ -96,14 +96,14 @@ def _tables() -> tuple[str, ...]:
 
 
 def _from_texts(place: Place, names: Sequence[str]) -> dict[str, str]:
-    """Captions from the .txt files that are called as images and videos are."""
+    """Return the captions in the .txt files that have the names of images and videos."""
     texts = [name for name in names if suffix(name) == ".txt"]
     stems = {str(PurePosixPath(name).with_suffix("")): name for name in texts}
     media = [name for name in names if suffix(name) in (*IMAGES, *VIDEOS)]
     owners = {name: stems.get(str(PurePosixPath(name).with_suffix(""))) for name in media}
     if lost := sorted(set(texts) - set(owners.values())):
         raise InputError(
-            f"{place.url}: {len(lost)} of {len(texts)} captions have no file, first: {lost[0]}; bring the image or"
+            f"{place.url}: {len(lost)} of {len(texts)} captions have no file, first: {lost[0]}; add the image or"
             " video of this name, or remove the caption"
         )
     system, root = open_once(place)
@@ -118,7 +118,7 @@ def _from_texts(place: Place, names: Sequence[str]) -> dict[str, str]:
 
 
 def _from_table(place: Place, tables: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """Captions from the one table in the folder."""
+    """Return the captions in the one table in the folder."""
     texts = [name for name in names if suffix(name) == ".txt"]
     if len(tables) > 1 or texts:
         raise InputError(
@@ -129,10 +129,10 @@ def _from_table(place: Place, tables: Sequence[str], names: Sequence[str]) -> di
     frame = read_table(where, suffix(tables[0]), system.cat_file(f"{root}/{tables[0]}"))
     if "file_name" not in frame.columns:
         raise InputError(f"{where} has no column file_name; add one with the paths of the files")
-    files, there = [str(name) for name in frame["file_name"]], set(names)
-    if lost := [name for name in files if name not in there]:
+    files, existing = [str(name) for name in frame["file_name"]], set(names)
+    if lost := [name for name in files if name not in existing]:
         raise InputError(
-            f"{where}: {len(lost)} of {len(files)} captions have no file, first: {lost[0]}; bring it, or remove its row"
+            f"{where}: {len(lost)} of {len(files)} captions have no file, first: {lost[0]}; add it, or remove its row"
         )
     if twice := [name for name, count in Counter(files).items() if count > 1]:
         raise InputError(f"{where} has {twice[0]} twice; remove one of the rows")
@@ -140,7 +140,7 @@ def _from_table(place: Place, tables: Sequence[str], names: Sequence[str]) -> di
 
 
 def header(place: Place, name: str, wanted: Wanted) -> Header:
-    """Whether the file can be read and has what is wanted: of an image as far as its beginning tells."""
+    """Check that the file can be read and has the ``wanted`` pixels; of an image only the beginning is read."""
     try:
         return (
             _image_header(place, name, wanted)
@@ -164,7 +164,7 @@ def _image_header(place: Place, name: str, wanted: Wanted) -> Header:
 
 
 def _video_header(place: Place, name: str, wanted: Wanted) -> Header:
-    """Reads the frames that are wanted: what a container says of their number is often wrong."""
+    """Read the ``wanted`` frames: the frame count in a container is often wrong."""
     counted = [*_frame_options(wanted, []), "-f", "null", "-progress", "-", "-nostats", "-"]
     with _local(place, name) as path:
         first = _ffmpeg(path, ["-frames:v", "1", "-c:v", "png", "-f", "image2pipe", "-"])
@@ -190,8 +190,8 @@ def _unread(error: Exception) -> str:
 
 
 def pixels(place: Place, name: str, wanted: Wanted) -> Tensor:
-    """The file's pixels in [-1, 1], [1, C, T, H, W]: scaled until it covers the wanted size, the middle cut out; of
-    videos the first frames. InputError if it cannot be read to that point.
+    """Return the file's pixels in [-1, 1], [1, C, T, H, W]: scaled to cover the wanted size, then centre-cropped; of
+    videos the first frames. InputError if they cannot be read.
     """
     try:
         frames = _image(place, name, wanted) if suffix(name) in IMAGES else _video(place, name, wanted)
@@ -221,7 +221,7 @@ def _video(place: Place, name: str, wanted: Wanted) -> list[np.ndarray]:
 
 
 def _frame_options(wanted: Wanted, filters: list[str]) -> list[str]:
-    """ffmpeg's options for the frames that are wanted, each changed by ``filters``; none is made up between them."""
+    """Return ffmpeg's options for the ``wanted`` frames through ``filters``; no frame is interpolated."""
     rate = [] if wanted.fps is None else [f"fps={wanted.fps}"]
     steps = ",".join([*rate, *filters])
     taken = ["-map", "0:v:0", "-fps_mode", "passthrough", "-frames:v", str(wanted.frames)]
@@ -235,7 +235,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def _fit(image: Image.Image, wanted: Wanted) -> np.ndarray:
-    """Levels [H, W, C]."""
+    """Return the levels [H, W, C] of ``image``, scaled and cropped to ``wanted``."""
     fitted = ImageOps.fit(image, (wanted.width, wanted.height), Image.Resampling.LANCZOS)
     return np.asarray(fitted if wanted.channels == 3 else fitted.convert("L")).reshape(
         wanted.height, wanted.width, wanted.channels
@@ -243,7 +243,7 @@ def _fit(image: Image.Image, wanted: Wanted) -> np.ndarray:
 
 
 def _ffmpeg(path: str, output: list[str]) -> bytes:
-    """What ffmpeg makes of the file; OSError with its reason if it cannot read it."""
+    """Return ffmpeg's output for the file; OSError with its reason if it cannot read it."""
     try:
         from imageio_ffmpeg import get_ffmpeg_exe
     except ImportError as error:
@@ -253,14 +253,14 @@ def _ffmpeg(path: str, output: list[str]) -> bytes:
     command = [get_ffmpeg_exe(), "-v", "error", "-nostdin", "-i", path, *output]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode or not done.stdout:
-        # what stands in brackets is the part of ffmpeg that says it, and where that is in memory
+        # brackets hold the component of ffmpeg and its memory address
         raise OSError(re.sub(r"\[[^]]*\] ", "", done.stderr.decode(errors="replace")) or "it has no frames")
     return done.stdout
 
 
 @contextmanager
 def _local(place: Place, name: str) -> Iterator[str]:
-    """The file on this machine: ffmpeg reads nothing else."""
+    """Yield the path of the file on this machine; ffmpeg cannot read from S3."""
     system, root = open_once(place)
     if not place.remote:
         yield f"{root}/{name}"

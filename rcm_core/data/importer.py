@@ -1,4 +1,4 @@
-"""Samples for training that are there already: images or videos with captions, or tars of latents (docs/data.md)."""
+"""Import of existing training samples: images or videos with captions, or tars of latents (docs/data.md)."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ from rcm_core.storage.run_folder import RunFolder
 
 KEY = "trajectories.source"
 CHUNK = 256
-"""Files whose headers one task reads."""
+"""Number of files whose headers one task reads."""
 
 
 class Sample(NamedTuple):
-    """One of the source's."""
+    """One sample of a source."""
 
     name: str
     prompt: str
     member: webdataset.Member | None
-    """Where it lies in a tar; None: ``name`` is a file."""
+    """Position in a tar; None: ``name`` is a file."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What was found, in the order of sample ids, and checked as far as that is cheap."""
+    """An imported source: its samples in the order of ids, checked as far as that is cheap."""
 
     place: Place
     wanted: Wanted | None
-    """Pixels; None: there are latents."""
+    """Required pixels; None: the source has latents."""
     samples: tuple[Sample, ...]
     hash: str
-    """Of names, contents and captions."""
+    """Hash of names, contents and captions."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """Files that one task looks into before the expensive part."""
+    """Files that one task checks before the expensive part."""
 
     place: Place
     names: tuple[str, ...]
@@ -62,10 +62,10 @@ class Look:
 
 
 def find(section: SourceSection, teacher: Teacher, workspace: Path, executor: Executor, seed: int) -> Source:
-    """The source of ``section``, its samples shuffled by ``seed``: the last, which probes hold back, are like the rest.
+    """Return the source of ``section``, shuffled by ``seed`` so that the held-out last samples are like the rest.
 
-    InputError unless every sample has what it needs for this teacher, as far as captions and headers tell, and no
-    caption is among the prompts that choose or report.
+    Raises InputError if captions or headers show that a sample does not fit this teacher, or if a caption is among the
+    prompts of validation or test.
     """
     remote = "://" in section.folder
     place = Place(section.folder.rstrip("/") if remote else str(workspace / section.folder), section.endpoint)
@@ -74,7 +74,7 @@ def find(section: SourceSection, teacher: Teacher, workspace: Path, executor: Ex
     if not (archives := _archives(place, list(listed))):
         wanted = Wanted(*pixel_shape(Path(teacher.folder), teacher.shape), section.fps)
     if section.fps is not None and (wanted is None or wanted.frames == 1):
-        raise InputError(f"{KEY}.fps is {section.fps:g}, but {place.url} is for no videos; set it to null")
+        raise InputError(f"{KEY}.fps is {section.fps:g}, but {place.url} has no videos; set it to null")
     if wanted is None:
         samples, digests = _in_tars(place, archives, teacher, executor)
     else:
@@ -90,40 +90,43 @@ def find(section: SourceSection, teacher: Teacher, workspace: Path, executor: Ex
 
 
 def _list_files(place: Place) -> dict[str, str]:
-    """Names of all files below ``place`` that are not hidden, sorted, with the listing's own checksum if it has one."""
+    """Return the files below ``place`` that are not hidden, by sorted name, with the listing's checksum or ""."""
     system, root = place.open()
     if not system.isdir(root):
         raise InputError(
-            f"{KEY}.folder names {place.url}, which is no folder that exists; give one, or s3://bucket/prefix"
+            f"{KEY}.folder names {place.url}, which does not exist; name a folder, or s3://bucket/prefix"
         )
     listed = system.find(root, detail=True, withdirs=True)
     _refuse_folders(place, [p for p, facts in listed.items() if facts["type"] == "directory" and p != root])
-    found = {
+    checksums = {
         path.removeprefix(root).lstrip("/"): str(facts.get("ETag", ""))
         for path, facts in listed.items()
         if facts["type"] != "directory"
     }
     return {
-        name: found[name] for name in sorted(found) if not any(p.startswith(".") for p in name.split("/"))
+        name: checksums[name]
+        for name in sorted(checksums)
+        if not any(p.startswith(".") for p in name.split("/"))
     }
 
 
 def _refuse_folders(place: Place, folders: Sequence[str]) -> None:
-    """InputError if one of ``folders`` is called as a file that would be imported."""
+    """Raise InputError if one of ``folders`` has the name of a file to import."""
     wrong = [path for path in sorted(folders) if image_folder.suffix(path) in (*IMAGES, *VIDEOS, ".tar")]
     if wrong:
         raise InputError(
-            f"{place.url}: {wrong[0]} is a folder, but is called as a file to be imported; rename or remove it"
+            f"{place.url}: {wrong[0]} is a folder, but has the name of a file to import; rename or remove it"
         )
 
 
 def _archives(place: Place, names: Sequence[str]) -> list[str]:
-    """The tars among ``names``; InputError if there are images and videos too, or nothing to be imported."""
+    """Return the tars among ``names``; InputError if there are images or videos too, or nothing to import."""
     archives = [name for name in names if image_folder.suffix(name) == ".tar"]
     media = [name for name in names if image_folder.suffix(name) in (*IMAGES, *VIDEOS)]
     if archives and media:
         raise InputError(
-            f"{place.url} holds both {archives[0]} and {media[0]}; give tars of latents, or images or videos"
+            f"{place.url} holds both {archives[0]} and {media[0]}; expected only tars of latents, or only images or"
+            " videos: remove the others"
         )
     if not archives and not media:
         raise InputError(
@@ -136,7 +139,7 @@ def _archives(place: Place, names: Sequence[str]) -> list[str]:
 def _in_files(
     place: Place, names: Sequence[str], wanted: Wanted, executor: Executor
 ) -> tuple[list[Sample], dict[str, str]]:
-    """Images or videos in the order of their names, and digests of the files."""
+    """Return images or videos in the order of their names, and digests of the files."""
     texts = image_folder.captions(place, names, wanted)
     files = list(texts)
     looks = [Look(place, tuple(files[i : i + CHUNK]), wanted) for i in range(0, len(files), CHUNK)]
@@ -144,7 +147,7 @@ def _in_files(
     flaws = [(name, seen[name][1].flaw) for name in files if seen[name][1].flaw]
     if flaws:
         raise InputError(
-            f"{place.url}: {len(flaws)} of {len(files)} files will not do: {' '.join(map(str, flaws[0]))}"
+            f"{place.url}: {len(flaws)} of {len(files)} files cannot be used, first: {' '.join(map(str, flaws[0]))}"
         )
     if small := [name for name in files if seen[name][1].enlarged]:
         print(
@@ -158,7 +161,7 @@ def _in_files(
 def _in_tars(
     place: Place, names: Sequence[str], teacher: Teacher, executor: Executor
 ) -> tuple[list[Sample], dict[str, str]]:
-    """Samples in the order of tars and keys, the first of them checked whole, and digests of the tars."""
+    """Return samples in the order of tars and keys, the first of them fully checked, and digests of the tars."""
     looks = [Look(place, (name,), None) for name in names]
     seen = {name: facts for part in executor.map(see_tars, looks, KEY) for name, facts in part.items()}
     members = [member for name in names for member in seen[name][1]]
@@ -166,7 +169,7 @@ def _in_tars(
     if bare and len(bare) < len(members):
         raise InputError(
             f"{place.url}: {len(bare)} of {len(members)} samples have no {webdataset.TEXT}, first: {bare[0].key} of"
-            f" {bare[0].tar}; give it to all of them, or to none"
+            f" {bare[0].tar}; add it to all of them, or remove it from the others"
         )
     webdataset.latents(place, members[0], teacher.shape)
     if not bare:
@@ -175,7 +178,7 @@ def _in_tars(
 
 
 def see_files(item: Look) -> dict[str, tuple[str, Header]]:
-    """Digest and header by name; what executors map over."""
+    """Return digest and header by name (executors map this function)."""
     assert item.wanted is not None
     return {
         name: (_digest(item.place, name), image_folder.header(item.place, name, item.wanted))
@@ -184,22 +187,22 @@ def see_files(item: Look) -> dict[str, tuple[str, Header]]:
 
 
 def see_tars(item: Look) -> dict[str, tuple[str, list[webdataset.Member]]]:
-    """Digest and samples by name; what executors map over."""
+    """Return digest and samples by name (executors map this function)."""
     return {name: (_digest(item.place, name), webdataset.members(item.place, name)) for name in item.names}
 
 
 def _digest(place: Place, name: str) -> str:
-    """Of the bytes; empty for what lies on S3, where the listing has one."""
+    """Return the digest of the file's bytes; empty on S3, where the listing has one."""
     return "" if place.remote else sha256(Path(place.url) / name)
 
 
 def _like(teacher: Teacher) -> Condition:
-    """A condition as the teacher's own text encoder makes it."""
+    """Return a condition by the teacher's own text encoder."""
     return negative_condition(teacher, torch.device("cpu"))
 
 
 def load(source: Source, teacher: Teacher, device: str) -> dict[str, Tensor]:
-    """Latents and embedded prompts of the samples, named as a store names them; InputError if one will not do."""
+    """Return latents and prompt embeddings under their names in a store; InputError if a sample does not fit."""
     members = [sample.member for sample in source.samples if sample.member is not None]
     if source.wanted is None:
         rows = [webdataset.latents(source.place, member, teacher.shape) for member in members]
@@ -216,12 +219,12 @@ def load(source: Source, teacher: Teacher, device: str) -> dict[str, Tensor]:
 
 
 def _encode(place: Place, name: str, wanted: Wanted, teacher: Teacher, device: str) -> Tensor:
-    """Latents [1, C, T, H, W] of one file: a batch of clips would not fit."""
+    """Return the latents [1, C, T, H, W] of one file; a batch of clips would not fit into memory."""
     codec = codec_of(teacher.folder, teacher.family, resolve_device(device).type)
-    found = codec.encode(image_folder.pixels(place, name, wanted)).float()
-    if tuple(found.shape[1:]) != teacher.shape:
+    latents = codec.encode(image_folder.pixels(place, name, wanted)).float()
+    if tuple(latents.shape[1:]) != teacher.shape:
         raise InputError(
-            f"{place.url}/{name} became latents {list(found.shape[1:])}, but the teacher's are {list(teacher.shape)};"
-            " mend teacher.shape"
+            f"{place.url}/{name} encodes to latents of shape {list(latents.shape[1:])}, but teacher.shape is"
+            f" {list(teacher.shape)}; correct teacher.shape"
         )
-    return found
+    return latents

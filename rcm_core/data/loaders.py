@@ -1,4 +1,4 @@
-"""Where batches come from: each is a function of (seed, step, part), so resuming needs no saved iterator."""
+"""Sources of batches. Each batch is a function of (seed, step, part), so resuming needs no saved iterator."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class Order:
         return torch.randperm(self.count, generator=generator(self.seed, "order", epoch))
 
     def indices(self, first: int, size: int) -> list[int]:
-        """Sample indices at positions ``first .. first + size`` of the order."""
+        """Return the sample indices at positions ``first .. first + size`` of the order."""
         return [int(self.permutation(p // self.count)[p % self.count]) for p in range(first, first + size)]
 
 
 GROUPS = {"x0": "x0", "condition": "condition.", "routes": "route.", "real": "real."}
-"""What a source can provide, and how its tensors' names begin in a store."""
+"""Part of a batch that a source can provide -> prefix of its tensors' names in a store."""
 
 
 class TrajectorySource:
-    """Latents and their text embeddings from a ``Store``; of the rest only what ``needs`` asks for. If the latents are
-    of real data, they are the real examples too.
+    """Latents and their text embeddings from a ``Store``, and the further parts in ``needs``. Latents of real data
+    are the real examples too.
 
     The last ``held`` samples of the store are in no batch. InputError if they are more than half of it.
     """
@@ -65,7 +65,7 @@ class TrajectorySource:
         self.names = [name for name in store.names if name.startswith(wanted)]
 
     def batch(self, step: int, part: int, size: int) -> Batch:
-        """Part ``part`` of the global batch of ``step``: [size, ...] tensors."""
+        """Return part ``part`` of the global batch of ``step``: [size, ...] tensors."""
         indices = self.order.indices(step * self.global_batch + part * size, size)
         stacked = {name: value.to(self.device) for name, value in self._stack(indices, self.names).items()}
         own = Examples(stacked["x0"], _below("condition.", stacked))
@@ -80,7 +80,7 @@ class TrajectorySource:
         )
 
     def held_back(self) -> Examples:
-        """What no batch holds, on the CPU: the teacher's latents and their conditions."""
+        """Return the held-out samples, which no batch contains, on the CPU: latents and their conditions."""
         own = [n for n in self.names if n.startswith((GROUPS["x0"], GROUPS["condition"]))]
         stacked = self._stack(range(len(self.store) - self.held, len(self.store)), own)
         return Examples(stacked["x0"], _below("condition.", stacked))
@@ -91,12 +91,12 @@ class TrajectorySource:
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Those whose names begin with ``prefix``, without it."""
+    """Return the tensors whose names begin with ``prefix``, under the names without it."""
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 class ImageSource:
-    """Real images with a random one of their label's prompts, for training the embedded teacher."""
+    """Real images, each with a random prompt of its label, for training the built-in teacher."""
 
     def __init__(
         self,
@@ -107,13 +107,13 @@ class ImageSource:
         batch: int,
         seed: int,
     ) -> None:
-        """``choices[i]`` holds the rows of ``table`` (encoded prompts) that describe image ``i``."""
+        """Take ``choices[i]``, the rows of ``table`` (encoded prompts) that describe image ``i``."""
         self.images, self.choices, self.table, self.negative = images, choices, table, negative
         self.global_batch, self.seed = batch, seed
         self.order = Order(len(images), seed)
 
     def batch(self, step: int, part: int, size: int) -> Batch:
-        """Part ``part`` of the global batch of ``step``."""
+        """Return part ``part`` of the global batch of ``step``."""
         indices = self.order.indices(step * self.global_batch + part * size, size)
         draws = torch.rand(size, generator=generator(self.seed, "prompt", step, part))
         rows = torch.stack([self.choices[i][int(d * len(self.choices[i]))] for i, d in zip(indices, draws)])
@@ -140,7 +140,7 @@ class DrawnSource:
         self.global_batch, self.seed = batch, seed
 
     def batch(self, step: int, part: int, size: int) -> Batch:
-        """Part ``part`` of the global batch of ``step``; the same samples however it is cut into parts."""
+        """Return part ``part`` of the global batch of ``step``; the number of parts does not change the samples."""
         first = step * self.global_batch + part * size
         rows, images = [], []
         for position in range(first, first + size):

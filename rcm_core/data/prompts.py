@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 TABLES = (".csv", ".jsonl", ".parquet")
 COLUMNS = ("prompt", "text", "caption")
-"""What the column of the prompts may be called; the first that a table has is read."""
+"""Possible names of the column of prompts; the first that a table has is read."""
 FEWEST = 2
-"""Prompts that can be trained on: of one alone a student learns nothing that depends on the prompt."""
+"""Fewest prompts for training: a student of one prompt learns nothing that depends on it."""
 LONGEST = 10_000
-"""Characters of a prompt or caption; text encoders take at most 512 tokens."""
+"""Most characters of a prompt or caption; text encoders take at most 512 tokens."""
 LARGEST_TEXT = 4 * LONGEST + 3
-"""Bytes of such a text in UTF-8, with a byte order mark."""
+"""Most bytes of a prompt or caption in UTF-8, with a byte order mark."""
 BYTE_ORDER_MARK = "\ufeff"
 REFUSED = {"Cc": "the control character", "Cs": "half of a surrogate pair,"}
-"""Unicode categories that no text has."""
+"""Unicode categories that a text must not contain -> words for the error."""
 
 
 def read_prompts(path: Path, fewest: int = 1) -> list[str]:
-    """The prompts of ``path`` (a .csv, .jsonl or .parquet table; else text), in order, as ``clean_text`` leaves them.
+    """Return the prompts of ``path`` (a .csv, .jsonl or .parquet table, else text) in order, through ``clean_text``.
 
     InputError if the file is missing, empty or not UTF-8, has fewer than ``fewest`` prompts, repeats one, or has one
     that ``clean_text`` refuses.
     """
     if not path.is_file():
         raise InputError(
-            f"prompt file {path} does not exist; write one prompt per line, or mend prompts: in the params"
+            f"prompt file {path} does not exist; write one prompt per line, or correct prompts: in the params"
         )
     where = f"prompt file {path}"
     prompts = [prompt for prompt in read_lines(path) if prompt]
@@ -57,13 +57,13 @@ def read_prompts(path: Path, fewest: int = 1) -> list[str]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a prompt file, or the column of a table (.csv, .jsonl, .parquet), as ``clean_text`` leaves them."""
+    """Return the lines of a prompt file, or the column of a table (.csv, .jsonl, .parquet), through ``clean_text``."""
     kind = "row" if path.suffix in TABLES else "line"
     return [clean_text(text, f"prompt file {path}: {kind} {i}") for i, text in enumerate(_texts(path), 1)]
 
 
 def clean_text(text: str, where: str) -> str:
-    """``text`` without byte order marks and with single spaces for white space of any kind (line and paragraph
+    """Return ``text`` without byte order marks and with single spaces for white space of any kind (line and paragraph
     separators, form feeds, next-line characters).
 
     InputError, which begins with ``where``, if it has NUL or another control character, half of a surrogate pair, or
@@ -85,7 +85,7 @@ def clean_text(text: str, where: str) -> str:
 
 
 def decode_text(content: bytes, where: str) -> str:
-    """UTF-8 text, with or without a byte order mark; InputError, which begins with ``where``, if it is none."""
+    """Decode UTF-8 text, with or without a byte order mark; InputError, which begins with ``where``, for others."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -100,8 +100,8 @@ def _texts(path: Path) -> list[str]:
 
 
 def read_table(where: str, suffix: str, content: bytes) -> pd.DataFrame:
-    """The table in the bytes of a file with one of the suffixes ``TABLES``; InputError, which begins with ``where``, if
-    it is none.
+    """Return the table in the bytes of a file with one of the suffixes ``TABLES``; InputError, which begins with
+    ``where``, if it is damaged.
     """
     if suffix == ".parquet":
         return parse_parquet(content, where, "save it as Parquet with texts in UTF-8")
@@ -110,7 +110,7 @@ def read_table(where: str, suffix: str, content: bytes) -> pd.DataFrame:
 
 
 def _csv(content: str, where: str) -> pd.DataFrame:
-    """InputError unless every row has as many fields as the first, which names the columns."""
+    """Return the table in ``content``; InputError unless every row has as many fields as the header."""
     import pandas as pd
 
     rows = csv.reader(io.StringIO(content, newline=""), strict=True)
@@ -135,8 +135,8 @@ def _csv(content: str, where: str) -> pd.DataFrame:
 
 
 def text_column(frame: pd.DataFrame, where: str) -> list[str]:
-    """The prompts of a table; what is missing is an empty text. InputError, which begins with ``where``, if no column
-    is called as ``COLUMNS`` are, or it holds something else.
+    """Return the prompts of a table; missing values are empty texts. Raises InputError, which begins with ``where``, if
+    no column has a name of ``COLUMNS``, or the column has other values than texts.
     """
 
     column = next((name for name in COLUMNS if name in frame.columns), None)
@@ -153,7 +153,7 @@ def text_column(frame: pd.DataFrame, where: str) -> list[str]:
 
 
 def refuse_overlap(splits: dict[str, list[str]]) -> None:
-    """InputError if a prompt (ignoring case and spacing) stands in two splits."""
+    """Raise InputError if a prompt (ignoring case and spacing) is in two splits."""
     seen: dict[str, str] = {}
     for split, prompts in splits.items():
         for prompt in prompts:
@@ -161,15 +161,14 @@ def refuse_overlap(splits: dict[str, list[str]]) -> None:
             other = seen.setdefault(key, split)
             if other != split:
                 raise InputError(
-                    f"prompt {prompt!r} stands in both {other} and {split}; what is reported must not have been"
-                    " trained or chosen on: remove it from one"
+                    f"prompt {prompt!r} is in both {other} and {split}; the splits must be disjoint: remove it from one"
                 )
 
 
 def by_label(
     prompts: Sequence[str], label: Callable[[str], int], asked: Iterable[int]
 ) -> dict[int, list[int]]:
-    """Numbers of the ``prompts`` of each label that is ``asked`` for; InputError if none names one of them."""
+    """Return the indices of the ``prompts`` of each label; InputError if a label in ``asked`` has no prompt."""
     named: dict[int, list[int]] = {}
     for number, prompt in enumerate(prompts):
         named.setdefault(label(prompt), []).append(number)
@@ -182,5 +181,5 @@ def by_label(
 
 
 def cycle(prompts: list[str], count: int) -> tuple[str, ...]:
-    """``count`` prompts, each as often as any other (to one)."""
+    """Return ``count`` prompts by repeating ``prompts`` in order."""
     return tuple(prompts[i % len(prompts)] for i in range(count))

@@ -1,4 +1,4 @@
-"""Real images with a prompt that describes each, addressed by number: what adversarial losses learn from."""
+"""Real images with their prompts, addressed by number: the real examples of adversarial losses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RealExamples:
     seed: int
 
     def of(self, ids: tuple[int, ...]) -> tuple[Tensor, tuple[str, ...]]:
-        """Pixels in [-1, 1], [B, C, T, H, W], and their prompts; example i is a function of (seed, i)."""
+        """Return pixels in [-1, 1], [B, C, T, H, W], and their prompts; example i is a function of (seed, i)."""
         benchmark = find_benchmark(self.data)
         if benchmark.draw is not None:
             return self._draw(benchmark.draw, ids)
@@ -36,7 +36,7 @@ class RealExamples:
     def _draw(
         self, draw: Callable[[str, str, torch.Generator], Tensor], ids: tuple[int, ...]
     ) -> tuple[Tensor, tuple[str, ...]]:
-        """A benchmark that composes its images: each for a prompt of its own."""
+        """Compose each image for its own prompt, if the benchmark draws images."""
         prompts = tuple(self.prompts[address(self.seed, "real prompt", i) % len(self.prompts)] for i in ids)
         drawn = [draw(prompt, "train", generator(self.seed, "real", i)) for i, prompt in zip(ids, prompts)]
         return torch.stack(drawn), prompts

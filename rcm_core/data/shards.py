@@ -31,7 +31,7 @@ from rcm_core.samplers.teacher_ode import sample_route
 
 @dataclass(frozen=True)
 class ShardJob:
-    """One shard: which samples, and where it goes."""
+    """One shard to generate: its samples and its place."""
 
     place: Place
     name: str
@@ -42,22 +42,22 @@ class ShardJob:
 
 @dataclass(frozen=True)
 class ImportJob:
-    """One shard of samples that are there already."""
+    """One shard of imported samples."""
 
     place: Place
     name: str
     source: importer.Source
-    """With the shard's samples alone."""
+    """Source with the shard's samples alone."""
     ids: tuple[int, ...]
     teacher: Teacher
     device: str
 
 
 def generate_shard(item: ShardJob) -> dict[str, Any]:
-    """Sample the teacher; facts of the shard. A finished shard whose bytes are what they should be is kept."""
-    known = read_finished(item.place, item.name)
-    if known is not None:
-        return known
+    """Sample the teacher; return the shard's facts. A finished shard with the right checksum is kept."""
+    finished = read_finished(item.place, item.name)
+    if finished is not None:
+        return finished
     job = item.job
     make = _route if item.routes else _ends
     parts = [make(part) for part in split_jobs(job, job.batch)]
@@ -70,10 +70,10 @@ def generate_shard(item: ShardJob) -> dict[str, Any]:
 
 
 def import_shard(item: ImportJob) -> dict[str, Any]:
-    """Load samples that exist; facts of the shard. A finished shard whose bytes are what they should be is kept."""
-    known = read_finished(item.place, item.name)
-    if known is not None:
-        return known
+    """Import samples; return the shard's facts. A finished shard with the right checksum is kept."""
+    finished = read_finished(item.place, item.name)
+    if finished is not None:
+        return finished
     facts: dict[str, Any] = {
         "samples": item.ids,
         "prompts": [sample.prompt for sample in item.source.samples],
@@ -89,7 +89,7 @@ def _ends(job: Job) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _route(job: Job) -> dict[str, Tensor]:
-    """Every state, angle and guided velocity of the teacher's route, [B, K, ...], and its end."""
+    """Return every state, angle and guided velocity of the teacher's trajectory, [B, K, ...], and its end."""
     device = resolve_device(job.device)
     z = noise(job.seed, job.ids, 1, job.teacher.shape)[0].to(device)
     condition = conditions(job.teacher, job.prompts, device)
@@ -99,17 +99,17 @@ def _route(job: Job) -> dict[str, Tensor]:
         velocity, z, condition, steps=job.steps, shift=teacher.shift, solver=teacher.solver, grid=teacher.grid
     )
     angles = route.t.float().expand(len(job.ids), -1)
-    found = {
+    tensors = {
         "x0": route.end,
         "route.x": route.x.transpose(0, 1),
         "route.t": angles,
         "route.v": route.F.transpose(0, 1),
     }
-    return {name: value.cpu() for name, value in found.items()}
+    return {name: value.cpu() for name, value in tensors.items()}
 
 
 def _real(examples: RealExamples, job: Job) -> dict[str, Tensor]:
-    """A real image's latents and its own prompt's embedding for every sample."""
+    """Return the latents of a real image, and its prompt's embedding, for every sample."""
     pixels, prompts = examples.of(job.ids)
     device = resolve_device(job.device)
     condition = conditions(job.teacher, prompts, device)

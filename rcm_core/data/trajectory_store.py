@@ -30,43 +30,43 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.parquet"
 COLUMNS = ("sample", "prompt", "shard", "row", "sha256")
 PATTERNS = {"shard": r"shard_[0-9]{5,12}\.safetensors", "sha256": r"[0-9a-f]{64}", "prompt": r"(?s).*"}
-"""What the texts of a manifest look like: no shard lies outside its folder."""
+"""Patterns of the texts in a manifest; they keep every shard inside its folder."""
 REPAIR = "`dvc repro trajectories` makes it again"
 REPAIR_REMOTE = (
-    "`dvc repro --force --single-item trajectories` makes it again"  # DVC does not see what lies on S3
+    "`dvc repro --force --single-item trajectories` makes it again"  # DVC does not track files on S3
 )
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where shards lie: a folder or ``s3://bucket/prefix`` with an optional endpoint."""
+    """Place of the shards: a folder or ``s3://bucket/prefix`` with an optional endpoint."""
 
     url: str
     endpoint: str | None = None
 
     @property
     def remote(self) -> bool:
-        """Whether it is not a folder of this machine."""
+        """Return whether the place is not a folder of this machine."""
         return "://" in self.url
 
     def open(self) -> tuple[fsspec.AbstractFileSystem, str]:
-        """File system and path; InputError if it cannot be reached."""
+        """Return file system and path; InputError if the place cannot be reached."""
         return filesystem(self.url, self.endpoint)
 
 
 @lru_cache(maxsize=8)
 def open_once(place: Place) -> tuple[fsspec.AbstractFileSystem, str]:
-    """``place.open()``, asked once in a process: for what is read in many small files."""
+    """Return ``place.open()``, cached per process: for places that are read in many small files."""
     return place.open()
 
 
 def shard_name(index: int) -> str:
-    """``shard_00007.safetensors``."""
+    """Return the name of shard ``index``, such as ``shard_00007.safetensors``."""
     return f"shard_{index:05d}.safetensors"
 
 
 def read_finished(place: Place, name: str) -> dict[str, Any] | None:
-    """Facts of shard ``name`` if it is complete and its bytes have the recorded checksum, else None."""
+    """Return the facts of shard ``name`` if it is complete and its bytes have the recorded checksum, else None."""
     system, root = place.open()
     facts, path = f"{root}/{name}.json", f"{root}/{name}"
     with unbroken(place.url):
@@ -76,14 +76,14 @@ def read_finished(place: Place, name: str) -> dict[str, Any] | None:
     try:
         known: dict[str, Any] = fit(ShardFacts, text.decode(), facts, "it is made again")
     except (InputError, UnicodeDecodeError):
-        return None  # what a killed run or a fault of the disk left: the shard is made again
+        return None  # damaged by a killed run or the disk: the shard is generated again
     return known if hashlib.sha256(content).hexdigest() == known["sha256"] else None
 
 
 def write_shard(
     place: Place, name: str, tensors: Mapping[str, Tensor], facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Writes the shard, then its facts with the checksum; nothing is seen under its name before it is whole."""
+    """Write the shard, then its facts with the checksum; neither name is visible before its file is complete."""
     payload = save(dict(tensors), metadata={"format": "pt"})
     complete = {**facts, "shard": name, "sha256": hashlib.sha256(payload).hexdigest(), "bytes": len(payload)}
     system, root = place.open()
@@ -91,7 +91,7 @@ def write_shard(
     for path, content in contents.items():
         with unbroken(place.url):
             if place.remote:
-                system.pipe_file(path, content)  # an S3 object appears whole or not at all
+                system.pipe_file(path, content)  # S3 writes an object completely or not at all
                 continue
             with atomic(Path(path)) as temporary:
                 temporary.write_bytes(content)
@@ -101,7 +101,7 @@ def write_shard(
 def write_finite(
     place: Place, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Sequence[Any]]
 ) -> dict[str, Any]:
-    """Writes the samples whose ``x0`` is finite, with their ``facts`` (by sample) and how many are not."""
+    """Write the samples whose ``x0`` is finite, with their ``facts`` (by sample) and the number of the others."""
     keep = torch.isfinite(tensors["x0"].flatten(1)).all(dim=1)
     kept = [int(i) for i in torch.nonzero(keep).flatten()]
     whole: dict[str, Any] = {key: [values[i] for i in kept] for key, values in facts.items()}
@@ -110,8 +110,8 @@ def write_finite(
 
 
 def write_manifest(path: Path, shards: list[dict[str, Any]]) -> pd.DataFrame:
-    """One row per sample, in the order of sample ids: id, prompt, shard, row in it, the shard's checksum; of imported
-    ones the file too.
+    """Write a row per sample, in the order of ids: id, prompt, shard, row in it, the shard's checksum, and for imported
+    samples the file.
     """
     import pandas as pd
 
@@ -128,13 +128,13 @@ def write_manifest(path: Path, shards: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def write_store(folder: Path, location: str, endpoint: str | None, real: bool = False) -> None:
-    """Says in ``folder/store.json`` where the shards of the manifest lie, and whether their ``x0`` are real data."""
+    """Write ``folder/store.json``: the location of the manifest's shards, and whether their ``x0`` are real data."""
     facts: dict[str, Any] = {"location": location, "endpoint": endpoint}
     write_json(folder / "store.json", facts | {"real": True} if real else facts)
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
-    """What ``write_manifest`` wrote; InputError if it is missing or damaged, or names what no manifest names."""
+    """Read a manifest of ``write_manifest``; InputError if it is missing, damaged or has values that none has."""
 
     if not path.is_file():
         raise InputError(f"{path} is missing; {REPAIR}")
@@ -145,7 +145,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
 
 
 def _flaw(frame: pd.DataFrame) -> str | None:
-    """What is wrong with a manifest."""
+    """Return the defect of a manifest as a predicate of a sentence, or None."""
     import pandas as pd
 
     if lacking := sorted({*COLUMNS} - set(frame.columns)):
@@ -166,7 +166,7 @@ def _flaw(frame: pd.DataFrame) -> str | None:
 
 
 def read_negative(path: Path) -> dict[str, Tensor]:
-    """The negative prompt's condition; InputError if the file is missing or damaged."""
+    """Return the negative prompt's condition; InputError if the file is missing or damaged."""
     if not path.is_file():
         raise InputError(f"{path} is missing; {REPAIR}")
     tensors: dict[str, Tensor] = read_tensors(path, REPAIR)
@@ -176,7 +176,7 @@ def read_negative(path: Path) -> dict[str, Tensor]:
 
 
 def verify(path: Path, digest: str) -> Path:
-    """``path``; InputError unless its bytes have the manifest's checksum."""
+    """Return ``path``; InputError unless its bytes have the manifest's checksum."""
     if not path.is_file():
         raise InputError(f"shard {path} is missing; {REPAIR}")
     _refuse_other(str(path), sha256(path), digest, REPAIR)
@@ -184,7 +184,7 @@ def verify(path: Path, digest: str) -> Path:
 
 
 def download(place: Place, name: str, digest: str, cache: Path) -> Path:
-    """A verified local copy of the object ``name``, kept in ``cache`` under its checksum."""
+    """Return a verified local copy of the object ``name``, cached in ``cache`` under its checksum."""
     path = cache / f"{digest}.safetensors"
     if path.is_file() and sha256(path) == digest:
         return path
@@ -218,7 +218,7 @@ class Store:
     """Verified, random access to the samples of ``folder`` (the outputs of the trajectories stage)."""
 
     def __init__(self, folder: Path, cache: Path) -> None:
-        """Checks every shard; those on S3 are fetched into ``cache`` first."""
+        """Check every shard; those on S3 are fetched into ``cache`` first."""
         where = read(folder / "store.json", StoreFacts, "trajectories")
         place = Place(where["location"], where["endpoint"])
         self.real = where.get("real", False)
@@ -236,7 +236,7 @@ class Store:
         self._refuse_rows()
 
     def _refuse_rows(self) -> None:
-        """InputError if a shard lacks tensors, or rows that the manifest lists."""
+        """Raise InputError if a shard lacks tensors, or rows that the manifest lists."""
         for name, last in self.frame.groupby("shard")["row"].max().items():
             handle = self.handles[str(name)]
             if "x0" not in self.names or sorted(handle.keys()) != self.names:
@@ -249,7 +249,7 @@ class Store:
         return len(self.frame)
 
     def sample(self, index: int, names: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """Tensors of the ``index``-th sample of the manifest: all, or those of these ``names``."""
+        """Return the tensors of the ``index``-th sample of the manifest: all, or only ``names``."""
         row = self.frame.iloc[index]
         handle = self.handles[row["shard"]]
         return {name: handle.get_slice(name)[int(row["row"])] for name in names or self.names}

@@ -1,4 +1,4 @@
-"""WebDataset tars of latents, text embeddings and prompts, as NVlabs/rcm trains on.
+"""WebDataset tars of latents, text embeddings and prompts, the training data of NVlabs/rcm.
 
 A sample is ``<key>.latent.pt``, ``<key>.embed.pt`` (may be absent) and ``<key>.prompt.txt``: what NVlabs/rcm's loader
 takes as latents, t5_text_embeddings and prompts. Its published set has latents [16, 21, 60, 104] and embeddings
@@ -25,15 +25,15 @@ from rcm_core.storage.formats import read_pickled
 
 LATENT, TEXT, PROMPT = "latent.pt", "embed.pt", "prompt.txt"
 SPARE = 2**20
-"""Bytes of a file beside those of its one tensor, at most."""
+"""Largest number of bytes of a file besides its one tensor."""
 TENSORS = (".pt", ".pth", ".npy", ".safetensors")
-"""Endings of members that belong to a sample; others that belong to none (a readme) are left alone."""
+"""Suffixes of members that must belong to a sample; members with other suffixes (a readme) are ignored."""
 Span = tuple[int, int]
-"""First byte and the one behind the last."""
+"""Half-open range of bytes: first byte, and the one behind the last."""
 
 
 class Member(NamedTuple):
-    """Where one sample lies in its tar."""
+    """Position of one sample in its tar."""
 
     tar: str
     key: str
@@ -43,9 +43,9 @@ class Member(NamedTuple):
 
 
 def members(place: Place, tar: str) -> list[Member]:
-    """The samples of ``tar`` in the order of their keys; reads headers and prompts.
+    """Return the samples of ``tar`` in the order of their keys; reads headers and prompts.
 
-    InputError if it is no whole tar, or a sample lacks its latents or its prompt.
+    Raises InputError if ``tar`` is incomplete, or a sample lacks its latents or its prompt.
     """
     where = f"{place.url}/{tar}"
     system, root = open_once(place)
@@ -64,16 +64,16 @@ def members(place: Place, tar: str) -> list[Member]:
                     raise InputError(f"{where} holds {entry.name} twice; remove one of them")
                 parts[key][part] = _content(archive, entry, part, where)
     except (tarfile.TarError, EOFError) as error:
-        raise InputError(f"{where} is no whole tar of samples ({error}); fetch it again") from error
+        raise InputError(f"{where} is not a complete tar of samples ({error}); fetch it again") from error
     _refuse_missing(parts, others, where)
     return [
-        Member(tar, key, there[PROMPT], there[LATENT], there.get(TEXT))
-        for key, there in sorted(parts.items())
+        Member(tar, key, sample[PROMPT], sample[LATENT], sample.get(TEXT))
+        for key, sample in sorted(parts.items())
     ]
 
 
 def _split(name: str) -> tuple[str, str | None]:
-    """Key, which may have dots, and part of a member; None: it is none of ours."""
+    """Return the key (it may have dots) and the part of a member; part None: not a part of a sample."""
     for part in (LATENT, TEXT, PROMPT):
         if name.endswith(f".{part}"):
             return name.removesuffix(f".{part}").removeprefix("./").lstrip("/"), part
@@ -81,7 +81,7 @@ def _split(name: str) -> tuple[str, str | None]:
 
 
 def _content(archive: tarfile.TarFile, entry: tarfile.TarInfo, part: str, where: str) -> Any:
-    """A prompt's text; of tensors, where they lie."""
+    """Return the text of a prompt, or the span of a tensor file."""
     if not entry.isreg() or entry.issparse():
         raise InputError(f"{where}: {entry.name} is a link or has holes; write it as a plain file")
     if part != PROMPT:
@@ -96,18 +96,18 @@ def _content(archive: tarfile.TarFile, entry: tarfile.TarInfo, part: str, where:
 
 
 def _refuse_missing(parts: Mapping[str, Mapping[str, Any]], others: Sequence[str], where: str) -> None:
-    """InputError unless every sample is whole and the ``others`` belong to samples."""
+    """Raise InputError unless every sample is complete and the ``others`` belong to samples."""
     expected = f"expected {LATENT}, {PROMPT} and maybe {TEXT} of every sample"
-    for key, there in sorted(parts.items()):
+    for key, sample in sorted(parts.items()):
         for part in (LATENT, PROMPT):
-            if not there.get(part):
+            if not sample.get(part):
                 raise InputError(f"{where}: sample {key} has no {part}; {expected}")
     if not parts:
         raise InputError(
             f"{where} holds no samples; expected members called <key>.{LATENT} and <key>.{PROMPT}"
         )
     for name in others:
-        # other parts of a sample are left alone: its key is what stands before one of the dots
+        # other parts of a sample are ignored: its key is the part of their name before one of the dots
         stem = name.removeprefix("./").lstrip("/")
         dots = [i for i, letter in enumerate(stem) if letter == "."]
         if not any(stem[:i] in parts for i in dots):
@@ -115,8 +115,8 @@ def _refuse_missing(parts: Mapping[str, Mapping[str, Any]], others: Sequence[str
 
 
 def latents(place: Place, member: Member, shape: tuple[int, ...]) -> Tensor:
-    """The sample's latents [1, C, T, H, W], float32; those of an image may lack T. InputError unless their ``shape`` is
-    the teacher's.
+    """Return the sample's latents [1, C, T, H, W], float32; in the file, images may lack T. InputError unless their
+    shape is ``shape``, the teacher's.
     """
     where = f"{place.url}/{member.tar}: {member.key}.{LATENT}"
     most = SPARE + 8 * math.prod(shape)
@@ -130,16 +130,16 @@ def latents(place: Place, member: Member, shape: tuple[int, ...]) -> Tensor:
         value = value[:, None]
     if tuple(value.shape) != shape:
         raise InputError(
-            f"{where} is {list(value.shape)}, but the teacher's latents are {list(shape)}; give latents of this"
-            " teacher's VAE and size, or change teacher.shape"
+            f"{where} has the shape {list(value.shape)}, but the teacher's latents are {list(shape)}; import latents of"
+            " this teacher's VAE and size, or change teacher.shape"
         )
     return value[None].float()
 
 
 def condition(place: Place, member: Member, like: Condition) -> Condition:
-    """The sample's embedded prompt, [1, ...] each: one tensor if the family has one, else tensors by name.
+    """Return the sample's prompt embedding, [1, ...] each. The file has one tensor if the family has one, else a dict.
 
-    InputError unless names and shapes are those of ``like``, which the family's own text encoder made.
+    Raises InputError unless names and shapes are those of ``like``, an embedding by the family's own text encoder.
     """
     where = f"{place.url}/{member.tar}: {member.key}.{TEXT}"
     assert member.text is not None
@@ -150,21 +150,21 @@ def condition(place: Place, member: Member, like: Condition) -> Condition:
     if strange := [type(v).__name__ for v in values if not isinstance(v, Tensor)]:
         raise InputError(f"{where} holds a {strange[0]}; expected tensors")
     for tensor in values:
-        _refuse_numbers(tensor, where, whole=True)  # as masks are
+        _refuse_numbers(tensor, where, whole=True)  # masks are whole numbers
     expected = {name: list(tensor.shape[1:]) for name, tensor in like.items()}
-    found = {k: list(v.shape) for k, v in value.items()} if isinstance(value, Mapping) else "a tensor"
-    if found != expected:
+    shapes = {k: list(v.shape) for k, v in value.items()} if isinstance(value, Mapping) else "a tensor"
+    if shapes != expected:
         raise InputError(
-            f"{where} is {found}, but this teacher is conditioned on {expected}; leave the {TEXT} members out, and the"
-            " prompts are encoded"
+            f"{where} is {shapes}, but this teacher is conditioned on {expected}; leave the {TEXT} members out to have"
+            " the prompts encoded"
         )
     return {name: value[name][None].to(tensor.dtype) for name, tensor in like.items()}
 
 
 def _refuse_numbers(value: Tensor, where: str, whole: bool = False) -> None:
-    """InputError unless these are floating-point numbers (or ``whole`` ones) in a dense tensor that has values."""
-    known = value.is_floating_point() or (whole and not value.is_complex())
-    if not known or value.layout != torch.strided or value.is_meta:
+    """Raise InputError unless ``value`` is a dense tensor of floating-point numbers (or of ``whole`` ones)."""
+    usable = value.is_floating_point() or (whole and not value.is_complex())
+    if not usable or value.layout != torch.strided or value.is_meta:
         raise InputError(
             f"{where} is a tensor of {str(value.dtype).removeprefix('torch.')} ({value.layout}, {value.device});"
             " expected floating-point numbers; save it as float32, float16 or bfloat16"
@@ -172,7 +172,7 @@ def _refuse_numbers(value: Tensor, where: str, whole: bool = False) -> None:
 
 
 def _load(place: Place, member: Member, span: Span, where: str) -> Any:
-    """What torch.save wrote between these bytes; nothing is unpickled but tensors."""
+    """Return the object that torch.save wrote in ``span``; only tensors are unpickled."""
     system, root = open_once(place)
     content = system.cat_file(f"{root}/{member.tar}", start=span[0], end=span[1])
     return read_pickled(io.BytesIO(content), where, "save tensors alone")

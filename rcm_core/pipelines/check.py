@@ -1,4 +1,4 @@
-"""Whether a folder is a whole pipeline: every part that a later stage loads, checked without reading a weight.
+"""Checks that a folder is a complete pipeline: every part that a later stage loads, without reading a weight.
 
 Of weight files the headers are read, networks are built on the meta device; tokenizers and schedulers are read whole.
 Each defect is one InputError.
@@ -38,11 +38,11 @@ from rcm_core.pipelines.quiet import without_bars
 from rcm_core.storage.pipeline_files import pipeline_files
 
 OPTIONAL = ("transformer_2", "image_encoder", "image_processor", "feature_extractor", "safety_checker")
-"""Parts that model_index.json may name without them, as [null, null]."""
+"""Parts that may be absent: model_index.json names them as [null, null]."""
 
 
 def check_pipeline(layout: Layout, folder: Path) -> dict[str, Any]:
-    """The network's config; InputError unless ``folder`` is a whole pipeline of the family of ``layout``.
+    """Return the network's config; InputError unless ``folder`` is a complete pipeline of the family of ``layout``.
 
     Checked: entries of model_index.json; that every file can be read; that the network has exactly the tensors of its
     config.json; text encoders, their classes, widths and tokenizers; the VAE; the scheduler. No weight is read.
@@ -53,13 +53,13 @@ def check_pipeline(layout: Layout, folder: Path) -> dict[str, Any]:
 
 
 def check_parts(layout: Layout, folder: Path) -> dict[str, Any]:
-    """``check_pipeline`` without the scheduler: what a student shares with its teacher, and its network."""
+    """Do ``check_pipeline`` without the scheduler: the parts shared by student and teacher, and the network."""
     config = network_config(layout, folder)
     index = read_part(folder, "model_index.json")
     lacking = [part for part in layout.parts if not (folder / part).is_dir()]
     if lacking:
         raise InputError(
-            f"{folder} lacks {', '.join(lacking)}; expected a whole pipeline of family {layout.family} in diffusers"
+            f"{folder} lacks {', '.join(lacking)}; expected a complete pipeline of family {layout.family} in diffusers"
             " layout"
         )
     _check_index(layout, folder, index)
@@ -75,7 +75,7 @@ def check_parts(layout: Layout, folder: Path) -> dict[str, Any]:
 
 
 def empty_vae(layout: Layout, folder: Path) -> nn.Module:
-    """The VAE of ``folder`` on the meta device; InputError unless its files have all tensors of its configuration."""
+    """Return the VAE of ``folder`` on the meta device; InputError unless its files have all tensors of its config."""
     import diffusers
 
     from rcm_core.pixels import PixelSpace
@@ -100,7 +100,7 @@ def empty_vae(layout: Layout, folder: Path) -> nn.Module:
 
 
 def _check_index(layout: Layout, folder: Path, index: dict[str, Any]) -> None:
-    """InputError for entries of model_index.json that diffusers cannot read, or that name parts which are not there."""
+    """Raise InputError for entries of model_index.json that diffusers cannot read, or that name absent parts."""
     encoders = {name for encoder in layout.encoders for name in (encoder.part, encoder.tokenizer)}
     for name in sorted({*layout.parts, *OPTIONAL, *encoders, *index}):
         entry, required = index.get(name), name in layout.parts
@@ -122,7 +122,7 @@ def _check_index(layout: Layout, folder: Path, index: dict[str, Any]) -> None:
 
 
 def _refuse_other_class(folder: Path, encoder: Encoder, expected: str) -> None:
-    """InputError if model_index.json has diffusers load ``encoder`` as a model of another type than ``expected``."""
+    """Raise InputError if model_index.json makes diffusers load ``encoder`` as another type than ``expected``."""
     import transformers
 
     entry = read_part(folder, "model_index.json").get(encoder.part)
@@ -136,8 +136,8 @@ def _refuse_other_class(folder: Path, encoder: Encoder, expected: str) -> None:
 
 
 def _check_encoder(folder: Path, encoder: Encoder, network: dict[str, Any]) -> None:
-    """InputError unless ``encoder`` and its tokenizer are whole, of the class that the codec loads, and of the width
-    that the ``network`` takes.
+    """Raise InputError unless ``encoder`` and its tokenizer are complete, of the class that the codec loads, and of the
+    width that the ``network`` takes.
     """
     import transformers
 
@@ -176,7 +176,7 @@ def _check_encoder(folder: Path, encoder: Encoder, network: dict[str, Any]) -> N
 
 
 def _check_tokenizer(place: Path, vocabulary: int) -> None:
-    """InputError unless the tokenizer in ``place`` loads, can pad, and has no tokens beyond the encoder's."""
+    """Raise InputError unless the tokenizer in ``place`` loads, can pad, and has no tokens beyond the encoder's."""
     from transformers import AutoTokenizer
 
     if not place.is_dir():
@@ -206,7 +206,7 @@ def _check_tokenizer(place: Path, vocabulary: int) -> None:
 
 
 def _check_scheduler(folder: Path) -> None:
-    """InputError unless the scheduler's configuration names a class of diffusers that it builds."""
+    """Raise InputError unless the scheduler's configuration builds a scheduler of diffusers."""
     import diffusers
 
     config = read_part(folder, "scheduler/scheduler_config.json")
@@ -222,7 +222,7 @@ def _check_scheduler(folder: Path) -> None:
 
 
 def _refuse_missing(place: Path, loading: dict[str, Any]) -> None:
-    """InputError if ``loading``, the report of a loader, has tensors that are missing or of another shape."""
+    """Raise InputError if ``loading``, the report of a loader, has tensors that are missing or of another shape."""
     wrong = [f"{name} is missing" for name in sorted(loading["missing_keys"])]
     for name, found, expected in sorted(loading["mismatched_keys"], key=lambda item: str(item[0])):
         wrong.append(f"{name} is {list(found)}, expected {list(expected)}")
@@ -234,7 +234,7 @@ def _refuse_missing(place: Path, loading: dict[str, Any]) -> None:
 
 @contextmanager
 def _said_of(place: Path) -> Iterator[None]:
-    """Turn what loaders raise into one sentence about ``place``."""
+    """Turn the exceptions of loaders into one sentence about ``place``."""
     try:
         yield
     except FAILURES as error:
@@ -247,7 +247,7 @@ def _said_of(place: Path) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the loaders' bars and warnings: what matters of them is raised."""
+    """Silence the loaders' progress bars and warnings; their errors are raised."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 

@@ -1,7 +1,7 @@
-"""Raw checkpoints as pipelines in diffusers layout: files of Wan, of Cosmos-Predict2 and of NVlabs/rcm.
+"""Conversion of raw checkpoints (Wan, Cosmos-Predict2, NVlabs/rcm) to pipelines in diffusers layout.
 
-A checkpoint is converted totally or not at all: every tensor that the network needs must be there in its shape, and
-nothing else but what the format is known to carry besides.
+A checkpoint is converted completely or not at all: it must have every tensor of the network in its shape, and nothing
+else except the known extras of the format.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from rcm_core.storage.formats import read_pickled
 from rcm_core.storage.pipeline_files import pipeline_files
 
 WRAPPERS = ("state_dict", "model", "generator")
-"""Under which some writers put the tensors."""
+"""Keys under which some writers put the tensors."""
 PREFIXES = {"ema": "net_ema.", "net": "net."}
-"""Of NVlabs/rcm and Cosmos: the average and the network itself."""
+"""Prefixes of tensor names in checkpoints of NVlabs/rcm and Cosmos: the EMA and the network itself."""
 
 
 class Raw(NamedTuple):
-    """How a family's original files call the tensors of diffusers' module."""
+    """Names of the tensors of diffusers' module in a family's original files."""
 
     renames: tuple[tuple[str, str], ...]
-    """Parts of names, replaced in this order."""
+    """Parts of names and their replacements, applied in this order."""
     besides: tuple[str, ...] = ()
-    """Beginnings and ends of names that are no weights."""
+    """Prefixes and suffixes of names that are no weights."""
 
 
 def convert(layout: Layout, raw: Raw, checkpoint: Path, like: Path, out: Path, which: str | None) -> int:
-    """Writes ``out``: the pipeline ``like`` with the network of ``checkpoint``; the number of its parameters.
+    """Write ``out``, the pipeline ``like`` with the network of ``checkpoint``; return its number of parameters.
 
-    ``which`` is "ema" or "net" for checkpoints that have both; None takes the average if there is one. InputError if
-    ``out`` is there already or the tensors are not those of ``like``'s network.
+    ``which`` is "ema" or "net" for checkpoints that have both; None takes the EMA if there is one. Raises InputError if
+    ``out`` exists or the tensors are not those of ``like``'s network.
     """
     if os.path.lexists(out):
-        raise InputError(f"{out} is there already; give a folder that is not")
+        raise InputError(f"{out} exists already; name a folder that does not exist")
     if like.resolve() in out.resolve().parents:
         raise InputError(f"--out {out} lies inside --like {like}; choose a folder beside it")
     config = network_config(layout, like)
@@ -73,14 +73,14 @@ def convert(layout: Layout, raw: Raw, checkpoint: Path, like: Path, out: Path, w
 
 
 def _refuse_values(found: Mapping[str, Tensor], checkpoint: Path) -> None:
-    """InputError for tensors that are no weights: on the meta device, quantised, or not finite."""
+    """Raise InputError for tensors that are no weights: on the meta device, quantised, or not finite."""
     for name, value in found.items():
         if value.is_meta:
             raise InputError(f"{checkpoint}: {name} is on the meta device, without values; save the weights")
         if value.dtype not in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
             raise InputError(
                 f"{checkpoint}: {name} is of type {value.dtype}, quantised or no weight; expected float32, float16 or"
-                " bfloat16: convert the checkpoint that was not quantised"
+                " bfloat16: convert the unquantised checkpoint"
             )
         if not bool(value.isfinite().all()):
             raise InputError(
@@ -89,13 +89,13 @@ def _refuse_values(found: Mapping[str, Tensor], checkpoint: Path) -> None:
 
 
 def _besides(like: Path) -> int:
-    """Bytes of the parts of ``like`` that are copied."""
+    """Return the bytes of the parts of ``like`` that are copied."""
     return sum(p.stat().st_size for n, p in pipeline_files(like).items() if not n.startswith("transformer/"))
 
 
 def read_raw(checkpoint: Path) -> dict[str, Tensor]:
-    """The tensors of a .pth, .pt or .safetensors file, or of all safetensors files of a folder; nothing is unpickled
-    but tensors.
+    """Return the tensors of a .pth, .pt or .safetensors file, or of all safetensors files of a folder; only tensors are
+    unpickled.
     """
     if checkpoint.is_dir():
         paths = sorted(checkpoint.glob("*.safetensors"))
@@ -129,14 +129,14 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def select_network(weights: Mapping[str, Tensor], which: str | None, where: Path) -> dict[str, Tensor]:
-    """The network ``which`` of ``weights`` without its prefix; all of them if no name has one."""
-    there = [key for key, prefix in PREFIXES.items() if any(name.startswith(prefix) for name in weights)]
-    if not there and which is None:
+    """Return the network ``which`` of ``weights`` without its prefix; all weights if no name has one."""
+    present = [key for key, prefix in PREFIXES.items() if any(name.startswith(prefix) for name in weights)]
+    if not present and which is None:
         return dict(weights)
-    which = which or there[0]
-    if which not in there:
+    which = which or present[0]
+    if which not in present:
         raise InputError(
-            f"{where} holds no weights called {PREFIXES[which]}*, it has {' and '.join(there) or 'no prefix'};"
+            f"{where} holds no weights called {PREFIXES[which]}*, it has {' and '.join(present) or 'no prefix'};"
             " set --weights to what it has, or leave it out"
         )
     prefix = PREFIXES[which]
@@ -144,8 +144,8 @@ def select_network(weights: Mapping[str, Tensor], which: str | None, where: Path
 
 
 def rename(raw: Raw, weights: Mapping[str, Tensor], expected: Mapping[str, list[int]]) -> dict[str, Tensor]:
-    """``weights`` under diffusers' names; a linear layer over patches becomes the convolution that it is."""
-    found = {}
+    """Return ``weights`` under diffusers' names; a linear layer over patches becomes the equivalent convolution."""
+    renamed = {}
     for name, value in weights.items():
         if name.startswith(raw.besides) or name.endswith(raw.besides):
             continue
@@ -153,5 +153,5 @@ def rename(raw: Raw, weights: Mapping[str, Tensor], expected: Mapping[str, list[
             name = name.replace(old, new)
         shape = expected.get(name, [])
         flat = value.ndim == 2 and len(shape) == 5 and value.numel() == torch.Size(shape).numel()
-        found[name] = value.reshape(shape) if flat else value
-    return found
+        renamed[name] = value.reshape(shape) if flat else value
+    return renamed

@@ -1,4 +1,4 @@
-"""Networks of pipelines in diffusers layout: what a folder says of itself, checked before any weight is read."""
+"""Networks of pipelines in diffusers layout: a folder's configurations, checked before any weight is read."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rcm_core.pipelines.headers import FLOATS, NETWORK, read_headers, refuse_dty
 from rcm_core.pipelines.headers import read_part as read_part
 
 MOST_LAYERS = 1000
-"""A configuration with more would take hours to build, and no published network has them."""
+"""Most layers of a network: more would take hours to build, and no published network has them."""
 FAILURES = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, SafetensorError,
     StrictDataclassError, TypeError, ValueError,
 )  # fmt: skip
-"""What diffusers and transformers raise for files and configurations that are not right."""
+"""Exceptions of diffusers and transformers for wrong files and configurations."""
 
 
 class Encoder(NamedTuple):
@@ -33,43 +33,43 @@ class Encoder(NamedTuple):
 
     part: str
     kind: str
-    """Its class in transformers."""
+    """Class name in transformers."""
     width: str | None = None
-    """The key of the network's configuration that must be the encoder's width."""
+    """Key of the network's configuration that must be the encoder's width."""
 
     @property
     def tokenizer(self) -> str:
-        """The part that has its tokenizer."""
+        """Name of the part that has its tokenizer."""
         return self.part.replace("text_encoder", "tokenizer")
 
 
 class Layout(NamedTuple):
-    """What a family expects of a pipeline's folder."""
+    """Layout of a family's pipeline folder."""
 
     family: str
     network_class: str
     parts: tuple[str, ...]
-    """Folders that must be there."""
+    """Names of the required folders."""
     vaes: tuple[tuple[str, str], ...]
-    """Library and class of the VAEs that the family's codec knows, as in model_index.json."""
+    """Library and class of the VAEs that the family's codec supports, as in model_index.json."""
     encoders: tuple[Encoder, ...] = ()
-    """Text encoders that the codec loads; those that are not among ``parts`` may be absent."""
+    """Text encoders that the codec loads; those not among ``parts`` may be absent."""
 
 
 def network_config(layout: Layout, folder: Path) -> dict[str, Any]:
-    """The network's config; InputError unless ``folder/transformer`` holds this family's network."""
+    """Return the network's config; InputError unless ``folder/transformer`` holds this family's network."""
     config = read_part(folder, "transformer/config.json")
-    found = config.get("_class_name")
-    if found != layout.network_class:
+    name = config.get("_class_name")
+    if name != layout.network_class:
         raise InputError(
-            f"{folder} holds a {found}, but family {layout.family} needs a {layout.network_class};"
+            f"{folder} holds a {name}, but family {layout.family} needs a {layout.network_class};"
             " set teacher.family to the family of that network"
         )
     return config
 
 
 def vae_name(layout: Layout, folder: Path) -> str:
-    """Class name of the VAE that model_index.json names; InputError if the family's codec does not know it."""
+    """Return the class name of the VAE in model_index.json; InputError if the family's codec does not support it."""
     entry = read_part(folder, "model_index.json").get("vae")
     if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(word, str) for word in entry)):
         raise InputError(
@@ -85,9 +85,9 @@ def vae_name(layout: Layout, folder: Path) -> str:
 
 
 def meta_network(network_class: str, config: Mapping[str, Any]) -> nn.Module:
-    """The network of ``config`` on the meta device: all shapes, no memory.
+    """Build the network of ``config`` on the meta device: all shapes, no memory.
 
-    InputError if diffusers cannot build it, does not know one of its keys, or would drop activations at random.
+    Raises InputError if diffusers cannot build it, does not know one of its keys, or would drop activations at random.
     """
     import diffusers
 
@@ -95,7 +95,9 @@ def meta_network(network_class: str, config: Mapping[str, Any]) -> nn.Module:
     refuse_config(kind, config)
     try:
         with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # layers without elements: the configuration fails on them later
+            warnings.simplefilter(
+                "ignore"
+            )  # for layers without elements; the configuration fails on them later
             network: nn.Module = kind.from_config(dict(config))
     except FAILURES as error:
         raise InputError(
@@ -107,7 +109,7 @@ def meta_network(network_class: str, config: Mapping[str, Any]) -> nn.Module:
 
 
 def refuse_config(kind: Any, config: Mapping[str, Any]) -> None:
-    """InputError if ``config`` is quantised, has too many layers, or keys that diffusers' ``kind`` does not know."""
+    """Raise InputError if ``config`` is quantised, has too many layers, or keys that diffusers' ``kind`` lacks."""
     if config.get("quantization_config") is not None:
         raise InputError(
             f"the configuration of the {kind.__name__} has a quantization_config, but quantised networks cannot be"
@@ -130,7 +132,7 @@ def refuse_config(kind: Any, config: Mapping[str, Any]) -> None:
 
 
 def refuse_dropout(network: nn.Module, config: Mapping[str, Any]) -> None:
-    """InputError if ``network`` drops activations in training: two passes at one state would differ."""
+    """Raise InputError if ``network`` has dropout: two passes at one state would differ."""
     named = {key: value for key, value in config.items() if "dropout" in key and value}
     inside = {name: m.p for name, m in network.named_modules() if isinstance(m, _DropoutNd) and m.p}
     for name, rate in (named or inside).items():
@@ -141,7 +143,7 @@ def refuse_dropout(network: nn.Module, config: Mapping[str, Any]) -> None:
 
 
 def check_tensors(layout: Layout, folder: Path) -> None:
-    """InputError unless ``folder/transformer`` is this family's network with exactly the tensors of its config."""
+    """Raise InputError unless ``folder/transformer`` is this family's network with exactly its config's tensors."""
     network = meta_network(layout.network_class, network_config(layout, folder))
     headers = read_headers(folder / "transformer", NETWORK)
     refuse_dtypes(headers, FLOATS, folder / "transformer")
@@ -157,7 +159,7 @@ def check_tensors(layout: Layout, folder: Path) -> None:
 
 
 def empty_transformer(layout: Layout, folder: Path) -> nn.Module:
-    """The network of ``folder`` without weights, in eval mode: parameters on the meta device, buffers as they are."""
+    """Return the network of ``folder`` without weights, in eval mode: parameters on the meta device, real buffers."""
     import diffusers
     from accelerate import init_empty_weights
 
@@ -169,9 +171,9 @@ def empty_transformer(layout: Layout, folder: Path) -> nn.Module:
 
 
 def load_transformer(layout: Layout, folder: Path) -> nn.Module:
-    """The network in ``folder/transformer`` in eval mode, as ``weights.loading`` says (else float32 on the CPU).
+    """Return the network in ``folder/transformer`` in eval mode, as ``weights.loading`` sets (else float32 on the CPU).
 
-    InputError unless it is this family's, whole.
+    Raises InputError unless it is this family's network and complete.
     """
     check_tensors(layout, folder)
     return fill(empty_transformer(layout, folder), weight_files(folder / "transformer", NETWORK))

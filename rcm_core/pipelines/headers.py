@@ -1,4 +1,4 @@
-"""Weight files of a part of a pipeline, by their headers: names, shapes and dtypes of tensors. No weight is read."""
+"""Headers of the weight files of a part of a pipeline: names, shapes and dtypes of tensors. No weight is read."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rcm_core.errors import InputError
 from rcm_core.storage.formats import read_object
 
 NETWORK, ENCODER = "diffusion_pytorch_model", "model"
-"""Names of weight files without their endings: of diffusers' modules, and of transformers' ones."""
+"""Stems of weight files: of diffusers' modules, and of transformers' models."""
 FLOATS = ("F64", "F32", "F16", "BF16")
 WHOLE_NUMBERS = ("I64", "I32", "BOOL")
-"""Buffers of text encoders and VAEs may have these; quantised weights have shorter ones."""
+"""Integer dtypes that buffers of text encoders and VAEs may have; those of quantised weights are shorter."""
 POINTER = b"version https://git-lfs"
 
 
@@ -25,11 +25,11 @@ class Header(NamedTuple):
 
     shape: list[int]
     dtype: str
-    """As safetensors names it: F32, BF16, F8_E4M3, ..."""
+    """Dtype by its name in safetensors: F32, BF16, F8_E4M3, ..."""
 
 
 def read_part(folder: Path, name: str) -> dict[str, Any]:
-    """The JSON object in ``folder/name``; InputError if there is none."""
+    """Return the JSON object in ``folder/name``; InputError if there is none."""
     path = folder / name
     if not path.is_file():
         raise InputError(f"{folder} holds no {name}; expected a pipeline in diffusers layout")
@@ -38,26 +38,26 @@ def read_part(folder: Path, name: str) -> dict[str, Any]:
 
 
 def read_headers(folder: Path, name: str) -> dict[str, Header]:
-    """Headers of all tensors of the part ``folder``, whose weight files are called ``name``.
+    """Return the headers of all tensors of the part ``folder``, whose weight files are called ``name``.
 
-    InputError if it has no weights, or a file that is missing, cut short, a git-lfs pointer or not what the index says.
+    Raises InputError if it has no weights, or a file is missing, truncated, a git-lfs pointer or not as the index says.
     """
-    found: dict[str, Header] = {}
+    tensors: dict[str, Header] = {}
     by_file = {path.name: _read_header(path) for path in weight_files(folder, name)}
     for headers in by_file.values():
-        found |= headers
+        tensors |= headers
     for tensor, file in _weight_map(folder, name).items() if len(by_file) > 1 else ():
         if tensor not in by_file[file]:
             raise InputError(
                 f"{folder / _index(name)} says that {file} holds {tensor}, but it does not; fetch the teacher again"
             )
-    return found
+    return tensors
 
 
 def weight_files(folder: Path, name: str) -> list[Path]:
-    """The files that hold the weights of the part ``folder``: the only one, or those that its index names.
+    """Return the weight files of the part ``folder``: the only one, or those that its index names.
 
-    InputError if one is missing or there are none.
+    Raises InputError if one is missing or there are none.
     """
     whole, index = folder / f"{name}.safetensors", folder / _index(name)
     if whole.is_file() and (name == ENCODER or not index.is_file()):  # as transformers and diffusers choose
@@ -75,16 +75,16 @@ def weight_files(folder: Path, name: str) -> list[Path]:
 
 
 def variants(files: Iterable[str], name: str) -> list[str]:
-    """Variants (``fp16``, ``bf16``, ...) of which ``files`` of one folder hold weights called ``name``."""
+    """Return the variants (``fp16``, ``bf16``, ...) of the weights called ``name`` among ``files`` of one folder."""
     form = re.compile(
         rf"{name}\.([\w-]+?)(-\d+-of-\d+)?\.safetensors|{name}\.safetensors\.index\.([\w-]+)\.json"
     )
-    found = (form.fullmatch(file) for file in files)
-    return sorted({match[1] or match[3] for match in found if match})
+    matches = (form.fullmatch(file) for file in files)
+    return sorted({match[1] or match[3] for match in matches if match})
 
 
 def refuse_dtypes(headers: dict[str, Header], allowed: Iterable[str], where: Path) -> None:
-    """InputError if a tensor of ``where`` has a dtype that is not ``allowed``: quantised weights, or 8-bit floats."""
+    """Raise InputError if a tensor of ``where`` has a dtype that is not ``allowed``: quantised, or 8-bit floats."""
     wrong = sorted(name for name, header in headers.items() if header.dtype not in allowed)
     if wrong:
         raise InputError(
@@ -94,7 +94,7 @@ def refuse_dtypes(headers: dict[str, Header], allowed: Iterable[str], where: Pat
 
 
 def refuse_pointer(path: Path) -> None:
-    """InputError if ``path`` is a git-lfs pointer."""
+    """Raise InputError if ``path`` is a git-lfs pointer."""
     with path.open("rb") as stream:
         if stream.read(len(POINTER)) == POINTER:
             raise InputError(f"{path} is a git-lfs pointer, not the file itself; run `git lfs pull` there")

@@ -1,4 +1,4 @@
-"""Which files of a pipeline its ``from_pretrained`` loads: neither other formats and variants of the same weights, nor
+"""Files of a pipeline that its ``from_pretrained`` loads: no other formats and variants of the same weights, and no
 folders that model_index.json does not name.
 """
 
@@ -22,29 +22,29 @@ FORMATS = (
     ".pb",
     ".gguf",
 )
-"""Endings of files of weights; the first is preferred."""
+"""Suffixes of weight files; the first is preferred."""
 KEPT_AT_ROOT = ("model_index.json", "LICENSE", "NOTICE")
 INDEX = re.compile(r"\.index(?:\.(\w+))?\.json$")
 SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 
 def loaded_files(names: Collection[str], index: Mapping[str, Any], variant: str | None = None) -> list[str]:
-    """Those of ``names`` (relative, with slashes) that ``from_pretrained`` loads, and the licence, in their order.
+    """Return those of ``names`` (relative, with slashes) that ``from_pretrained`` loads, and the licence, in order.
 
-    ``index`` is the content of model_index.json; ``variant`` as diffusers has it (``fp16``), None: plain names.
+    ``index`` is the content of model_index.json; ``variant`` is diffusers' (``fp16``), None: plain names.
     """
     parts = {name for name, made_of in index.items() if isinstance(made_of, list) and any(made_of)}
-    found: set[str] = {n for n in names if "/" not in n and n.startswith(KEPT_AT_ROOT)}
+    loaded: set[str] = {n for n in names if "/" not in n and n.startswith(KEPT_AT_ROOT)}
     for part in parts:
         inside = [name for name in names if name.startswith(f"{part}/")]
-        found |= set(_of_part(inside, variant))
-    return [name for name in names if name in found]
+        loaded |= set(_of_part(inside, variant))
+    return [name for name in names if name in loaded]
 
 
 def _of_part(names: list[str], variant: str | None) -> list[str]:
-    """Small files, and the weights of one format and variant."""
+    """Return the small files of a part, and its weights in one format and variant."""
     weights = [name for name in names if name.endswith(FORMATS)]
-    indices = {name: found[1] for name in names if (found := INDEX.search(name))}
+    indices = {name: match[1] for name in names if (match := INDEX.search(name))}
     small = [name for name in names if name not in weights and name not in indices]
     best = next((f for f in FORMATS if any(w.endswith(f) for w in weights)), "")
     best_weights = [w for w in weights if w.endswith(best)]
@@ -59,6 +59,8 @@ def _of_part(names: list[str], variant: str | None) -> list[str]:
 
 
 def _variant(name: str, ending: str) -> str | None:
-    """``fp16`` of ``model.fp16.safetensors`` and ``model.fp16-00001-of-00002.safetensors``; None for plain names."""
+    """Return the variant: ``fp16`` for ``model.fp16.safetensors`` and ``model.fp16-00001-of-00002.safetensors``; None
+    for plain names.
+    """
     stem = SHARD.sub("", PurePosixPath(name).name.removesuffix(ending))
     return stem.rsplit(".", 1)[1] if "." in stem else None

@@ -1,4 +1,4 @@
-"""``mini``: a miniature Wan pipeline in diffusers layout, built from nothing; the teacher stage trains it.
+"""``mini``: a miniature Wan pipeline in diffusers layout, built from scratch; the teacher stage trains it.
 
 The text encoder is a small UMT5 encoder with random weights, an injective enough map from words to vectors for a
 closed vocabulary, or one that was taught to read its benchmark's prompts (``mini_text_encoder``); the same module,
@@ -22,8 +22,8 @@ from rcm_core.pipelines.quiet import without_bars
 def build_network(
     channels: int, heads: int, head_dim: int, layers: int, ffn_dim: int, text_dim: int, patch: int = 2
 ) -> nn.Module:
-    """An untrained diffusers WanTransformer3DModel (1.2 M parameters at 4 x 32, 4 layers); patch x patch pixels
-    of a frame are a token.
+    """Build an untrained diffusers WanTransformer3DModel (1.2 M parameters at 4 x 32, 4 layers); a token is
+    patch x patch pixels of a frame.
     """
     from diffusers import WanTransformer3DModel
 
@@ -43,7 +43,7 @@ def build_network(
 
 
 def build_tokenizer(prompts: Sequence[str], length: int) -> Any:
-    """A lower-casing word tokenizer over the words of ``prompts``; other words are ``<unk>``."""
+    """Build a lower-casing word tokenizer over the words of ``prompts``; other words are ``<unk>``."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -63,7 +63,7 @@ def build_tokenizer(prompts: Sequence[str], length: int) -> Any:
 
 
 def build_text_encoder(vocabulary: int, text_dim: int, heads: int = 4, order: float = 1.0) -> nn.Module:
-    """A frozen two-layer UMT5 encoder with weights drawn from the current torch seed.
+    """Build a frozen two-layer UMT5 encoder with weights drawn from the current torch seed.
 
     Its relative position biases are multiplied by ``order``. As drawn they hardly matter and a prompt is close to
     a bag of words; at 32 a head looks at words at distances of its own, so that "a red two and a blue six" differs
@@ -91,7 +91,7 @@ def save_pipeline(
     seed: int,
     meanings: Meanings | None = None,
 ) -> None:
-    """Writes an untrained pixel-space Wan pipeline into ``folder`` (PixelSpace in the VAE's place).
+    """Write an untrained pixel-space Wan pipeline into ``folder`` (PixelSpace in the VAE's place).
 
     ``settings`` is ``config.mini_teacher.MiniTraining``; weights are a function of ``seed``. The text encoder stays
     random, or has learned ``meanings`` of ``prompts`` (``settings.text_steps``).
@@ -105,7 +105,7 @@ def save_pipeline(
     tokens = len(tokenizer(longest).input_ids)
     if tokens > settings.text_length:
         raise InputError(
-            f"prompt {longest!r} has {tokens} tokens, teacher.mini.text_length = {settings.text_length} would cut"
+            f"prompt {longest!r} has {tokens} tokens, but teacher.mini.text_length = {settings.text_length} would cut"
             f" it; set it to {tokens} or more"
         )
     with torch.random.fork_rng():
@@ -120,7 +120,7 @@ def save_pipeline(
     if settings.text_steps:
         if meanings is None:
             raise InputError(
-                "teacher.mini.text_steps > 0, but nothing says what this benchmark's words mean; set it to 0"
+                "teacher.mini.text_steps > 0, but this benchmark defines no meanings of words; set it to 0"
             )
         teach(encoder, tokenizer, prompts, meanings, settings.text_steps)
     pipeline = WanPipeline(

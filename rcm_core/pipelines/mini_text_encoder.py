@@ -1,5 +1,5 @@
-"""Teaches a small text encoder to read: what real teachers' encoders know from much text, ``mini``'s learn from the
-grammar of their benchmark.
+"""Training of ``mini``'s text encoder on the grammar of its benchmark, in place of the pretraining on text that real
+encoders have.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor
 from rcm_core.rng import generator
 
 Meanings = Callable[[str], Mapping[int, tuple[int, ...]]]
-"""A prompt's words that matter, by their number among its words, with what each means: classes, from 0."""
+"""Function from a prompt to the meanings of its relevant words: word index -> classes, from 0."""
 BATCH, PEAK_LR = 128, 3e-3
 
 
 def teach(encoder: Any, tokenizer: Any, prompts: Sequence[str], meanings: Meanings, steps: int) -> None:
-    """Trains ``encoder`` for ``steps`` until its tokens tell linearly what their words mean in their prompt."""
+    """Train ``encoder`` for ``steps`` steps so that a linear probe on each token recovers its word's meaning."""
     tokens = tokenizer(list(prompts), padding=True, return_tensors="pt")
     words = [[(at, *classes) for at, classes in sorted(meanings(prompt).items())] for prompt in prompts]
     sizes = [1 + max(row[i] for rows in words for row in rows) for i in range(1, len(words[0][0]))]
@@ -41,7 +41,7 @@ def teach(encoder: Any, tokenizer: Any, prompts: Sequence[str], meanings: Meanin
 
 
 def _surprise(logits: Tensor, classes: Tensor, sizes: Sequence[int]) -> Tensor:
-    """The sum of the cross-entropies of all kinds of classes."""
+    """Return the sum of the cross-entropies over all kinds of classes."""
     return torch.stack(
         [F.cross_entropy(part, classes[:, i]) for i, part in enumerate(torch.split(logits, list(sizes), 1))]
     ).sum()

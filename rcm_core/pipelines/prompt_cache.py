@@ -1,6 +1,6 @@
-"""Encoded prompts that are kept on disk: who meets a prompt first loads the text encoder, and no one else does.
+"""On-disk cache of prompt embeddings. Only the first worker that needs a prompt loads the text encoder.
 
-Every prompt is encoded alone, so that its embedding does not depend on which others were asked for with it.
+Every prompt is encoded alone, so that its embedding does not depend on the other prompts of a call.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from rcm_core.storage.files import atomic
 from rcm_core.storage.pipeline_files import pipeline_files
 
 LARGE = 2**26
-"""Bytes from which on a text encoder is slower to load than its results."""
+"""Bytes of a text encoder above which loading it takes longer than loading its cached results."""
 ROWS = ".rows"
 
 
 def texts_of(pipeline: Path, cache: Path, family: str, digest: str) -> str | None:
-    """Where prompts for ``pipeline``, whose content hash is ``digest``, are kept; None: its text encoder is small.
+    """Return the cache folder of ``pipeline``, whose content hash is ``digest``; None if its text encoder is small.
 
-    Another code of the family, another version of what reads text: another folder.
+    The folder's name changes with the family's code and the versions of the text libraries.
     """
     files = (p for part in pipeline.glob("text_encoder*") for p in pipeline_files(part).values())
     if sum(p.stat().st_size for p in files) < LARGE:
@@ -42,7 +42,7 @@ def texts_of(pipeline: Path, cache: Path, family: str, digest: str) -> str | Non
 def encode_cached(
     folder: Path, prompts: Sequence[str], encode: Callable[[Sequence[str]], Condition]
 ) -> dict[str, Tensor]:
-    """Conditions of ``prompts``, [N, ...] on the CPU; those that are not in ``folder`` yet are encoded and kept."""
+    """Return the conditions of ``prompts``, [N, ...] on the CPU; those not yet in ``folder`` are encoded and stored."""
     rows = [
         _one(folder / f"{hashlib.sha256(p.encode()).hexdigest()[:32]}.safetensors", p, encode)
         for p in prompts
@@ -65,15 +65,15 @@ def _one(path: Path, prompt: str, encode: Callable[[Sequence[str]], Condition]) 
 
 
 def _trim(condition: Condition) -> dict[str, Tensor]:
-    """Tensors [1, L, D] without the zeros behind the last token, whose number of rows stands beside them."""
-    found: dict[str, Tensor] = {}
+    """Return tensors [1, L, D] without the zeros behind the last token, and beside each its original L."""
+    trimmed: dict[str, Tensor] = {}
     for name, value in condition.items():
-        found[name] = value.contiguous()
+        trimmed[name] = value.contiguous()
         if value.ndim == 3:
             used = value[0].ne(0).any(-1).nonzero()
             last = int(used[-1]) + 1 if len(used) else 0
-            found |= {name: value[:, :last].contiguous(), name + ROWS: torch.tensor(value.shape[1])}
-    return found
+            trimmed |= {name: value[:, :last].contiguous(), name + ROWS: torch.tensor(value.shape[1])}
+    return trimmed
 
 
 def _whole(value: Tensor, rows: Tensor | None) -> Tensor:

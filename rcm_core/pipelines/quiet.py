@@ -1,4 +1,4 @@
-"""Progress bars of others, off: ours are the executor's and the command line's."""
+"""Silence the progress bars of third-party libraries; the executors and the command line draw their own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """transformers draws a progress bar on stderr for every model it loads or saves, also where nobody looks."""
+    """Disable transformers' progress bars, which it draws on stderr for every model it loads or saves."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""Whether a teacher's network and VAE take states of ``teacher.shape``. Both run on the meta device: no memory."""
+"""Checks that a teacher's network and VAE take states of ``teacher.shape``, on the meta device (no memory)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from rcm_core.pipelines.vae import pixel_shape
 from rcm_core.protocols import Family
 
 MOST_TOKENS = 2**20
-"""Tokens of one state: 14 times those of 81 frames of 720 x 1280 in Wan2.1. Attention over more does not end."""
+"""Most tokens of one state: 14 times those of 81 frames of 720 x 1280 in Wan2.1. Attention over more takes too long."""
 VAES = ("AutoencoderKLWan", "AutoencoderKL", "AutoencoderDC", "PixelSpace")
 STATISTICS = ("latents_mean", "latents_std")
-"""What a video VAE's configuration has, a number for each channel."""
+"""Keys of a video VAE's configuration with a number for each channel."""
 MOST_PIXELS = 2**31
-"""Values of one decoded sample: 8 GiB in float32."""
+"""Most values of one decoded sample: 8 GiB in float32."""
 
 
 def check_shape(family: Family, config: Mapping[str, Any], shape: Sequence[int], where: str) -> None:
-    """InputError unless the network of ``config`` maps states of ``shape`` [C, T, H, W] to such states.
+    """Raise InputError unless the network of ``config`` maps states of ``shape`` [C, T, H, W] to such states.
 
-    Runs the network once on the meta device. Refuses networks that continue given frames; channels, frames and sizes
-    that the network does not take; and states of more than ``MOST_TOKENS`` tokens.
+    Runs the network once on the meta device. Refuses video-to-world networks; channels, frames and sizes that the
+    network does not take; and states of more than ``MOST_TOKENS`` tokens.
     """
     said = f"teacher.shape is {list(shape)}, but the network of {where}"
     network = meta_network(family.network_class, config).eval()
@@ -51,7 +51,7 @@ def check_shape(family: Family, config: Mapping[str, Any], shape: Sequence[int],
             else "cuts them to patches"
         )
         raise InputError(
-            f"{said} returns {list(output.shape[1:])}: it {what}; set teacher.shape to a shape that comes back as it is"
+            f"{said} returns {list(output.shape[1:])}: it {what}; set teacher.shape to a shape that it keeps"
         )
     if max(tokens, default=0) > MOST_TOKENS:
         raise InputError(
@@ -61,8 +61,8 @@ def check_shape(family: Family, config: Mapping[str, Any], shape: Sequence[int],
 
 
 def check_teacher_shape(family: Family, folder: Path, shape: Sequence[int], where: str) -> None:
-    """``check_shape`` of the network in the pipeline ``folder``, and the same of its VAE: InputError unless it decodes
-    ``shape`` to the pixels that its configuration promises. VAEs of other classes than ours are not asked.
+    """Do ``check_shape`` for the network in the pipeline ``folder``, then check that its VAE decodes ``shape`` to the
+    pixels that its configuration implies. InputError otherwise. VAEs of unknown classes are not checked.
     """
     check_shape(family, read_part(folder, "transformer/config.json"), shape, where)
     config = read_part(folder, "vae/config.json")
@@ -86,7 +86,7 @@ def check_teacher_shape(family: Family, folder: Path, shape: Sequence[int], wher
 
 
 def _decoded_shape(name: str, config: Mapping[str, Any], shape: Sequence[int], said: str) -> list[int]:
-    """Channels, frames, height and width of what the VAE makes of latents of ``shape``."""
+    """Return channels, frames, height and width of the pixels that the VAE decodes from latents of ``shape``."""
     import diffusers
 
     video = name == "AutoencoderKLWan"
@@ -105,7 +105,7 @@ def _decoded_shape(name: str, config: Mapping[str, Any], shape: Sequence[int], s
 
 
 def _count_tokens(family: Family, network: nn.Module) -> list[int]:
-    """A list that is filled with the tokens that enter the blocks of ``network`` when it runs."""
+    """Return a list that a run of ``network`` fills with the numbers of tokens that enter its blocks."""
     counts: list[int] = []
 
     def look(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:  # noqa: ARG001
@@ -119,10 +119,10 @@ def _count_tokens(family: Family, network: nn.Module) -> list[int]:
 
 
 def refuse_frames(family: Family, config: Mapping[str, Any], where: str) -> None:
-    """InputError if the network continues frames that are given: the stages give a teacher prompts alone."""
+    """Raise InputError if the network is video-to-world: the stages pass a teacher prompts alone."""
     _, condition = family.example(config, 1, torch.Generator().manual_seed(0))
     if "frames" in condition:
         raise InputError(
             f"the teacher at {where} is a video-to-world network, which continues given frames, but the stages give a"
-            " teacher prompts alone; take one that needs none (rcm check-model and rcm convert know both)"
+            " teacher prompts alone; use one that needs no frames (rcm check-model and rcm convert support both)"
         )

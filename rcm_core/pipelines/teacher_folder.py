@@ -1,8 +1,8 @@
-"""Where a workspace's teacher lies: a teacher trained here in ``runs/teacher/pipeline``, any other where it is given.
+"""Folder of a workspace's teacher: ``runs/teacher/pipeline`` for the built-in one, its own place for an external one.
 
-A given teacher is never copied. ``runs/teacher/teacher.json`` has its content hash, which identifies it on any machine,
-and its source, from which the folder follows: a folder (without a leading slash in the workspace), or an ``s3://``
-prefix that is kept in the user's cache under its content hash.
+An external teacher is never copied. ``runs/teacher/teacher.json`` has its content hash, which identifies it on any
+machine, and its source: a folder (without a leading slash in the workspace), or an ``s3://`` prefix that is fetched
+into the user's cache under its content hash.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ TRAINED = "mini"
 
 
 def pipeline_of(workspace: Path) -> Path:
-    """The folder of the pipeline of ``workspace``'s teacher; InputError if it is not there."""
+    """Return the pipeline folder of ``workspace``'s teacher; InputError if it does not exist."""
     return _folder(workspace, RunFolder.of(workspace).teacher())
 
 
 def verified_pipeline(workspace: Path) -> Path:
-    """``pipeline_of``; InputError unless its content has the hash that the teacher stage recorded.
+    """Return ``pipeline_of``; InputError unless its content has the hash that the teacher stage recorded.
 
-    Cheap: hashes of files that did not change are kept (``hashes``).
+    Cheap: hashes of unchanged files are cached (``hashes``).
     """
     facts: dict[str, Any] = RunFolder.of(workspace).teacher()
     folder = _folder(workspace, facts)
-    found = sha256_folder(folder)
-    if found != facts["hash"]:
+    digest = sha256_folder(folder)
+    if digest != facts["hash"]:
         raise InputError(
-            f"the teacher in {folder} has content hash {found}, but {RELATIVE.teacher_file} was made from"
+            f"the teacher in {folder} has content hash {digest}, but {RELATIVE.teacher_file} was made from"
             f" {facts['hash']}; restore that teacher, or take the new one with `dvc repro --force teacher`"
         )
     return folder
 
 
 def is_ours(facts: Mapping[str, Any]) -> bool:
-    """Whether the teacher of teacher.json's ``facts`` lies in files that we wrote: trained here, or fetched from S3."""
+    """Return whether the teacher of ``facts`` (teacher.json) lies in our files: trained here, or fetched from S3."""
     return facts["source"] == TRAINED or "://" in facts["source"]
 
 
 def given_pipeline(source: str, endpoint: str | None, workspace: Path, variant: str | None = None) -> Path:
-    """The pipeline's folder that ``teacher.source`` names, fetched if it is on S3; InputError if there is none.
+    """Return the pipeline folder that ``teacher.source`` names, fetched if it is on S3; InputError if there is none.
 
-    With a ``variant`` of its weights: a folder of links that has them under plain names.
+    With a ``variant``, the result is a folder of links that has those weights under plain names.
     """
     otherwise = (
         f"teacher.source {source!r} is neither {TRAINED!r} nor a folder that exists; give a folder or s3:// prefix in"

@@ -1,4 +1,4 @@
-"""T5-like text encoders beside a video VAE, as Wan and Cosmos have them."""
+"""Codec of a T5-like text encoder and a video VAE, for Wan and Cosmos."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class T5VideoCodec(VideoLatents):
     readers = ("encoder",)
 
     def __init__(self, layout: Layout, folder: Path, longest: int, clean: Callable[[str], str] = str) -> None:
-        """The encoder is the layout's; prompts have at most ``longest`` tokens, or as the tokenizer says. ``clean`` is
-        what the family's diffusers pipeline does to a text before it tokenizes it.
+        """Use the layout's encoder. Prompts have at most ``longest`` tokens, fewer if the tokenizer's limit is.
+        ``clean`` is the text cleaning of the family's diffusers pipeline.
         """
         import transformers
 
@@ -37,7 +37,7 @@ class T5VideoCodec(VideoLatents):
 
     @cached_property
     def encoder(self) -> Any:
-        """The text encoder."""
+        """Text encoder."""
         with without_bars():
             encoder = self.kind.from_pretrained(
                 self.folder / "text_encoder", local_files_only=True, dtype=torch.float32
@@ -46,7 +46,7 @@ class T5VideoCodec(VideoLatents):
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Condition:
-        """``{"text": [B, L, D]}``: last hidden states, exactly zero behind each prompt's end (as diffusers does)."""
+        """Return ``{"text": [B, L, D]}``: last hidden states, exactly zero behind each prompt (as in diffusers)."""
         tokens = self.tokenizer(
             [self.clean(text) for text in texts], padding="max_length", max_length=self.length, truncation=True,
             return_tensors="pt",

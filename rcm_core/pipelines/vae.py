@@ -1,4 +1,4 @@
-"""Pixels to latents and back: each VAE's own scale, behind one shape [B, C, T, H, W]."""
+"""Encoding and decoding with each VAE's own normalisation, for states [B, C, T, H, W]."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rcm_core.protocols import Condition
 
 
 def pixel_shape(folder: Path, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Channels, frames, height and width of the pixels whose latents have ``shape`` [C, T, H, W] in the pipeline
-    ``folder``; reads the VAE's configuration alone. InputError if that is none of ours.
+    """Return channels, frames, height and width of the pixels whose latents have ``shape`` [C, T, H, W] in the pipeline
+    ``folder``; reads only the VAE's configuration. InputError for a VAE of an unknown class.
     """
     config = read_part(folder, "vae/config.json")
     channels, frames, height, width = shape
@@ -25,7 +25,7 @@ def pixel_shape(folder: Path, shape: tuple[int, ...]) -> tuple[int, int, int, in
     match config.get("_class_name"):
         case "PixelSpace":
             return channels, frames, height, width
-        case "AutoencoderKLWan":  # files from before there were such keys have the defaults
+        case "AutoencoderKLWan":  # older files have no such keys; the defaults apply
             time, space = config.get("scale_factor_temporal", 4), config.get("scale_factor_spatial", 8)
         case "AutoencoderKL":
             space = 2 ** (len(config["block_out_channels"]) - 1)
@@ -33,24 +33,24 @@ def pixel_shape(folder: Path, shape: tuple[int, ...]) -> tuple[int, int, int, in
             space = 2 ** (len(config["encoder_block_out_channels"]) - 1)
         case other:
             raise InputError(
-                f"{folder}/vae is of the class {other}, and how many pixels its latents are is not known; import tars"
-                " of latents instead of files"
+                f"the compression factor of {folder}/vae (class {other}) is unknown, so images and videos cannot be"
+                " encoded; import latents (.tar) instead"
             )
     return 3, time * (frames - 1) + 1, space * height, space * width
 
 
 class Latents:
-    """Where a codec's networks are: each is loaded when it is first used; what they give is on the CPU."""
+    """Base class of codecs: loads each network at its first use; results are on the CPU."""
 
     readers: tuple[str, ...] = ()
-    """Names of the properties that hold the networks of text."""
+    """Names of the cached properties that hold the text networks."""
 
     def __init__(self, layout: Layout, folder: Path) -> None:
         self.layout, self.folder = layout, folder
         self.device = torch.device("cpu")
 
     def to(self, device: torch.device) -> Self:
-        """From now on the networks are on ``device``; those that were loaded elsewhere are loaded again."""
+        """Put the networks on ``device`` from now on; those that were loaded elsewhere are loaded again."""
         if device != self.device:
             for name in ("vae", *self.readers):
                 vars(self).pop(name, None)
@@ -58,16 +58,16 @@ class Latents:
         return self
 
     def encode_text(self, texts: Sequence[str]) -> Condition:
-        """Conditions of ``texts`` as they are; see protocols.Codec."""
+        """Return the conditions of ``texts`` as they are; see protocols.Codec."""
         raise NotImplementedError
 
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
-        """Conditions of ``prompts``: as of any other text, unless the family's pipeline puts something before them."""
+        """Return the conditions of ``prompts``: ``encode_text``, unless the family's pipeline adds a prefix."""
         return self.encode_text(prompts)
 
     @cached_property
     def vae(self) -> Any:
-        """The VAE of the pipeline in ``folder``."""
+        """VAE of the pipeline in ``folder``."""
         import diffusers
 
         from rcm_core.pixels import PixelSpace
@@ -77,16 +77,16 @@ class Latents:
 
     @cached_property
     def in_pixels(self) -> bool:
-        """Whether latents are pixels."""
+        """True if latents are pixels."""
         return vae_name(self.layout, self.folder) == "PixelSpace"
 
 
 class VideoLatents(Latents):
-    """An AutoencoderKLWan, whose latents have a mean and a deviation per channel; or pixels themselves."""
+    """An AutoencoderKLWan, whose latents have a mean and a standard deviation per channel; or PixelSpace."""
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        """Latents of pixels in [-1, 1], [B, C, T, H, W]: the posterior's mode, normalised."""
+        """Return the latents of pixels in [-1, 1], [B, C, T, H, W]: the posterior's mode, normalised."""
         if self.in_pixels:
             return pixels
         mean, std = self._statistics()
@@ -95,15 +95,15 @@ class VideoLatents(Latents):
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels in [0, 1], [B, C, T, H, W]."""
+        """Return pixels in [0, 1], [B, C, T, H, W]."""
         if self.in_pixels:
-            return ((latents + 1) / 2).clamp(0, 1)  # without the enlargement that is for people's eyes
+            return ((latents + 1) / 2).clamp(0, 1)  # without PixelSpace's enlargement, which is for viewing
         mean, std = self._statistics()
         pixels: Tensor = self.vae.decode(latents.to(self.device) * std + mean, return_dict=False)[0]
         return ((pixels + 1) / 2).clamp(0, 1).cpu()
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the VAE's latents, per channel."""
+        """Return mean and standard deviation of the VAE's latents, per channel."""
         values = (self.vae.config.latents_mean, self.vae.config.latents_std)
         mean, std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1, 1) for v in values)
         return mean, std
@@ -114,21 +114,21 @@ class ImageLatents(Latents):
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
-        """Latents of pixels in [-1, 1], [B, C, 1, H, W]: the posterior's mode, or the only one, normalised."""
+        """Return the normalised latents of pixels in [-1, 1], [B, C, 1, H, W]: the mode if there is a posterior."""
         scale, shift = self._statistics()
-        found = self.vae.encode(pixels[:, :, 0].to(self.device))
-        latents: Tensor = found.latent if hasattr(found, "latent") else found.latent_dist.mode()
+        encoded = self.vae.encode(pixels[:, :, 0].to(self.device))
+        latents: Tensor = encoded.latent if hasattr(encoded, "latent") else encoded.latent_dist.mode()
         return ((latents - shift) * scale)[:, :, None].cpu()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels in [0, 1], [B, C, 1, H, W]."""
+        """Return pixels in [0, 1], [B, C, 1, H, W]."""
         scale, shift = self._statistics()
         state = latents[:, :, 0].to(self.device) / scale + shift
         pixels: Tensor = self.vae.decode(state, return_dict=False)[0]
         return ((pixels + 1) / 2).clamp(0, 1)[:, :, None].cpu()
 
     def _statistics(self) -> tuple[float, float]:
-        """Scale and shift of the VAE's latents."""
+        """Return scale and shift of the VAE's latents."""
         config = self.vae.config
         return float(config.scaling_factor), float(config.get("shift_factor") or 0.0)

@@ -1,6 +1,6 @@
-"""Pipelines whose weights have variants (``model.fp16.safetensors``): a folder of links with the plain names of one.
+"""Pipelines whose weights have variants (``model.fp16.safetensors``): a folder of links gives one variant plain names.
 
-So every loader, which knows plain names alone, loads the variant.
+Loaders know only plain names, so they load that variant.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def plain_view(folder: Path, variant: str) -> Path:
     plain = {plain_name(name, variant): files[name] for name in chosen}
     if plain.keys() == set(chosen):
         kinds = (variants((path.name for path in files.values()), name) for name in (NETWORK, ENCODER))
-        known = [repr(found) for found in sorted({found for kind in kinds for found in kind})]
+        known = [repr(name) for name in sorted({name for names in kinds for name in names})]
         raise InputError(
             f"{folder} has no weights of the variant {variant!r}, only {', '.join([*known, 'plain ones'])}; set"
             " teacher.variant to one that it has, or to null"
@@ -45,6 +45,6 @@ def plain_view(folder: Path, variant: str) -> Path:
 
 
 def plain_name(name: str, variant: str) -> str:
-    """``name`` without ``variant``; names of shards stay, for the index has them."""
+    """Return ``name`` without ``variant``; names of shards stay, because the index has them."""
     whole = re.sub(rf"\.{re.escape(variant)}\.safetensors$", ".safetensors", name)
     return re.sub(rf"\.safetensors\.index\.{re.escape(variant)}\.json$", ".safetensors.index.json", whole)

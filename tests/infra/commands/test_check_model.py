@@ -119,7 +119,7 @@ def test_a_folder_that_is_not_whole_is_one_sentence(pipeline, tmp_path, monkeypa
     shutil.rmtree(tmp_path / "pipeline/vae")
     status, out, err = run(monkeypatch, capsys, tmp_path / "pipeline")
     assert (status, out) == (2, "")
-    assert "lacks vae; expected a whole pipeline" in err
+    assert "lacks vae; expected a complete pipeline" in err
     assert len(err.splitlines()) == 1
 
 

@@ -67,7 +67,7 @@ def test_what_does_not_belong_together_is_one_sentence(tmp_path: Path) -> None:
     ):
         read(tmp_path)
     (tmp_path / "1.png").unlink()
-    with pytest.raises(InputError, match=r"1 of 2 captions have no file, first: 1\.txt; bring the image"):
+    with pytest.raises(InputError, match=r"1 of 2 captions have no file, first: 1\.txt; add the image"):
         read(tmp_path)
     (tmp_path / "1.txt").write_bytes(b"\xff\xfe")
     others.picture(tmp_path / "1.png", 20, 20)

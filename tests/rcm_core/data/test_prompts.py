@@ -171,7 +171,7 @@ def test_a_folder_is_no_prompt_file(tmp_path: Path) -> None:
 
 def test_splits_share_no_prompt_however_it_is_written() -> None:
     refuse_overlap({"train": ["a seven"], "validation": ["a 7"], "test": ["the digit 7"]})
-    with pytest.raises(InputError, match=r"'A  Seven' stands in both train and test; .*remove it from one"):
+    with pytest.raises(InputError, match=r"'A  Seven' is in both train and test; .*remove it from one"):
         refuse_overlap({"train": ["a seven"], "validation": ["a 7"], "test": ["A  Seven"]})
 
 

@@ -151,10 +151,10 @@ def test_what_is_no_tar_of_samples(tmp_path: Path) -> None:
     others.tar(tmp_path / "b.tar", others.sample(0, SHAPE, TEXT))
     content = (tmp_path / "b.tar").read_bytes()
     (tmp_path / "b.tar").write_bytes(content[:1500])
-    with pytest.raises(InputError, match=r"b\.tar is no whole tar of samples \(.*\); fetch it again"):
+    with pytest.raises(InputError, match=r"b\.tar is not a complete tar of samples \(.*\); fetch it again"):
         members(Place(str(tmp_path)), "b.tar")
     (tmp_path / "b.tar").write_text("no tar")
-    with pytest.raises(InputError, match=r"b\.tar is no whole tar of samples"):
+    with pytest.raises(InputError, match=r"b\.tar is not a complete tar of samples"):
         members(Place(str(tmp_path)), "b.tar")
 
 
@@ -169,7 +169,7 @@ def test_tensors_that_do_not_fit_or_are_none(tmp_path: Path) -> None:
     place, whole = Place(str(tmp_path)), others.sample(0, SHAPE, TEXT)
     with pytest.raises(
         InputError,
-        match=r"latent\.pt is \[2, 3, 4, 6\], but the teacher's latents are \[2, 3, 4, 8\]; give latents",
+        match=r"latent\.pt has the shape \[2, 3, 4, 6\], but the teacher's latents are \[2, 3, 4, 8\]; import",
     ):
         latents(place, only(tmp_path, whole), (2, 3, 4, 8))
     with pytest.raises(

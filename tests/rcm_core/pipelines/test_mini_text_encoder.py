@@ -83,5 +83,5 @@ def test_a_benchmark_that_does_not_say_what_words_mean_is_refused(tmp_path: Path
         layers=1, heads=1, head_dim=8, ffn_dim=8, text_dim=16, text_length=8, steps=1, batch=1, lr=0.1,
         ema_length=0.1, condition_dropout=0.0, checkpoint_every=1, text_steps=5,
     )  # fmt: skip
-    with pytest.raises(InputError, match=r"text_steps > 0, but nothing says what"):
+    with pytest.raises(InputError, match=r"text_steps > 0, but this benchmark defines no"):
         save_pipeline(tmp_path, (1, 1, 8, 8), ["a seven"], settings, 3.0, 0)

@@ -35,5 +35,5 @@ def test_the_published_wan_vae_says_no_factors(tmp_path: Path) -> None:
     write_json(config, {k: v for k, v in values.items() if not k.startswith("scale_factor")})
     assert pixel_shape(tmp_path, (16, 21, 60, 104)) == (3, 81, 480, 832)
     write_json(config, values | {"_class_name": "AutoencoderOther"})
-    with pytest.raises(InputError, match=r"class AutoencoderOther, and how many pixels .* not known; import"):
+    with pytest.raises(InputError, match=r"class AutoencoderOther\) is unknown, so images .*; import"):
         pixel_shape(tmp_path, (16, 21, 60, 104))

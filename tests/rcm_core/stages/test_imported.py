@@ -208,7 +208,7 @@ def test_a_source_on_s3(
         there = by_file(run(workspace, place.url, endpoint=endpoint))
         assert here.keys() == there.keys()
         assert all(torch.equal(here[n][k], there[n][k]) for n in here for k in here[n])
-        with pytest.raises(InputError, match=rf"folder names {place.url}x, which is no folder that exists"):
+        with pytest.raises(InputError, match=rf"folder names {place.url}x, which does not exist"):
             run(workspace, f"{place.url}x", endpoint=endpoint)
 
 

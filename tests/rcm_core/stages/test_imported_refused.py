@@ -41,11 +41,11 @@ def refused(workspace: Path, folder: Path | str, said: str, **source: Any) -> No
 
 def test_what_is_wrong_with_a_folder_is_said_before_a_network_is_loaded(unread: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
-    refused(unread, mine, r"source\.folder names .*mine, which is no folder that exists; give one, or s3://")
+    refused(unread, mine, r"source\.folder names .*mine, which does not exist; name a folder, or s3://")
     refused(unread, "ftp://host/x", r"expected a folder or s3://bucket/prefix, got ftp://")
     mine.mkdir()
     (mine / "x.png").mkdir()
-    refused(unread, mine, r"x\.png is a folder, but is called as a file to be imported; rename or remove it")
+    refused(unread, mine, r"x\.png is a folder, but has the name of a file to import; rename or remove it")
     (mine / "x.png").rmdir()
     (mine / "notes.md").write_text("about")
     refused(
@@ -54,23 +54,25 @@ def test_what_is_wrong_with_a_folder_is_said_before_a_network_is_loaded(unread: 
         r"mine holds 1 files and none that can be imported; expected images \(\.jpeg, .*, videos",
     )
     others.pictures(mine, 5, *PIXELS["sd3"])
-    refused(unread, mine, r"source\.fps is 16, but .*mine is for no videos; set it to null", fps=16)
+    refused(unread, mine, r"source\.fps is 16, but .*mine has no videos; set it to null", fps=16)
     (mine / "001.txt").unlink()
     refused(unread, mine, r"1 of 5 images have no caption, first: 001\.jpg; write it into a \.txt file")
     (mine / "001.txt").write_text("The  Digit 3")
     refused(
         unread,
         mine,
-        r"'the digit 3' stands in both trajectories\.source and validation; .*remove it from one",
+        r"'the digit 3' is in both trajectories\.source and validation; .*remove it from one",
     )
     (mine / "001.txt").write_text("mine")
     (mine / "001.jpg").write_text("no image")
     (mine / "002.webp").write_text("no image")
-    refused(unread, mine, r"2 of 5 files will not do: 001\.jpg cannot be read \(.*\); replace or remove it")
-    others.tars(mine, SHAPES["sd3"], None)
     refused(
-        unread, mine, r"holds both shard_000000\.tar and 001\.jpg; give tars of latents, or images or videos"
+        unread,
+        mine,
+        r"2 of 5 files cannot be used, first: 001\.jpg cannot be read \(.*\); replace or remove it",
     )
+    others.tars(mine, SHAPES["sd3"], None)
+    refused(unread, mine, r"holds both shard_000000\.tar and 001\.jpg; expected only tars of latents")
 
 
 @pytest.mark.parametrize("workspace", ["cosmos"], indirect=True)
@@ -83,7 +85,7 @@ def test_clips_that_are_too_short_are_counted_before_a_network_is_loaded(
     refused(
         unread,
         tmp_path / "clips",
-        r"2 of 3 files will not do: b\.mp4 has 4 frames, 5 are wanted; give longer",
+        r"2 of 3 files cannot be used, first: b\.mp4 has 4 frames, 5 are wanted; give longer",
     )
 
 
@@ -93,7 +95,7 @@ def test_tars_that_do_not_fit_the_teacher(workspace: Path, tmp_path: Path) -> No
     refused(
         workspace,
         tmp_path / "large",
-        r"latent\.pt is \[2, 3, 4, 8\], but the teacher's latents are \[2, 3, 4, 6\]",
+        r"latent\.pt has the shape \[2, 3, 4, 8\], but the teacher's latents are \[2, 3, 4, 6\]",
     )
     others.tars(tmp_path / "long", SHAPES["wan"], (7, 16))
     refused(

@@ -97,7 +97,7 @@ def test_as_a_user_meets_it(bare: Path) -> None:
     ended = launch(bare, "prompts", env)
     assert ended.returncode == 2
     assert ended.stdout == ""
-    assert ended.stderr.startswith(f"error: prompt {shared.upper()!r} stands in both train and test")
+    assert ended.stderr.startswith(f"error: prompt {shared.upper()!r} is in both train and test")
     assert ended.stderr.count("\n") == 1
     assert not (bare / "runs").exists()
 

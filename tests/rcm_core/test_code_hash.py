@@ -1,4 +1,4 @@
-"""What a stage depends on is what Python imports for it."""
+"""A stage depends on exactly the modules that Python imports for it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def modules(stage: str, **choices: str) -> set[str]:
 
 
 def test_the_closure_holds_everything_that_an_import_loads() -> None:
-    """Lazy imports and what is chosen come on top."""
+    """Lazy imports and selected modules are added."""
     command = [sys.executable, "-c", LOADED, "rcm_core.stages.train"]
     loaded = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
     assert loaded
@@ -69,7 +69,7 @@ def test_a_module_that_does_not_exist_has_no_closure() -> None:
 
 
 def test_a_closure_imports_nothing_and_stages_that_hand_out_work_import_no_networks() -> None:
-    """diffusers with all that it brings is seconds of processor time, in every process of every stage."""
+    """Importing diffusers and its dependencies takes seconds of processor time in every process of every stage."""
     program = (
         "import sys; from rcm_core.code_hash import code_hash;"
         f"code_hash('rcm_core.stages.train', {CHOICES!r});"
@@ -122,7 +122,7 @@ Key = Callable[[Files], str]
 
 @pytest.fixture
 def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Key:
-    """The hash of ``toy.stage`` in a project of these files."""
+    """Return a function that computes the hash of ``toy.stage`` in a project with the given files."""
     monkeypatch.setattr(normal_form, "ROOTS", ("toy",))
     monkeypatch.setattr(hashing, "ROOTS", ("toy",))
     places = iter(range(100))
@@ -149,7 +149,7 @@ def edited(name: str, old: str, new: str, files: Files = TOY) -> dict[str, str]:
 
 
 def moved(old: str, new: str) -> dict[str, str]:
-    """TOY with a module elsewhere, and the imports of it."""
+    """Return TOY with a moved module and adapted imports."""
     path = [f"{place.replace('.', '/')}.py" for place in (old, new)]
     (package, name), (to, called) = old.rsplit(".", 1), new.rsplit(".", 1)
     files = {}
@@ -240,7 +240,7 @@ def test_all_changes_of_code_differ_from_each_other(key: Key) -> None:
 
 
 def test_a_name_that_is_imported_twice_with_two_meanings_keeps_both(key: Key) -> None:
-    """Here an import is a statement like others: which function it is made in counts."""
+    """In this case an import is an ordinary statement: the function that contains it counts."""
     one = "def f():\n    from toy.parts.middle import scaled\n    return scaled\n"
     two = "def g():\n    from toy.parts.other import scaled\n    return scaled\n"
     swapped = (one + two).replace("middle", "x").replace("other", "middle").replace("x", "other")
@@ -277,7 +277,7 @@ print(json.dumps(code_hashes("rcm_core.stages.train", choices)))
 
 @pytest.mark.parametrize("minor", [11, 12, 13])
 def test_every_version_of_python_gives_the_same(minor: int) -> None:
-    """As far as it is installed here; no package is needed."""
+    """The test needs the version's interpreter, but no package."""
     command = [f"python3.{minor}", "-I", "-S", "-c", PROGRAM, str(ROOT), str(ROOT / "kernels")]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True)

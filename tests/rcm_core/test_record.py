@@ -1,4 +1,4 @@
-"""What a stage says about itself, and the key of its live state."""
+"""The record of a stage, and the key of its live state."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def key(values: dict[str, Any], inputs: dict[str, str] | None = None, stage: str
 def test_the_fingerprint_is_of_parameters_inputs_and_code(values: dict[str, Any]) -> None:
     first = key(values)
     assert key(values) == first
-    assert key(change(dict(values), {"report.title": "another"})) == first  # nothing that training reads
+    assert key(change(dict(values), {"report.title": "another"})) == first  # training does not read it
     assert key(values, {"a": "1"}) != first
     assert key(values, {"a": "2"}) != key(values, {"a": "1"})
     assert key(values, stage="select") != first
     assert key(change(values, {"train.seed": 1})) != first
-    # the code of what is chosen counts too, with equal parameters
+    # the code of selected modules counts too, with equal parameters
     assert key(change(values, {"train.seed": 0, "teacher.data": "moving_digits"}), stage="teacher") != key(
         change(values, {"teacher.data": "digits"}), stage="teacher"
     )
@@ -75,7 +75,7 @@ def test_a_record_is_written_when_the_stage_ends_well(tmp_path: Path) -> None:
     record = json.loads(path.read_text())
     assert (record["stage"], record["seed"], record["device"], record["note"]) == ("train", 3, "cpu", "kept")
     assert record["inputs"] == {"in": "ab"}
-    assert record["peak_memory_bytes"] == 2**50  # of the workers, if theirs is larger than ours
+    assert record["peak_memory_bytes"] == 2**50  # the workers' value, if it is larger than ours
     assert record["seconds"] >= 0
     before = path.read_bytes()
     with pytest.raises(InputError), write_record("train", tmp_path, {}, {}, 3, "cpu"):

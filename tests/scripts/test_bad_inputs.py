@@ -11,7 +11,7 @@ from scripts.bad_inputs.project import Project, is_right
 
 ROOT = Path(__file__).parents[2]
 EVERY = 8
-"""One in this many of the inputs is tried here."""
+"""Step through the list of inputs: every 8th is tested here."""
 
 
 def test_a_part_of_the_inputs(tiny_run: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The scripts that made what lies in data/ still make it, or still run."""
+"""The scripts that generated the files in data/ still generate them, or still run."""
 
 from __future__ import annotations
 

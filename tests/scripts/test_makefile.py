@@ -1,4 +1,4 @@
-"""The Makefile with a Python that only notes what it is asked, and with how many threads."""
+"""The Makefile with a fake Python that only records its arguments and number of threads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ esac
 
 @dataclass
 class Noted:
-    """A Python, and what it was asked."""
+    """The fake Python and its recorded calls."""
 
     folder: Path
 
@@ -57,7 +57,7 @@ def test_one_failed_part_of_the_comparison_does_not_stop_the_others(noted: Noted
     said = [line for line in noted.asked() if "-m experiments" in line]
     parts = ("--teacher mini", "--teacher scenes", "mixture", "balance", "warm_start", "memory")
     assert [p for p in parts if not any(line.endswith(p) for line in said)] == []
-    # what there is of the part that failed is written down
+    # the page is written with the results of the failed part
     assert said[1] == "all: -m experiments.comparison.page"
 
 
@@ -68,7 +68,7 @@ def test_tests_come_after_what_they_need_and_compute_with_one_thread(noted: Note
     assert venv == f"all: -m venv {noted.environment}"
     assert all(" -m pip install " in line and "-c constraints.txt" in line for line in installed)
     assert f"-m compileall -qq -j 0 {noted.environment}/lib" in compiled
-    # by the pip of the constraints, not by the one that came with Python
+    # with an upgraded pip, not with the one bundled with Python
     assert installed[0].endswith("--upgrade pip")
     assert installed[1].endswith("-e .[dev]")
     assert tests.startswith("1: -m pytest ")

@@ -1,4 +1,4 @@
-"""A checkpoint is of the training, not of the ranks that wrote it: 1 rank, then 2, then 1 again, or 4."""
+"""A checkpoint is independent of the number of ranks that wrote it: 1 rank, then 2, then 1 again, or 4."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_saved_on_one_continued_on_two_continued_on_one_or_four(
     saved = Context(0, 1, states["end"], states["two"] / "step_4")
     last = trainer(pipeline, saved, until=6, accumulate=PARTS)
     assert (last.step, last.student_updates) == (4, 4)
-    for length in (0.05, 0.1):  # what two ranks wrote is what one reads, to the bit
+    for length in (0.05, 0.1):  # one rank reads bitwise what two ranks wrote
         written = load_file(states["two"] / "candidates" / f"step_000004-ema_{length}" / WEIGHTS)
         read = {n.removeprefix("network."): w for n, w in last.ema.weights(length).items()}
         assert written.keys() == read.keys()
@@ -65,6 +65,6 @@ def test_saved_on_one_continued_on_two_continued_on_one_or_four(
     moved = (flat(theirs) - flat(begin)).norm()
     # gradients summed in another order, six Adam steps: float32 rounding (4e-7 was seen)
     assert (flat(ours) - flat(theirs)).norm() < 1e-5 * moved
-    # moments and step counts came along: without them Adam's first step would be 1e-3 in every weight again
+    # moments and step counts are restored: without them Adam's first step would again be 1e-3 in every weight
     steps = {float(s["step"]) for s in last.optimisers["student"].state.values()}
     assert steps == {6.0}

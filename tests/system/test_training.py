@@ -1,4 +1,4 @@
-"""Real training on a real Ray, as dvc.yaml starts it: whoever is killed, the student is the same to the bit.
+"""Real training on a real Ray, as dvc.yaml starts it: after any kill the student is bitwise the same.
 
 One Ray is shared by the runs here, as a flow run shares it among its stages; where a driver is killed it has
 one of its own, so that it can be seen to take it along.
@@ -47,7 +47,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def fresh(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Makes workspaces of the tiny run before its training, with time to kill somebody."""
+    """Create workspaces of the tiny run without its training, with enough iterations to kill a process."""
 
     def make(name: str, **settings: Any) -> Path:
         folder = tmp_path_factory.mktemp(name) / "workspace"
@@ -68,7 +68,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 
 @pytest.fixture(scope="module")
 def reference(fresh: Callable[..., Path]) -> Path:
-    """Uninterrupted, in this process, without Ray."""
+    """An uninterrupted training in this process, without Ray."""
     return local_run(fresh("reference"))
 
 
@@ -78,7 +78,7 @@ def local_run(workspace: Path) -> Path:
 
 
 def hashes(workspace: Path) -> dict[str, str]:
-    """Of everything deterministic that training leaves."""
+    """Return the hashes of all deterministic outputs of training."""
     out = workspace / "runs/train"
     names = sorted(p.name for p in (out / "candidates").iterdir())
     assert len(names) == 4
@@ -87,7 +87,7 @@ def hashes(workspace: Path) -> dict[str, str]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Run]]:
-    """Starts runs; none is left when the test ends."""
+    """Start runs; none outlives the test."""
     begun: list[subprocess.Popen[str]] = []
 
     def begin(workspace: Path, env: dict[str, str], ranks: Sequence[str] = ()) -> Run:
@@ -113,7 +113,7 @@ def start() -> Iterator[Callable[..., Run]]:
 
 @pytest.fixture(scope="module")
 def bereaved() -> Iterator[list[psutil.Process]]:
-    """Processes that must be gone by themselves when all tests here are through."""
+    """Processes that must have ended by themselves after all tests of this file."""
     processes: list[psutil.Process] = []
     yield processes
     _, alive = psutil.wait_procs(processes, timeout=90)
@@ -131,7 +131,7 @@ def test_a_killed_driver_takes_all_along_and_the_next_one_resumes_and_so_does_a_
     run.wait_for(run.checkpoints, "checkpoint")
     below = psutil.Process(run.process.pid).children(recursive=True)
     assert workers_of(psutil.Process(run.process.pid))
-    # Ray's two agents idle on for the 60 s that Ray gives them to tell a dead cluster; all else goes at once
+    # Ray's two agents idle for the 60 s in which Ray detects a dead cluster; all other processes end at once
     agents = [p for p in below if p.name() in ("ray::DashboardAgent", "ray::RuntimeEnvAgent")]
     bereaved.extend(agents)
     run.process.kill()
@@ -154,7 +154,7 @@ def test_a_killed_driver_takes_all_along_and_the_next_one_resumes_and_so_does_a_
 def test_shards_are_the_same_bytes_whoever_makes_them(
     tiny_run: Path, tmp_path: Path, cluster: dict[str, str]
 ) -> None:
-    """Two Ray workers here, one process in the tiny run."""
+    """Two Ray workers here give the same as one process in the tiny run."""
     folder = tmp_path / "workspace"
     shutil.copytree(tiny_run, folder, ignore=shutil.ignore_patterns(".rcm", "trajectories"))
     ended = launch(folder, "trajectories", environment(folder) | cluster)
@@ -168,7 +168,7 @@ def test_shards_are_the_same_bytes_whoever_makes_them(
 
 @pytest.fixture(scope="module")
 def two_ranks(fresh: Callable[..., Path]) -> Path:
-    """Uninterrupted, on two ranks, without Ray."""
+    """An uninterrupted training on two ranks, without Ray."""
     folder = fresh("two", workers=2)
     state = folder / "state"
     state.mkdir()
@@ -180,7 +180,7 @@ def two_ranks(fresh: Callable[..., Path]) -> Path:
 def test_ray_gives_the_bits_of_two_processes_also_when_one_is_told_to_leave_and_one_is_killed(
     fresh: Callable[..., Path], cluster: dict[str, str], two_ranks: Path, start: Callable[..., Run]
 ) -> None:
-    """SIGTERM is what a spot machine's agent or Kubernetes gives."""
+    """SIGTERM is the notice of a spot-instance agent or Kubernetes."""
     run = start(fresh("killed", workers=2), cluster)
     signal_a_worker(run, 2, signal.SIGTERM)
     run.wait_for(lambda: resumptions(run.log.read_text()), "resumption")

@@ -229,7 +229,7 @@ def test_a_loss_that_mixes_samples_sees_two_at_once(tmp_path: Path, values: dict
 
 
 def test_routes_and_real_data_of_a_source(tmp_path: Path, values: dict[str, Any]) -> None:
-    """Only the teacher generates routes. The params state whether a source is real data, and its size is unknown."""
+    """Only the teacher generates routes. The user states whether a source is real data, and its number of samples."""
     values["trajectories"] |= {"source": {"folder": "mine"}, "samples": 1}
     assert load(tmp_path, values)
     with pytest.raises(

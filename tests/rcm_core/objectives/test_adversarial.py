@@ -76,7 +76,7 @@ def test_frozen_leaves_every_flag_as_it_found_it():
 
 
 def test_more_noise_hides_the_sample():
-    """At pi/2 the discriminator sees noise alone: no gradient is left."""
+    """At pi/2 the discriminator sees only noise, so the gradient vanishes."""
     found = []
     for angle in (0.1, 1.5, torch.pi / 2):
         x0 = torch.randn(64, 2, generator=generator("x"), dtype=torch.float64, requires_grad=True)

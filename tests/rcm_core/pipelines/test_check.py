@@ -1,4 +1,4 @@
-"""A teacher is whole or refused in one sentence, whatever part is damaged and however; no weight is read for that."""
+"""A teacher is complete or refused in one sentence, for every kind of damage to every part, without reading weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WEIGHTS = {"transformer": NETWORK, "vae": NETWORK, "text_encoder": "model.safete
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A pipeline of every family, which no test may change."""
+    """A read-only pipeline of every family."""
     root = tmp_path_factory.mktemp("families")
     for name in BUILDERS:
         build(name, root / name)
@@ -42,7 +42,7 @@ def edit(place: str, **changes: Any) -> Spoil:
 
 
 def weights(part: str, change: Callable[[dict[str, torch.Tensor]], object]) -> Spoil:
-    """Change the tensors of a part."""
+    """Return a function that changes the tensors of a part."""
 
     def spoil(folder: Path) -> None:
         path = folder / part / WEIGHTS[part]
@@ -60,7 +60,7 @@ def write(place: str, content: str | bytes) -> Spoil:
 
 
 def cut(place: str) -> Spoil:
-    """An interrupted download: the first half of the file."""
+    """Truncate a file to its first half, as an interrupted download does."""
     return lambda f: (f / place).write_bytes((f / place).read_bytes()[: (f / place).stat().st_size // 2])
 
 
@@ -73,7 +73,7 @@ def first(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def wrong_index(part: str, weight_map: Any) -> Spoil:
-    """An index beside no plain file; ``weight_map`` may be a function of the file's tensors."""
+    """Replace the plain file by an index; ``weight_map`` may be a function of the file's tensors."""
 
     def spoil(folder: Path) -> None:
         path = folder / part / WEIGHTS[part]

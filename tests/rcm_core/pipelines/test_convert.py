@@ -1,4 +1,4 @@
-"""Raw checkpoints become pipelines totally or not at all."""
+"""Raw checkpoints become complete pipelines or are refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from infra import cli
 from infra.commands.families import family_of
 from rcm_core.models import cosmos, wan
 
-# diffusers' name -> the original file's, part by part, as the releases spell them
+# diffusers' name -> the original file's name, part by part, as in the releases
 WAN = {
     "condition_embedder.text_embedder.linear_1": "text_embedding.0",
     "condition_embedder.text_embedder.linear_2": "text_embedding.2",
@@ -57,7 +57,7 @@ def like(tmp_path: Path) -> Path:
 
 
 def drawn(folder: Path, seed: int) -> dict[str, Tensor]:
-    """New weights for the network in ``folder``, under diffusers' names."""
+    """Draw new weights for the network in ``folder``, under diffusers' names."""
     rng = torch.Generator().manual_seed(seed)
     network = family_of(folder).load_network(folder)
     return {name: torch.randn(value.shape, generator=rng) for name, value in network.state_dict().items()}
@@ -66,7 +66,7 @@ def drawn(folder: Path, seed: int) -> dict[str, Tensor]:
 def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object
 ) -> tuple[int, str]:
-    """Exit status and what was said."""
+    """Return exit status and output."""
     monkeypatch.setattr("sys.argv", ["rcm", "convert", *map(str, words)])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -126,7 +126,7 @@ def test_cosmos_own_layout(tmp_path, monkeypatch, capsys):
 
 
 def refused(like, tmp_path, monkeypatch, capsys, checkpoint, *words) -> str:
-    """What is said, in one sentence, with nothing written."""
+    """Return the error, after checking that it is one sentence and that nothing was written."""
     out = tmp_path / "out"
     status, said = run(monkeypatch, capsys, checkpoint, "--like", like, "--out", out, *words)
     assert status == 2

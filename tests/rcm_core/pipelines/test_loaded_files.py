@@ -1,4 +1,4 @@
-"""Which files of a pipeline travel: what ``from_pretrained`` loads, as published pipelines are laid out."""
+"""The files of a pipeline that are transferred: those that ``from_pretrained`` loads from published layouts."""
 
 from __future__ import annotations
 

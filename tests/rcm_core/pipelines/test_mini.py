@@ -1,4 +1,4 @@
-"""The embedded teachers' network and text encoder are built as the parameters say."""
+"""The embedded teachers' network and text encoder are built from the parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PAIRS = ("a red seven and a blue two", "a blue seven and a red two")
 
 
 def digit_token(order: float, prompt: str) -> torch.Tensor:
-    """What the encoder makes of the word "seven"."""
+    """Return the encoder's token for the word "seven"."""
     tokenizer = build_tokenizer(PAIRS, 12)
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""A text encoder that was taught to read says what the words of unseen prompts mean."""
+"""The tokens of a trained text encoder contain what the words of unseen prompts mean."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def trained(steps: int):
 
 
 def sides(encoder, tokenizer, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens of digits with a place, and which of the four places it is."""
+    """Return the tokens of digits with a place, and the index of the place (one of four)."""
     prompts = [
         p for p in read_prompts(PROMPTS / f"{split}.txt") if any(0 < m[2] <= 4 for m in meanings(p).values())
     ]
@@ -39,7 +39,7 @@ def sides(encoder, tokenizer, split: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def read(encoder, tokenizer) -> float:
-    """How often a linear probe on the training prompts is right about the test prompts' places."""
+    """Return the accuracy on the test prompts' places of a linear probe fitted on the training prompts."""
     x, y = sides(encoder, tokenizer, "train")
     weights = torch.linalg.lstsq(x, torch.nn.functional.one_hot(y).double()).solution
     x, y = sides(encoder, tokenizer, "test")

@@ -1,4 +1,4 @@
-"""Encoded prompts that are kept: the same embeddings, and no second encoding."""
+"""Cached prompt embeddings: the same embeddings, without a second encoding."""
 
 from __future__ import annotations
 

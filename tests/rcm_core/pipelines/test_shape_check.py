@@ -1,4 +1,4 @@
-"""States that a network or a VAE does not take are refused on the meta device, before anything is allocated."""
+"""Shapes that a network or a VAE does not support are refused on the meta device, before any allocation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rcm_core.registry import find, find_family
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Path, tuple[int, ...]]]:
-    """Family, folder and shape of a pipeline of every family."""
+    """Family, folder and state shape of a pipeline of every family."""
     root = tmp_path_factory.mktemp("families")
     return {name: (find("models", name), root / name, build(name, root / name)) for name in BUILDERS}
 
@@ -35,7 +35,7 @@ def test_the_shape_that_a_pipeline_samples_is_accepted(whole: dict[str, Any], na
     [
         ("wan", (2, 1, 7, 7), r"returns \[2, 1, 6, 6\]: it cuts them to patches"),
         ("wan", (4, 1, 8, 8), "does not take such states"),
-        ("wan", (2, 1, 4096, 4096), r"does not take such states"),  # its table of places ends before
+        ("wan", (2, 1, 4096, 4096), r"does not take such states"),  # its table of positions is shorter
         ("cosmos", (4, 2, 5, 6), "here"),
         ("cosmos", (16, 2, 4, 6), "does not take such states"),
         ("sd3", (4, 1, 8, 7), r"returns \[4, 1, 8, 6\]"),

@@ -1,4 +1,4 @@
-"""Teachers that are shipped are those of their records, and do what they are said to do."""
+"""The shipped teachers match their records, and have the quality that the records state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights under the names of a variant are loaded if asked for, by every loader and in every form."""
+"""Weights of a variant are loaded on request, by every loader and in every form."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def both(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Plain weights, and a variant of each part: the network's in shards, none of the second CLIP."""
+    """A pipeline with plain weights and a variant of each part: the network's in shards, none of the second CLIP."""
     from diffusers import AutoencoderKL, SD3Transformer2DModel
     from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
@@ -61,7 +61,7 @@ def test_every_loader_loads_the_variant(both: Path, whole: Path) -> None:
     assert not torch.equal(first, second)
     pixels = [codec.decode(torch.ones(1, 4, 1, 4, 4)) for codec in codecs]
     assert not torch.equal(*pixels)
-    # a teacher that changes is another view
+    # a teacher that changes is a new view
     shutil.copy(whole / "vae/config.json", both / "vae/config.json")
     assert plain_view(both, "bf16") != view
 
@@ -78,7 +78,7 @@ def test_a_variant_that_is_absent_is_said(both: Path, whole: Path) -> None:
 def test_the_stages_read_the_variant(
     both: Path, tmp_path: Path, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for part in ("transformer", "vae", "text_encoder", "text_encoder_3"):  # a download of the variant alone
+    for part in ("transformer", "vae", "text_encoder", "text_encoder_3"):  # a download of only the variant
         for name in ("model.safetensors", "diffusion_pytorch_model.safetensors"):
             (both / part / name).unlink(missing_ok=True)
     workspace = tmp_path / "workspace"

@@ -1,4 +1,4 @@
-"""What a plan says of disk is what a run writes."""
+"""The disk space in a plan is what a run writes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_planned_bytes_are_those_of_a_run(tiny_run: Path) -> None:
     planned = {w.what.split(":")[0] + w.what.split(" ")[-1]: w for w in found}
     candidates = list(tiny_run.glob("runs/train/candidates/*/transformer/*.safetensors"))
     assert planned["traincandidates"].number == len(candidates)
-    # headers of files come on top, which are a large part of tiny networks
+    # file headers are added, which are a large part of tiny networks
     assert planned["traincandidates"].total == pytest.approx(size(candidates), rel=0.1)
     teacher = list(tiny_run.glob("runs/teacher/pipeline/transformer/*.safetensors"))
     assert planned["teacherhere"].total == pytest.approx(size(teacher), rel=0.1)

@@ -1,4 +1,4 @@
-"""A plan says what a training takes: memory as measured, operations as the layers' sizes have them."""
+"""A plan predicts a training: memory as measured, operations as computed from the layers' sizes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rcm_core.training.distill import build_method
 
 
 def params_of(values: dict[str, Any], **train: Any) -> Params:
-    """``values``, with keys of ``train`` and of ``train.parallel`` changed."""
+    """Return ``values`` with changed keys of ``train`` and of ``train.parallel``."""
     parallel = {k: train.pop(k) for k in list(train) if k in values["train"]["parallel"]}
     values["train"] |= train
     values["train"]["parallel"] |= parallel
@@ -182,7 +182,7 @@ def test_what_lies_in_the_machines_memory_is_not_on_the_device() -> None:
     for mine, own in zip(away.takes, here.takes, strict=True):
         for phase, whole in zip(mine.phases, own.phases, strict=True):
             highest = max(whole.peaks).alive - max(phase.peaks).alive
-            # besides, gradients of the fake score, which are as many as its weights
+            # and gradients of the fake score, as many as its weights
             assert less <= highest <= less + here.held["weights: fake"] + 1
 
 

@@ -19,7 +19,7 @@ ANGLES = (math.pi / 2, 1.3, 1.0, 0.6)
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
 def test_e28_exact_consistency_function_gives_the_exact_distribution(steps):
-    """For a Gaussian the sampler is affine in its noise: mean and covariance need no samples."""
+    """For a Gaussian the sampler is affine in its noise, so mean and covariance are computed without samples."""
 
     def run(noise: torch.Tensor) -> torch.Tensor:
         return sample_student(GAUSSIAN.consistency_velocity, noise[:, None], {}, ANGLES[:steps])[0]
@@ -111,7 +111,7 @@ def test_e28_in_rectified_flow_time_is_what_it_is_in_angles(kind, angles):
 
 
 def test_from_pure_noise_the_first_state_is_the_noise_to_the_bit():
-    """cos + sin of pi/2 rounds to 1, so training's simulation (walk) and the sampler see the same states."""
+    """cos + sin of pi/2 rounds to 1, so training's simulation (walk) and the sampler have the same states."""
     noise = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(3))
     angles = fixed_angles(ANGLES[:3], 4, noise.device)
     x = renoise_steps(GAUSSIAN.velocity, noise, {}, angles)

@@ -1,4 +1,4 @@
-"""Samples are functions of seed and id; devices are what they are asked to be."""
+"""Samples are functions of seed and id; the device is the requested one."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ SHAPE = (1, 2, 3, 4)
 def test_noise_is_addressed_by_seed_and_id() -> None:
     whole = noise(0, (4, 9, 2), 3, SHAPE)
     assert whole.shape == (3, 3, *SHAPE)
-    assert torch.equal(noise(0, (9,), 3, SHAPE)[:, 0], whole[:, 1])  # whatever the batch
-    assert torch.equal(noise(0, (4, 9, 2), 1, SHAPE)[0], whole[0])  # whatever the number of draws
+    assert torch.equal(noise(0, (9,), 3, SHAPE)[:, 0], whole[:, 1])  # for any batch size
+    assert torch.equal(noise(0, (4, 9, 2), 1, SHAPE)[0], whole[0])  # for any number of draws
     assert not torch.equal(noise(1, (9,), 1, SHAPE)[0, 0], whole[0, 1])
     assert not torch.equal(whole[0, 0], whole[0, 1])
     assert not torch.equal(whole[0], whole[1])
@@ -98,7 +98,7 @@ def test_a_process_keeps_one_teacher_and_one_student_and_loads_what_has_changed(
     assert loaded == ["teacher", "a", "b"]
     assert held == [0, 1, 1]
     path = next((tmp_path / "b/transformer").glob("*.safetensors"))
-    os.utime(path, ns=(0, 0))  # as another file in its place
+    os.utime(path, ns=(0, 0))  # replace it by another file
     sample(students[1])
     assert loaded[3:] == ["b"]
     assert held[3:] == [1]

@@ -1,4 +1,4 @@
-"""Samples of every family, from tiny networks: shapes, the same again, and a new student is its teacher."""
+"""Samples of every family from tiny networks: shapes, determinism, and a new student equal to its teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Presets that say they sample as their pipeline does have the times that the pipeline gives its scheduler."""
+"""Presets that claim to sample as their pipeline does have the times that the pipeline sets in its scheduler."""
 
 from __future__ import annotations
 

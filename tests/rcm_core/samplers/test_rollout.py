@@ -1,4 +1,4 @@
-"""Routes: the teacher's steps, the recorded sampler, and the times of both (E5, E47)."""
+"""Routes: the teacher's steps, the recorded sampler, and their times (E5, E47)."""
 
 import math
 from itertools import pairwise
@@ -37,7 +37,7 @@ PUBLISHED = (
 
 
 def straight(x, t, condition):
-    """The velocity of the path on which X0 and Z are constant."""
+    """Return the velocity of the path on which X0 and Z are constant."""
     return conditional_velocity(X0, Z, t)
 
 
@@ -97,7 +97,7 @@ def test_a_recorded_walk_can_be_walked_again_from_any_of_its_points():
 
 
 def test_a_fine_walk_reaches_the_data():
-    """From unit noise by the exact velocity of a Gaussian: its mean and deviation, to the order of a step."""
+    """From unit noise, the exact velocity of a Gaussian gives its mean and deviation, up to the order of a step."""
     angles = fixed_angles(torch.linspace(math.pi / 2, 0, 401)[:-1].tolist(), 1, Z.device)[:, 0]
     end = record_trajectory(GAUSSIAN.velocity, Z, angles, {}).end
     exact = GAUSSIAN.flow(Z, torch.full((16,), math.pi / 2).double(), torch.zeros(16).double())

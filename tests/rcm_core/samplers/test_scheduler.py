@@ -1,4 +1,4 @@
-"""The scheduler inside a stock diffusers pipeline, saved and loaded, against the sampler it stands for."""
+"""The scheduler inside a stock diffusers pipeline, saved and loaded, agrees with our sampler."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Students of image families in diffusers' own pipelines: the few-step scheduler draws there what we draw."""
+"""Students of image families give the same samples in diffusers' own pipelines with the few-step scheduler."""
 
 from __future__ import annotations
 

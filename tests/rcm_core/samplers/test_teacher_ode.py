@@ -41,7 +41,7 @@ def test_e14_dpm_solver_is_of_second_order():
 
 
 def test_e14_dpm_solver_is_diffusers_own_loop():
-    """The loop of SanaPipeline, with its published scheduler, on the same network."""
+    """The reference is the loop of SanaPipeline, with its published scheduler, on the same network."""
     scheduler = DPMSolverMultistepScheduler(
         algorithm_type="dpmsolver++", solver_order=2, solver_type="midpoint", lower_order_final=True,
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0,

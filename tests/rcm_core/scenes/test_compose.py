@@ -1,4 +1,4 @@
-"""Scenes show what was asked for, where it was asked for, from the scans of their split."""
+"""Scenes show the requested objects at the requested places, with scans of their split."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_what_is_placed_is_what_is_asked_for(prompt: str) -> None:
         for thing, one in zip(request.things, placed):
             assert thing.colour in (-1, one.colour)
         corners = {(int(one.x) // QUADRANT, int(one.y) // QUADRANT) for one in placed}
-        assert len(corners) == len(placed)  # each in a quadrant of its own
+        assert len(corners) == len(placed)  # each in its own quadrant
         if request.relation == "left":
             assert placed[0].x < QUADRANT < placed[1].x
             assert abs(placed[0].y - placed[1].y) <= QUADRANT - OBJECT

@@ -1,4 +1,4 @@
-"""Moving scenes: prompts are read back, and clips show what they say, frame by frame."""
+"""Moving scenes: prompts are parsed back, and clips match them frame by frame."""
 
 from __future__ import annotations
 

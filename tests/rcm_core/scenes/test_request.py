@@ -1,4 +1,4 @@
-"""Prompts of scenes are read back as what they were written from; others are refused in a sentence."""
+"""Prompts of scenes are parsed back to their requests; others are refused in a sentence."""
 
 from __future__ import annotations
 

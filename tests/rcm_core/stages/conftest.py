@@ -1,4 +1,4 @@
-"""Fixtures of several tests of stages."""
+"""Shared fixtures of the tests of stages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imports import SHAPES
 
 @pytest.fixture(scope="session")
 def teachers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Workspaces with a teacher and prompts, by family; to be copied."""
+    """Workspaces with a teacher and prompts, by family; tests copy them."""
     made: dict[str, Path] = {}
 
     def of(family: str) -> Path:

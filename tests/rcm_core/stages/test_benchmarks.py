@@ -1,4 +1,4 @@
-"""The eight stages on the benchmarks that have categories: what they report besides what all report."""
+"""The eight stages on the benchmarks with categories, and their additional results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MEASURES = ["subject_consistency", "motion_smoothness", "dynamic_degree", "motio
 
 
 def small(values: dict[str, Any], benchmark: str) -> dict[str, Any]:
-    """The tiny parameters with the prompts, shape and text of ``benchmark``."""
+    """Return the tiny parameters with the prompts, shape and text of ``benchmark``."""
     conf = yaml.safe_load((ROOT / f"conf/teacher/{benchmark}.yaml").read_text())
     mini = {"patch": 8, "text_heads": 2, "text_order": 32.0, "text_length": 16, "steps": 2, "batch": 12}
     values["teacher"] |= {key: conf["teacher"][key] for key in ("data", "shape")} | {"steps": 2}

@@ -1,4 +1,4 @@
-"""What the model card of a published student says is run as it is written, for every family."""
+"""The code in the model card of a published student runs unchanged, for every family."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from rcm_core.storage.schemas import ROWS
 
 NUMBER = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 1}
 SIZES = {"wan": (1, 1, 4, 6), "sana": (4, 1, 16, 16), "cosmos": (4, 1, 4, 6)}
-"""Shapes of states, where the family's smallest are too small for its pipeline or are no picture."""
+"""State shapes for families whose smallest shape is too small for the pipeline or is no picture."""
 
 
 def without_t5(folder: Path) -> None:
-    """As diffusers saves a StableDiffusion3Pipeline whose T5 is None."""
+    """Remove T5, as diffusers saves a StableDiffusion3Pipeline whose T5 is None."""
     for part in ("text_encoder_3", "tokenizer_3"):
         shutil.rmtree(folder / part)
     index = json.loads((folder / "model_index.json").read_text())
@@ -40,7 +40,7 @@ def without_t5(folder: Path) -> None:
 
 
 def published(family: str, place: Path) -> tuple[Path, str]:
-    """A tiny student of ``family`` (or "sd3 without T5") in ``place / "this folder"``, and its card."""
+    """Publish a tiny student of ``family`` (or "sd3 without T5") in ``place / "this folder"``; return path and card."""
     name = family.split()[0]
     pipeline = place / "teacher"
     shape = build(name, pipeline)
@@ -85,7 +85,7 @@ def build_wan(folder: Path) -> None:
     save_pipeline(folder, (1, 1, 4, 6), PROMPTS, TINY, 3.0, seed=0)
 
 
-@pytest.mark.filterwarnings("ignore:.*")  # diffusers' own, on loading
+@pytest.mark.filterwarnings("ignore:.*")  # warnings of diffusers on loading
 @pytest.mark.parametrize("family", ["wan", "sd3", "sd3 without T5", "longcat", "sana", "cosmos"])
 def test_what_the_card_says_runs_as_written(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,4 @@
-"""The protocol of the reported numbers: what changes it, what does not, and what it refuses."""
+"""The protocol of the reported metrics: changes, irrelevant changes, and refusals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def quality_of(workspace: Path) -> dict[str, Any]:
 
 
 def test_timings_are_in_metrics_alone(tiny_run: Path) -> None:
-    """quality.json is hashed into what follows, so it holds nothing that another machine would change."""
+    """Later stages depend on the hash of quality.json, so it contains nothing that differs on another machine."""
     quality, metrics = (
         json.loads((tiny_run / f"runs/evaluate/{n}.json").read_text()) for n in ("quality", "metrics")
     )

@@ -1,4 +1,4 @@
-"""Samples that others have instead of the teacher's: the same store, resumable, refused early if they do not fit."""
+"""Imported samples instead of the teacher's: the same store, resumable, refused early if they do not fit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 
 
 class Killed(LocalExecutor):
-    """Ends when ``after`` shards are done; headers are read whole."""
+    """Stop after ``after`` shards; headers are read completely."""
 
     def __init__(self, workspace: Path, after: int) -> None:
         super().__init__(workspace)
@@ -49,7 +49,7 @@ class Killed(LocalExecutor):
 
 @pytest.fixture
 def workspace(teachers: Callable[[str], Path], tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A copy with the family that the test asks for (``indirect``)."""
+    """A copy with the family that the test requests (``indirect``)."""
     return copy_of(teachers(getattr(request, "param", "sd3")), tmp_path / "workspace")
 
 
@@ -71,14 +71,14 @@ def test_pictures_with_captions_become_the_store_that_training_reads(workspace: 
             torch.testing.assert_close(found[name][f"condition.{key}"], value[0], rtol=1e-4, atol=1e-5)
         if i % 2 and name.endswith(
             ".png"
-        ):  # of the asked height and too wide: the middle, not scaled, not lossy
+        ):  # the requested height but too wide: the middle, unscaled and lossless
             left = i
             middle = shown[i][:, left : left + PIXELS["sd3"][1]]
             pixels = torch.from_numpy(middle.copy()).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
             assert torch.equal(found[name]["x0"], codec.encode(pixels)[0])
     assert sorted(store.frame["file"]) != list(
         store.frame["file"]
-    )  # shuffled: the last are held back for probes
+    )  # shuffled: the last are held out for probes
     assert [len(f) for f in store.frame.groupby("shard")["row"].apply(list)] == [4, 4, 2]
 
 
@@ -105,7 +105,7 @@ def test_the_same_source_is_the_same_bytes_and_another_is_another_fingerprint(
 
 @pytest.mark.parametrize("workspace", ["cosmos"], indirect=True)
 def test_clips_are_cut_to_the_frames_that_the_latents_need(workspace: Path, tmp_path: Path) -> None:
-    """Five frames of a file for two of latents; half of its rate is every second frame."""
+    """Two latent frames need five frames of a file; half of the rate means every second frame."""
     others.clip(tmp_path / "clips/a.mp4", 12, *PIXELS["cosmos"])
     (tmp_path / "clips/metadata.csv").write_text('file_name,text\na.mp4,"a film, brightening"\n')
     teacher, seen = Teacher.read(workspace), []
@@ -166,7 +166,7 @@ def test_an_interrupted_import_makes_only_the_missing_shards(
 
 @pytest.mark.parametrize("method", ["sana_sprint", "scm"])
 def test_a_student_is_trained_on_what_was_imported(workspace: Path, tmp_path: Path, method: str) -> None:
-    """On real data: the pictures are the discriminator's and the path's, each with its own caption."""
+    """The imported pictures are real data for the discriminator and the path, each with its own caption."""
     others.pictures(tmp_path / "mine", 12, *PIXELS["sd3"])
     chosen = yaml.safe_load((ROOT / f"conf/method/{method}.yaml").read_text())
     own = {"warmup": 2} | ({"blocks": [0, 1]} if method == "sana_sprint" else {"learn_from": "data"})
@@ -180,7 +180,7 @@ def test_a_student_is_trained_on_what_was_imported(workspace: Path, tmp_path: Pa
     params = configure(workspace, {})
     train.run(params, workspace, LocalExecutor(workspace))
     curves = pd.read_csv(workspace / "runs/train/curves.csv")
-    assert np.isfinite(curves["loss"].dropna()).all()  # rows of probes alone have none
+    assert np.isfinite(curves["loss"].dropna()).all()  # rows used only for probes have none
     assert curves["step"].max() == 4
     weights = load_file(
         next((workspace / "runs/train/candidates").rglob("diffusion_pytorch_model.safetensors"))

@@ -17,13 +17,13 @@ from rcm_core.errors import InputError
 
 @pytest.fixture
 def workspace(teachers: Callable[[str], Path], tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A copy with the family that the test asks for (``indirect``)."""
+    """A copy with the family that the test requests (``indirect``)."""
     return copy_of(teachers(getattr(request, "param", "sd3")), tmp_path / "workspace")
 
 
 @pytest.fixture
 def unread(workspace: Path) -> Path:
-    """Its teacher's text encoders and VAE are damaged: who loads one is not told about captions."""
+    """A workspace with damaged text encoders and VAE, so that loading one hides the error about the captions."""
     for weights in (workspace / "runs/teacher/pipeline").glob("*/*.safetensors"):
         if weights.parent.name != "transformer":
             weights.write_bytes(b"damaged")

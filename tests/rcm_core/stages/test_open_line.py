@@ -1,4 +1,4 @@
-"""The whole line on teachers that are given, as a user of a real one runs it: any prompts, a judge of their own."""
+"""All stages on an external teacher, as a user runs them: arbitrary prompts, the user's own judge."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OBJECTS = ("cube", "ball", "chair", "cat", "car", "tree", "lamp", "boat")
 
 
 def open_values(folder: Path, family: str) -> dict[str, Any]:
-    """params.yaml of a run on a tiny pipeline of ``family``; writes the pipeline, the judge and the prompts."""
+    """Return params.yaml for a tiny pipeline of ``family``; write the pipeline, the judge and the prompts."""
     shape = build(family, folder / "teacher")
     build_clip(folder / "judge", steps=5)
     asked = [f"a {colour} {thing}" for thing in OBJECTS for colour in COLOURS]

@@ -24,7 +24,7 @@ TEST = "data/prompts/digits/test.txt"
 
 @pytest.fixture
 def bare(tmp_path: Path, values: dict[str, Any]) -> Path:
-    """A workspace in which nothing has run."""
+    """A workspace without any finished stage."""
     prepare(tmp_path, values)
     return tmp_path
 
@@ -43,7 +43,7 @@ def test_every_prompt_is_in_the_table_with_its_split_and_label(bare: Path) -> No
         assert len(rows) == known["count"] > 0
         lines = (bare / f"data/prompts/digits/{split}.txt").read_text().splitlines()
         assert list(rows["prompt"]) == lines
-        assert set(rows["label"]) == set(range(10))  # every digit is asked for in every split
+        assert set(rows["label"]) == set(range(10))  # every split requests every digit
     assert list(frame["label"]) == [digits.label(p) for p in frame["prompt"]]
     assert frame["prompt"].is_unique
 
@@ -90,7 +90,7 @@ def test_a_leftover_of_a_killed_run_goes(bare: Path) -> None:
 
 
 def test_as_a_user_meets_it(bare: Path) -> None:
-    """Exit status 2, one sentence on stderr, nothing written."""
+    """The stage ends with status 2 and one sentence on stderr, and writes nothing."""
     env = environment(bare, "local")
     shared = (bare / TRAIN).read_text().splitlines()[0]
     (bare / TEST).write_text((bare / TEST).read_text() + f"\n{shared.upper()}\n")

@@ -1,4 +1,4 @@
-"""A folder that others can use as the card says, and a copy that is whole or not there."""
+"""A published folder that works as its card says, and a copy that is complete or absent."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(workspace: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-@pytest.mark.filterwarnings("ignore:.*")  # diffusers' own, on loading; what counts here is the picture
+@pytest.mark.filterwarnings("ignore:.*")  # warnings of diffusers on loading; only the picture matters here
 def test_the_card_s_own_call_draws_what_we_draw(tiny_run: Path) -> None:
     folder = tiny_run / "runs/publish/pipeline"
     card = (folder / "README.md").read_text()
@@ -77,7 +77,7 @@ def test_the_card_says_what_it_is_and_how_good(tiny_run: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*")  # diffusers' own, on loading
 @pytest.mark.parametrize("steps", [2, 3])
 def test_the_sampler_is_in_the_scheduler_alone_and_all_use_it(workspace: Path, steps: int) -> None:
-    """Euler's steps need no noise but the first, so that a stock pipeline and we agree at any number of steps."""
+    """Euler steps need only the initial noise, so a stock pipeline and our sampler agree at any number of steps."""
     place = workspace / "runs/select/selection.json"
     selection = json.loads(place.read_text()) | {
         "sampler": {"kind": "euler", "times": [[1.5708, 1.2], [1.45, 1.1, 0.4]]},
@@ -141,7 +141,7 @@ def test_a_target_on_s3_is_whole_or_says_why(workspace: Path, monkeypatch: pytes
         out = workspace / "runs/publish/pipeline"
         for path in [p for p in out.rglob("*") if p.is_file()]:
             assert system.cat_file(f"{root}/{path.relative_to(out).as_posix()}") == path.read_bytes()
-        # a copy that was cut short has no card yet, and is completed
+        # an interrupted copy has no card yet, and is completed
         system.rm_file(f"{root}/README.md")
         system.rm_file(f"{root}/model_index.json")
         run(workspace, {"target": f"s3://{BUCKET}/shelf", "endpoint": endpoint})
@@ -154,7 +154,7 @@ def test_a_target_on_s3_is_whole_or_says_why(workspace: Path, monkeypatch: pytes
 def test_the_files_of_a_given_teacher_stay_as_they_are_under_dvc(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DVC makes what it caches read-only, through hard links too."""
+    """DVC makes cached files read-only, also through hard links."""
     teacher, project = tmp_path / "given", tmp_path / "project"
     large = teacher / "text_encoder/model.safetensors"
     network = project / "runs/select/transformer/diffusion_pytorch_model.safetensors"

@@ -1,4 +1,4 @@
-"""Which candidate, and what happens when there is none, or one that is damaged."""
+"""The selected candidate, and the errors for missing and damaged candidates."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_candidate_is_scored_and_the_best_is_copied(workspace: Path, metri
 
 
 def test_the_sampler_decides_the_scores_and_is_recorded(workspace: Path) -> None:
-    """Renoising and Euler's steps start from the same noise, so with one step they are the same."""
+    """Renoising and Euler steps start from the same noise, so with one step they are equal."""
     times = [[1.5708], [1.5708, 1.2, 0.5]]
     settings = {"select.steps": [1, 3], "evaluate.steps": [3], "sampler.times": times}
     found = {

@@ -1,4 +1,4 @@
-"""A teacher from a folder, from S3, or trained here: what is not one is refused before it is kept."""
+"""A teacher from a folder, from S3, or trained in the run; invalid ones are refused before they are stored."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from rcm_core.storage.s3 import filesystem
 
 @pytest.fixture
 def bare(tmp_path: Path, values: dict[str, Any]) -> Path:
-    """A workspace in which nothing has run."""
+    """A workspace without any finished stage."""
     prepare(tmp_path / "workspace", values)
     return tmp_path / "workspace"
 
 
 @pytest.fixture
 def given(tiny_run: Path, tmp_path: Path) -> Path:
-    """A teacher that somebody has."""
+    """An external teacher."""
     shutil.copytree(tiny_run / "runs/teacher/pipeline", tmp_path / "given")
     return tmp_path / "given"
 
@@ -80,7 +80,7 @@ def test_later_stages_refuse_a_given_teacher_that_changed_or_is_gone(bare: Path,
 def test_a_folder_of_links_is_identified_by_what_they_point_to(
     bare: Path, given: Path, tmp_path: Path
 ) -> None:
-    """As the cache of huggingface_hub lays snapshots out."""
+    """The layout is that of snapshots in the cache of huggingface_hub."""
     linked = tmp_path / "snapshot"
     for path in [p for p in given.rglob("*") if p.is_file()]:
         link = linked / path.relative_to(given)
@@ -100,7 +100,9 @@ def test_a_teacher_on_s3_is_fetched_whole(bare: Path, given: Path, monkeypatch: 
         assert facts["endpoint"] == endpoint
         assert list((bare / "runs/teacher/pipeline").iterdir()) == []
         kept = pipeline_of(bare)
-        system.rm(f"{root}/README.md")  # what is kept is asked for by its hash, not again at its place
+        system.rm(
+            f"{root}/README.md"
+        )  # a stored teacher is looked up by its hash, not fetched again from its location
         assert pipeline_of(bare) == kept
         with pytest.raises(InputError, match="is neither 'mini' nor a folder that exists"):
             run(bare, f"s3://{BUCKET}/teachers/two", endpoint=endpoint)
@@ -114,7 +116,7 @@ def test_a_hash_that_is_expected_is_held_to(bare: Path, given: Path) -> None:
         InputError, match=rf"has content hash .*, teacher\.hash expects {digest}; it has changed"
     ):
         run(bare, given, hash=digest)
-    # what was resolved before is not lost
+    # the earlier result is not lost
     assert read_json(bare / "runs/teacher/teacher.json", "teacher")["hash"] == digest
 
 

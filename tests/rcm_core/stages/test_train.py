@@ -1,4 +1,4 @@
-"""Training that is stopped, refused, or finds what it needs damaged."""
+"""Trainings that are stopped or refused, or whose inputs are damaged."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(workspace: Path, **settings: Any) -> None:
 
 
 def die_at(step: int, written: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process ends at checkpoint ``step``, before or after that is ``written``."""
+    """End the process at checkpoint ``step``, before or after it is ``written``."""
 
     class Dying(LocalContext):
         def report(self, scalars: Mapping[str, float], checkpoint: Path | None, at: int) -> None:
@@ -55,7 +55,7 @@ def die_at(step: int, written: bool, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fresh(workspace: Path) -> Path:
-    """The tiny run before its training."""
+    """The tiny run without its training."""
     shutil.rmtree(workspace / "runs/train")
     return workspace
 
@@ -75,11 +75,11 @@ def test_stopped_and_started_again_ends_in_the_same_bits(
         run(fresh)
     assert not (fresh / "runs/train").exists()
     (state,) = states(fresh)
-    half = state / "candidates/step_000006-ema_0.1/.transformer.list_runs"  # where a kill met the writing
+    half = state / "candidates/step_000006-ema_0.1/.transformer.list_runs"  # left by a kill during writing
     half.mkdir(parents=True)
     (half / "config.json").write_text("{")
     capsys.readouterr()
-    torch.manual_seed(step)  # no number comes from the global stream
+    torch.manual_seed(step)  # no number comes from the global generator
     run(fresh)
     assert f"resumed at step {resumed} of 12" in capsys.readouterr().out
     assert hashes(fresh) == hashes(tiny_run)
@@ -133,7 +133,7 @@ def test_a_teacher_that_changed_is_another_training(fresh: Path, monkeypatch: py
 
 
 RUINOUS = {"train__lr": {"student": 0.5, "fake": 0.001}, "train__health__probe_every": 2}
-"""A learning rate a thousand times too high: in two steps nothing is left of what the student knew."""
+"""Overrides with a learning rate a thousand times too high: after two steps the student is destroyed."""
 
 
 def health_of(workspace: Path) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def test_probes_can_be_switched_off(fresh: Path) -> None:
 
 def test_more_than_can_be_held_back_is_said(fresh: Path) -> None:
     with pytest.raises(InputError, match=r"probe_samples 64 of 40 trajectories would be held back"):
-        # of a source the params do not know how many there are
+        # the params do not know the number of samples of a source
         run(fresh, train__health__probe_samples=64, trajectories__samples=640)
 
 
@@ -226,7 +226,7 @@ def test_no_space_is_said_before_anything_is_written(fresh: Path, monkeypatch: p
 
 
 def test_the_space_that_is_asked_for_is_what_is_used(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither less than what one checkpoint and the candidates need, nor many times that."""
+    """It is at least what one checkpoint and the candidates need, and not many times that."""
     asked: list[int] = []
     monkeypatch.setattr(train, "require_space", lambda folder, needed: asked.append(needed))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012

@@ -1,4 +1,4 @@
-"""What the teacher generates: resumable per shard, wherever the shards lie, and nothing half-written."""
+"""Trajectories of the teacher: resumable per shard, local or on S3, and never half-written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Usage = namedtuple("Usage", "total used free")
 
 
 class Interrupted(LocalExecutor):
-    """Killed when ``after`` shards are done."""
+    """An executor that is killed after ``after`` shards."""
 
     def __init__(self, workspace: Path, after: int) -> None:
         super().__init__(workspace)
@@ -51,7 +51,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def fresh(workspace: Path) -> Path:
-    """The tiny run before its trajectories."""
+    """The tiny run without its trajectories."""
     shutil.rmtree(workspace / "runs/trajectories")
     return workspace
 
@@ -63,7 +63,7 @@ def test_an_interrupted_run_makes_only_the_missing_shards(fresh: Path, tiny_run:
     assert not (fresh / "runs/trajectories").exists()  # nothing half-written
     (state,) = (fresh / ".rcm/state").glob("trajectories-*/")
     place = Place(str(state / "shards"))
-    # a whole shard is taken as it is: this one carries a mark; a truncated one is made again
+    # a complete shard is reused: this one has a mark; a truncated one is generated again
     facts = read_json(state / "shards" / f"{SHARDS[0]}.json", "trajectories")
     marked = load_file(state / "shards" / SHARDS[0])
     marked["x0"] += 1
@@ -78,7 +78,7 @@ def test_an_interrupted_run_makes_only_the_missing_shards(fresh: Path, tiny_run:
 
 
 def test_other_parameters_never_resume(fresh: Path) -> None:
-    """Another seed is another fingerprint: what the first left is not touched and not used."""
+    """Another seed has another fingerprint: the first run's shards are neither changed nor used."""
     with pytest.raises(KeyboardInterrupt):
         trajectories.run(configure(fresh, {}), fresh, Interrupted(fresh, 1))
     out = run(configure(fresh, {"trajectories.seed": 5}), fresh)
@@ -87,7 +87,7 @@ def test_other_parameters_never_resume(fresh: Path) -> None:
 
 
 def test_a_local_target_holds_the_shards_and_repairs_itself(fresh: Path, tiny_run: Path) -> None:
-    """``target`` relative to the workspace; one shard deleted, one truncated, the third is left alone."""
+    """``target`` is relative to the workspace; one shard is deleted, one truncated, the third intact."""
     params = configure(fresh, {"trajectories.target": "elsewhere/shards/"})
     out = run(params, fresh)
     assert list((out / "shards").iterdir()) == []
@@ -165,7 +165,7 @@ def test_routes_are_kept_with_the_teacher_s_own_velocities(fresh: Path, tiny_run
 
 
 def test_samples_that_are_not_finite_are_left_out_and_counted(fresh: Path) -> None:
-    """A prompt that the text encoder answers with inf spoils its own samples and no others."""
+    """A prompt whose embedding is infinite affects only its own samples."""
     encoder = fresh / "runs/teacher/pipeline/text_encoder/model.safetensors"
     weights = load_file(encoder)
     vocabulary = read_json(fresh / "runs/teacher/pipeline/tokenizer/tokenizer.json", "teacher")["model"][

@@ -1,4 +1,4 @@
-"""S3 on a bad day, through a proxy: faults that pass are sat out, those that stay are one sentence, nothing is half."""
+"""S3 faults through a proxy: transient faults are retried, permanent ones give one sentence, no file is partial."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def proxy(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.fixture
 def stored(endpoint: str, tmp_path: Path, proxy: Proxy) -> str:
-    """A pipeline on the server, put there past the proxy; its address is of this test alone."""
+    """Upload a pipeline to the server, bypassing the proxy; yield its address, unique to this test."""
     client = boto3.client("s3", endpoint_url=endpoint)
     for name, content in CONTENT.items():
         client.put_object(Bucket=BUCKET, Key=f"{tmp_path.name}/{name}", Body=content)
@@ -125,7 +125,7 @@ def test_a_fetch_that_broke_off_reads_no_range_again(
 
 
 def half_done(work: Callable[[], object], proxy: Proxy, fault: Fault) -> str:
-    """Runs ``work`` under ``fault``; the sentence that it ends with."""
+    """Run ``work`` under ``fault``; return the error message."""
     proxy.faults.append(fault)
     with pytest.raises(InputError) as refused:
         work()

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all; what cannot be read, reached or stored is said in one sentence."""
+"""Files appear complete or not at all; failures to read, reach or store give one sentence."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rcm_core.storage.s3 import filesystem
 
 
 class HalfWay(Exception):  # noqa: N818 - says where, not what
-    """Whatever may happen while a file is written."""
+    """Any exception while a file is written."""
 
 
 def names(folder: Path) -> list[str]:
@@ -95,7 +95,7 @@ def test_json_that_is_absent_or_damaged_names_the_stage_that_makes_it(tmp_path: 
 
 @pytest.fixture
 def full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A file system of 1 MiB; where mounting is not allowed, a folder that says so."""
+    """A file system of 1 MiB; without permission to mount, a folder that simulates one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = False

@@ -1,4 +1,4 @@
-"""Hashes that are kept: a large file is read once, until its size, time of change or inode differ."""
+"""Cached hashes: a large file is read once, until its size, modification time or inode changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rcm_core.storage.hashes import LARGE, cache_root, kept_sha256, sha256
 
 @pytest.fixture
 def read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of files whose bytes were read."""
+    """Record the names of files whose bytes are read."""
     found: list[str] = []
 
     def counting(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Files in a second place: large ones share their bytes, survive their source, and small ones can be edited."""
+"""Linked copies: large files share their bytes and survive their source, small ones can be edited."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_what_cannot_be_linked_is_copied_and_other_errors_are_raised(
 
 
 def shares_blocks(folder: Path) -> bool:
-    """Whether the file system has reflinks, which come before hard links."""
+    """Return whether the file system has reflinks, which take precedence over hard links."""
     from rcm_core.storage.links import _reflink
 
     (folder / "one").write_bytes(b"a")

@@ -1,4 +1,4 @@
-"""Every reader takes mutilated files as they are, or refuses them by InputError alone."""
+"""Every reader accepts a mutilated file or raises InputError, and nothing else."""
 
 from __future__ import annotations
 
@@ -98,6 +98,6 @@ def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> 
 
 
 def only_refused(read: Callable[[], Any]) -> None:
-    """``read`` returns, or raises InputError; anything else fails the test."""
+    """Assert that ``read`` returns or raises InputError; any other exception fails the test."""
     with suppress(InputError):
         read()

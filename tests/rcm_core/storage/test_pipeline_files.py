@@ -1,4 +1,4 @@
-"""Which files are a pipeline's: links followed, notes left out, what is no file refused, changes noticed."""
+"""The files of a pipeline: links are followed, notes skipped, non-files refused, changes noticed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A part that two published versions share crosses the network once, on a real S3 server behind a proxy that counts."""
+"""A part shared by two published versions is sent once, to a real S3 server behind a proxy that counts bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Proxy]:
 
 
 def version(folder: Path, network: bytes) -> Path:
-    """A student's folder with this network."""
+    """Create a student's folder with this network."""
     files = {
         **SHARED,
         "transformer/model.safetensors": network,
@@ -40,7 +40,7 @@ def version(folder: Path, network: bytes) -> Path:
 
 
 def publish(proxy: Proxy, out: Path, target: str) -> int:
-    """The bytes that were sent to publish ``out``, which is then there, byte for byte."""
+    """Publish ``out`` and check the copy byte for byte; return the bytes sent."""
     before = proxy.uploaded
     _copy(out, target, proxy.url, {})
     sent = proxy.uploaded - before
@@ -57,7 +57,7 @@ def test_what_versions_share_is_sent_once(proxy: Proxy, tmp_path: Path) -> None:
     first, second = (version(tmp_path / name, name.encode() * LARGE) for name in "ab")
     assert publish(proxy, first, f"{place}/1") > 3 * LARGE
     assert LARGE < publish(proxy, second, f"{place}/2") < LARGE + 10_000
-    # the copies are found too, when the version that was sent is gone
+    # the copies also serve as sources when the original version is deleted
     system, root = filesystem(place, proxy.url)
     system.rm(f"{root}/1", recursive=True)
     assert publish(proxy, first, f"{place}/3") < LARGE + 10_000
@@ -68,7 +68,7 @@ def test_same_size_and_name_are_not_the_same_bytes(proxy: Proxy, tmp_path: Path)
     out = version(tmp_path / "a", b"a" * LARGE)
     publish(proxy, out, f"{place}/1")
     system, root = filesystem(place, proxy.url)
-    # an object that says nothing of its content, as other tools write them, is no source of a copy
+    # an object without a content hash, as other tools write it, is no source of a copy
     system.pipe_file(f"{root}/0/text_encoder/model.safetensors", b"x" * LARGE)
     (out / "text_encoder/model.safetensors").write_bytes(b"f" * LARGE)
     assert LARGE < publish(proxy, out, f"{place}/2") < LARGE + 10_000

@@ -1,4 +1,4 @@
-"""Curves: the same file whether or not a run was interrupted."""
+"""Curves: an interrupted and an uninterrupted run write the same file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The frozen teacher as a method sees it: guided, for the negative prompt, and with gradients."""
+"""The frozen teacher in the forms that a method gets: guided, for the negative prompt, and with gradients."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ NEGATIVE = {"text": torch.randn(1, 2, generator=generator("negative"), dtype=tor
 
 
 class Conditional(nn.Module):
-    """A network that sees its text; whatever else a condition holds, it must not be given."""
+    """A network that uses only its text; it must not get other parts of the condition."""
 
     def __init__(self) -> None:
         super().__init__()

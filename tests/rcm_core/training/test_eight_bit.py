@@ -1,4 +1,4 @@
-"""AdamW with moments in eight bits: near the one with float32, resumed to the same bits, a fourth of the memory."""
+"""AdamW with 8-bit moments: close to float32, bitwise equal after a resume, a quarter of the memory."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_it_trains_nearly_what_float32_does_and_goes_on_to_the_same_bits(
 ) -> None:
     configure(
         workspace, {"train.parallel.offload": ["teacher"] if sharded else []}
-    )  # which shards, on one rank too
+    )  # it shards, also on one rank
     start = trained(workspace, tmp_path / "start", 0)
     exact = trained(workspace, tmp_path / "exact", 12)
     configure(workspace, {"train.optimiser": "adamw8bit"})
@@ -66,7 +66,7 @@ def test_moments_take_what_the_plan_says() -> None:
     optimiser.step()
     state = optimiser.state[layer.weight]
     for name in ("exp_avg", "exp_avg_sq"):
-        # besides a table of 256 values
+        # plus a table of 256 values
         assert local_bytes(state[name]) == EIGHT_BIT * 4 * layer.weight.numel() + 4 * 256
 
 

@@ -1,4 +1,4 @@
-"""The embedded teacher's loss: zero exactly at the optimum, rows dropped as often as asked."""
+"""The embedded teacher's loss: zero exactly at the optimum, conditions dropped at the requested rate."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POINT = torch.tensor([0.7, -0.3]).view(1, 2, 1, 1, 1)
 
 
 def perfect(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-    """The velocity of a distribution that is one point: z is known from x."""
+    """Return the velocity of a distribution with a single point: x determines z."""
     z = (x - per_sample(t.cos(), x) * POINT) / per_sample(t.sin(), x)
     return per_sample(t.cos(), x) * z - per_sample(t.sin(), x) * POINT
 

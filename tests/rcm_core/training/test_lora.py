@@ -1,4 +1,4 @@
-"""Low-rank matrices on a frozen teacher: who has which weights, who gets which gradients, what is written."""
+"""LoRA on a frozen teacher: weights and gradients of each role, and the written files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
 
 
 def roles(folder: Path, family: str, grown: bool = True) -> tuple[Shared, dict[str, Adapted]]:
-    """Student and fake score on one network, with matrices that do something if ``grown``."""
+    """Return student and fake score on one network, with non-zero LoRA matrices if ``grown``."""
     build(family, folder)
     shared = load_shared(folder, find_family(family), SECTION, ["fake", "student"], 0)
     views = {role: Adapted(shared, role, folder) for role in ("fake", "student")}
@@ -129,7 +129,7 @@ def test_tangents_go_through_the_matrices(family: str, tmp_path: Path) -> None:
         tangent = jvp(velocity, (x, t), (dx, dt))[1]
         step = 1e-7
         more, less = velocity(x + step * dx, t + step * dt), velocity(x - step * dx, t - step * dt)
-    # as `rcm check-model` has it: float64 keeps seven digits of a difference
+    # as in `rcm check-model`: float64 keeps seven digits of a difference
     torch.testing.assert_close(
         tangent, (more - less) / (2 * step), rtol=1e-4, atol=1e-5 * float(tangent.abs().max())
     )

@@ -1,4 +1,4 @@
-"""Muon moves matrices along orthogonal directions and everything else as AdamW does."""
+"""Muon updates matrices along orthogonal directions and all other weights as AdamW does."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_resumed_is_uninterrupted(tmp_path: Path) -> None:
 
 
 def test_matrices_are_found_in_a_network_that_is_wrapped() -> None:
-    """The trainer's networks are wrapped; a matrix that is not found would move by AdamW in silence."""
+    """The trainer's networks are wrapped; a missed matrix would silently be updated by AdamW."""
     whole = nn.Module()
     whole.network = network()
     bare, wrapped = (Muon(net, 0.01, (0.9, 0.99), 0.0) for net in (network(), whole))

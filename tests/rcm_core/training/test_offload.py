@@ -1,4 +1,4 @@
-"""Networks in the machine's memory, on the device a block at a time: the same training, interrupted or not."""
+"""Networks offloaded to CPU, one block at a time on the device: the same training, interrupted or not."""
 
 from __future__ import annotations
 

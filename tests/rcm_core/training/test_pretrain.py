@@ -1,4 +1,4 @@
-"""What the embedded teachers are trained on."""
+"""Training data of the embedded teachers."""
 
 from __future__ import annotations
 

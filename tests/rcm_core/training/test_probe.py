@@ -1,4 +1,4 @@
-"""Probes: the numbers they give, and that they change nothing of what they look at."""
+"""Probes: their values, and that they do not change the networks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def normal(count: int, *address: object, shift: float = 0.0) -> torch.Tensor:
 
 
 def mean_distance(shift: float) -> float:
-    """E|X - Y| of N(0, 1) and N(shift, 1): the mean of a folded normal."""
+    """Return E|X - Y| of N(0, 1) and N(shift, 1): the mean of a folded normal."""
     return 2 / math.sqrt(math.pi) * math.exp(-(shift**2) / 4) + shift * math.erf(shift / 2)
 
 
@@ -106,7 +106,7 @@ def test_a_reading_is_a_function_of_weights_and_seed(folder: Path) -> None:
     streams = torch.get_rng_state()
     one, two = (probe().read(4, student, ema) for _ in range(2))
     assert one == two
-    assert torch.equal(streams, torch.get_rng_state())  # nothing is drawn from a global stream
+    assert torch.equal(streams, torch.get_rng_state())  # nothing is drawn from a global generator
     assert student.training
     assert equal(before, student.state_dict())
     other = Probe(probe().held, 1, 2, CPU, 1).read(4, student, ema)
@@ -120,7 +120,7 @@ def test_it_is_the_shortest_average_that_is_probed(folder: Path) -> None:
     with torch.no_grad():
         for p in student.parameters():
             p.mul_(1.5)
-        assert probe().read(0, student, ema) == at_first  # not the weights of the moment
+        assert probe().read(0, student, ema) == at_first  # not the raw weights
         for name, p in student.named_parameters():
             ema.weights(0.1)[name].copy_(p)
         assert probe().read(0, student, ema) == at_first
@@ -185,7 +185,7 @@ def test_no_more_than_half_is_held_back(tiny_run: Path, tmp_path: Path) -> None:
 
 
 def test_a_student_that_embeds_its_guidance_is_probed_at_its_scale(folder: Path) -> None:
-    """The candidate has the scale folded in: it and the probed student give the same samples."""
+    """The scale is folded into the candidate, so it and the probed student give the same samples."""
     student = load_denoiser(folder, find_family("wan"), ["guidance"])
     with torch.no_grad():
         for p in student.extras.parameters():
@@ -201,7 +201,7 @@ def test_a_student_that_embeds_its_guidance_is_probed_at_its_scale(folder: Path)
 
 @pytest.mark.system
 def test_two_ranks_read_what_one_reads_to_the_bit(folder: Path, tmp_path: Path) -> None:
-    """Before the first step and after the averages moved; the shards are as before, and a follower follows."""
+    """This holds before the first step and after EMA updates; the shards are unchanged, and target networks follow."""
     on_ranks(probe_on, (2, folder, tmp_path), 2)
     torch.set_num_threads(1)
     (tmp_path / "one").mkdir()
@@ -210,8 +210,6 @@ def test_two_ranks_read_what_one_reads_to_the_bit(folder: Path, tmp_path: Path) 
     assert two["readings"] == alone["readings"]
     assert len({r[1] for r in two["readings"]}) == 2
     assert two["kept"]
-    assert torch.equal(
-        two["own"], alone["own"]
-    )  # the next call is with its own weights, not with the average's
+    assert torch.equal(two["own"], alone["own"])  # the next call uses its own weights, not the EMA's
     assert torch.equal(two["followed"], alone["followed"])
     assert not torch.equal(*two["followed"])

@@ -1,4 +1,4 @@
-"""The loop with stand-in methods: what it does about samples and gradients that are not finite."""
+"""The loop with test methods: its handling of non-finite samples and gradients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rcm_core.training.checkpointing.async_writer import Writer
 
 @pytest.fixture(autouse=True)
 def group() -> Iterator[None]:
-    """A process group of one, which every executor gives a loop."""
+    """A process group of one rank, as every executor provides to a loop."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -61,7 +61,7 @@ def test_too_many_bad_samples_stop_the_run_with_the_reason(folder: Path, tmp_pat
     made = trainer(folder, tmp_path, lambda t: Pull(t, lambda _, step: 3.0 if step == 4 else 0.0))
     with pytest.raises(InputError, match=r"step 4: 3 samples of the last 5 steps are not finite"):
         made.run()
-    assert (tmp_path / "step_00000004").is_dir()  # what was reached before is kept
+    assert (tmp_path / "step_00000004").is_dir()  # earlier progress is kept
 
 
 def test_or_they_step_down_the_ladder_if_the_params_allow(
@@ -105,7 +105,7 @@ def test_a_method_without_a_tangent_has_no_ladder(
 
 def test_a_sample_that_becomes_many_rows_is_allowed_as_many_bad_ones(folder: Path, tmp_path: Path) -> None:
     class Rows(Pull):
-        """Every sample of the batch is five training points."""
+        """A method with five training points per sample of the batch."""
 
         def __init__(self, bad: float) -> None:
             super().__init__("exact", lambda _, step: bad if step == 1 else 0.0)
@@ -148,7 +148,7 @@ def test_resumed_is_uninterrupted_to_the_bit(folder: Path, tmp_path: Path, done:
 
 
 def test_saving_changes_nothing(folder: Path, tmp_path: Path) -> None:
-    """Also when a role has not made its first step: what torch makes up for its optimiser is not kept."""
+    """This also holds before a role's first step: the optimiser state that torch initialises for saving is dropped."""
     often = trainer(folder, tmp_path / "often", healthy, checkpoint_every=1)
     never = trainer(folder, tmp_path / "never", healthy, checkpoint_every=100)
     often.run()
@@ -173,7 +173,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(folder: Path, tmp_path: 
     made.run()
     assert [at for at, _ in seen] == [2, 4, 6]  # one at a time, and all before run returns
     assert all(step > at for at, step in seen[:2])
-    # what is written is the state of its step, not of the steps made meanwhile
+    # the checkpoint has the state of its step, not of later steps
     for at in (4, 6):
         for name in (f"step_{at:08d}/{file}" for file in ("__0_0.distcp", "progress.json")):
             assert sha256(tmp_path / "slow" / name) == sha256(tmp_path / "whole" / name)

@@ -19,7 +19,7 @@ from rcm_core.training.trainer import Trainer
 
 @pytest.fixture(autouse=True)
 def group() -> Iterator[None]:
-    """A process group of one, which every executor gives a loop."""
+    """A process group of one rank, as every executor provides to a loop."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -51,12 +51,12 @@ def test_the_rate_falls_with_the_root_of_the_iteration() -> None:
 
 
 def rates(made: Trainer) -> dict[str, float]:
-    """The learning rate of each role's last update."""
+    """Return the learning rate of each role's last update."""
     return {role: float(optimiser.param_groups[0]["lr"]) for role, optimiser in made.optimisers.items()}
 
 
 def test_the_warm_up_counts_each_role_s_own_updates_and_is_resumed(folder: Path, tmp_path: Path) -> None:
-    """Student and fake score take turns; each of ten iterations is an update of one of them."""
+    """Student and fake score alternate; each of ten iterations updates one of them."""
     settings = {"iterations": 10, "lr": {"student": 1.0, "fake": 1.0}, "lr_warmup": {"student": 4, "fake": 2}}
     made = trainer(folder, tmp_path / "whole", healthy, **settings)
     seen: dict[str, list[float]] = {"student": [], "fake": []}

@@ -1,4 +1,4 @@
-"""A student that starts from an earlier one: where it begins, what is refused, that it stays a pure function."""
+"""Warm start from an earlier student: initial weights, refusals, determinism."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAMES = {"student": "earlier/student", "teacher": "earlier/teacher"}
 
 @pytest.fixture
 def fresh(workspace: Path) -> Path:
-    """The tiny run before its training; its teacher and its student of before lie in ``earlier``."""
+    """The tiny run without its training; the earlier teacher and student are in ``earlier``."""
     shutil.copytree(workspace / "runs/teacher/pipeline", workspace / NAMES["teacher"])
     shutil.copytree(workspace / "runs/publish/pipeline", workspace / NAMES["student"])
     shutil.rmtree(workspace / "runs/train")
@@ -40,7 +40,7 @@ def fresh(workspace: Path) -> Path:
 
 
 def change_teacher(workspace: Path, change: Callable[[str, Tensor], Tensor]) -> None:
-    """The teacher of the workspace is another one now."""
+    """Replace the teacher of the workspace."""
     path = workspace / "runs/teacher/pipeline" / WEIGHTS
     changed = {name: change(name, value) for name, value in load_file(path).items()}
     save_file(changed, path, metadata={"format": "pt"})
@@ -173,7 +173,7 @@ def test_another_architecture_is_refused_by_its_first_difference(fresh: Path) ->
 
 
 def test_what_a_teacher_leaves_to_diffusers_is_no_difference(fresh: Path) -> None:
-    """A published teacher's file is often older than a setting; a student's, which we write, has all of them."""
+    """A published teacher's file often lacks newer settings; a student's file, which we write, has all of them."""
     place = fresh / "runs/teacher/pipeline/transformer/config.json"
     config = json.loads(place.read_text())
     assert config.pop("eps") == 1e-6
@@ -187,7 +187,7 @@ def test_what_a_teacher_leaves_to_diffusers_is_no_difference(fresh: Path) -> Non
 
 def test_the_tensor_that_differs_is_named(fresh: Path) -> None:
     class Loads:
-        """Networks whose settings are equal and whose tensors are not."""
+        """Networks with equal settings and different tensors."""
 
         network_class = wan.network_class
 

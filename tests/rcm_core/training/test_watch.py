@@ -18,7 +18,7 @@ from rcm_core.training.trainer import Trainer
 RULES = QUIET.model_copy(update={"drift": 1.0, "collapse": 4.0, "patience": 3, "spike": 20.0})
 TENACIOUS = RULES.model_copy(update={"patience": None})
 FAST = {"student": 0.5, "fake": 1e-3}
-"""Pulls every weight so far in a step that what the network gives is noise of another size."""
+"""Learning rates that change every weight so much in a step that the network's output is noise of another scale."""
 STILL = {"student": 1e-12, "fake": 1e-12}
 
 
@@ -64,12 +64,12 @@ def test_a_loss_that_jumps_is_a_spike_of_the_gradient(folder: Path, tmp_path: Pa
 
 
 def wild(tangent: str) -> Pull:
-    """The exact tangent's norm spikes in every third step, those of the others never."""
+    """Return a method whose exact tangent's norm spikes in every third step; other tangents never spike."""
     return Pull(tangent, norm=lambda kind, step: 500.0 if kind == "exact" and step % 3 == 0 else 5.0)
 
 
 FIRST_SPIKE = 21
-"""The first step from ``FEWEST`` on that has one."""
+"""The first step with a spike from ``FEWEST`` on."""
 
 
 @pytest.mark.parametrize("allowed", [True, False])
@@ -165,7 +165,7 @@ def test_a_plateau_ends_the_run_as_its_last_step_would(
 
 
 class Dying(LocalContext):
-    """The process ends before the checkpoint of step ``at`` is whole."""
+    """A context whose process ends before the checkpoint of step ``at`` is complete."""
 
     at = 0
 

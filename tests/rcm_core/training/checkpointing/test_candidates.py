@@ -1,4 +1,4 @@
-"""Candidates on disk: in the precision of sampling, as many as are kept."""
+"""Candidates on disk: the precision of sampling, and the number that is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""However a training is spread over ranks, it is the training of one rank: loss, tangent and weights."""
+"""A training on several ranks equals that on one rank, for every layout: loss, tangent and weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def section(**changes: Any) -> ParallelSection:
 
 
 class Rank:
-    """As much of protocols.TrainContext as steps need."""
+    """The part of protocols.TrainContext that steps need."""
 
     def __init__(self, rank: int, world: int) -> None:
         self.rank, self.world = rank, world
@@ -49,7 +49,7 @@ class Rank:
 
 
 class Made:
-    """Latents and conditions that fit a network, a function of where we are."""
+    """Source of latents and conditions that fit a network, a function of the step."""
 
     def __init__(self, denoiser: Denoiser, shape: tuple[int, ...]) -> None:
         self.denoiser, self.shape = denoiser, shape
@@ -73,7 +73,7 @@ def loaded(folder: Path, seed: int = 3) -> Denoiser:
 
 
 def trained(folder: Path, how: ParallelSection, rank: int, world: int, accumulate: int) -> dict[str, Tensor]:
-    """Scalars of every step of rCM and the weights after them."""
+    """Return the scalars of every step of rCM and the final weights."""
     from loops import SETTINGS
     from spies import preset
 
@@ -111,7 +111,7 @@ def trained(folder: Path, how: ParallelSection, rank: int, world: int, accumulat
 
 @cache
 def alone(folder: Path, parts: int) -> dict[str, Tensor]:
-    """``trained`` on one rank, a batch in ``parts``."""
+    """Run ``trained`` on one rank, with a batch in ``parts``."""
     return trained(folder, section(), 0, 1, parts)
 
 
@@ -167,7 +167,7 @@ def test_loss_tangent_and_weights_are_those_of_one_rank(name: str, family: str, 
             tolerance = 1e-5 if what.startswith("0 ") else 1e-4
             torch.testing.assert_close(found[what], value, rtol=tolerance, atol=1e-5, msg=f"{what} of {name}")
     change = max(float((expected[f"weights student {n}"] - w).abs().max()) for n, w in moved.items())
-    assert change > 1e-3  # there was something to be equal in
+    assert change > 1e-3  # the comparison is not trivial
 
 
 @pytest.mark.parametrize("family", SHAPES)

@@ -1,4 +1,4 @@
-"""Sharded networks are read by the first rank and sent: every rank has its part of the weights, and the buffers."""
+"""The first rank reads a sharded network and sends it: every rank has its part of the weights, and the buffers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rcm_core.training.parallel.sharding import PLAIN, ShardingPlan
 
 CPU = torch.device("cpu")
 SLACK = 24 * 2**20
-"""Bytes of the allocator and of gloo."""
+"""Additional bytes for the allocator and gloo."""
 
 
 def on_a_rank(rank: int, world: int, place: Path) -> None:
@@ -39,7 +39,7 @@ def on_a_rank(rank: int, world: int, place: Path) -> None:
             assert {p.requires_grad for p in denoiser.parameters()} == {not frozen}
             units = [m for m in denoiser.modules() if isinstance(m, FSDPModule)]
             groups = [unit._get_fsdp_state()._fsdp_param_group for unit in units]
-            # where weights lie cannot be seen on a CPU, but what FSDP was asked for can
+            # on a CPU the location of weights is not visible, but the arguments of FSDP are
             assert {p.offload_to_cpu for group in groups for p in group.fsdp_params} == {frozen}
             weights = full_tensors(denoiser.network.state_dict())
             config: dict[str, Any] = json.loads((folder / "transformer/config.json").read_text())
@@ -78,7 +78,7 @@ def test_a_rank_holds_its_part_and_no_more_than_one_file(rank: int, place: Path)
     files = [path.stat().st_size for path in (place / "large/transformer").glob("*.safetensors")]
     taken = json.loads((place / f"memory-{rank}.json").read_text())
     assert len(files) >= 6
-    assert sum(files) > max(files) + 2 * SLACK  # who maps the whole network is seen
+    assert sum(files) > max(files) + 2 * SLACK  # detects a rank that maps the whole network
     assert taken["part"] < taken["peak"] < taken["part"] + max(files) + SLACK
 
 

@@ -1,4 +1,4 @@
-"""Context parallelism: two ranks with half of the tokens each are one rank with all of them."""
+"""Context parallelism: two ranks with half of the tokens each equal one rank with all tokens."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def loaded(folder: Path) -> Denoiser:
 
 
 def measured(folder: Path, denoiser: Denoiser, shape: tuple[int, ...], world: int) -> dict[str, Tensor]:
-    """Velocity, loss, tangent and gradients, apart and by the joint pass."""
+    """Return velocity, loss, tangent and gradients, from separate passes and from the joint pass."""
     rng = torch.Generator().manual_seed(0)
     _, condition = denoiser.family.example(denoiser.network.config, 2, rng)
     x, dx = torch.randn(2, 2, *shape, generator=rng)
@@ -97,7 +97,7 @@ def test_loss_tangent_and_gradients_are_those_of_one_rank(name: str, places: dic
 
 
 def alone(denoiser: Denoiser, size: int) -> Ulysses:
-    """The hooks of the first of ``size`` ranks that do not talk to each other."""
+    """Return the hooks of the first of ``size`` ranks without communication."""
 
     class Group:
         def size(self) -> int:

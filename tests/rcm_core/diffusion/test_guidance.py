@@ -50,5 +50,5 @@ def test_one_negative_row_stands_for_the_batch(problem):
 
 def test_conditions_of_different_names_are_refused(problem):
     x, t, condition, _ = problem
-    with pytest.raises(InputError, match="negative condition \\['label'\\]"):
+    with pytest.raises(InputError, match="negative condition has \\['label'\\]"):
         Guided(Recorder(), 2.0, {"label": x})(x, t, condition)

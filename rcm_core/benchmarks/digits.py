@@ -18,7 +18,7 @@ meanings = None
 
 
 def images(split: str) -> tuple[Tensor, Tensor]:
-    """Pixels in [-1, 1], float32 ``[N, C=1, T=1, H=8, W=8]``, and labels 0..9, int64 ``[N]``.
+    """Return pixels in [-1, 1], float32 ``[N, C=1, T=1, H=8, W=8]``, and labels 0..9, int64 ``[N]``.
 
     ``split`` is "train" (1,197 scans), "validation" (200) or "test" (400); InputError otherwise.
     """
@@ -27,11 +27,11 @@ def images(split: str) -> tuple[Tensor, Tensor]:
 
 
 def label(prompt: str) -> int:
-    """The digit that ``prompt`` asks for; InputError if it names none or several."""
+    """Return the digit that ``prompt`` names; InputError if it names none or several."""
     return named_digit(prompt)
 
 
 def compose_split(split: str) -> tuple[Tensor, list[int]]:
-    """The images of ``images`` and their labels."""
+    """Return the images of ``images`` and their labels."""
     pixels, labels = images(split)
     return pixels, labels.tolist()

@@ -24,7 +24,7 @@ DIRECTIONS = ("right", "left")
 
 
 def images(split: str) -> tuple[Tensor, Tensor]:
-    """Clips in [-1, 1], float32 ``[N, C=1, T=5, H=8, W=12]``, and labels 0..19, int64 ``[N]``.
+    """Return clips in [-1, 1], float32 ``[N, C=1, T=5, H=8, W=12]``, and labels 0..19, int64 ``[N]``.
 
     Every scan of the split gives two neighbouring clips, moving right and moving left by one pixel per frame.
     """
@@ -38,7 +38,7 @@ def images(split: str) -> tuple[Tensor, Tensor]:
 
 
 def label(prompt: str) -> int:
-    """The digit and direction that ``prompt`` asks for; InputError if either is missing or ambiguous."""
+    """Return the label of ``prompt``'s digit and direction; InputError if either is missing or ambiguous."""
     named = [i for i, way in enumerate(DIRECTIONS) if re.search(rf"\b{way}\b", prompt.lower())]
     if len(named) != 1:
         found = "both directions" if named else "no direction"
@@ -47,6 +47,6 @@ def label(prompt: str) -> int:
 
 
 def compose_split(split: str) -> tuple[Tensor, list[int]]:
-    """The images of ``images`` and their labels."""
+    """Return the images of ``images`` and their labels."""
     pixels, labels = images(split)
     return pixels, labels.tolist()

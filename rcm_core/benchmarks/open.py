@@ -1,4 +1,4 @@
-"""``open``: any prompts; no images of its own. What comes of them is judged by the network that ``judge:`` names."""
+"""``open``: any prompts, no images of its own. The network that ``judge:`` names judges the samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNLABELLED = -1
 
 
 def label(prompt: str) -> int:  # noqa: ARG001 - every prompt is as good as any other
-    """Prompts have no classes."""
+    """Return ``UNLABELLED``: prompts have no classes."""
     return UNLABELLED
 
 

@@ -26,19 +26,19 @@ judge = "scenes"
 categories = CATEGORIES
 classes = len(CATEGORIES)
 emphasis = (1, 2, 3, 1, 2, 3)
-"""How often a category is drawn in training the teacher: those with several objects more often."""
+"""Relative sampling frequency of each category in training the teacher; higher for several objects."""
 IMAGES = {"train": 1200, "validation": 300, "test": 600}
 
 
 def label(prompt: str) -> int:
-    """The index of the category of ``prompt``; InputError if it cannot be read."""
+    """Return the index of the category of ``prompt``; InputError if it cannot be parsed."""
     return CATEGORIES.index(parse(prompt).category)
 
 
 def meanings(prompt: str) -> dict[int, tuple[int, ...]]:
-    """What the words that name digits mean, by their number among the words of ``prompt``: the digit, its colour (0:
-    any), its place (0: any, then left, right, above, below, first and second in reading order) and how many more are
-    asked for.
+    """Return the meanings of the words that name digits, by word index in ``prompt``: the digit, its colour (0: any),
+    its position (0: any, then left, right, above, below, first and second in reading order) and the number of further
+    copies.
     """
     request, words = parse(prompt), prompt.lower().split()
     nouns = [i for i, word in enumerate(words) if word in PLURALS]
@@ -55,12 +55,12 @@ def meanings(prompt: str) -> dict[int, tuple[int, ...]]:
 
 
 def draw(prompt: str, split: str, rng: torch.Generator) -> Tensor:
-    """An image of ``prompt`` from scans of ``split``, in [-1, 1], float32 ``[C=3, T=1, H=32, W=32]``."""
+    """Draw an image of ``prompt`` from scans of ``split``, in [-1, 1], float32 ``[C=3, T=1, H=32, W=32]``."""
     return compose(parse(prompt), split, rng)[0]
 
 
 def images(split: str) -> tuple[Tensor, Tensor]:
-    """Real scenes in [-1, 1], float32 ``[N, C=3, T=1, H=32, W=32]``, and categories, int64 ``[N]``.
+    """Return real scenes in [-1, 1], float32 ``[N, C=3, T=1, H=32, W=32]``, and categories, int64 ``[N]``.
 
     InputError for an unknown split.
     """
@@ -69,9 +69,9 @@ def images(split: str) -> tuple[Tensor, Tensor]:
 
 
 def compose_split(split: str) -> tuple[Tensor, list[Request]]:
-    """The scenes of ``images`` and what each of them shows.
+    """Return the scenes of ``images`` and the request of each.
 
-    Categories take turns; what is composed is random, from the scans of ``split``.
+    Categories alternate; the rest is random, from the scans of ``split``.
     """
     count = IMAGES.get(split, 1)  # scans refuse an unknown split
     rngs = [generator("scenes", split, i) for i in range(count)]
@@ -81,7 +81,7 @@ def compose_split(split: str) -> tuple[Tensor, list[Request]]:
 
 
 def random_request(category: str, rng: torch.Generator) -> Request:
-    """Any request of ``category``; two digits or colours of one request differ."""
+    """Return a random request of ``category``; two digits or colours of one request differ."""
     first, second = torch.randperm(10, generator=rng)[:2].tolist()
     one, other = torch.randperm(len(NAMES), generator=rng)[:2].tolist()
     count, side = (int(torch.randint(high, (1,), generator=rng)) for high in (3, 2 * len(RELATIONS)))

@@ -21,17 +21,17 @@ CLIPS = {"train": 400, "validation": 200, "test": 400}
 
 
 def label(prompt: str) -> int:
-    """The index of the category of ``prompt``; InputError if it cannot be read."""
+    """Return the index of the category of ``prompt``; InputError if it cannot be parsed."""
     return CATEGORIES.index(parse_motion(prompt).category)
 
 
 def draw(prompt: str, split: str, rng: torch.Generator) -> Tensor:
-    """A clip of ``prompt`` from scans of ``split``, in [-1, 1], float32 ``[C=3, T=8, H=32, W=32]``."""
+    """Draw a clip of ``prompt`` from scans of ``split``, in [-1, 1], float32 ``[C=3, T=8, H=32, W=32]``."""
     return compose_motion(parse_motion(prompt), split, rng)[0]
 
 
 def images(split: str) -> tuple[Tensor, Tensor]:
-    """Real clips in [-1, 1], float32 ``[N, C=3, T=8, H=32, W=32]``, and categories, int64 ``[N]``.
+    """Return real clips in [-1, 1], float32 ``[N, C=3, T=8, H=32, W=32]``, and categories, int64 ``[N]``.
 
     InputError for an unknown split.
     """
@@ -40,7 +40,7 @@ def images(split: str) -> tuple[Tensor, Tensor]:
 
 
 def compose_split(split: str) -> tuple[Tensor, list[Motion]]:
-    """The clips of ``images`` and what each of them shows; categories take turns, the rest is random."""
+    """Return the clips of ``images`` and the motion of each; categories alternate, the rest is random."""
     count = CLIPS.get(split, 1)  # scans refuse an unknown split
     rngs = [generator("scenes_video", split, i) for i in range(count)]
     motions = [random_motion(CATEGORIES[i % classes], rng) for i, rng in enumerate(rngs)]
@@ -48,7 +48,7 @@ def compose_split(split: str) -> tuple[Tensor, list[Motion]]:
 
 
 def random_motion(category: str, rng: torch.Generator) -> Motion:
-    """Any motion of ``category``; two digits or colours of one differ."""
+    """Return a random motion of ``category``; two digits or colours of one differ."""
     digits, colours = (torch.randperm(high, generator=rng)[:2].tolist() for high in (10, len(NAMES)))
     line, *turns = torch.randint(2, (3,), generator=rng).tolist()
     ways = tuple(DIRECTIONS)[2 * line : 2 * line + 2]

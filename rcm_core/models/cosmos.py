@@ -34,7 +34,7 @@ tokens = Tokens("transformer_blocks.0", "proj_out", {"attn1": "none"}, rope="rop
 TEXT_LENGTH = 512
 FRAMES_PER_SECOND = 16
 GIVEN_TIME = 1e-4
-"""Of frames that are given (video to world): sigma_conditioning of diffusers' pipeline."""
+"""Time of given frames (video to world): sigma_conditioning of diffusers' pipeline."""
 LAYOUT = Layout(
     "cosmos",
     network_class,
@@ -68,29 +68,29 @@ RAW = Raw(
 
 
 def check_folder(folder: Path) -> None:
-    """InputError unless ``folder`` is a whole Cosmos-Predict2 pipeline; reads headers only."""
+    """Raise InputError unless ``folder`` is a complete Cosmos-Predict2 pipeline; reads headers only."""
     check_pipeline(LAYOUT, folder)
 
 
 def load_network(folder: Path) -> nn.Module:
-    """The transformer in ``folder/transformer``, float32, in eval mode; InputError unless it is Cosmos', whole."""
+    """Return the transformer in ``folder/transformer``, float32, in eval mode; InputError unless complete Cosmos."""
     _without_torchvision()
     return load_transformer(LAYOUT, folder)
 
 
 def empty_network(folder: Path) -> nn.Module:
-    """The same without weights: parameters on the meta device."""
+    """Return the same network without weights: parameters on the meta device."""
     _without_torchvision()
     return empty_transformer(LAYOUT, folder)
 
 
 def parameterisation(folder: Path) -> Parameterisation:  # noqa: ARG001 - all of Cosmos-Predict2 have this one
-    """Rectified flow with network time tau (E7, E8)."""
+    """Return rectified flow with network time tau (E7, E8)."""
     return RectifiedFlow(time_scale=1.0)
 
 
 def call(network: nn.Module, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
-    """Network output for states ``x`` [B, C, T, H, W], times [B] and ``condition["text"]`` [B, L, D].
+    """Return the network's output for states ``x`` [B, C, T, H, W], times [B] and ``condition["text"]`` [B, L, D].
 
     Video to world: ``condition["frames"]`` [B, C, T, H, W] are latents of which ``condition["given"]`` [B, T] (1 or 0)
     are given; there the output is that of the path which ends in them.
@@ -118,7 +118,7 @@ def call(network: nn.Module, x: Tensor, time: Tensor, condition: Condition) -> T
 
 
 def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple[Tensor, Condition]:
-    """Two frames of 4 x 4 latents, eight tokens of text; video to world gives the first frame."""
+    """Return two frames of 4 x 4 latents and eight tokens of text; for video to world, the first frame is given."""
     given = config["in_channels"] > config["out_channels"]
     x = torch.randn(size, config["out_channels"], 2, 4, 4, generator=rng)
     condition = {"text": torch.randn(size, 8, config["text_embed_dim"], generator=rng)}
@@ -131,13 +131,13 @@ def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple
 
 
 def load_codec(folder: Path) -> T5VideoCodec:
-    """The codec of the pipeline in ``folder``."""
+    """Return the codec of the pipeline in ``folder``."""
     return T5VideoCodec(LAYOUT, folder, TEXT_LENGTH)
 
 
 def _without_torchvision() -> None:
-    """diffusers' module resizes its padding mask by torchvision, which it does not ask for; where that is not installed
-    this is the one function it takes of it.
+    """Provide the one torchvision function of diffusers' module (it resizes the padding mask) if torchvision, which
+    diffusers does not require, is not installed.
     """
     from diffusers.models.transformers import transformer_cosmos
 

@@ -37,7 +37,7 @@ tokens = Tokens(
     tokens_are_output_of_entry=True,
 )
 PATCH = 2
-SCALE = 1000  # of the time, inside the module
+SCALE = 1000  # factor of the time inside the module
 LAYOUT = Layout(
     "longcat",
     network_class,
@@ -48,22 +48,22 @@ LAYOUT = Layout(
 
 
 def check_folder(folder: Path) -> None:
-    """InputError unless ``folder`` is a whole LongCat-Image pipeline; reads headers only."""
+    """Raise InputError unless ``folder`` is a complete LongCat-Image pipeline; reads headers only."""
     check_pipeline(LAYOUT, folder)
 
 
 def load_network(folder: Path) -> nn.Module:
-    """The transformer in ``folder/transformer``, float32, in eval mode; InputError unless it is LongCat's, whole."""
+    """Return the transformer in ``folder/transformer``, float32, in eval mode; InputError unless complete LongCat."""
     return load_transformer(LAYOUT, folder)
 
 
 def empty_network(folder: Path) -> nn.Module:
-    """The same without weights: parameters on the meta device."""
+    """Return the same network without weights: parameters on the meta device."""
     return empty_transformer(LAYOUT, folder)
 
 
 def parameterisation(folder: Path) -> Parameterisation:  # noqa: ARG001 - every LongCat pipeline has the same one
-    """Rectified flow with network time tau (E7, E8)."""
+    """Return rectified flow with network time tau (E7, E8)."""
     return RectifiedFlow(time_scale=1.0)
 
 
@@ -98,12 +98,12 @@ def call(network: nn.Module, x: Tensor, time: Tensor, condition: Condition) -> T
 
 
 def pack(latents: Tensor) -> Tensor:
-    """[B, C, 2 h, 2 w] to tokens [B, h w, 4 C]."""
+    """Turn latents [B, C, 2 h, 2 w] into tokens [B, h w, 4 C]."""
     return nn.functional.pixel_unshuffle(latents, PATCH).flatten(2).transpose(1, 2)
 
 
 def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
-    """The inverse of ``pack`` for h = ``height`` and w = ``width``."""
+    """Invert ``pack`` for h = ``height`` and w = ``width``."""
     return nn.functional.pixel_shuffle(tokens.transpose(1, 2).reshape(len(tokens), -1, height, width), PATCH)
 
 
@@ -125,7 +125,7 @@ class LongCatCodec(ImageLatents):
 
     @cached_property
     def pipeline(self) -> Any:
-        """diffusers' pipeline, with no more than what reads text."""
+        """diffusers' pipeline with only the parts that encode text."""
         from diffusers import LongCatImagePipeline
         from transformers import Qwen2_5_VLForConditionalGeneration
 
@@ -140,17 +140,17 @@ class LongCatCodec(ImageLatents):
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Condition:
-        """``{"text": [B, L, D]}``."""
+        """Return ``{"text": [B, L, D]}``."""
         text, _ = self.pipeline.encode_prompt(list(texts))
         return {"text": text.float().cpu()}
 
 
 def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple[Tensor, Condition]:
-    """Images of 8 x 8 latents, eight tokens of text."""
+    """Return images of 8 x 8 latents and eight tokens of text."""
     x = torch.randn(size, config["in_channels"] // PATCH**2, 1, 8, 8, generator=rng)
     return x, {"text": torch.randn(size, 8, config["joint_attention_dim"], generator=rng)}
 
 
 def load_codec(folder: Path) -> LongCatCodec:
-    """The codec of the pipeline in ``folder``."""
+    """Return the codec of the pipeline in ``folder``."""
     return LongCatCodec(folder)

@@ -31,7 +31,7 @@ time_embedder = "time_embed.emb.timestep_embedder"
 tokens = None  # linear attention sums over tokens, and its convolutions see their neighbours
 TEXT_LENGTH = 300
 SPRINT_GUIDANCE = 4.5
-"""At which a network that embeds the scale is asked if the condition has none: SanaSprintPipeline's default."""
+"""Guidance scale for a network that embeds it if the condition has none: SanaSprintPipeline's default."""
 LAYOUT = Layout(
     "sana",
     network_class,
@@ -42,22 +42,22 @@ LAYOUT = Layout(
 
 
 def check_folder(folder: Path) -> None:
-    """InputError unless ``folder`` is a whole SANA pipeline; reads headers only."""
+    """Raise InputError unless ``folder`` is a complete SANA pipeline; reads headers only."""
     check_pipeline(LAYOUT, folder)
 
 
 def load_network(folder: Path) -> nn.Module:
-    """The transformer in ``folder/transformer``, float32, in eval mode; InputError unless it is SANA's, whole."""
+    """Return the transformer in ``folder/transformer``, float32, in eval mode; InputError unless complete SANA."""
     return load_transformer(LAYOUT, folder)
 
 
 def empty_network(folder: Path) -> nn.Module:
-    """The same without weights: parameters on the meta device."""
+    """Return the same network without weights: parameters on the meta device."""
     return empty_transformer(LAYOUT, folder)
 
 
 def parameterisation(folder: Path) -> Parameterisation:
-    """Rectified flow (E7, E8) at the network's own time."""
+    """Return rectified flow (E7, E8) at the network's own time."""
     config = network_config(LAYOUT, folder)
     embedded = config.get("guidance_embeds", False)
     return RectifiedFlow(time_scale=1.0 if embedded else 1000.0 * config.get("timestep_scale", 1.0))
@@ -100,7 +100,7 @@ class SanaCodec(ImageLatents):
 
     @cached_property
     def pipeline(self) -> Any:
-        """diffusers' pipeline, with no more than what reads text."""
+        """diffusers' pipeline with only the parts that encode text."""
         from diffusers import SanaPipeline
         from transformers import Gemma2Model
 
@@ -112,13 +112,13 @@ class SanaCodec(ImageLatents):
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Condition:
-        """``{"text": [B, L, D], "mask": [B, L]}`` of negative prompts, as SanaPipeline encodes them."""
+        """Return ``{"text": [B, L, D], "mask": [B, L]}`` of negative prompts, encoded as by SanaPipeline."""
         return self._encode(texts, None)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Condition:
-        """The same of prompts: before each stands the instruction that SanaPipeline gives its text encoder
-        (arXiv 2410.10629, section 3.1).
+        """Return the same for prompts, each with the instruction of SanaPipeline as its prefix (arXiv 2410.10629,
+        section 3.1).
         """
         return self._encode(prompts, self.instruction)
 
@@ -134,7 +134,7 @@ class SanaCodec(ImageLatents):
 
 
 def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple[Tensor, Condition]:
-    """Images of 8 x 8 latents, eight tokens of text of which the last is padding."""
+    """Return images of 8 x 8 latents and eight tokens of text; the last token is padding."""
     x = torch.randn(size, config["in_channels"], 1, 8, 8, generator=rng)
     mask = torch.ones(size, 8)
     mask[:, -1] = 0
@@ -142,5 +142,5 @@ def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple
 
 
 def load_codec(folder: Path) -> SanaCodec:
-    """The codec of the pipeline in ``folder``."""
+    """Return the codec of the pipeline in ``folder``."""
     return SanaCodec(folder)

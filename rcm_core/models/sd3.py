@@ -38,7 +38,7 @@ time_embedder = "time_text_embed.timestep_embedder"
 tokens = Tokens("transformer_blocks.0", "proj_out", {"attn": "behind", "attn2": "none"})
 T5_LENGTH = 256
 CLIP_WIDTH = 512
-"""Projections of a CLIP whose configuration does not say it (transformers' default)."""
+"""Projection width of a CLIP whose configuration does not have it (transformers' default)."""
 LAYOUT = Layout(
     "sd3",
     network_class,
@@ -53,7 +53,7 @@ LAYOUT = Layout(
 
 
 def check_folder(folder: Path) -> None:
-    """InputError unless ``folder`` is a whole Stable Diffusion 3 pipeline (T5 may be absent); reads headers only."""
+    """Raise InputError unless ``folder`` has a complete Stable Diffusion 3 pipeline (T5 optional); reads headers."""
     config = check_pipeline(LAYOUT, folder)
     parts = [f"{encoder.part}/config.json" for encoder in LAYOUT.encoders[:2]]
     widths = [read_part(folder, part).get("projection_dim", CLIP_WIDTH) for part in parts]
@@ -65,17 +65,17 @@ def check_folder(folder: Path) -> None:
 
 
 def load_network(folder: Path) -> nn.Module:
-    """The transformer in ``folder/transformer``, float32, in eval mode; InputError unless it is SD3's, whole."""
+    """Return the transformer in ``folder/transformer``, float32, in eval mode; InputError unless complete SD3."""
     return load_transformer(LAYOUT, folder)
 
 
 def empty_network(folder: Path) -> nn.Module:
-    """The same without weights: parameters on the meta device."""
+    """Return the same network without weights: parameters on the meta device."""
     return empty_transformer(LAYOUT, folder)
 
 
 def parameterisation(folder: Path) -> Parameterisation:  # noqa: ARG001 - every SD3 pipeline has the same one
-    """Rectified flow with network time 1000 tau (E7, E8)."""
+    """Return rectified flow with network time 1000 tau (E7, E8)."""
     return RectifiedFlow(time_scale=1000.0)
 
 
@@ -114,7 +114,7 @@ class SD3Codec(ImageLatents):
 
     @cached_property
     def pipeline(self) -> Any:
-        """diffusers' pipeline, with no more than what reads text."""
+        """diffusers' pipeline with only the parts that encode text."""
         from diffusers import StableDiffusion3Pipeline
         from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
@@ -126,13 +126,13 @@ class SD3Codec(ImageLatents):
                     self.folder / f"text_encoder{n}", local_files_only=True, dtype=torch.float32
                 )
                 parts[f"text_encoder{n}"] = encoder.eval().to(self.device)
-        # asked for nothing but the width of its text, and that only where there is no T5
+        # the pipeline reads only its text width, and only without T5
         network = meta_network(network_class, network_config(LAYOUT, self.folder))
         return StableDiffusion3Pipeline(network, None, None, **parts)
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Condition:
-        """``{"text": [B, L, D], "pooled": [B, P]}``."""
+        """Return ``{"text": [B, L, D], "pooled": [B, P]}``."""
         text, _, pooled, _ = self.pipeline.encode_prompt(
             list(texts), None, None, self.device, do_classifier_free_guidance=False,
             max_sequence_length=self.t5_length,
@@ -141,7 +141,7 @@ class SD3Codec(ImageLatents):
 
 
 def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple[Tensor, Condition]:
-    """Images of 8 x 8 latents, eight tokens of text."""
+    """Return images of 8 x 8 latents and eight tokens of text."""
     x = torch.randn(size, config["in_channels"], 1, 8, 8, generator=rng)
     widths = config["joint_attention_dim"], config["pooled_projection_dim"]
     text, pooled = torch.randn(size, 8, widths[0], generator=rng), torch.randn(size, widths[1], generator=rng)
@@ -149,5 +149,5 @@ def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple
 
 
 def load_codec(folder: Path) -> SD3Codec:
-    """The codec of the pipeline in ``folder``."""
+    """Return the codec of the pipeline in ``folder``."""
     return SD3Codec(folder)

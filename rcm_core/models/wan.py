@@ -60,7 +60,7 @@ RAW = Raw(
 
 
 def check_folder(folder: Path) -> None:
-    """InputError unless ``folder`` is a whole Wan2.1 pipeline; reads headers only."""
+    """Raise InputError unless ``folder`` is a complete Wan2.1 pipeline; reads headers only."""
     second = read_part(folder, "model_index.json").get("transformer_2")
     if isinstance(second, list) and any(second):
         raise InputError(
@@ -70,17 +70,17 @@ def check_folder(folder: Path) -> None:
 
 
 def load_network(folder: Path) -> nn.Module:
-    """The transformer in ``folder/transformer``, float32, in eval mode; InputError unless it is Wan's, whole."""
+    """Return the transformer in ``folder/transformer``, float32, in eval mode; InputError unless complete Wan."""
     return load_transformer(LAYOUT, folder)
 
 
 def empty_network(folder: Path) -> nn.Module:
-    """The same without weights: parameters on the meta device."""
+    """Return the same network without weights: parameters on the meta device."""
     return empty_transformer(LAYOUT, folder)
 
 
 def parameterisation(folder: Path) -> Parameterisation:  # noqa: ARG001 - every Wan pipeline has the same one
-    """Rectified flow with network time 1000 tau (E7, E8)."""
+    """Return rectified flow with network time 1000 tau (E7, E8)."""
     return RectifiedFlow(time_scale=1000.0)
 
 
@@ -93,19 +93,19 @@ def call(network: nn.Module, x: Tensor, time: Tensor, condition: Condition) -> T
 
 
 def example(config: Mapping[str, Any], size: int, rng: torch.Generator) -> tuple[Tensor, Condition]:
-    """Two frames of one patch each way, eight tokens of text."""
+    """Return two frames of one patch and eight tokens of text."""
     patch = config["patch_size"]
     x = torch.randn(size, config["in_channels"], *(2 * side for side in patch), generator=rng)
     return x, {"text": torch.randn(size, 8, config["text_dim"], generator=rng)}
 
 
 def load_codec(folder: Path) -> T5VideoCodec:
-    """The codec of the pipeline in ``folder``."""
+    """Return the codec of the pipeline in ``folder``."""
     return T5VideoCodec(LAYOUT, folder, TEXT_LENGTH, clean)
 
 
 def clean(text: str) -> str:
-    """``text`` as diffusers' WanPipeline cleans it, after the original Wan: ftfy, HTML entities, white space."""
+    """Clean ``text`` like diffusers' WanPipeline, after the original Wan: ftfy, HTML entities, white space."""
     from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
     cleaned: str = prompt_clean(text)

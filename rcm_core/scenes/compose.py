@@ -1,4 +1,4 @@
-"""Draws scenes: real scans, enlarged and tinted, each in a quadrant of its own of a black canvas."""
+"""Composition of scenes: real scans, enlarged and tinted, each in its own quadrant of a black canvas."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PALETTE = torch.tensor(list(COLOURS.values()))
 
 
 class Placed(NamedTuple):
-    """What was drawn where: pixel coordinates of the centre of the object's square."""
+    """An object in a scene, with the pixel coordinates of the centre of its square."""
 
     digit: int
     colour: int
@@ -31,15 +31,15 @@ class Placed(NamedTuple):
 
 @lru_cache(maxsize=4)
 def inks(split: str) -> tuple[Tensor, ...]:
-    """The scans of ``split`` in [0, 1], enlarged by bilinear interpolation, ``[n, 12, 12]`` for every digit."""
+    """Return the scans of ``split`` in [0, 1], enlarged by bilinear interpolation, ``[n, 12, 12]`` for every digit."""
     pixels, digits = scans(split)
     large = F.interpolate((pixels[:, None] + 1) / 2, size=(OBJECT, OBJECT), mode="bilinear")[:, 0]
     return tuple(large[digits == digit] for digit in range(10))
 
 
 def quadrants(request: Request, draws: list[float]) -> list[int]:
-    """The quadrant 0..3 of every thing; ``draws`` are four numbers in [0, 1). Where no side is named, what is named
-    first comes first in reading order.
+    """Return the quadrant 0..3 of every thing; ``draws`` are four numbers in [0, 1). Without a side, things are in
+    reading order as named.
     """
     if request.relation:
         pairs = PAIRS[request.relation]
@@ -49,9 +49,9 @@ def quadrants(request: Request, draws: list[float]) -> list[int]:
 
 
 def compose(request: Request, split: str, rng: torch.Generator) -> tuple[Tensor, list[Placed]]:
-    """An image of ``request`` in [-1, 1], float32 ``[3, 1, 32, 32]``, and what is where.
+    """Draw an image of ``request`` in [-1, 1], float32 ``[3, 1, 32, 32]``; return it and its objects.
 
-    Which scans of ``split``, the places and the colours that the request leaves open are ``rng``'s.
+    ``rng`` chooses the scans of ``split``, and the positions and colours that the request leaves open.
     """
     draws = torch.rand(20, generator=rng).tolist()
     canvas, placed = torch.full((3, 1, SIZE, SIZE), -1.0), []

@@ -1,4 +1,4 @@
-"""Moving scenes: what a prompt asks for, and clips that show it; one or two digits, each moving one way."""
+"""Moving scenes: parsing of prompts, and clips of them; one or two digits, each moving in one direction."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from rcm_core.scenes.request import Thing, named_things
 from rcm_core.scenes.scans import WORDS
 
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
-"""Steps in x and y (downwards)."""
+"""Direction -> steps in x and y (downwards)."""
 CATEGORIES = ("single", "colours", "two", "attribution")
 FRAMES, SPEED = 8, 2
-"""Frames of a clip; pixels that an object moves from one to the next."""
+"""Frames of a clip; pixels that an object moves per frame."""
 HINT = "say for example 'a red seven moving left' or 'a two moving up and a five moving down'"
 
 
 @dataclass(frozen=True)
 class Motion:
-    """The things to be shown and the way that each of them goes; two go along one line."""
+    """The things to show and the direction of each; two things move along one line."""
 
     category: str
     things: tuple[Thing, ...]
@@ -32,16 +32,16 @@ class Motion:
 
     @property
     def composition(self) -> tuple[str | int, ...]:
-        """The same for every wording."""
+        """Return a key that is the same for every wording."""
         parts = sorted((t.digit, t.colour, way) for t, way in zip(self.things, self.directions))
         return (self.category, *(value for part in parts for value in part))
 
 
 @lru_cache(maxsize=16384)
 def parse_motion(prompt: str) -> Motion:
-    """The motion that ``prompt`` words: after each digit its direction; other words are passed over.
+    """Parse the motion in ``prompt``: a direction after each digit; other words are ignored.
 
-    InputError if a digit or its direction is missing, or two digits move along different lines.
+    Raises InputError if a digit or its direction is missing, or two digits move along different lines.
     """
     words = re.findall(r"[a-z]+", prompt.lower())
     things = named_things(prompt, words)
@@ -64,9 +64,9 @@ def parse_motion(prompt: str) -> Motion:
 
 
 def compose_motion(motion: Motion, split: str, rng: torch.Generator) -> tuple[Tensor, list[list[Placed]]]:
-    """A clip of ``motion`` in [-1, 1], float32 ``[3, 8, 32, 32]``, and what is where in every frame.
+    """Draw a clip of ``motion`` in [-1, 1], float32 ``[3, 8, 32, 32]``; return it and the objects of every frame.
 
-    Which scans of ``split``, the lanes, the starts and the colours that are left open are ``rng``'s.
+    ``rng`` chooses the scans of ``split``, the lanes, the starts, and the colours that the motion leaves open.
     """
     draws = torch.rand(10, generator=rng).tolist()
     clip = torch.full((3, FRAMES, SIZE, SIZE), -1.0)
@@ -87,7 +87,7 @@ def compose_motion(motion: Motion, split: str, rng: torch.Generator) -> tuple[Te
 
 
 def place(way: str, start: int, lane: int, frame: int) -> tuple[int, int]:
-    """The corner of an object that starts ``start`` pixels behind the canvas' edge and moves in its lane."""
+    """Return the corner of an object that starts ``start`` pixels behind the canvas' edge and moves in its lane."""
     right, down = DIRECTIONS[way]
     gone = start + SPEED * frame
     along = gone if right + down > 0 else SIZE - OBJECT - gone

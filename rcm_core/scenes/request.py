@@ -1,5 +1,5 @@
-"""What a prompt asks for: digits, with colour, number and place. ``parse`` reads the prompts of the scenes
-benchmarks.
+"""Requests: the digits that a prompt names, with colour, number and position. ``parse`` reads the prompts of the
+scenes benchmarks.
 
 The six categories are GenEval's (Ghosh, Hajishirzi and Schmidt, arXiv 2310.11513), with digits for its objects.
 """
@@ -21,33 +21,33 @@ COLOURS = {
     "purple": (0.75, 0.15, 0.95),
     "white": (1.0, 1.0, 1.0),
 }
-"""Red, green, blue in [0, 1] by name."""
+"""Colour name -> red, green, blue in [0, 1]."""
 NAMES = tuple(COLOURS)
 CATEGORIES = ("single", "two", "counting", "colours", "position", "attribution")
 COUNTS = {"two": 2, "three": 3, "four": 4}
 PLURALS = tuple(f"{word}es" if word.endswith("x") else f"{word}s" for word in WORDS)
 RELATIONS = ("left", "above")
-"""Of the first object to the second; "a right of b" is "b left of a", "a below b" is "b above a"."""
+"""Relations of the first object to the second; "a right of b" is "b left of a", "a below b" is "b above a"."""
 SIDES = {
     "left": ("left", False),
     "right": ("left", True),
     "above": ("above", False),
     "below": ("above", True),
 }
-"""Word -> the relation that it says, and whether the objects change places for it."""
+"""Word -> its relation, and whether the objects are swapped for it."""
 HINT = "say for example 'a red seven left of a blue two' or 'three fives'"
 
 
 @dataclass(frozen=True, order=True)
 class Thing:
-    """A digit 0..9; its colour (index into ``NAMES``), or -1 where any will do."""
+    """A digit 0..9 and its colour (index into ``NAMES``), or -1 for any colour."""
 
     digit: int
     colour: int = -1
 
 
 def noun(thing: Thing, form: str) -> str:
-    """The thing in words: "an eight", "the digit four", "a red seven"."""
+    """Return the thing in words: "an eight", "the digit four", "a red seven"."""
     if thing.colour >= 0:
         return f"a {NAMES[thing.colour]} {WORDS[thing.digit]}"
     article = "an {}" if form == "a {}" and thing.digit == 8 else form
@@ -56,7 +56,7 @@ def noun(thing: Thing, form: str) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """The things to be shown, nothing besides; ``relation`` of the first to the second, or ""."""
+    """The things to show, and nothing else; ``relation`` of the first to the second, or ""."""
 
     category: str
     things: tuple[Thing, ...]
@@ -64,16 +64,16 @@ class Request:
 
     @property
     def composition(self) -> tuple[str | int, ...]:
-        """The same for every wording: (category, relation, digits and colours); things in any order are sorted."""
+        """Return (category, relation, digits and colours), the same for every wording; unordered things are sorted."""
         things = self.things if self.relation else tuple(sorted(self.things))
         return (self.category, self.relation, *(value for t in things for value in (t.digit, t.colour)))
 
 
 @lru_cache(maxsize=16384)
 def parse(prompt: str) -> Request:
-    """The request that ``prompt`` words; other words than digits, counts, colours and sides are passed over.
+    """Parse ``prompt`` into a request; words other than digits, counts, colours and sides are ignored.
 
-    InputError if it asks for no digit, for more than four or otherwise than one of the six categories does.
+    Raises InputError if it names no digit, more than four, or a combination outside the six categories.
     """
     words = re.findall(r"[a-z]+", prompt.lower())
     plural = [i for i, word in enumerate(words) if word in PLURALS]
@@ -97,9 +97,9 @@ def parse(prompt: str) -> Request:
 
 
 def named_things(prompt: str, words: list[str]) -> tuple[Thing, ...]:
-    """The digits among ``words`` with their colours; InputError for a colour of nothing, or of one of two."""
-    found = [(i, WORDS.index(word)) for i, word in enumerate(words) if word in WORDS]
-    things = tuple(Thing(digit, _colour(words, i)) for i, digit in found)
+    """Return the digits among ``words`` with their colours; InputError for a colour of nothing, or of one of two."""
+    digits = [(i, WORDS.index(word)) for i, word in enumerate(words) if word in WORDS]
+    things = tuple(Thing(digit, _colour(words, i)) for i, digit in digits)
     coloured = sum(thing.colour >= 0 for thing in things)
     if sum(word in COLOURS for word in words) != coloured:
         raise InputError(f"the prompt {prompt!r} has a colour that stands before no digit; {HINT}")

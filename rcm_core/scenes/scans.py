@@ -1,4 +1,4 @@
-"""Real handwritten digits: the 1,797 scans of 8x8 pixels that come with scikit-learn, split once and for all.
+"""Real handwritten digits: the 1,797 scans of 8x8 pixels in scikit-learn, in fixed splits.
 
 Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository
 (1998).
@@ -41,9 +41,9 @@ def _all_splits() -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def scans(split: str) -> tuple[Tensor, Tensor]:
-    """Pixels in [-1, 1], float32 ``[N, 8, 8]``, and digits, int64 ``[N]``, of one split; fresh tensors.
+    """Return pixels in [-1, 1], float32 ``[N, 8, 8]``, and digits, int64 ``[N]``, of one split; fresh tensors.
 
-    The splits are disjoint, stratified by digit, the same in every process. InputError for an unknown split.
+    The splits are disjoint, stratified by digit, and the same in every process. InputError for an unknown split.
     """
     if split not in SPLIT_SIZES:
         raise InputError(
@@ -54,7 +54,7 @@ def scans(split: str) -> tuple[Tensor, Tensor]:
 
 
 def named_digit(prompt: str) -> int:
-    """The one digit that ``prompt`` names, as a word or a numeral; InputError if it names none or several."""
+    """Return the one digit that ``prompt`` names, as a word or a numeral; InputError if it names none or several."""
     words = re.findall(r"[a-z]+|\d+", prompt.lower())
     named = sorted({NAMES[word] for word in words if word in NAMES})
     if len(named) != 1:

@@ -16,13 +16,13 @@ from rcm_core.storage.formats import parse_json, read_text
 
 
 class Facts(BaseModel):
-    """Strict values; keys of others are allowed."""
+    """Base of schemas: values are strict, unknown keys are allowed."""
 
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
 
 def fit(schema: type[BaseModel], text: str, where: str, remedy: str) -> Any:
-    """The JSON value in ``text`` once it fits ``schema``; InputError otherwise."""
+    """Return the JSON value in ``text``; InputError unless it fits ``schema``."""
     value = parse_json(text, where, remedy)
     try:
         schema.model_validate_json(json.dumps(value))
@@ -40,7 +40,7 @@ def fit(schema: type[BaseModel], text: str, where: str, remedy: str) -> Any:
 
 
 def read(path: Path, schema: type[BaseModel], made_by: str) -> Any:
-    """The JSON value in ``path`` once it fits ``schema``; InputError names the stage that makes the file again."""
+    """Return the JSON value in ``path``; InputError, with the stage that writes it, unless it fits ``schema``."""
     if not path.exists():
         raise InputError(f"{path} does not exist; make it with `dvc repro {made_by}`")
     remedy = f"`dvc repro {made_by}` makes it again"

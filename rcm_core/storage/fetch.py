@@ -28,13 +28,13 @@ from rcm_core.storage.s3 import filesystem, unbroken
 from rcm_core.units import MIB
 
 RANGE = 32 * MIB
-"""Bytes of one request."""
+"""Size of one request in bytes."""
 READERS = 8
-"""Requests at a time; each holds one range in memory."""
+"""Number of parallel requests; each holds one range in memory."""
 SAID_EVERY = 15.0
 """Seconds between two lines of progress."""
 DONE = ".ranges"
-"""File of a folder that is being fetched: a line for every range that is on disk."""
+"""File in a folder during its fetch, with a line for every range that is on disk."""
 
 Listing = Mapping[str, tuple[int, Any]]
 """Size and ETag of every file, by name."""
@@ -54,10 +54,10 @@ class Range(NamedTuple):
 def folder_of(
     given: str, endpoint: str | None, workspace: Path, cache: Path, otherwise: str, again: bool = True
 ) -> Path:
-    """The folder ``given``: itself (without a leading slash in ``workspace``), or if it is on S3 its fetched copy.
+    """Return the folder ``given`` (without a leading slash in ``workspace``), or its fetched copy if it is on S3.
 
-    What a place on S3 held when it was first asked for is remembered in ``cache``; ``again`` asks the place again.
-    InputError(``otherwise``) if there is none.
+    ``cache`` remembers the first copy of a place on S3; ``again`` checks the place for changes. Raises
+    InputError(``otherwise``) if it does not exist.
     """
     if "://" not in given:
         folder = workspace / given
@@ -71,10 +71,10 @@ def folder_of(
 
 
 def fetch(url: str, endpoint: str | None, otherwise: str) -> Path:
-    """The files of the pipeline (``pipeline_files``) below ``url`` in the cache; fetched if they are not there.
+    """Return the cached folder of the pipeline files (``pipeline_files``) below ``url``; fetch it if necessary.
 
-    Raises InputError(``otherwise``) if there is no such prefix; InputError if it changes meanwhile, does not fit on the
-    disk; OutageError if it cannot be read to the end. What came until then is kept, and the next call continues.
+    Raises InputError(``otherwise``) if there is no such prefix; InputError if it changes meanwhile or does not fit on
+    the disk; OutageError if it cannot be read to the end. Ranges fetched so far are kept, and the next call continues.
     """
     system, root = filesystem(url, endpoint)
     with unbroken(url):
@@ -98,18 +98,18 @@ def fetch(url: str, endpoint: str | None, otherwise: str) -> Path:
 
 
 def pipeline_with(digest: str) -> Path | None:
-    """The fetched folder whose content hash is ``digest``; None if there is none."""
+    """Return the fetched folder whose content hash is ``digest``; None if there is none."""
     place = cache_root() / "pipelines" / digest
     return place.resolve() if place.is_dir() else None
 
 
 def remember(digest: str, folder: Path) -> None:
-    """Keep that the fetched ``folder`` has the content hash ``digest``."""
+    """Record that the fetched ``folder`` has the content hash ``digest``."""
     link(cache_root() / "pipelines" / digest, folder)
 
 
 def link(place: Path, folder: Path) -> None:
-    """``place`` becomes a symlink to ``folder``, atomically."""
+    """Make ``place`` a symlink to ``folder``, atomically."""
     if place.is_dir() and not place.is_symlink():
         shutil.rmtree(place)  # a copy, which versions before 1.1 kept here
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ def _listing(system: fsspec.AbstractFileSystem, root: str) -> Listing:
 def _fetch_all(
     system: fsspec.AbstractFileSystem, root: str, listing: Listing, folder: Path, url: str
 ) -> None:
-    """Every file of ``listing`` in ``folder``, which may have a part of them."""
+    """Fetch every file of ``listing`` into ``folder``, which may have some ranges already."""
     folder.mkdir(parents=True, exist_ok=True)
     done = set((folder / DONE).read_text().splitlines()) if (folder / DONE).exists() else set()
     ranges = [part for name, (size, _) in listing.items() for part in _ranges(name, size)]
@@ -169,7 +169,7 @@ def _ranges(name: str, size: int) -> Iterator[Range]:
 
 
 def _write(path: Path, start: int, content: bytes) -> None:
-    """``content`` at ``start`` of the file, on disk when this returns."""
+    """Write ``content`` at ``start`` of the file; it is on disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -183,7 +183,7 @@ def _write(path: Path, start: int, content: bytes) -> None:
 
 
 def _sayer(url: str, total: int) -> Callable[[int], None]:
-    """A function that prints how many bytes are there, at most every ``SAID_EVERY`` seconds."""
+    """Return a function that prints the number of fetched bytes, at most every ``SAID_EVERY`` seconds."""
     last = time.monotonic()
 
     def say(there: int) -> None:
@@ -196,9 +196,9 @@ def _sayer(url: str, total: int) -> Callable[[int], None]:
 
 
 def fetch_folder(url: str, endpoint: str | None, target: Path, otherwise: str) -> None:
-    """``target`` becomes a folder with the pipeline files of the folder or prefix ``url``, shared where disks can.
+    """Make ``target`` a folder with the pipeline files of the folder or prefix ``url``, linked where possible.
 
-    InputError(``otherwise``) if there is none; InputError if it changes meanwhile.
+    Raises InputError(``otherwise``) if there is none; InputError if it changes meanwhile.
     """
     folder = fetch(url, endpoint, otherwise) if "://" in url else Path(url)
     if not folder.is_dir():

@@ -24,19 +24,19 @@ from rcm_core.storage.pipeline_files import in_order, pipeline_files
 from rcm_core.units import MIB
 
 LASTING = {*REMEDIES, errno.EINVAL, errno.ENOSYS, errno.EMSGSIZE} - {errno.EIO}
-"""Numbers of errors that the same request would meet again at any time."""
+"""Error numbers of permanent failures: a retry would fail again."""
 
 
 def sha256_folder(folder: Path) -> str:
-    """Hex digest of names and bytes of the files of ``folder`` (``pipeline_files``), whatever the order on disk.
+    """Return the hex digest of names and bytes of the files of ``folder`` (``pipeline_files``), in any order on disk.
 
-    Hashes of large files are kept (``hashes``), so what did not change is not read again.
+    Hashes of large files are cached (``hashes``), so unchanged files are not read again.
     """
     return sha256_files(pipeline_files(folder))
 
 
 def sha256_files(files: Mapping[str, Path]) -> str:
-    """``sha256_folder`` of a folder that has, under these names, what is in these files."""
+    """Return the ``sha256_folder`` of a folder with the contents of ``files`` under these names."""
     digest = hashlib.sha256()
     for name, path in ((name, files[name]) for name in in_order(files)):
         digest.update(f"{name}\0{kept_sha256(path)}\n".encode())
@@ -44,25 +44,25 @@ def sha256_files(files: Mapping[str, Path]) -> str:
 
 
 def _hidden_prefix(path: Path) -> str:
-    """How the temporary name of ``path`` begins; short, for the whole name must fit."""
+    """Return the prefix of ``path``'s temporary name; short, because the full name has a length limit."""
     return f".{path.name[:40]}."
 
 
 @contextmanager
 def _system_errors(path: Path) -> Iterator[None]:
-    """Let safetensors report a full disk and its like as everything else does: OSError with its number."""
+    """Turn safetensors' errors for a full disk and similar ones into OSError with its number."""
     try:
         yield
     except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
-        if found is None:
+        match = re.search(r"os error (\d+)", str(error))
+        if match is None:
             raise
-        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+        raise OSError(int(match[1]), os.strerror(int(match[1])), str(path)) from error
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that becomes ``path`` (fsync, rename) if the block ends well."""
+    """Yield a temporary path beside ``path`` that becomes ``path`` (fsync, rename) if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=_hidden_prefix(path))
     os.close(handle)
@@ -80,7 +80,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside ``path`` that replaces ``path`` if the block ends well."""
+    """Yield a temporary folder beside ``path`` that replaces ``path`` if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_hidden_prefix(path)))
     try:
@@ -94,18 +94,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def json_text(value: Any) -> str:
-    """Sorted, indented, ending in a newline: the same value is the same bytes."""
+    """Return ``value`` as sorted, indented JSON that ends in a newline: the same value gives the same bytes."""
     return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def write_json(path: Path, value: Any) -> None:
-    """``json_text(value)`` in ``path``, atomically."""
+    """Write ``json_text(value)`` to ``path``, atomically."""
     with atomic(path) as temporary:
         temporary.write_text(json_text(value))
 
 
 def read_json(path: Path, made_by: str) -> Any:
-    """The JSON in ``path``; InputError names the stage that writes it."""
+    """Return the JSON in ``path``; InputError names the stage that writes it."""
     if not path.is_file():
         raise InputError(f"{path} does not exist; make it with `dvc repro {made_by}`")
     remedy = f"`dvc repro {made_by}` makes it again"
@@ -113,7 +113,7 @@ def read_json(path: Path, made_by: str) -> Any:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """InputError if fewer than ``needed`` bytes are free where ``folder`` is or will be."""
+    """Raise InputError if fewer than ``needed`` bytes are free on the disk of ``folder``, which need not exist."""
     existing = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
@@ -124,7 +124,7 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 def require_target(target: str, workspace: Path, key: str) -> None:
-    """InputError unless ``target``, what the setting ``key`` names, is on S3 or a folder that can be written."""
+    """Raise InputError unless ``target``, the value of the setting ``key``, is on S3 or a writable folder."""
     if "://" in target:
         return
     if not target.strip() or "\0" in target:
@@ -145,7 +145,7 @@ def require_target(target: str, workspace: Path, key: str) -> None:
 
 
 def storage_errors() -> tuple[type[Exception], ...]:
-    """What S3 and file systems raise."""
+    """Return the exceptions of S3 and file systems."""
     from botocore.exceptions import BotoCoreError
     from s3fs.core import S3_RETRYABLE_ERRORS
 
@@ -153,7 +153,7 @@ def storage_errors() -> tuple[type[Exception], ...]:
 
 
 def failure(sentence: str, error: BaseException) -> InputError:
-    """``sentence`` as the error to raise for what a storage raised: OutageError if it may pass by itself."""
+    """Return the error with ``sentence`` for a storage's ``error``: OutageError if that may be temporary."""
     from botocore.exceptions import ConnectionError as NoConnection
     from botocore.exceptions import FlexibleChecksumError, IncompleteReadError
     from s3fs.core import S3_RETRYABLE_ERRORS

@@ -25,22 +25,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_BYTES = 256 * MIB
-"""A text file of more bytes is not read: none that is written here comes near."""
+"""Largest text file in bytes that is read; the files written here are far smaller."""
 MOST_YAML = MIB
-"""The same of YAML, whose parser is slow."""
+"""Largest YAML file in bytes that is read; its parser is slow."""
 UNPICKLING = (
     ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, RuntimeError, TypeError,
     UnpicklingError, ValueError,
 )  # fmt: skip
-"""What torch.load raises for bytes that torch.save did not write."""
+"""Exceptions of torch.load for bytes that torch.save did not write."""
 MOST_DEPTH = 100
-"""Lists and mappings inside each other."""
+"""Deepest nesting of lists and mappings."""
 MOST_NODES = 100_000
-"""Values of a YAML file after its aliases have been expanded."""
+"""Most values of a YAML file after expansion of its aliases."""
 
 
 def read_text(path: Path, remedy: str, most: int = MOST_BYTES) -> str:
-    """The UTF-8 text in ``path``, without a byte order mark."""
+    """Return the UTF-8 text in ``path``, without a byte order mark."""
     try:
         size = path.stat().st_size
         if not path.is_file():
@@ -62,8 +62,8 @@ def read_text(path: Path, remedy: str, most: int = MOST_BYTES) -> str:
 
 
 def parse_json(text: str, where: str, remedy: str) -> Any:
-    """The JSON value in ``text``. Repeated keys, numbers that are not finite, halves of surrogate pairs and deep
-    nesting are refused.
+    """Return the JSON value in ``text``. Repeated keys, numbers that are not finite, halves of surrogate pairs and deep
+    nesting are errors.
     """
     try:
         value = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse_number, parse_float=_finite)
@@ -78,7 +78,7 @@ def parse_json(text: str, where: str, remedy: str) -> Any:
 
 
 def read_object(path: Path, remedy: str) -> dict[str, Any]:
-    """The JSON object in ``path``."""
+    """Return the JSON object in ``path``."""
     value = parse_json(read_text(path, remedy), str(path), remedy)
     if not isinstance(value, dict):
         raise InputError(f"{path} holds {_kind(value)}; expected a JSON object: {remedy}")
@@ -86,14 +86,12 @@ def read_object(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def text_lines(text: str) -> list[str]:
-    """Lines of ``text``: they end with a line feed, a carriage return or both, and with nothing else."""
+    """Split ``text`` into lines: only a line feed, a carriage return or both end a line."""
     return re.split("\r\n|\n|\r", text)
 
 
 def parse_json_lines(text: str, where: str, remedy: str) -> pd.DataFrame:
-    """The table in ``text``, a JSON object per line; keys that a line lacks are missing values. Blank lines are
-    skipped.
-    """
+    """Return the table in ``text``, a JSON object per line; absent keys are missing values. Blank lines are skipped."""
     import pandas as pd
 
     rows = []
@@ -108,7 +106,7 @@ def parse_json_lines(text: str, where: str, remedy: str) -> pd.DataFrame:
 
 
 def parse_parquet(content: bytes, where: str, remedy: str) -> pd.DataFrame:
-    """The table in the bytes of a Parquet file."""
+    """Return the table in the bytes of a Parquet file."""
     from pyarrow import ArrowException
     from pyarrow.parquet import read_table
 
@@ -124,7 +122,7 @@ def parse_parquet(content: bytes, where: str, remedy: str) -> pd.DataFrame:
 
 
 def read_yaml(path: Path, remedy: str) -> Any:
-    """The YAML value in ``path``. Repeated keys, aliases that expand to much, cycles and deep nesting are refused."""
+    """Return the YAML value in ``path``. Repeated keys, large alias expansions, cycles and deep nesting are errors."""
     text = read_text(path, remedy, MOST_YAML)
     loader = yaml.SafeLoader(text)
     try:
@@ -143,7 +141,7 @@ def read_yaml(path: Path, remedy: str) -> Any:
 
 
 def read_csv(path: Path, columns: tuple[str, ...], remedy: str) -> list[dict[str, float]]:
-    """Rows of numbers, empty cells left out. The header and every row must have ``columns``."""
+    """Return rows of numbers, without empty cells. The header and every row must have ``columns``."""
     try:
         reader = csv.DictReader(read_text(path, remedy).splitlines(), strict=True)
         names = list(reader.fieldnames or ())
@@ -163,7 +161,7 @@ def read_csv(path: Path, columns: tuple[str, ...], remedy: str) -> list[dict[str
 
 
 def read_tensors(path: Path, remedy: str) -> dict[str, Any]:
-    """The tensors of a safetensors file by name."""
+    """Return the tensors of a safetensors file by name."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -224,7 +222,7 @@ def _depth(value: Any) -> int:
 
 
 def _measure(node: yaml.Node, known: dict[int, int], depth: int, where: str, remedy: str) -> int:
-    """Number of values that ``node`` expands to; -1 marks the nodes above it."""
+    """Return the number of values that ``node`` expands to; -1 in ``known`` marks the nodes above it."""
     if known.get(id(node)) == -1:
         raise InputError(f"{where} has an alias inside the value that it names; {remedy}")
     if depth > MOST_DEPTH:

@@ -1,6 +1,6 @@
-"""SHA-256 of large files, kept: a file is read again only if its size, time of change or inode differ.
+"""Cached SHA-256 of large files: a file is read again only if its size, modification time or inode differ.
 
-Kept in ``<cache>/hashes``, one JSON file per folder. The cache belongs to the user, not to a checkout (``RCM_CACHE``).
+The cache is ``<cache>/hashes``, one JSON file per folder. It belongs to the user, not to a checkout (``RCM_CACHE``).
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import time
 from pathlib import Path
 
 LARGE = 2**20
-"""Bytes from which on a hash is kept; smaller files are read faster than looked up."""
+"""Smallest file in bytes whose hash is cached; reading smaller files is faster than the lookup."""
 SETTLED = 2 * 10**9
-"""Nanoseconds after the last change before which a hash is not kept: a second change could leave the same time."""
+"""Age in ns of the last change below which a hash is not cached: a second change could have the same time."""
 
 Entry = list[int | str]
-"""Size, time of change in ns, inode, hash."""
+"""Size, modification time in ns, inode, hash."""
 
 
 def cache_root() -> Path:
-    """The user's cache of hashes and fetched pipelines: ``RCM_CACHE``, or ``rcm-distill`` in the usual cache folder."""
+    """Return the user's cache of hashes and fetched pipelines: ``RCM_CACHE``, or ``rcm-distill`` in its folder."""
     given = os.environ.get("RCM_CACHE")
     if given:
         return Path(given).absolute()
@@ -31,13 +31,13 @@ def cache_root() -> Path:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes, read now."""
+    """Return the hex digest of a file's bytes, always read."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def kept_sha256(path: Path) -> str:
-    """Hex digest of a file's bytes; not read if a hash is kept for exactly this size, time of change and inode."""
+    """Return the hex digest of a file's bytes; cached for exactly this size, modification time and inode."""
     facts, now = path.stat(), time.time_ns()
     if facts.st_size < LARGE:
         return sha256(path)
@@ -69,7 +69,7 @@ def _place(path: Path) -> Path:
 
 
 def _read(place: Path) -> dict[str, Entry]:
-    """Entries that can be read; a damaged file holds none and is overwritten."""
+    """Return the readable entries; a damaged file has none and is overwritten."""
     try:
         found = json.loads(place.read_text())
     except (OSError, ValueError):

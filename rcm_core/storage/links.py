@@ -1,4 +1,4 @@
-"""Files that appear in a second place without their bytes being written again."""
+"""Links and reflinks: a file in a second place without a second copy of its bytes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 from rcm_core.storage.pipeline_files import pipeline_files
 
 SMALL = 2**20
-"""Bytes up to which a file is copied: somebody may edit it in its new place."""
+"""Largest file in bytes that is copied: a user may edit it in its new place."""
 FICLONE = 0x40049409
-"""Linux's request for a reflink: a copy that shares blocks until one of both is written to."""
+"""Number of Linux's ioctl for a reflink: a copy that shares blocks until one of the files is written to."""
 UNABLE = {
     errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS,
 }  # fmt: skip
-"""What file systems answer that cannot share, or do not share these two files."""
+"""Error numbers of file systems that cannot link, or cannot link these two files."""
 
 
 def place_file(source: Path, target: Path, ours: bool = True) -> None:
-    """``target`` becomes a file with the bytes of ``source`` that survives the removal of ``source``.
+    """Make ``target`` a file with the bytes of ``source`` that survives the removal of ``source``.
 
     A reflink where the file system has them, else a hard link, else (another file system, a small file) a copy.
     Symlinks are followed. A hard link shares its bytes and its mode for good: neither file may be written in place
@@ -35,14 +35,14 @@ def place_file(source: Path, target: Path, ours: bool = True) -> None:
 
 
 def shares(source: Path, folder: Path) -> bool:
-    """Whether ``place_file`` could link ``source`` into ``folder``: both lie on one file system."""
+    """Return whether ``place_file`` could link ``source`` into ``folder``: both are on one file system."""
     real = Path(os.path.realpath(source)).stat()
     there = next(p for p in [folder, *folder.absolute().parents] if p.exists()).stat()
     return real.st_size > SMALL and real.st_dev == there.st_dev
 
 
 def place_folder(source: Path, target: Path) -> None:
-    """Every file of the folder ``source`` (``pipeline_files``) in ``target``, by ``place_file``."""
+    """Place every file of the folder ``source`` (``pipeline_files``) in ``target`` by ``place_file``."""
     for name, path in pipeline_files(source).items():
         place_file(path, target / name)
 

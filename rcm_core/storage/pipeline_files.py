@@ -18,29 +18,29 @@ from rcm_core.errors import InputError
 
 LEFT_BEHIND = frozenset({"Thumbs.db", "desktop.ini", "__MACOSX"})
 MOST_FILES = 100_000
-"""A folder with more files is not listed further: the root of a disk was named by mistake."""
+"""Most files of a folder: one with more is probably the root of a disk, named by mistake."""
 INDEX = "model_index.json"
 FOLDER_MARK = "_$folder$"
-"""Ending of the empty objects that Hadoop's tools write for folders on S3."""
+"""Suffix of the empty objects that Hadoop's tools write for folders on S3."""
 
 Signature = tuple[int, int, int]
 
 
 def is_part(name: str) -> bool:
-    """Whether ``name``, relative to the folder with slashes, names a file of a pipeline."""
+    """Return whether ``name``, relative to the folder with slashes, is a file of a pipeline."""
     return not any(part.startswith(".") or part in LEFT_BEHIND for part in PurePosixPath(name).parts)
 
 
 def in_order(names: Mapping[str, Any]) -> list[str]:
-    """The names in the order in which they are hashed: by folder, then by name."""
+    """Return the names in the order in which they are hashed: by folder, then by name."""
     return sorted(names, key=lambda name: PurePosixPath(name).parts)
 
 
 def pipeline_files(folder: Path) -> dict[str, Path]:
-    """Files of the pipeline in ``folder`` by their names relative to it (with slashes), in order.
+    """Return the files of the pipeline in ``folder`` by their names relative to it (with slashes), in order.
 
-    InputError for a link that leads nowhere or back to a folder above it, for a named pipe, socket or device, for what
-    cannot be read, and for more than ``MOST_FILES`` files.
+    Raises InputError for a link that is broken or leads to a folder above it, for a named pipe, socket or device, for
+    an unreadable file or folder, and for more than ``MOST_FILES`` files.
     """
     found: dict[str, Path] = {}
     for path in _walk(folder, ()):
@@ -53,19 +53,19 @@ def pipeline_files(folder: Path) -> dict[str, Path]:
 
 
 def require_index(folder: Path, where: str) -> None:
-    """InputError unless ``folder`` has a model_index.json. Called before anything walks the folder."""
+    """Raise InputError unless ``folder`` has a model_index.json. Called before anything walks the folder."""
     if not (folder / INDEX).is_file():
         raise InputError(f"{where} holds no {INDEX}; expected a pipeline in diffusers layout")
 
 
 def signatures(folder: Path) -> dict[str, Signature]:
-    """Size, time of the last change in ns, and inode of each file of the pipeline in ``folder``."""
+    """Return size, modification time in ns, and inode of each file of the pipeline in ``folder``."""
     facts = {name: path.stat() for name, path in pipeline_files(folder).items()}
     return {name: (f.st_size, f.st_mtime_ns, f.st_ino) for name, f in facts.items()}
 
 
 def objects(system: fsspec.AbstractFileSystem, root: str) -> dict[str, dict[str, Any]]:
-    """What ``system`` (S3) says of each file of the pipeline below ``root``, by names relative to it, in order.
+    """Return the facts in ``system`` (S3) of each file of the pipeline below ``root``, by relative names, in order.
 
     Empty objects that mark folders (``transformer/``) are not files.
     """
@@ -81,7 +81,7 @@ def objects(system: fsspec.AbstractFileSystem, root: str) -> dict[str, dict[str,
 
 
 def refuse_changed(before: Mapping[str, Any], after: Mapping[str, Any], where: str) -> None:
-    """InputError if the files of ``where`` are not after reading them what they were before."""
+    """Raise InputError if the files of ``where`` changed while they were read."""
     changed = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
     if changed:
         raise InputError(

@@ -29,7 +29,7 @@ class RunPlaces:
     root: Path
 
     code_modules = Place("code/modules.json")
-    """Which module has which hash."""
+    """Hashes of modules by name."""
     teacher_file = Place("teacher/teacher.json")
     """Facts of the teacher."""
     teacher_pipeline = Place("teacher/pipeline")
@@ -43,7 +43,7 @@ class RunPlaces:
     manifest = Place("trajectories/manifest.parquet")
     """List of the training samples."""
     candidates = Place("train/candidates")
-    """Students of training, a folder each."""
+    """Candidates of training, a folder each."""
     curves = Place("train/curves.csv")
     """Scalars of training by step."""
     health_file = Place("train/health.json")
@@ -70,11 +70,11 @@ class RunPlaces:
     """Outcome of `rcm tune-times`."""
 
     def stage(self, name: str) -> Path:
-        """Return the folder of everything that the stage ``name`` leaves."""
+        """Return the output folder of the stage ``name``."""
         return self.root / name
 
     def record_file(self, stage: str) -> Path:
-        """Return the file of what ``stage`` noted about itself."""
+        """Return the record file of ``stage``."""
         return self.root / stage / "record.json"
 
     def code_hashes(self, stage: str) -> Path:
@@ -116,7 +116,7 @@ class RunFolder(RunPlaces):
         return found
 
     def health(self) -> dict[str, Any]:
-        """Read what training noticed."""
+        """Read probes, spikes and the verdict of training."""
         from rcm_core.storage.checked_json import read
         from rcm_core.storage.schemas import HealthFacts
 
@@ -140,7 +140,7 @@ class RunFolder(RunPlaces):
         return facts
 
     def shown_metrics(self) -> dict[str, Any]:
-        """Read the numbers as far as tables show them, complete or not."""
+        """Read the numbers that tables show; others may be absent."""
         from rcm_core.storage.checked_json import read
         from rcm_core.storage.schemas import ShownMetrics
 

@@ -1,4 +1,4 @@
-"""S3 behind fsspec: connected to once, asked again after faults, refused in one sentence."""
+"""S3 behind fsspec: one connection, retries after failures, one sentence for each error."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from rcm_core.errors import InputError, one_line
 from rcm_core.storage.files import failure, storage_errors
 
 ATTEMPTS = 4
-"""Times that botocore (mode standard: exponential backoff) sends a request that fails or is answered with 5xx, 429."""
+"""Attempts of botocore (mode standard: exponential backoff) for a request that fails or returns 5xx or 429."""
 READ_ATTEMPTS = 3
-"""Times that s3fs asks again for an answer whose body breaks off, which botocore does not see."""
+"""Retries of s3fs for a response whose body breaks off, which botocore does not notice."""
 CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
 
 
 @contextmanager
 def unbroken(place: str) -> Iterator[None]:
-    """Turn what a storage refuses in the block, after all retries, into InputError; a missing file stays what it is.
+    """Turn a storage's errors in the block, after all retries, into InputError; FileNotFoundError is unchanged.
 
     The InputError is an OutageError if the storage may answer later.
     """

@@ -1,4 +1,4 @@
-"""What a family and a pipeline must keep to be distilled, checked on the pipeline itself: ``rcm check-model``."""
+"""Requirements on a family and a pipeline for distillation, checked on the pipeline itself: ``rcm check-model``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rcm_core.training.checkpointing.checkpoint import write_network
 
 PROMPTS = ("a red cube left of a blue ball", "a photo of three dogs in the snow")
 STEP = 1e-7
-"""Of central differences in float64."""
+"""Step of central differences in float64."""
 
 
 class Finding(NamedTuple):
@@ -84,7 +84,7 @@ def _run(name: str, check: Check, subject: Subject) -> Finding:
 
 
 def _round_trip(subject: Subject) -> str:
-    """What is written as a student is loaded again, bit for bit."""
+    """Check that a written student loads again bit for bit."""
     weights = subject.denoiser.network.state_dict()
     with TemporaryDirectory() as place:
         write_network(Path(place) / "transformer", subject.denoiser.network, weights)
@@ -96,7 +96,7 @@ def _round_trip(subject: Subject) -> str:
 
 
 def _units(subject: Subject) -> str:
-    """The blocks that are sharded and checkpointed, and the layers that are named, are there."""
+    """Check that the sharded and checkpointed blocks, and the named layers, exist."""
     network, family = subject.denoiser.network, subject.family
     units = subject.denoiser.blocks()
     kinds = {type(m).__name__ for m in units}
@@ -111,7 +111,7 @@ def _units(subject: Subject) -> str:
 
 
 def _parameterisation(subject: Subject) -> str:
-    """Velocity and output are each other's inverse, finite on the whole range."""
+    """Check that velocity and output are inverse to each other, and finite on the whole range."""
     own = subject.denoiser.parameterisation
     x, F = (
         subject.x.double(),
@@ -128,7 +128,7 @@ def _parameterisation(subject: Subject) -> str:
 
 
 def _velocity(subject: Subject) -> str:
-    """Finite and of the state's shape from data to noise."""
+    """Check that the output is finite and has the state's shape from data to noise."""
     x, condition, denoiser = subject.x, subject.condition, subject.denoiser
     with torch.no_grad():
         inputs, time = denoiser.parameterisation.to_network(x, subject.t)
@@ -146,7 +146,7 @@ def _velocity(subject: Subject) -> str:
 
 
 def _batch(subject: Subject) -> str:
-    """A sample does not see the others of its batch."""
+    """Check that a sample does not depend on the others of its batch."""
     denoiser, x, t, condition = subject.denoiser, subject.x, subject.t, subject.condition
     with torch.no_grad():
         together = denoiser(x, t, condition)[:1]
@@ -159,7 +159,7 @@ def _batch(subject: Subject) -> str:
 
 
 def _condition(subject: Subject) -> str:
-    """Every part of the condition, the state and the angle change what comes out."""
+    """Check that every part of the condition, the state and the angle changes the output."""
     with in_double(subject) as (F, x, t, condition), torch.no_grad():
         value = F(x, t, condition)
         other = {
@@ -191,7 +191,7 @@ def _guidance(subject: Subject) -> str:
 
 
 def _value(subject: Subject) -> str:
-    """The value beside a tangent is the plain one."""
+    """Check that the primal value beside a tangent equals the plain output."""
     with in_double(subject) as (F, x, t, condition), torch.no_grad():
         with flash_jvp():
             value, _ = jvp(lambda s, a: F(s, a, condition), (x, t), (x, torch.ones_like(t)))
@@ -202,7 +202,7 @@ def _value(subject: Subject) -> str:
 
 
 def _tangent(subject: Subject) -> str:
-    """Forward-mode AD against central differences in float64, in the state and in the angle."""
+    """Check forward-mode AD against central differences in float64, in the state and in the angle."""
     worst = 0.0
     with in_double(subject) as (F, x, t, condition), torch.no_grad():
         direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(2)).to(x)
@@ -223,7 +223,7 @@ def _tangent(subject: Subject) -> str:
 
 
 def _time(subject: Subject) -> str:
-    """With weights in bfloat16 the time still reaches its features in float32."""
+    """Check that with bfloat16 weights the time reaches its features in float32."""
     denoiser, x, t, condition = subject.copy(), subject.x, subject.t, subject.condition
     features = denoiser.network.get_submodule(subject.family.time_features)
     seen: list[Tensor] = []
@@ -242,7 +242,7 @@ def _time(subject: Subject) -> str:
 
 
 def _codec(subject: Subject) -> str:
-    """Text of any number of prompts has one length, and what is decoded is in [0, 1]."""
+    """Check that encoded text has one length for any number of prompts, and that decoded pixels are in [0, 1]."""
     codec = subject.family.load_codec(subject.folder)
     several, one = codec.encode_prompts(PROMPTS), codec.encode_text([""])
     for name, value in several.items():

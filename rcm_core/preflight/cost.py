@@ -11,7 +11,7 @@ from rcm_core.preflight.gpus import Gpu
 
 
 class Cost(NamedTuple):
-    """On ``gpus`` of a kind."""
+    """Duration and operations on ``gpus`` of one kind."""
 
     operations: float
     hours: float
@@ -19,7 +19,7 @@ class Cost(NamedTuple):
 
 
 def training_cost(found: Estimate, params: Params, gpu: Gpu, utilisation: float) -> Cost:
-    """Of all iterations, what backward makes again included; ``utilisation``: share of the GPU's peak rate."""
+    """Return the cost of all iterations with recomputation; ``utilisation``: share of the GPU's peak rate."""
     train = params.train
     each = found.flops * train.iterations
     hours = each / (utilisation * gpu.rate(train.parallel.precision)) / 3600
@@ -27,7 +27,7 @@ def training_cost(found: Estimate, params: Params, gpu: Gpu, utilisation: float)
 
 
 def trajectories_cost(found: Estimate, params: Params, gpu: Gpu, utilisation: float) -> Cost:
-    """Of the teacher's samples, on as many GPUs as train, in ``teacher.precision``; none if they are imported.
+    """Return the cost of the teacher's samples on the training's GPUs, in ``teacher.precision``; zero for imports.
 
     Guidance other than 1 takes two velocities for each step.
     """

@@ -17,12 +17,12 @@ from rcm_core.training.disk_usage import (
 
 
 class Written(NamedTuple):
-    """What a stage writes."""
+    """Files that a stage writes."""
 
     what: str
     number: int
     each: int
-    """Bytes of one."""
+    """Bytes of one file."""
 
     @property
     def total(self) -> int:
@@ -30,7 +30,7 @@ class Written(NamedTuple):
 
 
 def disk_use(model: Model, params: Params) -> list[Written]:
-    """What each stage writes, where files can be linked. Samples of evaluate, and reports, are small and not in it.
+    """Return the files of each stage if they can be linked, without the small ones (samples of evaluate, reports).
 
     A given teacher is not copied, and select links what it chooses; a LoRA is merged by publish. What a student shares
     with a given teacher beside the network is copied once by publish, where there are no reflinks, and is not in it.
@@ -49,7 +49,7 @@ def disk_use(model: Model, params: Params) -> list[Written]:
 
 
 def _sample(model: Model, params: Params) -> int:
-    """Bytes of a sample's states and text, float32."""
+    """Return the bytes of a sample's states and text, float32."""
     section = params.trajectories
     routes = 2 * params.teacher.steps + 1 if section.keep_trajectories else 0
     apart = section.real and section.source is None

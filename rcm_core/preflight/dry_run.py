@@ -46,9 +46,9 @@ from rcm_core.training.parallel.sharding import ShardingPlan
 from rcm_core.training.train_step import Stepper
 
 PARTS = 2
-"""Of an iteration's accumulation: the second meets the gradients of the first, later ones meet the same."""
+"""Accumulation parts to run per iteration: the second adds to the gradients of the first, later ones are equal."""
 EIGHT_BIT = (1 + 4 / 256) / 4
-"""Of a moment's bytes in float32: a byte for each value, a scale for 256 of them. It is rehearsed as AdamW."""
+"""Share of a float32 moment's bytes: a byte per value, a scale per 256. The optimiser is rehearsed as AdamW."""
 CPU = torch.device("cpu")
 
 
@@ -61,14 +61,14 @@ class Take(NamedTuple):
 
 
 class Rehearsal(NamedTuple):
-    """What rank 0 holds and does."""
+    """Memory and operations of rank 0."""
 
     held: dict[str, int]
-    """Bytes that stay from step to step, by what they are for."""
+    """Bytes that stay from step to step, by purpose."""
     forward: dict[str, float]
     """Floating-point operations of one sample through each network, without gradient."""
     takes: list[Take]
-    """One for each kind of iteration."""
+    """One entry for each kind of iteration."""
 
 
 @dataclass(frozen=True)
@@ -122,13 +122,13 @@ def rehearse(model: Model, params: Params, alike: Sequence[Kind], fused: bool) -
         return bytes_of(p.grad for role in nets if role not in offload for p in nets[role].parameters())
 
     def away() -> int:
-        """Bytes that the rehearsal has, and the device would not."""
+        """Return the bytes that the rehearsal has but the device would not."""
         grown = bytes_of(p.grad for role in offload if role in nets for p in nets[role].parameters())
         return stowed + grown
 
     ledger = Ledger(gradients, away)
     with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings(action="ignore"))  # the training will say them
+        stack.enter_context(warnings.catch_warnings(action="ignore"))  # the training will show them
         stack.enter_context(world_of(world))
         folder = Path(stack.enter_context(TemporaryDirectory()))
         write_json(folder / "transformer/config.json", dict(model.config))
@@ -177,7 +177,7 @@ def _networks(model: Model, params: Params, folder: Path, spread: ShardingPlan) 
 
 
 def _roles(made: dict[str, Denoiser], params: Params, folder: Path, nets: dict[str, nn.Module]) -> Denoiser:
-    """What is trained or follows goes into ``nets``; the frozen teacher."""
+    """Put the trained and following networks into ``nets``; return the frozen teacher."""
     requirements, shared = build_method(params.method, params.train.tangent).requirements, made["teacher"]
     frozen, roles = shared, roles_of(requirements)
     if isinstance(shared, Shared):
@@ -193,7 +193,7 @@ def _roles(made: dict[str, Denoiser], params: Params, folder: Path, nets: dict[s
 def _assemble(
     model: Model, params: Params, ledger: Ledger, nets: dict[str, nn.Module], frozen: Denoiser
 ) -> Stepper:
-    """As ``training.distill.assemble``."""
+    """Do the work of ``training.distill.assemble``."""
     requirements = build_method(params.method, params.train.tangent).requirements
     return Stepper(
         modules=nets,
@@ -248,7 +248,7 @@ WORDS = {"plain": "without gradient", "gradient": "forward", "tangent": "tangent
 
 
 def _first_steps(stepper: Stepper) -> None:
-    """AdamW takes its moments at its first step, and DTensor asks for the shapes of what it has not done before."""
+    """Run one optimiser step: AdamW allocates its moments there, and DTensor propagates shapes of new operations."""
     roles = sorted(stepper.optimisers)
     for role in roles:
         for p in stepper.modules[role].parameters():
@@ -258,7 +258,7 @@ def _first_steps(stepper: Stepper) -> None:
 
 @torch.no_grad()
 def _forward(networks: Mapping[str, nn.Module], model: Model, size: int, ledger: Ledger) -> dict[str, float]:
-    """Operations of one sample through every network; sharding makes its buffers on the way."""
+    """Return the operations of one sample through every network; sharding allocates its buffers on the way."""
     found = {}
     for role, net in networks.items():
         if isinstance(net, Denoiser):

@@ -34,11 +34,11 @@ class Task(NamedTuple):
 
     teacher: str
     config: Mapping[str, Any]
-    """Of the network, with as many blocks as are rehearsed."""
+    """Configuration of the network, with the rehearsed number of blocks."""
     shape: tuple[int, ...]
     text: int
     params: Params
-    """With at most ``PARTS`` parts in a batch."""
+    """Parameters with at most ``PARTS`` parts in a batch."""
     alike: Sequence[Kind]
     fused: bool
 
@@ -130,7 +130,7 @@ def _run(task: Task) -> Rehearsal:
 
 
 def _text(found: Rehearsal) -> bytes:
-    """The digest of the second line, and the numbers in it, to the bit and in their order."""
+    """Return the digest of the second line, and that line: its numbers exactly and in order."""
     takes = [
         [[[p.name, p.peaks, p.flops] for p in take.phases], list(take.plain.items())] for take in found.takes
     ]
@@ -139,7 +139,7 @@ def _text(found: Rehearsal) -> bytes:
 
 
 def _read(path: Path) -> Rehearsal | None:
-    """None if it is not there, cannot be read, or is damaged: then it is rehearsed."""
+    """Return the stored result; None if it is missing or damaged, and is to be rehearsed."""
     try:
         digest, _, line = path.read_bytes().partition(b"\n")
     except OSError:

@@ -1,4 +1,4 @@
-"""What a training takes on one of its GPUs: rehearsed twice with few blocks and extrapolated to all of them."""
+"""Memory and operations of a training on one GPU: rehearsed twice with few blocks, extrapolated to all blocks."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ FEW = 2 * EDGE
 
 
 class Estimate(NamedTuple):
-    """Of one GPU."""
+    """Estimate for one GPU."""
 
     parameters: int
-    """Of the teacher."""
+    """Number of the teacher's parameters."""
     held: dict[str, float]
-    """Bytes that stay from step to step, by what they are for."""
+    """Bytes that stay from step to step, by purpose."""
     phases: dict[str, Peak]
-    """The highest moment of every kind of pass."""
+    """Peak memory of every kind of pass."""
     flops: float
     """Floating-point operations of an iteration, on average over the training."""
     velocity: float
-    """Of the teacher's velocity for one state, without guidance."""
+    """Floating-point operations of the teacher's velocity for one state, without guidance."""
     rehearsed: tuple[int, ...]
     """Numbers of blocks that were rehearsed."""
 
     @property
     def top(self) -> str:
-        """The pass that needs most."""
+        """Name of the pass with the highest peak."""
         return max(self.phases, key=lambda name: self.phases[name].alive)
 
     @property
     def peak(self) -> float:
-        """Bytes."""
+        """Peak memory in bytes."""
         return self.phases[self.top].alive
 
 
@@ -102,7 +102,7 @@ def _size(model: Model) -> tuple[int, int]:
 
 @cache
 def _counts(network_class: str, kinds_of_blocks: tuple[str, ...], config: str) -> tuple[int, int]:
-    """As ``_size``; a search asks for the same networks again and again."""
+    """Cache ``_size``: a search repeats the same networks."""
     network = meta_network(network_class, json.loads(config))
     blocks = [m for m in network.modules() if type(m).__name__ in kinds_of_blocks]
     return len(blocks), sum(p.numel() for p in network.parameters())
@@ -112,7 +112,7 @@ def _counts(network_class: str, kinds_of_blocks: tuple[str, ...], config: str) -
 def _kinds(
     method: str, tangent: str, iterations: int, size: int, guidance: float, points: int
 ) -> tuple[Kind, ...]:
-    """``kinds`` of the method whose keys are the JSON ``method``."""
+    """Return ``kinds`` of the method whose keys are the JSON ``method``."""
     return tuple(kinds(build_method(json.loads(method), tangent), iterations, size, guidance, points))
 
 
@@ -163,7 +163,7 @@ def _highest(takes: Sequence[Take]) -> dict[str, Peak]:
 
 
 def _flops(whole: Rehearsal, take: Take, kind: Kind, accumulate: int) -> float:
-    """Of an iteration of this kind: what was rehearsed, and the calls without gradient that others of it have more."""
+    """Return an iteration's operations: the rehearsed ones, and the average further calls without gradient."""
     rehearsed = sum(phase.flops for phase in take.phases) / min(PARTS, accumulate)
     more = sum((n - take.plain.get(role, 0)) * whole.forward[role] for role, n in kind.plain.items())
     return accumulate * (rehearsed + more)

@@ -1,4 +1,4 @@
-"""A world of ranks and accelerators that is not there: collectives that move nothing, kernels that compute nothing."""
+"""Fake ranks and accelerators: collectives without communication, kernels without computation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rcm_core.errors import InputError
 
 
 class FirstRank:
-    """As much of protocols.TrainContext as steps need."""
+    """The part of execution.TrainContext that steps need."""
 
     rank = 0
 
@@ -38,7 +38,7 @@ class FirstRank:
 
 @contextmanager
 def world_of(size: int) -> Iterator[None]:
-    """This process is rank 0 of ``size``; the others answer nothing. InputError if it has a real group."""
+    """Make this process rank 0 of ``size`` fake ranks. InputError if it has a real process group."""
     from torch.testing._internal.distributed.fake_pg import FakeStore  # also registers the backend
 
     if dist.is_initialized():
@@ -79,5 +79,5 @@ def fused_attention(work: Callable[[int], None]) -> Iterator[None]:
 
 
 def _product(q: Tensor, k: Tensor) -> int:
-    """Operations of q k^T; heads of values are as wide."""
+    """Return the operations of q k^T; value heads have the same width."""
     return 2 * q.numel() * k.shape[-2]

@@ -1,4 +1,4 @@
-"""Accelerators by name: memory, and the most floating-point operations a second."""
+"""Accelerators by name: memory, and peak floating-point operations per second."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ TERA = 1e12
 
 class Gpu(NamedTuple):
     memory: float
-    """Bytes that CUDA shows, somewhat less than is sold."""
+    """Bytes that CUDA reports, somewhat less than the nominal memory."""
     bfloat16: float
-    """Dense products with float32 sums, per second."""
+    """Dense operations per second with float32 accumulation."""
     float32: float
-    """Without tensor cores, as training computes in float32."""
+    """Operations per second in float32, without tensor cores, as in training."""
 
     def rate(self, precision: str) -> float:
-        """Most operations per second in ``precision``."""
+        """Return the peak operations per second in ``precision``."""
         return self.bfloat16 if precision == "bfloat16" else self.float32
 
 
@@ -39,7 +39,7 @@ GPUS = {
 
 
 def gpu_of(name: str) -> Gpu:
-    """InputError names the nearest one if there is none."""
+    """Return the accelerator ``name``; if there is none, InputError suggests the nearest one."""
     if name not in GPUS:
         raise InputError(f"unknown GPU {name!r}{nearest(name, GPUS)}; known: {', '.join(GPUS)}")
     return GPUS[name]

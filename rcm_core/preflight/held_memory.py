@@ -1,4 +1,4 @@
-"""Bytes of tensors on one rank of a training, by what they are for."""
+"""Bytes of tensors on one rank of a training, by purpose."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def bytes_of(tensors: Any) -> int:
 
 
 def local_bytes(x: Tensor) -> int:
-    """Of this rank's part."""
+    """Return the bytes of this rank's part."""
     own = x._local_tensor if isinstance(x, DTensor) else x
     if is_traceable_wrapper_subclass(own):  # quantised: codes and scales
         return sum(local_bytes(getattr(own, name)) for name in own.__tensor_flatten__()[0])

@@ -15,13 +15,13 @@ from rcm_core.preflight.teacher_spec import Model
 from rcm_core.training.distill import build_method
 
 SHARE = 0.92
-"""Of a GPU's memory: the rest is for CUDA, NCCL and the allocator's holes."""
+"""Usable share of a GPU's memory; CUDA, NCCL and fragmentation take the rest."""
 CONTEXTS = (1, 2, 4, 8)
-"""GPUs that may share a state; more are no node any more, whose exchange is fast."""
+"""Most GPUs that may share a state: one node, with fast exchange."""
 
 
 class Choice(NamedTuple):
-    """A way that was tried."""
+    """A tried layout."""
 
     params: Params
     estimate: Estimate
@@ -31,21 +31,21 @@ class Choice(NamedTuple):
 
     @property
     def overrides(self) -> list[str]:
-        """What sets it."""
+        """Return the settings of the layout."""
         return overrides(self.params)
 
 
 class Search(NamedTuple):
-    """What came of it."""
+    """Result of a search."""
 
     best: Choice | None
-    """The cheapest that fits."""
+    """Cheapest layout that fits."""
     least: Choice | None
-    """If none does, what needs least."""
+    """Layout that needs least memory, if none fits."""
 
 
 Attempt = Callable[[Params], Choice | None]
-"""Tries a way; None if a training would refuse it."""
+"""Function that tries a layout; None if a training would refuse it."""
 
 
 def choose(params: Params, gpu: Gpu, attempt: Attempt) -> Search:
@@ -67,7 +67,7 @@ def choose(params: Params, gpu: Gpu, attempt: Attempt) -> Search:
 
 
 def _laid_over(params: Params, gpu: Gpu, attempt: Attempt) -> Search:
-    """With the networks in the machine's memory that ``params`` have there."""
+    """Try a layout with the offloaded networks of ``params``."""
     least: Choice | None = None
     for context in _contexts(params.train.workers):
         size, rest = divmod(params.train.batch, params.train.workers // context)
@@ -84,7 +84,7 @@ def _laid_over(params: Params, gpu: Gpu, attempt: Attempt) -> Search:
 
 
 def attempts(model: Model, rehearsals: Rehearsals) -> Attempt:
-    """Return what tries a way by rehearsal, each once."""
+    """Return a function that tries a layout by rehearsal, each layout once."""
     known: dict[str, Choice | None] = {}
 
     def attempt(params: Params) -> Choice | None:
@@ -100,7 +100,7 @@ def attempts(model: Model, rehearsals: Rehearsals) -> Attempt:
 
 
 def workers_needed(choice: Choice, gpu: Gpu) -> int | None:
-    """So many GPUs that the lightest way fits with shards as small as theirs; None if shards do not help."""
+    """Return the number of GPUs whose shards let the lightest layout fit; None if sharding does not help."""
     found, workers = choice.estimate, choice.params.train.workers
     shards = sum(found.held.values()) + found.phases[found.top].gradients
     rest = SHARE * gpu.memory - (found.peak - shards)
@@ -113,7 +113,7 @@ def workers_needed(choice: Choice, gpu: Gpu) -> int | None:
 
 
 def _fewest_parts(params: Params, gpu: Gpu, attempt: Attempt) -> Choice | None:
-    """With the smallest ``accumulate`` that fits; what a GPU holds falls in a line with the samples of a part."""
+    """Try the smallest ``accumulate`` that fits; memory falls linearly with the samples of a part."""
     rank = params.train.batch // (params.train.workers // params.train.parallel.context)
     parts = [n for n in range(1, rank + 1) if rank % n == 0]
     first = attempt(params)
@@ -132,7 +132,7 @@ def _fewest_parts(params: Params, gpu: Gpu, attempt: Attempt) -> Choice | None:
 
 
 def _replicate(choice: Choice, gpu: Gpu, attempt: Attempt) -> Choice:
-    """With the most replicas that fit."""
+    """Try the most replicas that fit."""
     workers = choice.params.train.workers
     found = choice.estimate
     shards = sum(found.held.values()) + found.phases[found.top].gradients
@@ -146,7 +146,7 @@ def _replicate(choice: Choice, gpu: Gpu, attempt: Attempt) -> Choice:
 
 
 def _offloads(params: Params) -> Iterator[tuple[str, ...]]:
-    """None, and one more after the other of all that may be."""
+    """Yield the sets of offloaded networks: none, then one more each."""
     yield ()
     if params.train.lora is None:
         every = offloadable(build_method(params.method, params.train.tangent).requirements)

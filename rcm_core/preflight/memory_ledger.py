@@ -1,4 +1,4 @@
-"""The book of a rehearsal: bytes of all tensors alive and floating-point operations, phase by phase."""
+"""Live tensor memory and FLOPs of a dry run, recorded phase by phase."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ FORMULAS: dict[Any, Callable[..., int]] = {
 
 
 class Peak(NamedTuple):
-    """The moment at which most bytes were alive."""
+    """Peak of live bytes."""
 
     alive: float
     gathered: float
-    """Of them, weights that sharding has gathered."""
+    """Bytes of the peak that are weights gathered by sharding."""
     gradients: float
-    """Of them, gradients, as they were when the segment ended."""
+    """Bytes of gradients at the end of the segment."""
 
 
 @dataclass
 class Phase:
-    """A pass of a network, or what lies between two."""
+    """A pass of a network, or the work between two passes."""
 
     name: str
     peaks: list[Peak] = field(default_factory=list)
-    """One for each segment: up to the end of the first block, of the second, ... and what comes after the last."""
+    """One peak for each segment: each ends with a block; the final one is the work after the last block."""
     flops: float = 0
 
 
@@ -71,18 +71,18 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._most = (0, 0)
 
     def open(self, name: str) -> None:
-        """What follows is another phase."""
+        """Begin another phase."""
         self.cut()
         self.phases.append(Phase(name))
 
     def cut(self) -> None:
-        """What follows is another segment of this phase."""
+        """Begin another segment of this phase."""
         alive, gathered = self._most
         self.phases[-1].peaks.append(Peak(alive - self.away(), gathered, self.gradients()))
         self._most = self.alive, self.gathered
 
     def work(self, flops: int) -> None:
-        """Adds operations that no formula knows."""
+        """Add operations without a known formula."""
         self.phases[-1].flops += flops
 
     def __torch_dispatch__(
@@ -148,7 +148,7 @@ def _device(value: Tensor) -> torch.device:
 
 @contextmanager
 def record_into(ledger: Ledger) -> Iterator[None]:
-    """``ledger`` counts all that runs inside."""
+    """Let ``ledger`` count everything that runs inside."""
     original = torch.UntypedStorage.resize_
 
     def resize_(storage: Any, size: int) -> Any:

@@ -16,12 +16,12 @@ from rcm_core.protocols import Condition, Family
 
 
 class Subject(NamedTuple):
-    """What is checked."""
+    """A model under check."""
 
     family: Family
     folder: Path
     denoiser: Denoiser
-    """In float32, its blocks cut to the first few."""
+    """Denoiser in float32, cut to its first few blocks."""
     x: Tensor
     t: Tensor
     condition: Condition
@@ -32,7 +32,7 @@ class Subject(NamedTuple):
 
 
 def cut(network: nn.Module, names: Sequence[str], count: int) -> None:
-    """Leaves the first ``count`` of each list of blocks, so that what is left can be checked in float64."""
+    """Keep only the first ``count`` of each list of blocks, so that the rest fits a check in float64."""
     for module in network.modules():
         for name, child in module.named_children():
             if isinstance(child, nn.ModuleList) and any(type(m).__name__ in names for m in child):

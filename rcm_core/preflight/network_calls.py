@@ -1,4 +1,4 @@
-"""Which networks a method calls, step by step: the method itself, run on networks of one weight that only count."""
+"""Count the network calls of each step by running the method on one-parameter stub networks."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ Calls = Counter[tuple[str, str]]
 
 
 class Kind(NamedTuple):
-    """Iterations that differ in nothing but how often networks are called without gradient."""
+    """Iterations that differ only in the number of network calls without gradient."""
 
     step: int
-    """One of them: of those that call most networks, the one with fewest calls."""
+    """Representative step: of those that call most networks, the one with the fewest calls."""
     share: float
-    """Of all iterations."""
+    """Share of all iterations."""
     plain: dict[str, float]
     """Samples through each network without gradient, on average over these iterations and one of their parts."""
 
 
 class Weight(nn.Module):
-    """A network of one weight."""
+    """A stub network with one parameter."""
 
     def __init__(self, role: str, calls: Calls) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Weight(nn.Module):
 
 
 class Verdicts(nn.Module):
-    """In the place of a discriminator's heads."""
+    """A stub for a discriminator's heads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Verdicts(nn.Module):
 
 
 def kind_of(x: Tensor) -> str:
-    """What pass is on its way through a network whose state is ``x``."""
+    """Return the kind of the current pass through a network whose state is ``x``."""
     if forward_ad.unpack_dual(x).tangent is not None:  # type: ignore[no-untyped-call]
         return "tangent"
     return "gradient" if torch.is_grad_enabled() else "plain"
@@ -102,7 +102,7 @@ def _steps(iterations: int) -> list[int]:
 
 
 def _count(method: Method, step: int, size: int, guidance: float, points: int) -> tuple[Calls, Any]:
-    """Calls of one step, and the roles of its updates."""
+    """Return the calls of one step, and the roles of its updates."""
     calls: Calls = Counter()
     frozen = Weight("teacher", calls).requires_grad_(False)
     batch = _batch(size, points)

@@ -1,4 +1,4 @@
-"""What a plan knows of a teacher: its configuration and the size of what it is asked. No weights."""
+"""A teacher in a plan: its configuration and the sizes of its inputs. No weights."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from rcm_core.registry import find_family
 
 PUBLISHED = Path("data/models")
 DEPTH = "num_layers"
-"""In a network's configuration: how many blocks it has."""
+"""Keys of the number of blocks in a network's configuration."""
 
 
 class Model(NamedTuple):
-    """A teacher as its configuration has it."""
+    """A teacher as described by its configuration."""
 
     name: str
     family: Family
@@ -43,14 +43,14 @@ class Model(NamedTuple):
         return self._replace(config={**self.config, DEPTH: blocks})
 
     def parameters(self) -> int:
-        """As many as the network has."""
+        """Number of blocks of the network."""
         return sum(p.numel() for p in self.on_meta().parameters())
 
     def on_meta(self) -> nn.Module:
         return meta_network(self.family.network_class, self.config)
 
     def conditions(self, size: int) -> Condition:
-        """Of ``size`` prompts, as long as they are."""
+        """Return the condition of ``size`` prompts of full length."""
         _, short = self.family.example(self.config, size, torch.Generator().manual_seed(0))
         count = short["text"].shape[1]
         return {name: self._lengthen(value, count) for name, value in short.items()}
@@ -91,7 +91,7 @@ def model_of(teacher: TeacherSection, root: Path) -> Model:
 
 
 def read_published(root: Path) -> dict[str, dict[str, Any]]:
-    """Facts of data/models by name."""
+    """Return the facts of data/models by name."""
     return {path.stem: json.loads(path.read_text()) for path in sorted((root / PUBLISHED).glob("*.json"))}
 
 
@@ -106,7 +106,7 @@ def _mini(teacher: TeacherSection) -> dict[str, Any]:
 
 
 def _text_length(folder: Path, family: str, known: Mapping[str, Any]) -> int:
-    """As in the published networks of the family, or what the folder's tokenizer takes at most, if that is less."""
+    """Return the text length of the family's published networks, or the tokenizer's limit if that is less."""
     own = next((facts["text"][0] for facts in known.values() if facts["family"] == family), None)
     place = folder / "tokenizer/tokenizer_config.json"
     most = json.loads(place.read_text()).get("model_max_length") if place.is_file() else None

@@ -9,7 +9,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -42,6 +42,10 @@ class Cost(NamedTuple):
         """Return the seconds of a training of ``iterations`` iterations."""
         early = min(iterations, self.warmup)
         return early * self.warm + (iterations - early) * self.steady
+
+    def scaled(self, factor: float) -> Cost:
+        """Return the cost on a machine that takes ``factor`` times as long."""
+        return Cost(self.warmup, factor * self.warm, factor * self.steady)
 
     def iterations(self, seconds: float) -> int:
         """Return the largest number of iterations that fits into ``seconds``."""
@@ -143,6 +147,20 @@ def calibrate(job: Calibration) -> None:
 def known_entries(place: Path) -> dict[str, Any]:
     """Return the earlier measurements by name."""
     return dict(read_json(place, "compare")["entries"]) if place.is_file() else {}
+
+
+def common_costs(entries: Mapping[str, dict[str, Any]], anchor: str) -> dict[str, Cost]:
+    """Return all costs as on the machine that calibrated ``anchor``.
+
+    Entries of another session or machine are scaled by the anchor's cost there, which every session measures.
+    """
+    if anchor not in entries:
+        return {}
+    reference = entries[anchor]["cost"]["steady"]
+    return {
+        name: Cost(**entry["cost"]).scaled(reference / entry["anchor"]["steady"])
+        for name, entry in entries.items()
+    }
 
 
 def affordable(entry: dict[str, Any], anchor_iterations: int) -> int:

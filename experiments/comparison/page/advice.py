@@ -72,8 +72,10 @@ def _lines(group: Group) -> list[str]:
     )
     if group.budget == UPDATES:
         in_turn = [name for name in presets(group) if name in group.costs]
-        fast = min(in_turn or presets(group), key=group.seconds)
-        lines.append(f"  - quickest to train `{fast}` ({group.seconds(fast):.0f} s)")
+        timed = {n: seconds for n in in_turn or presets(group) if (seconds := group.seconds(n)) is not None}
+        if timed:
+            fast = min(timed, key=lambda n: timed[n])
+            lines.append(f"  - quickest to train `{fast}` ({timed[fast]:.0f} s)")
     return lines
 
 

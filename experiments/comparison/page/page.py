@@ -194,7 +194,8 @@ def _group(group: Group, images: Path) -> str:
         f"### {words}: what training took",
         cost_table(group),
         "Seconds are processor time of a training's single thread, with all methods measured in turn. A ~ marks the"
-        " wall-clock time of the runs themselves, beside other processes. Memory is the peak of the process above its"
+        " wall-clock time of the runs themselves, beside other processes; a - stands for runs on another processor than"
+        " the calibration's. Memory is the peak of the process above its"
         " memory before the networks are loaded, as the mean over seeds with its 95 % interval."
         f" {'; '.join(said)}.",
     ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.comparison.calibrate import Cost, known_entries
+from experiments.comparison.calibrate import Cost, common_costs, known_entries
 from experiments.comparison.page.intervals import Interval, clip_interval, mean_over_seeds, over_steps
 from experiments.comparison.plan import BUDGETS, PLANS
 from experiments.comparison.workspaces import FORMAT
@@ -28,7 +28,9 @@ class Group:
     """Rows of the teacher."""
     folder: Path
     costs: dict[str, Cost] = field(default_factory=dict)
-    """Cost of an iteration of each calibrated method."""
+    """Cost of an iteration of each calibrated method, as on the machine that calibrated the anchor."""
+    processor: str = ""
+    """The processor of that machine."""
     failed: list[dict[str, Any]] = field(default_factory=list)
     """Runs without a result: name, seed, reason."""
 
@@ -60,10 +62,16 @@ class Group:
         """Return the benchmark's headline accuracy: the mean over categories if it has categories."""
         return "accuracy_mean" if "accuracy_mean" in self.metrics else "accuracy"
 
-    def seconds(self, name: str) -> float:
-        """Return the seconds of a training by calibration, else of the runs themselves on a possibly busy machine."""
+    def seconds(self, name: str) -> float | None:
+        """Return the seconds of a training by calibration, else of the runs themselves on a possibly busy machine.
+
+        None if the runs were on another processor than the calibration: their seconds cannot be compared.
+        """
+        first = self.runs[name][0]
         if name in self.costs:
-            return self.costs[name].seconds(self.runs[name][0]["iterations"])
+            return self.costs[name].seconds(first["iterations"])
+        if first["machine"]["processor"] != self.processor:
+            return None
         return self.measure(name, "seconds").value
 
     def measure(self, name: str, key: str) -> Interval:
@@ -105,8 +113,9 @@ def load(folder: Path) -> Results:
 def _groups(folder: Path) -> Iterator[Group]:
     for teacher in PLANS:
         reference = _json(folder / teacher / "teacher.json")
-        calibrated = known_entries(folder / teacher / "calibration.json")
-        costs = {name: Cost(**entry["cost"]) for name, entry in calibrated.items()}
+        calibration = folder / teacher / "calibration.json"
+        costs = common_costs(known_entries(calibration), PLANS[teacher].anchor)
+        processor = (_json(calibration) or {"machine": {"processor": ""}})["machine"]["processor"]
         for budget in BUDGETS:
             found = [json.loads(p.read_text()) for p in sorted((folder / teacher / budget).glob("*.json"))]
             # results on another teacher or by another protocol are not comparable
@@ -125,7 +134,7 @@ def _groups(folder: Path) -> Iterator[Group]:
             if runs and reference is not None:
                 place = folder / teacher / budget
                 failed = [json.loads(p.read_text()) for p in sorted((place / "failed").glob("*.json"))]
-                yield Group(teacher, budget, runs, reference, place, costs, failed)
+                yield Group(teacher, budget, runs, reference, place, costs, processor, failed)
 
 
 def _json(path: Path) -> dict[str, Any] | None:

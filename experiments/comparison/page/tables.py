@@ -79,6 +79,8 @@ def cost_table(group: Group) -> str:
 def _times(group: Group, name: str) -> tuple[str, str]:
     """Return the seconds of a training and of an iteration, marked if they do not come from the calibration."""
     seconds, mark = group.seconds(name), "" if name in group.costs else "~"
+    if seconds is None:
+        return "-", "-"
     return f"{mark}{seconds:.0f}", f"{mark}{seconds / group.runs[name][0]['iterations']:.3f}"
 
 

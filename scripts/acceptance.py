@@ -1,4 +1,4 @@
-"""Whether a finished run of the embedded default reached what is promised: ``python scripts/acceptance.py runs``.
+"""Check the promised results of a finished run of the built-in default: ``python scripts/acceptance.py runs``.
 
 With ``--no-timing`` speed is printed but decides nothing: for machines that others use at the same time. With
 ``--significant`` a promise is missed only if the whole 95 % interval of the student's number is beyond it: on another
@@ -20,7 +20,7 @@ class Promise(NamedTuple):
     what: str
     found: float
     best: float
-    """The end of the interval that is nearest to keeping it."""
+    """Return the end of the interval that is nearest to the promise."""
     sense: str
     allowed: float
     timing: bool = False
@@ -65,7 +65,7 @@ def promises(metrics: dict[str, Any]) -> list[Promise]:
 
 
 def main() -> int:
-    """Prints every promise with what was found; 1 if one is missed."""
+    """Print every promise with its measured value; return 1 if one is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path)
     parser.add_argument("--no-timing", action="store_true")

@@ -1,4 +1,4 @@
-"""Puts a finished run's numbers and samples into the README: ``python scripts/readme_results.py runs``.
+"""Put a finished run's numbers and samples into the README: ``python scripts/readme_results.py runs``.
 
 Writes docs/images/samples.png and docs/results/mini.json (the run's metrics.json with its records' times), and the
 table between the README's ``results`` markers. docs/images/scenes.png is drawn from the comparison's samples.
@@ -38,7 +38,7 @@ SCENES = {"teacher, 50 steps": ("teacher", 0, 2)} | {
 
 
 def digits(samples: Path) -> Image.Image:
-    """One row per sampler, one column per digit, the same noise down a column; the first sample of each digit."""
+    """Draw the first sample of each digit: a row per sampler, a column per digit, the same noise in a column."""
     prompts = json.loads((samples / "prompts.json").read_text())
     from rcm_core.benchmarks.digits import label
 
@@ -51,7 +51,7 @@ def digits(samples: Path) -> Image.Image:
 
 
 def scenes(results: Path) -> Image.Image:
-    """The committed samples of the comparison, without the white line after each."""
+    """Return the committed samples of the comparison, without the white line after each."""
     rows = {}
     for words, (name, row, rows_in_it) in SCENES.items():
         with Image.open(results / f"{name}.png") as whole:
@@ -62,7 +62,7 @@ def scenes(results: Path) -> Image.Image:
 
 
 def grid(rows: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
-    """Labelled rows of samples."""
+    """Draw labelled rows of samples."""
     canvas = Image.new("RGB", (LABELS + SHOWN * (SIDE + GAP), len(rows) * (SIDE + GAP)), "white")
     draw = ImageDraw.Draw(canvas)
     for y, (words, images) in enumerate(rows.items()):
@@ -75,7 +75,7 @@ def grid(rows: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
 
 
 def table(metrics: dict[str, Any]) -> str:
-    """Markdown: the numbers that matter, with their intervals."""
+    """Return the main numbers with their intervals, as Markdown."""
     teacher = metrics["teacher"]["seconds_per_sample"]["value"]
     heads = [
         "sampler", "network calls", "times faster", "Frechet to real", "Frechet to teacher", "accuracy", "diversity",

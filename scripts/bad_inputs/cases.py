@@ -49,7 +49,7 @@ TENSORS = {
 
 
 def cases(root: Path) -> Iterator[Case]:
-    """Every input, those of files first."""
+    """Return every input, files first."""
     yield from _files(root)
     yield from _params(root)
     yield from _samples(root)

@@ -28,7 +28,7 @@ DAMAGES: dict[str, Damage | None] = {
 
 
 def checkpoints(root: Path) -> Iterator[Case]:
-    """Every file of the newest checkpoint, damaged in every way."""
+    """Return an input for each file of the newest checkpoint and each damage."""
     newest = interrupt(root)
     for path in sorted(newest.iterdir()):
         for what, damage in DAMAGES.items():

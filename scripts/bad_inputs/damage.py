@@ -1,4 +1,4 @@
-"""Damages of files, by kind: each is a function of the bytes that are there."""
+"""Damages of files, by kind: each is a function of the file's bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEEP = 100_000
 
 
 def json_damages(content: bytes, other: bytes) -> dict[str, Damage]:
-    """Damages of a JSON file; ``other`` is that of another stage."""
+    """Return damages of a JSON file; ``other`` is the file of another stage."""
     value = json.loads(content)
     found: dict[str, Damage] = {
         "empty": lambda _: b"",
@@ -42,7 +42,7 @@ def json_damages(content: bytes, other: bytes) -> dict[str, Damage]:
 
 
 def key_damages(content: bytes, keys: tuple[str, ...]) -> dict[str, Damage]:
-    """Keys that are missing or of a wrong type."""
+    """Return damages with keys that are missing or have a wrong type."""
     value = json.loads(content)
     found: dict[str, Damage] = {}
     for key in keys:
@@ -55,7 +55,7 @@ def key_damages(content: bytes, keys: tuple[str, ...]) -> dict[str, Damage]:
 
 
 def table_damages(content: bytes, column: str) -> dict[str, Damage]:
-    """Damages of a Parquet file of which ``column`` is needed."""
+    """Return damages of a Parquet file whose ``column`` is required."""
     frame = pd.read_parquet(io.BytesIO(content))
     return {
         "empty": lambda _: b"",
@@ -74,7 +74,7 @@ def table_damages(content: bytes, column: str) -> dict[str, Damage]:
 
 
 def manifest_damages(content: bytes) -> dict[str, Damage]:
-    """Values that no manifest has."""
+    """Return damages with values that no manifest has."""
     frame = pd.read_parquet(io.BytesIO(content))
     changes: dict[str, dict[str, Any]] = {
         "a shard outside its folder": {"shard": "../../etc/passwd"},

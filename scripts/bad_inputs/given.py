@@ -1,4 +1,4 @@
-"""What users bring: teachers in folders, adapters, samples of their own; and disks that cannot be written."""
+"""Users' own inputs: teachers in folders, adapters, samples; and disks that cannot be written."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from rcm_core.storage.run_folder import RunFolder
 from scripts.bad_inputs.project import Case
 
 PIPELINE = "given/pipeline"
-"""A copy of the project's teacher, which the teacher stage removes once another one is given."""
+"""Copy of the project's teacher; the teacher stage removes the original if an external one is set."""
 CONFIG, WEIGHTS = "transformer/config.json", "transformer/diffusion_pytorch_model.safetensors"
 Change = Callable[[Path], object]
-"""What is done to a copy of a folder."""
+"""A change of a copied folder."""
 
 
 def write(place: str, content: bytes) -> Change:

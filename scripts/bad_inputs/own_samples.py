@@ -18,21 +18,21 @@ from scripts.bad_inputs.project import Case
 
 
 def png(size: tuple[int, int] = (8, 8), mode: str = "L") -> bytes:
-    """The bytes of a picture."""
+    """Return the bytes of a picture."""
     stream = io.BytesIO()
     Image.new(mode, size).save(stream, "png")
     return stream.getvalue()
 
 
 def torch_bytes(value: Any) -> bytes:
-    """The bytes that torch.save writes."""
+    """Return the bytes that torch.save writes."""
     stream = io.BytesIO()
     torch.save(value, stream)
     return stream.getvalue()
 
 
 def tar(*members: tuple[str, bytes]) -> bytes:
-    """The bytes of a tar with these members."""
+    """Return the bytes of a tar with these members."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for name, content in members:

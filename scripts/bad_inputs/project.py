@@ -33,13 +33,13 @@ class Case:
     what: str
     command: tuple[str, ...]
     place: str | None = None
-    """The file that is changed."""
+    """File to change."""
     damage: Callable[[bytes], bytes] | None = None
-    """What becomes of its bytes; None: it is removed."""
+    """Function of its bytes; None: the file is removed."""
     accepted: str = ""
-    """Why it is taken, as it is; empty: it must be refused."""
+    """Reason to accept the input; empty: it must be refused."""
     disk: Literal["full", "read-only"] | None = None
-    """What is mounted as the folder ``disk``."""
+    """Kind of the mount at the folder ``disk``."""
 
 
 class Hang(Exception):  # noqa: N818 - what happened
@@ -53,7 +53,7 @@ class Project:
         self.root = root
 
     def make(self) -> None:
-        """Run all stages, and keep what a student is."""
+        """Run all stages, and keep a copy of the student."""
         run_all(self.root, prepare(self.root, tiny_values()), LocalExecutor(self.root))
         shutil.copytree(RunFolder.of(self.root).published, self.root / "student")
 
@@ -142,7 +142,7 @@ class Project:
 
 
 def is_right(row: dict[str, Any]) -> bool:
-    """Whether the input of ``row`` was refused, or taken if there is a reason to take it."""
+    """Return whether the input of ``row`` was refused, or accepted if it has a reason to be."""
     return bool(row["taken"] if "taken" in row else row["refused"])
 
 

@@ -34,7 +34,7 @@ MOTIONS = (
 
 
 def phrasings(carriers: tuple[str, ...], endings: tuple[str, ...], digit: int) -> list[str]:
-    """Every way to ask for ``digit``; the plainest first."""
+    """Return every phrasing for ``digit``, the plainest first."""
     return [
         carrier.format(ending.format(subject.format(name)))
         for carrier, ending, subject, name in product(carriers, endings, SUBJECTS, (WORDS[digit], str(digit)))
@@ -42,12 +42,12 @@ def phrasings(carriers: tuple[str, ...], endings: tuple[str, ...], digit: int) -
 
 
 def digit_prompts() -> list[list[str]]:
-    """``[digit][phrasing]``."""
+    """Return prompts ``[digit][phrasing]``."""
     return [phrasings(PICTURES, PLACES, digit) for digit in range(10)]
 
 
 def motion_prompts() -> list[list[str]]:
-    """``[2 * digit + direction][phrasing]``."""
+    """Return prompts ``[2 * digit + direction][phrasing]``."""
     return [
         phrasings(CLIPS, tuple(motion.replace("WAY", way) for motion in MOTIONS), digit)
         for digit in range(10)

@@ -79,7 +79,7 @@ SIDES = ("to the left of", "to the right of", "on top of", "underneath", "behind
 
 
 def scenes() -> list[str]:
-    """All of them, in a fixed order."""
+    """Return all combinations in a fixed order."""
     acted = [f"{subject} {DOINGS[subject]} {place}" for subject, place in product(SUBJECTS, PLACES)]
     counted = [f"{count} {thing}s on a table" for count, thing in product(COUNTS, THINGS)]
     pairs = [(a, b) for a, b in product(THINGS, THINGS) if a != b]
@@ -98,7 +98,7 @@ def article(noun: str) -> str:
 
 
 def deal(rng: random.Random) -> dict[str, list[str]]:
-    """Prompts by split; scenes are divided first, so that no two splits share one."""
+    """Return prompts by split; scenes are divided first, so that no two splits share one."""
     left = scenes()
     rng.shuffle(left)
     dealt: dict[str, list[str]] = {}

@@ -46,7 +46,7 @@ DEALS = {
 
 
 def compositions(category: str) -> list[Request]:
-    """Every request of ``category``, one for each composition."""
+    """Return every request of ``category``, one for each composition."""
     pairs = list(combinations(range(10), 2))
     match category:
         case "single":
@@ -65,7 +65,7 @@ def compositions(category: str) -> list[Request]:
 
 
 def wordings(request: Request) -> list[str]:
-    """Every prompt for ``request``."""
+    """Return every prompt for ``request``."""
     things = request.things
     match request.category:
         case "single" | "colours":

@@ -24,7 +24,7 @@ DEALS = {
 
 
 def motions(category: str) -> list[Motion]:
-    """Every motion of ``category``, one for each composition."""
+    """Return every motion of ``category``, one for each composition."""
     ways, colours = tuple(DIRECTIONS), range(len(NAMES))
     lines = [pair for line in (ways[:2], ways[2:]) for pair in product(line, repeat=2)]
     pairs = list(combinations(range(10), 2))
@@ -50,13 +50,13 @@ def wordings(motion: Motion) -> list[str]:
 
 
 def choose(chosen: list[Motion], count: int, rng: random.Random) -> list[str]:
-    """``count`` prompts; compositions take turns."""
+    """Return ``count`` prompts; compositions alternate."""
     tables = [rng.sample(wordings(motion), len(wordings(motion))) for motion in chosen]
     return [prompt for prompt in chain.from_iterable(zip_longest(*tables)) if prompt is not None][:count]
 
 
 def deal(rng: random.Random) -> dict[str, list[str]]:
-    """The prompts of every split; categories take turns."""
+    """Return the prompts of every split; categories alternate."""
     columns: dict[str, list[list[str]]] = {split: [] for split in SPLITS}
     for category in CATEGORIES:
         left = rng.sample(motions(category), len(motions(category)))

@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("place", type=Path)
     parser.add_argument("--runs", type=Path, default=RELATIVE.root, help="where the teacher stage has run")
-    parser.add_argument("--guidance", type=float, default=3.0, help="at which it is scored")
+    parser.add_argument("--guidance", type=float, default=3.0, help="guidance scale of the scored samples")
     options = parser.parse_args()
     print(f"hash: {ship(RunFolder(options.runs), options.place)}")
     record = options.place / "record.json"

@@ -68,7 +68,7 @@ def ink(digits: Tensor, where: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def spoil(frames: Tensor, rng: torch.Generator) -> Tensor:
-    """Paler, blurred, noisy: what samplers do to an image."""
+    """Make images paler, blurred and noisy, like a sampler's errors."""
     batch = len(frames)
     frames = (frames + 1) * uniform((batch, 1, 1, 1), 0.75, 1.05, rng) - 1
     blurred = F.avg_pool2d(F.pad(frames, (1, 1, 1, 1), mode="replicate"), 3, 1)
@@ -111,7 +111,7 @@ def loss_of(outputs: dict[str, Tensor], truth: dict[str, Tensor]) -> Tensor:
 
 
 def train(steps: int) -> tuple[Detector, float]:
-    """The detector after ``steps`` and the mean loss of the last 100."""
+    """Return the detector after ``steps`` steps and the mean loss of the last 100."""
     torch.manual_seed(address("detector"))
     detector = Detector()
     optimiser = torch.optim.AdamW(detector.parameters(), lr=PEAK_LR, weight_decay=0.02)

@@ -42,7 +42,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     "cdm": {"augmentation_weight": 0.0, "rollout_steps": 4, "rollout_shift": 1.0, "rollout_low": 0.05},
     "sana_sprint": {**NARROW, "blocks": [1]},
 }
-"""What differs from the shipped preset here, where there is no guidance and no structure at high noise; a discriminator
+"""Changes from the shipped presets, because there is no guidance and no structure at high noise; a discriminator
 has one head, for convolutions are what takes long on a CPU.
 """
 

@@ -171,7 +171,7 @@ def test_checkpoints_survive_a_bad_day_of_s3(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What passes is not noticed; an outage ends the training at once with OutageError, and the next one continues."""
+    """Transient faults pass unnoticed; an outage ends the training with OutageError, and the next one continues."""
     authorise(monkeypatch)
     state, spec = tmp_path / "state", {"steps": 17, "out": str(tmp_path / "sum")}
     with object_store() as endpoint, faulty_proxy(endpoint) as proxy:

@@ -1,4 +1,4 @@
-"""What a student has besides the teacher's network, on a real diffusers Wan: embedded inputs, features, the weights
+"""Additions of a student to the teacher's network, on a real diffusers Wan: embedded inputs, features, the weights
 that are published.
 """
 

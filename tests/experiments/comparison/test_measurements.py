@@ -10,7 +10,7 @@ import pytest
 import torch
 from workspaces import configure
 
-from experiments.comparison.calibrate import Cost, affordable
+from experiments.comparison.calibrate import Cost, affordable, common_costs
 from experiments.comparison.executor import MeasuringExecutor
 from experiments.comparison.measurements import PLACE, sessions, summary
 from experiments.comparison.studies.memory import Size, in_fresh_process, most_alive
@@ -25,6 +25,16 @@ def test_the_time_budget_buys_what_the_anchor_spends() -> None:
     assert anchor.iterations(5.0) == 50
     entry = {"cost": Cost(0, 0.3, 0.3)._asdict(), "anchor": anchor._asdict()}
     assert affordable(entry, 300) == 300
+
+
+def test_costs_of_another_machine_are_scaled_by_the_anchor() -> None:
+    ours = {"cost": {"warmup": 100, "warm": 0.1, "steady": 0.4}, "anchor": {"steady": 0.4}}
+    theirs = {"cost": {"warmup": 10, "warm": 0.05, "steady": 0.1}, "anchor": {"steady": 0.2}}
+    assert common_costs({"rcm": ours, "other": theirs}, "rcm") == {
+        "rcm": Cost(100, 0.1, 0.4),
+        "other": Cost(10, 0.1, 0.2),
+    }
+    assert common_costs({"other": theirs}, "rcm") == {}
 
 
 def test_an_interrupted_training_has_time_and_passes_of_both_parts(

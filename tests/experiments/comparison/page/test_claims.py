@@ -47,12 +47,13 @@ def group(**methods: Mapping[str, float]) -> Group:
                 "seed": seed,
                 "words": "",
                 "training": TRAINING,
+                "machine": {"processor": "ours"},
             }
             for seed in range(3)
         ]
         for name, numbers in methods.items()
     }
-    return Group("mini", "updates", runs, {"rows": {}, "steps": 50}, Path())
+    return Group("mini", "updates", runs, {"rows": {}, "steps": 50}, Path(), processor="ours")
 
 
 def claim(*parts: Part) -> Claim:
@@ -179,6 +180,11 @@ def test_equal_time_has_no_quickest() -> None:
         for run in runs:
             run["iterations"] = 3
     assert "quickest to train `slow`" in advice(Results([dataclasses.replace(made, costs=costs)]))
+    # seconds of another processor are not compared, and not shown
+    for run in made.runs["fast"]:
+        run["machine"] = {"processor": "another"}
+    assert made.seconds("fast") is None
+    assert "quickest to train `slow`" in advice(Results([made]))
 
 
 def test_costs_have_student_s_interval_over_seeds() -> None:

@@ -82,7 +82,7 @@ def test_what_does_not_belong_together_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"2 of 3 images have no caption, first: 1\.png"):
         read(tmp_path)
     for content, said in (
-        ("file_name,text\n0.png,a\n9.png,b\n", r"1 of 2 captions have no file, first: 9\.png; bring it"),
+        ("file_name,text\n0.png,a\n9.png,b\n", r"1 of 2 captions have no file, first: 9\.png; add it"),
         ("file_name,text\n0.png,a\n0.png,b\n", r"has 0\.png twice; remove one of the rows"),
         ("name,text\n0.png,a\n", r"has no column file_name"),
         (

@@ -1,4 +1,7 @@
-"""Content hash of an external teacher."""
+"""Hash by which ``watch_teacher`` notices that an external teacher changed; on S3 it does not read the bytes.
+
+The content hash that identifies a teacher in a run is in teacher.json (``rcm_core/stages/teacher.py``).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Handlers of SIGTERM and SIGINT for the processes of this project."""
+"""Handlers of SIGTERM and SIGINT for the processes of this project.
+
+In a process that trains, the first SIGTERM is a preemption notice instead: ``infra/executors/preemption.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Preemption notice: SIGTERM from a spot-instance agent, Kubernetes or torchrun."""
+"""Preemption notice: SIGTERM from a spot-instance agent, Kubernetes or torchrun.
+
+The trainer finishes its step, writes a checkpoint and ends with status ``LEFT``; Ray restarts its workers instead.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Distribution matching (DMD, Yin et al. 2023, arXiv 2311.18828; as used by rCM, arXiv 2510.08431)."""
+"""Formulas of distribution matching (DMD, Yin et al. 2023, arXiv 2311.18828; as used by rCM, arXiv 2510.08431).
+
+``matching_term`` of ``rcm_core.objectives.distribution_matching`` calls the networks and forms the loss from them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Early stopping: decide from the probes of a student whether its training stops, and why."""
+"""Early stopping: decide from the probes of a student whether its training stops, and why.
+
+``Trainer.ended`` reads the decision. Two errors also stop a training: too many non-finite samples
+(``rcm_core.monitoring.health``) and a non-finite gradient (``rcm_core.training.parameter_updates``).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of a training loop."""
+"""The settings of a training loop, with the optimiser and the learning-rate schedule that they define."""
 
 from __future__ import annotations
 

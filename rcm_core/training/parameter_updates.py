@@ -1,4 +1,7 @@
-"""Parameter updates after backward: clipping, optimiser steps, the student's EMAs and target networks."""
+"""Parameter updates after backward: clipping, optimiser steps, the student's EMAs and target networks.
+
+``lr_factor`` of ``loop_settings`` is the learning-rate schedule.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Full-state checkpoints by torch DCP."""
+"""Full-state checkpoints by torch DCP: trained and target networks, optimiser states, EMAs.
+
+``progress.json`` beside the tensors has step, update counts, tangent, health and curves (``Trainer.save``). Random
+numbers are addressed by step, so no generator state is saved.
+"""
 
 from __future__ import annotations
 

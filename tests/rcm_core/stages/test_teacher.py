@@ -189,7 +189,10 @@ def test_a_teacher_that_passes_says_so(bare: Path, given: Path, capsys: pytest.C
         ({"shape": [3, 1, 8, 8]}, r"teacher\.shape is \[3, 1, 8, 8\]"),
         ({"data": "moving_digits"}, r"images of moving_digits have \[1, 5, 8, 12\]"),
         ({"data": "moving_digits", "shape": [1, 5, 8, 12]}, "names no direction"),
-        ({"mini.text_length": 3}, r"prompt '.*' has \d+ tokens, but teacher\.mini\.text_length = 3 would cut it"),
+        (
+            {"mini.text_length": 3},
+            r"prompt '.*' has \d+ tokens, but teacher\.mini\.text_length = 3 would cut it",
+        ),
     ],
 )
 def test_a_mini_that_does_not_fit_its_data_is_refused(

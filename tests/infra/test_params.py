@@ -111,11 +111,11 @@ def test_a_sampler_comes_with_the_method_and_its_lists_can_be_overridden(project
         ),
         (
             "teacher=mini-train method=sana_sprint method.blocks=[1,40]",
-            r"asks for blocks \[1, 40\], but the network has 4 \(from 0\)",
+            r"needs blocks \[1, 40\], but the teacher has 4 \(from 0\)",
         ),
         (
             "teacher=mini-train method=dmd2-gan method.gan_blocks=[9]",
-            r"asks for blocks \[9\], but the network has 4",
+            r"needs blocks \[9\], but the teacher has 4",
         ),
         (
             "method=scm method.guidance=[4,5] method.guidance_at=50",

@@ -75,10 +75,11 @@ def prepare(space: Path, plan: Any, variant: Any) -> Path:
 
 
 def shorten(warmup: Any) -> Any:
-    """Return a learning rate's warm-up, shortened, for all roles or by role."""
-    if isinstance(warmup, dict):
-        return {role: shorten(updates) for role, updates in warmup.items()}
-    return min(warmup, RATE_WARMUP)
+    """Return a learning rate's warm-up, shortened for all roles alike: they keep their proportions."""
+    roles = warmup if isinstance(warmup, dict) else {"all": warmup}
+    factor = min(1.0, RATE_WARMUP / max(1, *roles.values()))
+    short = {role: round(updates * factor) for role, updates in roles.items()}
+    return short if isinstance(warmup, dict) else short["all"]
 
 
 def run(stage: str, space: Path) -> None:

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rcm_core.config.load import load_params
-from rcm_core.config.renamed import RENAMED
+from rcm_core.config.renamed import new_path
 from rcm_core.config.sections import Params
 from rcm_core.errors import InputError, exit_for_bad_input, nearest, one_line
+from rcm_core.storage.formats import read_yaml
 
 PLACE = "params.yaml"
 
@@ -41,15 +42,13 @@ def compose_aside(workspace: Path, overrides: Sequence[str]) -> Iterator[tuple[P
             compose_and_dump(place, str(conf), None, "config", str(workspace), list(overrides))
         except (HydraException, OmegaConfBaseException) as error:
             raise InputError(
-                f"overrides {' '.join(overrides)!r} do not fit conf/: {one_line(error, 1000)}{_new_names(overrides)}"
+                f"overrides {' '.join(overrides)!r} do not fit conf/: {one_line(error, 1000)}"
             ) from error
-        yield place, load_params(place)
-
-
-def _new_names(overrides: Sequence[str]) -> str:
-    """Return a hint for each override of a key that has another name now."""
-    keys = [override.partition("=")[0].rpartition(".")[2] for override in overrides]
-    return "".join(f"; {key} is now called {' or '.join(RENAMED[key])}" for key in keys if key in RENAMED)
+        try:
+            params = load_params(place)
+        except InputError as error:  # the file of its sentence is gone afterwards
+            raise type(error)(str(error).replace(str(place), "conf/ with the overrides")) from error
+        yield place, params
 
 
 def load(workspace: Path) -> Params:
@@ -76,13 +75,28 @@ def _check_groups(conf: Path, overrides: Sequence[str]) -> None:
         key, found, value = override.partition("=")
         if not found:
             raise InputError(f"override {override!r}: expected key=value, as in method=scm or train.batch=32")
-        group = conf / key
-        if group.is_dir():
-            names = sorted(p.stem for p in group.glob("*.yaml"))
-            if value not in names:
-                raise InputError(
-                    f"unknown {key} {value!r}{nearest(value, names)}; available: {', '.join(names)}"
-                )
+        if new := new_path(key.lstrip("+")):
+            raise InputError(f"override {override!r}: {key.lstrip('+')} is now called {new}; rename it")
+        if (conf / key).is_dir():
+            _check_preset(conf / key, value)
+
+
+def _check_preset(group: Path, name: str, heir: str | None = None) -> None:
+    """Raise InputError if ``group`` has no preset ``name``, or if one that it inherits from is missing."""
+    names = sorted(p.stem for p in group.glob("*.yaml"))
+    if name not in names:
+        source = f"conf/{group.name}/{heir}.yaml inherits from" if heir else "unknown"
+        unknown = f"{group.name} {name!r}{nearest(name, names)}"
+        raise InputError(f"{source} {'unknown ' if heir else ''}{unknown}; available: {', '.join(names)}")
+    for base in _bases(group / f"{name}.yaml"):
+        _check_preset(group, base, name)
+
+
+def _bases(preset: Path) -> list[str]:
+    """Return the presets of the same group that ``preset`` inherits from."""
+    content = read_yaml(preset, "correct this preset")
+    defaults = content.get("defaults", []) if isinstance(content, dict) else []
+    return [base for base in defaults if isinstance(base, str) and base != "_self_"]
 
 
 if __name__ == "__main__":

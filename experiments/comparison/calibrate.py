@@ -43,7 +43,7 @@ class Cost(NamedTuple):
         early = min(iterations, self.warmup)
         return early * self.warm + (iterations - early) * self.steady
 
-    def scaled(self, factor: float) -> Cost:
+    def scale(self, factor: float) -> Cost:
         """Return the cost on a machine that takes ``factor`` times as long."""
         return Cost(self.warmup, factor * self.warm, factor * self.steady)
 
@@ -158,7 +158,7 @@ def common_costs(entries: Mapping[str, dict[str, Any]], anchor: str) -> dict[str
         return {}
     reference = entries[anchor]["cost"]["steady"]
     return {
-        name: Cost(**entry["cost"]).scaled(reference / entry["anchor"]["steady"])
+        name: Cost(**entry["cost"]).scale(reference / entry["anchor"]["steady"])
         for name, entry in entries.items()
     }
 

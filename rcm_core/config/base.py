@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from rcm_core.config.renamed import new_name
+from rcm_core.config.renamed import RENAMED_VALUES, new_name
 from rcm_core.errors import InputError, nearest
 
 
@@ -53,6 +53,10 @@ def _sentence(section: type[Section], error: Any) -> str:
         return f"unknown key {key!r}{hint}; known here: {', '.join(names)}"
     if error["type"] == "missing":
         return f"key {key!r} is missing; add it (conf/ has its default)"
+    if error["type"] == "literal_error":
+        new = RENAMED_VALUES.get(str(error["loc"][-1]), {}).get(error["input"])
+        if new is not None:
+            return f"{key} = {error['input']!r}: this value is now called {new!r}; rename it"
     message = error["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if isinstance(error["input"], dict) and error["type"] == "value_error":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,3 +159,36 @@ def test_the_teacher_that_params_name_changes_nothing(project: Path) -> None:
     assert teacher_overrides(project, place, endpoint) == []
     assert teacher_overrides(project, place, "") == []
     assert teacher_overrides(project, place, "http://127.0.0.1:9001") != []
+
+
+@pytest.mark.parametrize(
+    ("override", "new"),
+    [
+        ("method.calm_start=5", "method.tangent_anneal_start"),
+        ("+method.merge=0.9", "method.fake_score_ema_rate"),
+        ("trajectories.routes=true", "trajectories.keep_trajectories"),
+        ("merge=1", "method.fake_score_ema_rate"),
+    ],
+)
+def test_an_old_key_in_an_override_is_answered_with_the_new_one(
+    project: Path, override: str, new: str
+) -> None:
+    before = (project / "params.yaml").read_bytes()
+    with pytest.raises(InputError, match=rf"is now called {re.escape(new)}; rename it$"):
+        compose(project, [override])
+    assert (project / "params.yaml").read_bytes() == before
+
+
+def test_a_preset_of_one_s_own_is_named_in_the_sentence(project: Path) -> None:
+    group = project / "conf/method"
+    (group / "old.yaml").write_text("# @package _global_\ndefaults: [cdm, _self_]\nmethod:\n  merge: 0.1\n")
+    with pytest.raises(
+        InputError, match=r"^conf/ with the overrides: method: unknown key 'merge'.*'fake_score_ema_rate'"
+    ):
+        compose(project, ["method=old"])
+    (group / "orphan.yaml").write_text("# @package _global_\ndefaults: [rcm-nope, _self_]\n")
+    with pytest.raises(
+        InputError,
+        match=r"conf/method/orphan\.yaml inherits from unknown method 'rcm-nope' \(did you mean 'rcm-mini'\?\)",
+    ):
+        compose(project, ["method=orphan"])

@@ -84,7 +84,7 @@ def test_the_first_sigterm_is_a_notice_and_the_second_ends_it(
 
 
 def test_more_than_one_worker_is_refused(executor: LocalExecutor, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="workers = 2: the local executor has one"):
+    with pytest.raises(InputError, match="workers = 2: the local executor has 1"):
         executor.train(TrainJob(print, {}, state=tmp_path, workers=2, threads=1, device="cpu"))
 
 

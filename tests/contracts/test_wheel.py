@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 USE = """
 import torch, rcm_kernels
 from rcm_kernels import attention_jvp
-from rcm_kernels.attention_jvp.configs import tuned
+from rcm_kernels.attention_jvp.configs import find_tuned
 from rcm_core.jvp import jvp, flash_jvp
 q = torch.randn(1, 2, 5, 8)
 out, tangent = attention_jvp(q, q, q, q)

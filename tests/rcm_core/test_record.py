@@ -52,7 +52,8 @@ def test_live_state_is_reused_by_its_owner_alone(tmp_path: Path) -> None:
     assert live_state(tmp_path, "train", "abd") != folder
     folder.rename(tmp_path / "train-abe")  # somebody moved it
     with pytest.raises(
-        InputError, match=r"train-abe was started with .*abc.*, but this run is train-abe; it is no"
+        InputError,
+        match=r"train-abe was started with .*abc.*, but this run is train-abe and cannot resume it",
     ):
         live_state(tmp_path, "train", "abe")
     clear_state(tmp_path / "train-abe")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rcm_core.diffusion.guidance import replace_rows
 from rcm_core.diffusion.trigflow import per_sample
-from rcm_core.protocols import Batch, Condition
+from rcm_core.protocols import Batch, Condition, Networks
 from rcm_core.rng import generator
 from rcm_core.training.flow_matching import FlowMatching
 
@@ -28,11 +28,11 @@ def batch(count: int) -> Batch:
 
 def test_the_loss_is_zero_at_the_optimum_and_positive_elsewhere() -> None:
     method = FlowMatching(0.1)
-    (update,) = method.updates({"student": perfect}, batch(64), 0, generator(0))
+    (update,) = method.updates(Networks(perfect), batch(64), 0, generator(0))
     assert update.roles == ("student",)
     assert float(update.loss) < 1e-9  # float32, divided by sines of logit-normal times
     off = lambda x, t, c: perfect(x, t, c) + 0.1  # noqa: E731
-    (worse,) = method.updates({"student": off}, batch(64), 0, generator(0))
+    (worse,) = method.updates(Networks(off), batch(64), 0, generator(0))
     # an error of F is an error of u times cos t + sin t, which is between 1 and sqrt 2
     assert 0.01 <= float(worse.loss) <= 0.02
     assert method.student_update(0)
@@ -47,7 +47,7 @@ def test_conditions_are_dropped_as_often_as_asked(share: float) -> None:
         return perfect(x, t, condition)
 
     count = 4000
-    list(FlowMatching(share).updates({"student": watching}, batch(count), 0, generator(1)))
+    list(FlowMatching(share).updates(Networks(watching), batch(count), 0, generator(1)))
     dropped = float((seen[0] == 0).float().mean())
     assert dropped == pytest.approx(share, abs=3 * (share * (1 - share) / count) ** 0.5)  # three sigma
     kept = seen[0][seen[0] > 0]
@@ -63,7 +63,7 @@ def test_flow_times_are_logit_normal_about_their_mean(mean: float) -> None:
         return perfect(x, t, condition)
 
     count = 4000
-    list(FlowMatching(0.1, mean).updates({"student": watching}, batch(count), 0, generator(1)))
+    list(FlowMatching(0.1, mean).updates(Networks(watching), batch(count), 0, generator(1)))
     logit = seen[0].tan().log()  # of tau = tan t / (1 + tan t)
     assert float(logit.mean()) == pytest.approx(mean, abs=3 / count**0.5)  # three sigma
     assert float(logit.std()) == pytest.approx(1, abs=3 / (2 * count) ** 0.5)

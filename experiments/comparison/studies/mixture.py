@@ -29,7 +29,7 @@ from rcm_core.evaluation.validation import scale_of, validation_job
 from rcm_core.objectives.backward_simulation import SimulationSection, simulation_times
 from rcm_core.objectives.base import unit_noise
 from rcm_core.objectives.distribution_matching import generate
-from rcm_core.protocols import Batch
+from rcm_core.protocols import Batch, Networks
 from rcm_core.rng import generator
 from rcm_core.samplers.jobs import Job, conditions, decode, network_of
 from rcm_core.samplers.rollout import random_schedule, record_trajectory
@@ -72,7 +72,7 @@ def predict(params: Params, job: Job) -> Iterator[tuple[Tensor, Tensor]]:
         if isinstance(config, SimulationSection):
             angles = simulation_times(config, index, len(prompts), rng)
             batch = Batch(condition, {}, like)
-            x0 = generate({"student": student}, batch, angles, rng, config.simulation).x
+            x0 = generate(Networks(student), batch, angles, rng, config.simulation).x
             yield x0.float().cpu(), angles[-1].cpu()
             continue
         noise = unit_noise(rng, like)

@@ -23,7 +23,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "teacher": {"steps": 4, "gate": None},
     "trajectories": {"samples": 96, "shard_size": 48, "routes": True, "keep_trajectories": True, "real": True},
     "train": {"iterations": 8, "candidate_every": 4, "checkpoint_every": 8, "log_every": 2, "threads": 1},
-    "method": {"warmup": 2, "route_steps": 5, "trajectory_steps": 5, "pairs": 4, "rollout_steps": 3},
+    "method": {
+        "warmup": 2, "route_steps": 5, "trajectory_steps": 5, "pairs": 4, "rollout_steps": 3, "stage_every": 4,
+    },
     "select": {"samples": 80, "steps": [1, 2], "bootstrap": 5},
     "evaluate": {
         "samples": 80, "steps": [1, 2], "diversity_prompts": 4, "diversity_samples": 5, "timing_samples": 4,

@@ -142,6 +142,7 @@ def test_a_stage_brings_the_gpu_that_it_needs_and_it_goes_when_idle(
     assert "GPU" not in ray.cluster_resources()
     # on a machine with another project's modules, the workspace's are imported
     assert list(executor.map(gpu, [1, 2], "both", device="cuda")) == [("0", "the workspace")] * 2
+    executor.workers.release()  # as at the end of the stage, until when its workers keep their networks
     wait_for("machine that leaves", lambda: "GPU" not in ray.cluster_resources(), every=0.5)
 
 

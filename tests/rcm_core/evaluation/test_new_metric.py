@@ -122,7 +122,7 @@ def test_it_is_in_the_report_and_on_the_card(tmp_path: Path) -> None:
 def test_it_is_on_the_page_of_the_comparison() -> None:
     row = {name: about(2.0, 0.1) for name in ("frechet", "frechet_teacher", "accuracy", "diversity")}
     result = {"rows": {"student_1": row | {"blur": about(3.0, 0.1)}}, "seed": 0, "words": "", "iterations": 1,
-              "training": {"seconds": 1.0, "memory_bytes": 1.0}}  # fmt: skip
+              "training": {"seconds": 1.0, "memory_bytes": 1.0}, "machine": {"processor": ""}}  # fmt: skip
     better = copy.deepcopy(result)
     better["rows"]["student_1"]["blur"] = about(1.0, 0.1)  # type: ignore[index]
     reference = {"rows": {"teacher": row | {"blur": about(0.5, 0.1)}}, "steps": 50}

@@ -9,6 +9,7 @@ from typing import Any
 
 import interpreted  # noqa: F401 - before anything imports triton
 import pytest
+import torch.distributed as dist
 from filelock import FileLock
 from outputs import outputs_checked
 from progress import FileProgress
@@ -49,6 +50,14 @@ def every_output_is_written() -> Iterator[None]:
     """Check every run of a stage in a test against dvc.yaml's list of outputs."""
     with outputs_checked():
         yield
+
+
+@pytest.fixture
+def group() -> Iterator[None]:
+    """A process group of one rank, as every executor provides to a loop."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 @pytest.fixture

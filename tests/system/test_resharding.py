@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from processes import on_ranks
 from ranks import PARTS, Context, continue_on, trainer
 from safetensors.torch import load_file
@@ -15,13 +13,6 @@ from torch import Tensor
 
 pytestmark = pytest.mark.system
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture
-def group() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 def flat(tensors: dict[str, Tensor]) -> Tensor:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from loops import CPU, QUIET, equal, healthy, probe, trainer, weights
 from processes import on_ranks
 from ranks import probe_on
@@ -22,18 +20,6 @@ from rcm_core.rng import generator
 from rcm_core.training import probe as probing
 from rcm_core.training.ema import PowerEMA
 from rcm_core.training.probe import Probe, drift, score
-
-
-@pytest.fixture
-def folder(tiny_run: Path) -> Path:
-    return tiny_run / "runs/teacher/pipeline"
-
-
-@pytest.fixture
-def group() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 def normal(count: int, *address: object, shift: float = 0.0) -> torch.Tensor:

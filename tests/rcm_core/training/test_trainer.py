@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from loops import Pull, equal, healthy, trainer, weights
 from torch import Tensor
 from workspaces import wait_for
@@ -20,18 +19,7 @@ from rcm_core.protocols import TargetUpdate
 from rcm_core.storage.files import sha256
 from rcm_core.training.checkpointing.async_writer import Writer
 
-
-@pytest.fixture(autouse=True)
-def group() -> Iterator[None]:
-    """A process group of one rank, as every executor provides to a loop."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-@pytest.fixture
-def folder(tiny_run: Path) -> Path:
-    return tiny_run / "runs/teacher/pipeline"
+pytestmark = pytest.mark.usefixtures("group")
 
 
 def test_only_the_role_of_a_step_moves_and_ema_counts_student_steps(folder: Path, tmp_path: Path) -> None:
@@ -67,6 +55,7 @@ def test_too_many_bad_samples_stop_the_run_with_the_reason(folder: Path, tmp_pat
 def test_or_they_step_down_the_ladder_if_the_params_allow(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+
     def method(tangent: str) -> Pull:
         return Pull(tangent, lambda kind, step: 3.0 if (kind, step) in {("exact", 1), ("semi", 2)} else 0.0)
 

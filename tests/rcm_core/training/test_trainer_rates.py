@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from loops import SETTINGS, equal, healthy, trainer, weights
 
 from rcm_core.config.load import load_params
@@ -16,18 +14,7 @@ from rcm_core.config.roles import Limits, Updates
 from rcm_core.training.distill import settings_of
 from rcm_core.training.trainer import Trainer
 
-
-@pytest.fixture(autouse=True)
-def group() -> Iterator[None]:
-    """A process group of one rank, as every executor provides to a loop."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-@pytest.fixture
-def folder(tiny_run: Path) -> Path:
-    return tiny_run / "runs/teacher/pipeline"
+pytestmark = pytest.mark.usefixtures("group")
 
 
 def test_the_rate_warms_up_and_decays(folder: Path, tmp_path: Path) -> None:

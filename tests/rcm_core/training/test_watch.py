@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch.distributed as dist
 from loops import QUIET, Brighten, Pull, equal, healthy, probe, trainer, weights
 
 from infra.executors.local import LocalContext
@@ -15,23 +14,13 @@ from rcm_core.errors import InputError
 from rcm_core.monitoring.health import FEWEST, PERSISTENT
 from rcm_core.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("group")
+
 RULES = QUIET.model_copy(update={"drift": 1.0, "collapse": 4.0, "patience": 3, "spike": 20.0})
 TENACIOUS = RULES.model_copy(update={"patience": None})
 FAST = {"student": 0.5, "fake": 1e-3}
 """Learning rates that change every weight so much in a step that the network's output is noise of another scale."""
 STILL = {"student": 1e-12, "fake": 1e-12}
-
-
-@pytest.fixture(autouse=True)
-def group() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-@pytest.fixture
-def folder(tiny_run: Path) -> Path:
-    return tiny_run / "runs/teacher/pipeline"
 
 
 def names(made: Trainer) -> list[str]:

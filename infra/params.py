@@ -44,11 +44,7 @@ def compose_aside(workspace: Path, overrides: Sequence[str]) -> Iterator[tuple[P
             raise InputError(
                 f"overrides {' '.join(overrides)!r} do not fit conf/: {one_line(error, 1000)}"
             ) from error
-        try:
-            params = load_params(place)
-        except InputError as error:  # the file of its sentence is gone afterwards
-            raise type(error)(str(error).replace(str(place), "conf/ with the overrides")) from error
-        yield place, params
+        yield place, load_params(place, "conf/ with the overrides")
 
 
 def load(workspace: Path) -> Params:
@@ -81,18 +77,24 @@ def _check_groups(conf: Path, overrides: Sequence[str]) -> None:
             _check_preset(conf / key, value)
 
 
-def _check_preset(group: Path, name: str, heir: str | None = None) -> None:
-    """Raise InputError if ``group`` has no preset ``name``, or if one that it inherits from is missing."""
+def _check_preset(group: Path, name: str, heirs: tuple[str, ...] = ()) -> None:
+    """Raise InputError if ``group`` has no preset ``name``, or if one that it inherits from is missing or itself.
+
+    ``heirs``: the presets that inherit from ``name``, the chosen one first.
+    """
+    source = f"conf/{group.name}/{heirs[-1]}.yaml inherits from " if heirs else ""
+    if name in heirs:
+        raise InputError(f"{source}{name!r}, which inherits from it; remove one of them from `defaults`")
     names = sorted(p.stem for p in group.glob("*.yaml"))
     if name not in names:
-        source = f"conf/{group.name}/{heir}.yaml inherits from" if heir else "unknown"
-        unknown = f"{group.name} {name!r}{nearest(name, names)}"
-        raise InputError(f"{source} {'unknown ' if heir else ''}{unknown}; available: {', '.join(names)}")
-    for base in _bases(group / f"{name}.yaml"):
-        _check_preset(group, base, name)
+        raise InputError(
+            f"{source}unknown {group.name} {name!r}{nearest(name, names)}; available: {', '.join(names)}"
+        )
+    for base in bases_of(group / f"{name}.yaml"):
+        _check_preset(group, base, (*heirs, name))
 
 
-def _bases(preset: Path) -> list[str]:
+def bases_of(preset: Path) -> list[str]:
     """Return the presets of the same group that ``preset`` inherits from."""
     content = read_yaml(preset, "correct this preset")
     defaults = content.get("defaults", []) if isinstance(content, dict) else []

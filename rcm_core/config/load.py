@@ -27,20 +27,21 @@ from rcm_core.samplers.teacher_ode import grid_flaw
 from rcm_core.storage.formats import read_yaml
 
 
-def load_params(path: Path) -> Params:
-    """Read and check ``path``; InputError names the first bad key, its value and the expected one."""
+def load_params(path: Path, where: str | None = None) -> Params:
+    """Read and check ``path``; InputError names ``where`` (default: ``path``) and the first bad key."""
     if not path.is_file():
         raise InputError(f"{path} does not exist; run from the project root, or `dvc exp run`")
+    where = where or str(path)
     raw = read_yaml(path, "correct it, or compose it again with `dvc exp run -S ...`")
     if missing := unset(raw):
         raise InputError(
-            f"{path}: {', '.join(missing)} must be given, as in `dvc exp run -S {missing[0]}=...`"
+            f"{where}: {', '.join(missing)} must be given, as in `dvc exp run -S {missing[0]}=...`"
         )
-    params = check(Params, raw, str(path))
-    _check_choices(params, str(path))
-    _check_together(params, str(path))
-    refuse_contradictions(params, str(path))
-    refuse_oversized(params, str(path))
+    params = check(Params, raw, where)
+    _check_choices(params, where)
+    _check_together(params, where)
+    refuse_contradictions(params, where)
+    refuse_oversized(params, where)
     return params
 
 

@@ -175,7 +175,7 @@ def read_tensors(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def read_pickled(source: Path | BinaryIO, where: str, remedy: str, mmap: bool = False) -> Any:
-    """What ``torch.save`` wrote, on the CPU; nothing is unpickled but tensors and plain containers."""
+    """Return what ``torch.save`` wrote, on the CPU; only tensors and plain containers are unpickled."""
     import torch
 
     try:

@@ -192,3 +192,9 @@ def test_a_preset_of_one_s_own_is_named_in_the_sentence(project: Path) -> None:
         match=r"conf/method/orphan\.yaml inherits from unknown method 'rcm-nope' \(did you mean 'rcm-mini'\?\)",
     ):
         compose(project, ["method=orphan"])
+    (group / "loop.yaml").write_text("# @package _global_\ndefaults: [orphan, _self_]\n")
+    (group / "orphan.yaml").write_text("# @package _global_\ndefaults: [loop, _self_]\n")
+    with pytest.raises(
+        InputError, match=r"conf/method/loop\.yaml inherits from 'orphan', which inherits from it"
+    ):
+        compose(project, ["method=orphan"])

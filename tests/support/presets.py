@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from infra.params import bases_of
 from rcm_core.registry import available
 
 CONF = Path(__file__).parents[2] / "conf" / "method"
@@ -19,15 +20,9 @@ def preset(name: str) -> dict[str, Any]:
     """Return the whole Hydra group option, merged into the presets named in its ``defaults``."""
     own: dict[str, Any] = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     own.pop("defaults", None)
-    inherited = [preset(base) for base in bases(name)]
+    inherited = [preset(base) for base in bases_of(CONF / f"{name}.yaml")]
     whole: dict[str, Any] = OmegaConf.to_container(OmegaConf.merge(*inherited, own))  # type: ignore[assignment]
     return whole
-
-
-def bases(name: str) -> list[str]:
-    """Return the presets named in the ``defaults`` of a preset."""
-    own: dict[str, Any] = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    return [base for base in own.get("defaults", []) if base != "_self_"]
 
 
 EMBEDDED = sorted((*available("methods"), *VARIANTS))
@@ -44,7 +39,7 @@ def comments(name: str) -> dict[str, str]:
     A mapping within a line has its keys' comment. A value that the preset inherits has the comment of its base.
     """
     found: dict[str, str] = {}
-    for base in bases(name):
+    for base in bases_of(CONF / f"{name}.yaml"):
         found |= comments(base)
     above: list[str] = []
     parents: list[str] = []

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.comparison.calibrate import Cost, common_costs, known_entries
+from experiments.comparison.calibrate import Cost, common_costs
 from experiments.comparison.page.intervals import Interval, clip_interval, mean_over_seeds, over_steps
 from experiments.comparison.plan import BUDGETS, PLANS
 from experiments.comparison.workspaces import FORMAT
@@ -113,9 +113,9 @@ def load(folder: Path) -> Results:
 def _groups(folder: Path) -> Iterator[Group]:
     for teacher in PLANS:
         reference = _json(folder / teacher / "teacher.json")
-        calibration = folder / teacher / "calibration.json"
-        costs = common_costs(known_entries(calibration), PLANS[teacher].anchor)
-        processor = (_json(calibration) or {"machine": {"processor": ""}})["machine"]["processor"]
+        calibration = _json(folder / teacher / "calibration.json")
+        costs = common_costs(calibration["entries"], PLANS[teacher].anchor) if calibration else {}
+        processor = calibration["machine"]["processor"] if calibration else ""
         for budget in BUDGETS:
             found = [json.loads(p.read_text()) for p in sorted((folder / teacher / budget).glob("*.json"))]
             # results on another teacher or by another protocol are not comparable

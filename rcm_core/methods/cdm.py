@@ -130,15 +130,7 @@ class CDM:
         """Return L_CA + L_DM at the anchor, from one student call."""
         config = self.config
         generated = Generated(predict_x0(state.x, t, networks.student(state.x, t, condition)), state.finite)
-        term = matching_term(
-            networks,
-            generated,
-            condition,
-            self._matching_times(len(t), rng),
-            rng,
-            config.min_normaliser,
-            real=require(networks.teacher),
-        )
+        term = self._match(networks, generated, condition, rng)
         loss = config.matching_weight * term.loss
         if config.augmentation_weight:
             loss = (
@@ -146,6 +138,16 @@ class CDM:
             )
         loss = loss / state.x[0].numel()
         return Update(("student",), loss, {"loss": loss.detach(), **term.scalars})
+
+    def _match(
+        self, networks: Networks, generated: Generated, condition: Condition, rng: torch.Generator
+    ) -> Term:
+        """Return the matching term of the student's predictions, at random times."""
+        times = self._matching_times(len(generated.x), rng)
+        floor = self.config.min_normaliser
+        return matching_term(
+            networks, generated, condition, times, rng, floor, real=require(networks.teacher)
+        )
 
     def _augment(
         self, networks: Networks, generated: Generated, t: Tensor, condition: Condition, rng: torch.Generator
@@ -176,15 +178,7 @@ class CDM:
         along = networks.student(state.x, t, condition) if config.through_velocity else F
         x = rotate(state.x, t, away, along)
         generated = Generated(predict_x0(x, away, networks.student(x, away, condition)), state.finite)
-        term = matching_term(
-            networks,
-            generated,
-            condition,
-            self._matching_times(len(t), rng),
-            rng,
-            config.min_normaliser,
-            real=require(networks.teacher),
-        )
+        term = self._match(networks, generated, condition, rng)
         loss = config.off_trajectory_weight * term.loss / state.x[0].numel()
         return Update(("student",), loss, {"off_loss": loss.detach(), **term.scalars})
 
